@@ -1,0 +1,44 @@
+# From a bare clone: `make demo` and `make test` set everything up by themselves.
+PYTHON ?= python3
+VENV   ?= .venv
+PY     := $(VENV)/bin/python
+STAMP  := $(VENV)/.safeloader-installed
+
+.PHONY: help demo test test-all lint bench-hangs bench-speed setup clean
+
+help:          ## this list
+	@grep -hE '^[a-z-]+: .*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+demo: $(STAMP) ## train through killed, stopped and hung workers on real photographs; table and plot
+	@$(PY) -m benchmarks.demo $(ARGS)
+
+test: $(STAMP) ## the tests (without those marked slow or stress)
+	@$(PY) -m pytest -q $(ARGS)
+
+test-all: $(STAMP) ## every test, also slow and stress
+	@$(PY) -m pytest -q -m "" $(ARGS)
+
+lint: $(STAMP) ## ruff and mypy
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+
+bench-hangs: $(STAMP) ## every way a loader is known to hang, torch against safeloader
+	@$(PY) -m benchmarks.hangs $(ARGS)
+
+bench-speed: $(STAMP) ## throughput, memory, system calls, recovery times, torch against safeloader
+	@$(PY) -m benchmarks.speed $(ARGS)
+
+setup: $(STAMP) ## only set up
+
+# The pins matter: without them pip may take a build of torch with several gigabytes of GPU libraries.
+$(STAMP): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (once; a few minutes) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "safeloader needs Python 3.10 or newer")'
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,bench,dev]'
+	@touch $@
+	@echo "Ready."
+
+clean:         ## remove the environment, caches and results
+	rm -rf $(VENV) build dist *.egg-info results .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

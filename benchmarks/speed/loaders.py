@@ -1,0 +1,68 @@
+"""The loaders that are compared, built from the same arguments."""
+
+from __future__ import annotations
+
+import gc
+from typing import TYPE_CHECKING, Any
+
+import torch.utils.data
+
+if TYPE_CHECKING:
+    from collections.abc import Sized
+
+    from torch.utils.data import DataLoader, Dataset
+
+NAMES = ("torch", "safeloader")
+
+
+def build(
+    name: str,
+    dataset: Dataset[Any],
+    *,
+    batch_size: int,
+    num_workers: int,
+    batch_timeout: float | None = None,
+) -> DataLoader[Any]:
+    """Build a loader with spawned, persistent workers.
+
+    Args:
+        name: "torch" or "safeloader".
+        dataset: What it loads, in order.
+        batch_size: Samples in a batch.
+        num_workers: Worker processes; 0 loads in the calling process.
+        batch_timeout: Seconds until a worker that delivers nothing counts as hung; None: not given.
+
+    Returns:
+        The loader; `close` ends it.
+
+    Raises:
+        ValueError: The name is unknown.
+    """
+    arguments: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers}
+    if num_workers:
+        arguments |= {"multiprocessing_context": "spawn", "persistent_workers": True}
+    if name == "torch":
+        if batch_timeout is not None:
+            arguments["timeout"] = batch_timeout
+        return torch.utils.data.DataLoader(dataset, **arguments)
+    if name == "safeloader":
+        import safeloader
+
+        policy = None if batch_timeout is None else safeloader.Policy(batch_timeout=batch_timeout)
+        return safeloader.DataLoader(dataset, **arguments, policy=policy)
+    raise ValueError(f"no loader is called {name!r}; there are {', '.join(NAMES)}")
+
+
+def close(loader: DataLoader[Any]) -> None:
+    """End a loader's workers, whatever kind it is."""
+    end = getattr(loader, "close", None)
+    if end is not None:
+        end()
+    else:
+        loader._iterator = None
+    gc.collect()
+
+
+def batches(dataset: Sized, batch_size: int) -> int:
+    """How many batches an epoch has."""
+    return -(-len(dataset) // batch_size)

@@ -1,0 +1,253 @@
+"""The groups of measurements: each runs its child programs in pairs and returns one table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.speed import child, memory, syscalls
+from benchmarks.speed.stats import Spread
+from benchmarks.speed.workloads import INLINE, WORKLOADS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured.
+
+    Attributes:
+        loaders: The two names of a pair; the first is what the second is compared with.
+        repeats: Pairs per measurement.
+        quick: Shorter epochs, fewer variants.
+        say: Called with what is being measured now.
+    """
+
+    loaders: tuple[str, str]
+    repeats: int
+    quick: bool
+    say: Callable[[str], None]
+
+
+@dataclass
+class Table:
+    """A table of results.
+
+    Attributes:
+        title: What was measured.
+        note: How to read it, in a sentence or two.
+        columns: The headings.
+        rows: Cells as text.
+        raw: All measured values, for the JSON file.
+    """
+
+    title: str
+    note: str
+    columns: list[str]
+    rows: list[list[str]] = field(default_factory=list)
+    raw: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _paired(plan: Plan) -> Iterator[tuple[int, str]]:
+    """The arms (0 or 1) of all pairs in the order they run in: A B, B A, A B, ..."""
+    for repeat in range(plan.repeats):
+        order = (0, 1) if repeat % 2 == 0 else (1, 0)
+        for arm in order:
+            yield arm, plan.loaders[arm]
+
+
+def throughput(plan: Plan) -> Table:
+    """Whole epochs of the four workloads."""
+    base, ours = plan.loaders
+    table = Table(
+        "Throughput, 2 spawned persistent workers",
+        f"{ours} over {base}: median of the ratios of {plan.repeats} pairs of epochs (least to greatest). "
+        "An idle consumer takes the batch and drops it; a reading one reads every byte once. "
+        "The control compares the first loader with itself: its distance from 1 is the noise of the machine.",
+        ["workload", "consumer", "ratio", "asked", f"{base}, batches/s", f"{ours}, batches/s"],
+    )
+    first = next(iter(WORKLOADS))
+    _rates(plan, table, first, read=False, pair=(base, base), title="control")
+    for name in WORKLOADS:
+        for read in (False,) if plan.quick else (False, True):
+            _rates(plan, table, name, read=read)
+    return table
+
+
+def inline(plan: Plan) -> Table:
+    """Loading in the main process: what safety costs where there is nothing to be safe from."""
+    base, ours = plan.loaders
+    table = Table(
+        "No workers (num_workers=0)",
+        f"{ours} over {base}; 1 means that it costs nothing.",
+        ["workload", "consumer", "ratio", "asked", f"{base}, batches/s", f"{ours}, batches/s"],
+    )
+    for name in INLINE:
+        _rates(plan, table, name, read=False)
+    return table
+
+
+def _rates(
+    plan: Plan,
+    table: Table,
+    name: str,
+    *,
+    read: bool,
+    pair: tuple[str, str] | None = None,
+    title: str | None = None,
+) -> None:
+    """Measure one workload and add its row."""
+    workload = (WORKLOADS | INLINE)[name]
+    consumer = "reads" if read else "idle"
+    plan.say(f"throughput: {title or workload.title}, consumer {consumer}")
+    arguments: list[object] = [name, "--loaders", ",".join(pair or plan.loaders), "--repeats", plan.repeats]
+    if plan.quick:
+        arguments += ["--batches", max(20, workload.batches // 4)]
+    if read:
+        arguments.append("--read")
+    result = child.run("throughput", *arguments, limit=60 + 20 * plan.repeats)
+    table.raw.append({"workload": name, "consumer": consumer, "loaders": pair or plan.loaders, **result})
+    label = f"{title}: {workload.title}" if title else workload.title
+    if "error" in result:
+        table.rows.append([label, consumer, result["error"], "", "", ""])
+        return
+    under, over = result["rates"]["0"], result["rates"]["1"]
+    asked = f"≥ {workload.least:g}" if workload.least and not title else ""
+    ratio = Spread.of_ratios(over, under)
+    table.rows.append(
+        [label, consumer, ratio.text(unit="×"), asked, Spread.of(under).text(0), Spread.of(over).text(0)]
+    )
+
+
+def start(plan: Plan) -> Table:
+    """Time to the first batch."""
+    base, ours = plan.loaders
+    table = Table(
+        "Seconds to the first batch",
+        f"From `iter()` to the first batch of a trivial dataset, imports done. Ratio: {base} over {ours}.",
+        ["workers", "ratio", f"{base}, s", f"{ours}, s"],
+    )
+    for workers in (2,) if plan.quick else (2, 4, 8):
+        plan.say(f"start: {workers} workers")
+        seconds: tuple[list[float], list[float]] = ([], [])
+        for arm, loader in _paired(plan):
+            result = child.run("start", loader, "--workers", workers, limit=90)
+            table.raw.append({"workers": workers, "loader": loader, **result})
+            if "seconds" in result:
+                seconds[arm].append(result["seconds"])
+        if len(seconds[0]) == len(seconds[1]) == plan.repeats:
+            ratio = Spread.of_ratios(*seconds).text(unit="×")
+            table.rows.append([str(workers), ratio, *(Spread.of(s).text() for s in seconds)])
+        else:
+            table.rows.append(
+                [str(workers), "failed", *(f"{len(s)} of {plan.repeats} started" for s in seconds)]
+            )
+    return table
+
+
+def system_calls(plan: Plan) -> Table:
+    """System calls of the trainer per batch."""
+    table = Table(
+        "System calls of the trainer per batch, in mid-epoch",
+        "Counted by strace on all threads of the trainer; the workers are not counted.",
+        ["workload", "loader", "all", *syscalls.CHURN, "the rest"],
+    )
+    for name in ("small", "images-64"):
+        for loader in plan.loaders:
+            plan.say(f"system calls: {name}, {loader}")
+            result = syscalls.count(loader, name, 200 if plan.quick else 1000, limit=60)
+            table.raw.append({"workload": name, "loader": loader, **result})
+            table.rows.append([WORKLOADS[name].title, loader, *_call_cells(result)])
+    return table
+
+
+def _call_cells(result: child.Result) -> list[str]:
+    if "error" in result:
+        return [result["error"], *[""] * (len(syscalls.CHURN) + 1)]
+    calls: dict[str, float] = result["calls"]
+    rest = sorted(((n, name) for name, n in calls.items() if name not in syscalls.CHURN), reverse=True)
+    return [
+        f"{sum(calls.values()):.1f}",
+        *(f"{calls.get(name, 0):.2f}" for name in syscalls.CHURN),
+        ", ".join(f"{name} {n:.1f}" for n, name in rest[:5] if n >= 0.05)
+        + (", ..." if len(rest) > 5 else ""),
+    ]
+
+
+def physical_memory(plan: Plan) -> Table:
+    """Memory of trainer and workers together."""
+    megabytes, workers = 300, 4
+    base, ours = plan.loaders
+    table = Table(
+        f"Physical memory with a {megabytes} MB array in the dataset, {workers} workers",
+        "Trainer and workers together, PSS plus shared memory held open but not mapped, in mid-epoch; the "
+        "peak since the start of the program is sampled ten times a second. "
+        f"Ratio: {ours} over {base}; at most 0.5 is asked.",
+        ["", "ratio", f"{base}, MB", f"{ours}, MB"],
+    )
+    found: dict[str, tuple[list[float], list[float]]] = {"total": ([], []), "peak": ([], [])}
+    repeats = min(plan.repeats, 3)
+    for arm, loader in _paired(Plan(plan.loaders, repeats, plan.quick, plan.say)):
+        plan.say(f"memory: {loader}")
+        result = memory.weigh(loader, megabytes, workers, limit=120)
+        table.raw.append({"loader": loader, **result})
+        for key, arms in found.items():
+            if key in result:
+                arms[arm].append(result[key] / 1e6)
+    for key, title in (("total", "mid-epoch"), ("peak", "peak")):
+        arms = found[key]
+        if len(arms[0]) == len(arms[1]) == repeats:
+            table.rows.append(
+                [
+                    title,
+                    Spread.of_ratios(arms[1], arms[0]).text(unit="×"),
+                    *(Spread.of(arm).text(0) for arm in arms),
+                ]
+            )
+        else:
+            table.rows.append([title, "failed", *(f"{len(arm)} of {repeats} measured" for arm in arms)])
+    return table
+
+
+def faults(plan: Plan) -> Table:
+    """What a signal to one worker costs."""
+    table = Table(
+        "A worker gets a signal in mid-epoch",
+        "2 workers, deadline of 3 s for a batch (torch: `timeout=3`). Noticed: seconds from the signal to "
+        "the loader's report or error. The longest wait is that for the slowest batch after the signal; "
+        "a start is the time to the first batch in the same run.",
+        ["signal", "loader", "outcome", "batches", "noticed, s", "longest wait, s", "a start, s"],
+    )
+    repeats = min(plan.repeats, 1 if plan.quick else 3)
+    for kind in ("kill", "stop"):
+        results: dict[str, list[child.Result]] = {loader: [] for loader in plan.loaders}
+        for _, loader in _paired(Plan(plan.loaders, repeats, plan.quick, plan.say)):
+            plan.say(f"faults: {kind}, {loader}")
+            result = child.run("faults", loader, kind, limit=40)
+            table.raw.append({"signal": kind, "loader": loader, **result})
+            results[loader].append(result)
+        for loader, found in results.items():
+            table.rows.append(["SIG" + kind.upper(), loader, *_fault_cells(found)])
+    return table
+
+
+def _fault_cells(found: list[child.Result]) -> list[str]:
+    outcomes = sorted({str(r.get("outcome") or f"hang: {r['error']}") for r in found})
+    counts = sorted({f"{r['batches']} of {r['due']}" for r in found if "due" in r})
+
+    def spread(key: str) -> str:
+        values = [r[key] for r in found if r.get(key) is not None]
+        return Spread.of(values).text() if values else "-"
+
+    return [" / ".join(outcomes), " / ".join(counts), spread("noticed"), spread("longest"), spread("start")]
+
+
+GROUPS: dict[str, Callable[[Plan], Table]] = {
+    "throughput": throughput,
+    "inline": inline,
+    "start": start,
+    "syscalls": system_calls,
+    "memory": physical_memory,
+    "faults": faults,
+}

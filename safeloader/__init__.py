@@ -1,0 +1,72 @@
+"""PyTorch data loading that survives what kills it.
+
+::
+
+    from safeloader import DataLoader        # was: from torch.utils.data import DataLoader
+
+Public names are imported on first use, so that a worker process, which needs none of them, pays for none.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from safeloader.errors import (
+        BadSampleError,
+        BatchTimeoutError,
+        ConcurrentUseError,
+        ForkRefusedError,
+        LoaderClosedError,
+        NotCarriableError,
+        SafeLoaderError,
+        SettingsError,
+        StartError,
+    )
+    from safeloader.loader import DataLoader
+    from safeloader.observe import Fault, Report
+    from safeloader.settings import Policy, Settings, settings
+
+__all__ = [
+    "BadSampleError",
+    "BatchTimeoutError",
+    "ConcurrentUseError",
+    "DataLoader",
+    "Fault",
+    "ForkRefusedError",
+    "LoaderClosedError",
+    "NotCarriableError",
+    "Policy",
+    "Report",
+    "SafeLoaderError",
+    "Settings",
+    "SettingsError",
+    "StartError",
+    "settings",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "DataLoader": "loader",
+    "Fault": "observe",
+    "Policy": "settings",
+    "Report": "observe",
+    "Settings": "settings",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "settings":  # the function; the module of the same name is only its home
+        value = importlib.import_module("safeloader.settings").settings
+    elif name in __all__:
+        value = getattr(importlib.import_module(f"safeloader.{_HOMES.get(name, 'errors')}"), name)
+    else:
+        raise AttributeError(f"module 'safeloader' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,394 @@
+"""The only words that cross the border of the core: events are past facts, commands are imperatives.
+
+All are ``NamedTuple``: immutable, slotted, picklable, and three times cheaper to make than frozen dataclasses (several
+are made for every batch). Fields typed ``object`` are opaque: the core carries them and never looks inside.
+Times are seconds of one monotonic clock.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Union, get_args
+
+__all__ = ["COMMANDS", "EVENTS", "INLINE", "Command", "Event"]
+
+INLINE = 0
+"""The process number of the trainer itself: it hosts workers at the lowest rung of the ladder."""
+
+
+class Lease(NamedTuple):
+    """The right to one piece of shared memory, from the sending of a task until the last view of its batch dies."""
+
+    slot: int
+    serial: int
+
+
+# ---------------------------------------------------------------- events: what the consumer and the sampler did
+
+
+class EpochBegan(NamedTuple):
+    """The consumer asked for a new epoch; whatever the last one left is abandoned."""
+
+    epoch: int
+
+
+class TaskPlanned(NamedTuple):
+    """The sampler gave the indices of one more batch."""
+
+    indices: object
+
+
+class PlanEnded(NamedTuple):
+    """The sampler has no further batch in this epoch."""
+
+
+class BatchRequested(NamedTuple):
+    """The consumer waits for its next batch."""
+
+
+class LeaseReturned(NamedTuple):
+    """The last view into a delivered batch died."""
+
+    lease: Lease
+
+
+class CloseRequested(NamedTuple):
+    """The loader is to end: no batch is wanted any more."""
+
+
+# ---------------------------------------------------------------- events: what processes did
+
+
+class ProcessReady(NamedTuple):
+    """A process finished its imports and takes work."""
+
+    process: int
+
+
+class WorkerReady(NamedTuple):
+    """A process set a worker up: dataset copy, generators, ``worker_init_fn``, and its place in the epoch."""
+
+    process: int
+    worker: int
+    finished_at: float
+
+
+class WorkerResumed(NamedTuple):
+    """A worker made the iterator of a new epoch. ``snapshot`` is the state of its generators after that, or None where
+    that did not move them."""
+
+    process: int
+    worker: int
+    finished_at: float
+    snapshot: object = None
+
+
+class TaskLoaded(NamedTuple):
+    """A batch lies finished in its lease (``nbytes`` > 0) or came whole in the message (``nbytes`` == 0).
+
+    ``snapshot`` is the state of the worker's generators after the task, or None where the task did not move them.
+    ``dropped`` are positions whose sample raised and that the policy said to skip; ``batch`` is None if none is left.
+    """
+
+    process: int
+    task: int
+    batch: object
+    nbytes: int
+    snapshot: object
+    taken_at: float
+    finished_at: float
+    dropped: tuple[tuple[int, str], ...] = ()
+
+
+class TaskRaised(NamedTuple):
+    """Loading a batch raised an exception. ``cause`` is ``raised``, or ``unpicklable`` where the batch was loaded but
+    cannot be carried; ``sample`` is the position in the batch, where known."""
+
+    process: int
+    task: int
+    error: object
+    cause: str
+    sample: int | None
+    snapshot: object
+    finished_at: float
+
+
+class WorkerEnded(NamedTuple):
+    """A worker of an iterable dataset had nothing left for this task."""
+
+    process: int
+    task: int
+    snapshot: object
+    finished_at: float
+
+
+class ProbeFinished(NamedTuple):
+    """A part of a suspected batch was loaded without harm."""
+
+    process: int
+    task: int
+    finished_at: float
+
+
+class ProcessInspected(NamedTuple):
+    """What a process's progress page and the kernel say about it.
+
+    ``task`` / ``setup`` tell what it works on (a task, or setting up a worker), ``sample`` the position in the batch,
+    ``state`` the kernel's letter (``R``, ``S``, ``D``, ``T`` ...), ``?`` where it is not known.
+    """
+
+    process: int
+    task: int | None
+    setup: int | None
+    sample: int | None
+    taken_at: float
+    progressed_at: float
+    state: str
+
+
+class StacksCaptured(NamedTuple):
+    """The Python stacks of a process that is about to be killed."""
+
+    process: int
+    text: str
+
+
+class StartRefused(NamedTuple):
+    """A process cannot rebuild what it was given (say, the dataset's module is missing): no retry can help."""
+
+    process: int
+    error: object
+
+
+class ProcessExited(NamedTuple):
+    """A process is gone, and the system confirms it. Exit code 0 is no exception.
+
+    ``detail`` is for people (``SIGKILL``, ``exit code 0``). ``memory_short`` says that the kernel killed for memory,
+    or that a SIGKILL met a machine with little of it left.
+    """
+
+    process: int
+    detail: str
+    task: int | None
+    setup: int | None
+    sample: int | None
+    stack: str | None
+    memory_short: bool
+
+
+class InlineInterrupted(NamedTuple):
+    """The watchdog interrupted a task that was loaded in the trainer."""
+
+    task: int
+    sample: int | None
+    stack: str | None
+
+
+class ClockAdvanced(NamedTuple):
+    """A deadline may have passed."""
+
+
+# ---------------------------------------------------------------- commands
+
+
+class PlanTask(NamedTuple):
+    """Draw the next batch of indices from the sampler; answer with TaskPlanned or PlanEnded."""
+
+
+class StartProcess(NamedTuple):
+    process: int
+
+
+class HostWorker(NamedTuple):
+    """Set a worker up in a process: where it stood, its generators included.
+
+    For an iterable dataset: restore ``epoch_snapshot``, make the iterator, replay ``position`` tasks. Then, for every
+    dataset, restore ``snapshot``. Either is None where the generators are still as seeding and ``worker_init_fn`` left
+    them.
+    """
+
+    process: int
+    worker: int
+    epoch: int
+    position: int
+    ended: bool
+    epoch_snapshot: object
+    snapshot: object
+
+
+class DropWorker(NamedTuple):
+    """A worker has moved on: its copy in this process can go."""
+
+    process: int
+    worker: int
+
+
+class ResumeWorker(NamedTuple):
+    """Begin a new epoch: make the worker's iterator anew, as torch does for persistent workers."""
+
+    process: int
+    worker: int
+    epoch: int
+
+
+class SendTask(NamedTuple):
+    """Load a batch into a lease. ``skip`` are positions left out by policy."""
+
+    process: int
+    worker: int
+    task: int
+    indices: object
+    skip: tuple[int, ...]
+    lease: Lease
+
+
+class SendProbe(NamedTuple):
+    """Load only some positions of a suspected batch, and throw the result away."""
+
+    process: int
+    worker: int
+    task: int
+    indices: object
+    positions: tuple[int, ...]
+
+
+class LoadInline(NamedTuple):
+    """Load a batch in the trainer, now."""
+
+    worker: int
+    task: int
+    indices: object
+    skip: tuple[int, ...]
+    timeout: float
+
+
+class InspectProcess(NamedTuple):
+    process: int
+
+
+class CaptureStacks(NamedTuple):
+    process: int
+
+
+class KillProcess(NamedTuple):
+    process: int
+
+
+class StopProcess(NamedTuple):
+    """Ask a process to end by itself."""
+
+    process: int
+
+
+class AbandonProcess(NamedTuple):
+    """Forget a process that cannot be killed; its leases are never used again."""
+
+    process: int
+
+
+class Deliver(NamedTuple):
+    """Hand a batch to the consumer. ``lease`` is None where the batch holds no view into shared memory."""
+
+    task: int
+    batch: object
+    lease: Lease | None
+
+
+class DeliverError(NamedTuple):
+    """Raise, at this batch's turn, what loading it raised."""
+
+    task: int
+    worker: int
+    error: object
+
+
+class DeliverBadSample(NamedTuple):
+    """Raise, at this batch's turn, that a sample kills or hangs every process that loads it."""
+
+    task: int
+    worker: int
+    epoch: int
+    batch: int
+    indices: tuple[object, ...]
+    cause: str
+    attempts: int
+    stack: str | None
+
+
+class EndEpoch(NamedTuple):
+    """Every batch of the epoch was delivered."""
+
+
+class FreeSlot(NamedTuple):
+    """Give a slot's memory back to the system: more are free than the loader can use."""
+
+    slot: int
+
+
+class GiveUp(NamedTuple):
+    """End the loader with an error: ``cause`` is ``refused`` (a process cannot rebuild what it was given), ``setup``
+    (setting a worker up kills or hangs processes) or ``restarts`` (too many faults, and no rung left). Told again on
+    every later BatchRequested."""
+
+    cause: str
+    error: object
+    detail: str
+
+
+class ReportFault(NamedTuple):
+    """Tell of a fault and of what is done about it; ``stalled`` is how long nothing had moved when it was noticed."""
+
+    cause: str
+    detail: str
+    process: int
+    worker: int | None
+    task: int | None
+    epoch: int
+    batch: int | None
+    indices: object
+    sample: int | None
+    stack: str | None
+    attempts: int
+    stalled: float
+    action: str
+
+
+class ReportRung(NamedTuple):
+    """Tell that the number of processes changes by policy."""
+
+    old: int
+    new: int
+    why: str
+
+
+class ReportSlow(NamedTuple):
+    """Tell of a batch that takes longer than its deadline while its samples still finish."""
+
+    worker: int
+    task: int
+    epoch: int
+    batch: int
+    seconds: float
+    sample: int | None
+
+
+class ReportSkipped(NamedTuple):
+    task: int
+    epoch: int
+    batch: int
+    indices: tuple[object, ...]
+    cause: str
+
+
+Event = Union[
+    EpochBegan, TaskPlanned, PlanEnded, BatchRequested, LeaseReturned, CloseRequested, ProcessReady, WorkerReady,
+    WorkerResumed, TaskLoaded, TaskRaised, WorkerEnded, ProbeFinished, ProcessInspected, StacksCaptured, StartRefused,
+    ProcessExited, InlineInterrupted, ClockAdvanced,
+]  # fmt: skip
+Command = Union[
+    PlanTask, StartProcess, HostWorker, DropWorker, ResumeWorker, SendTask, SendProbe, LoadInline, InspectProcess,
+    CaptureStacks, KillProcess, StopProcess, AbandonProcess, Deliver, DeliverError, DeliverBadSample, EndEpoch,
+    FreeSlot, GiveUp, ReportFault, ReportRung, ReportSlow, ReportSkipped,
+]  # fmt: skip
+
+EVENTS: tuple[type, ...] = get_args(Event)
+COMMANDS: tuple[type, ...] = get_args(Command)

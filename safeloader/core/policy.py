@@ -1,0 +1,130 @@
+"""Small pure decisions: how far down the ladder, how many faults are too many, how long is too long."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["CoreSettings", "Deadlines", "RestartWindow", "ladder"]
+
+
+@dataclass(frozen=True, slots=True)
+class CoreSettings:
+    """What the supervisor needs to know; durations in seconds.
+
+    ``indexed`` says that tasks name samples (map-style), so that a bad one can be found and left out. ``batched`` says
+    that a task holds several of them.
+    """
+
+    num_workers: int
+    prefetch_factor: int = 2
+    in_order: bool = True
+    indexed: bool = True
+    batched: bool = True
+    batch_timeout: float | Literal["auto"] = 120.0
+    startup_timeout: float = 300.0
+    max_restarts: int = 4
+    restart_period: float = 600.0
+    fallback: Literal["inline", "process", "off"] = "inline"
+    recover_after: int = 1000
+    on_bad_sample: Literal["raise", "skip"] = "raise"
+    bad_sample_attempts: int = 2
+    max_processes: int | None = None
+    capture_timeout: float = 1.0
+    kill_timeout: float = 10.0
+    stop_timeout: float = 5.0
+
+
+def ladder(top: int, fallback: str = "inline") -> tuple[int, ...]:
+    """The numbers of processes that fallback goes down: ``ladder(4) == (4, 2, 1, 0)``."""
+    rungs = [top]
+    floor = {"inline": 0, "process": min(1, top), "off": top}[fallback]
+    while rungs[-1] > floor:
+        rungs.append(rungs[-1] // 2)
+    return tuple(rungs)
+
+
+class RestartWindow:
+    """At most ``limit`` faults in ``period`` seconds (Erlang/OTP's intensity and period), and at most ``limit`` in a
+    row with nothing finished in between, however far apart: else a start that always times out would be tried forever.
+
+    Args:
+        limit: how many faults are borne.
+        period: seconds in which they count together.
+    """
+
+    __slots__ = ("_hits", "_limit", "_period", "row")
+
+    def __init__(self, limit: int, period: float) -> None:
+        self._limit = limit
+        self._period = period
+        self._hits: deque[float] = deque()
+        self.row = 0  # set to 0 whenever a task is finished
+
+    def add(self, now: float) -> bool:
+        """Count a fault. Returns True if that is one too many; the count then begins anew."""
+        self.row += 1
+        self._hits.append(now)
+        while self._hits[0] < now - self._period:
+            self._hits.popleft()
+        if max(len(self._hits), self.row) <= self._limit:
+            return False
+        self._hits.clear()
+        self.row = 0
+        return True
+
+    def forgive(self, count: int) -> None:
+        """Take back the last ``count`` faults: a bad sample explains them, and fewer processes would not help."""
+        for _ in range(min(count, len(self._hits))):
+            self._hits.pop()
+        self.row = 0
+
+
+class Deadlines:
+    """How long a task may go without progress.
+
+    ``"auto"`` learns: ``FACTOR`` times the slowest batch seen, first batches of a worker apart (they open files and
+    fill caches), between ``FLOOR`` and ``CEILING`` seconds. The factor is that of NVIDIA's resiliency extension
+    (``safety_factor`` 5.0 over the largest observed interval).
+    """
+
+    FACTOR = 5.0
+    FLOOR = 10.0
+    CEILING = 900.0
+    UNTAUGHT = 120.0
+
+    __slots__ = ("_given", "_slowest", "_startup")
+
+    def __init__(self, batch_timeout: float | Literal["auto"], startup_timeout: float) -> None:
+        self._given = None if batch_timeout == "auto" else float(batch_timeout)
+        self._startup = startup_timeout
+        self._slowest: dict[bool, float] = {}
+
+    @property
+    def learns(self) -> bool:
+        return self._given is None
+
+    def observe(self, seconds: float, first: bool) -> None:
+        """Learn from a batch that took ``seconds``; ``first`` says that it was its worker's first."""
+        if seconds > self._slowest.get(first, 0.0):
+            self._slowest[first] = seconds
+
+    def batch(self, attempts: int, first: bool = False) -> float:
+        """Seconds without progress until a batch counts as hung; each failed attempt doubles them."""
+        base = self._learned(first) if self._given is None else self._given
+        return _doubled(base, attempts) if attempts else base
+
+    def startup(self, attempts: int) -> float:
+        """Seconds for a process to become ready, or for a worker to be set up; doubled as above."""
+        return _doubled(self._startup, attempts)
+
+    def _learned(self, first: bool) -> float:
+        slowest = max(self._slowest.get(False, 0.0), self._slowest.get(True, 0.0) if first else 0.0)
+        if slowest == 0.0:
+            return self.UNTAUGHT
+        return min(max(self.FACTOR * slowest, self.FLOOR), self.CEILING)
+
+
+def _doubled(seconds: float, attempts: int) -> float:
+    return float(seconds * 2 ** min(attempts, 16))

@@ -1,0 +1,156 @@
+"""What the core remembers: a record a task, a worker, a process. Plain state; the supervisor's parts change it."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from .hunt import Hunt
+    from .messages import Deliver, DeliverBadSample, DeliverError, Lease
+
+__all__ = ["Case", "Process", "ProcessState", "Resume", "Task", "TaskState", "Work", "Worker"]
+
+
+class TaskState(enum.Enum):
+    WAITING = "waiting"  # planned, and not (or no longer) with a process
+    SENT = "sent"  # with a process, or being loaded in the trainer
+    SETTLED = "settled"  # has its result: it is delivered, raised or passed over when its turn comes
+
+
+class ProcessState(enum.Enum):
+    STARTING = "starting"
+    READY = "ready"
+    CAPTURING = "capturing"  # condemned: its stacks are being read
+    KILLING = "killing"  # killed: the exit is not confirmed
+    STOPPING = "stopping"  # asked to end
+
+
+@dataclass(slots=True, eq=False)
+class Case:
+    """What is held against a task: the processes that died or hung with it."""
+
+    hurt: int = 0  # how many since the last verdict
+    attempts: int = 0  # how many in all: each doubles the deadline
+    cause: str = ""  # of the last one
+    sample: int | None = None  # the position that was in work then, where known
+    same_sample: bool = True  # it was that position each time since the last verdict
+    stack: str | None = None
+    skip: tuple[int, ...] = ()  # positions found bad, and left out by policy
+    cleared: bool = False  # a hunt found no culprit once already
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """One batch to load. ``id`` counts over all epochs, ``batch`` within one."""
+
+    id: int
+    epoch: int
+    batch: int
+    worker: int
+    indices: object
+    state: TaskState = TaskState.WAITING
+    lease: Lease | None = None
+    result: Deliver | DeliverError | DeliverBadSample | None = None  # None, once settled: there is nothing in it
+    abandoned: bool = False  # of an epoch that was broken off: finished as in torch, and dropped
+    case: Case | None = None
+
+    @property
+    def tainted(self) -> bool:
+        """True if it killed or hung a process: it is never loaded in the trainer."""
+        return self.case is not None
+
+    @property
+    def attempts(self) -> int:
+        return 0 if self.case is None else self.case.attempts
+
+    @property
+    def skip(self) -> tuple[int, ...]:
+        return () if self.case is None else self.case.skip
+
+    def names(self, positions: tuple[int, ...]) -> tuple[object, ...]:
+        """The indices at these positions, as the sampler named them."""
+        return tuple(self._name(position) for position in positions)
+
+    def _name(self, position: int) -> object:
+        try:
+            return self.indices[position]  # type: ignore[index]
+        except (TypeError, IndexError, KeyError):
+            return self.indices
+
+
+@dataclass(slots=True, eq=False)
+class Resume:
+    """In a worker's queue: begin this epoch, before the tasks numbered ``before`` and up."""
+
+    epoch: int
+    before: int
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """What ``get_worker_info()`` describes; it outlives the processes that host it."""
+
+    id: int
+    host: int | None = None
+    moving: bool = False  # leaves its process as soon as nothing of it is in flight
+    waiting: deque[Task | Resume] = field(default_factory=deque)
+    sent: deque[Task | Resume] = field(default_factory=deque)
+    snapshot: object = None
+    epoch: int = 0
+    epoch_snapshot: object = None
+    position: int = 0  # tasks finished in this epoch: an iterator is replayed to here
+    exhausted: bool = False  # its iterator has nothing left
+    ended: bool = False  # the same, for the planning of the current epoch
+    outstanding: int = 0  # planned, not delivered: balances out-of-order loading
+    setup_hurt: int = 0  # processes that died or hung while setting it up, since it last finished a task
+    hunt: Hunt | None = None
+
+    @property
+    def tainted(self) -> bool:
+        """True if something it has to do hurt a process before: that is never done in the trainer."""
+        return self.setup_hurt > 0 or any(isinstance(i, Task) and i.tainted for i in (*self.waiting, *self.sent))
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """One message in flight to a process. ``about`` is what its answer names: a task, or else a worker."""
+
+    kind: Literal["setup", "resume", "task", "probe"]
+    about: int
+    worker: int
+    task: Task | None
+    sent_at: float
+
+
+@dataclass(slots=True, eq=False)
+class Process:
+    """An operating-system process that hosts workers. Its number is never used again: it is the generation."""
+
+    id: int
+    state: ProcessState = ProcessState.STARTING
+    workers: set[int] = field(default_factory=set)
+    work: deque[Work] = field(default_factory=deque)  # in flight, oldest first
+    since: float = 0.0  # when it finished something last, by its own clock reading
+    deadline: float = math.inf
+    retiring: bool = False  # policy wants fewer processes: it ends when its workers have moved
+    asked: bool = False  # it was told to end: its exit is no fault
+    slow_reported: int | None = None
+    cause: str | None = None  # why it is condemned; the fields below belong to that
+    suspect: Work | None = None
+    sample: int | None = None
+    stalled: float = 0.0
+    stack: str | None = None
+
+    @property
+    def alive(self) -> bool:
+        """True if it may be given work, now or once it is ready."""
+        return self.state is ProcessState.STARTING or self.state is ProcessState.READY
+
+    @property
+    def condemned(self) -> bool:
+        """True from the verdict to the confirmed exit."""
+        return self.state is ProcessState.CAPTURING or self.state is ProcessState.KILLING

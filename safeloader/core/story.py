@@ -1,0 +1,98 @@
+"""What happened, kept in a bounded ring: every error tells it, and a dumped story replays in a test.
+
+Batches and exceptions are not kept (they may be large, and hold what should die): a word stands for them. The core
+never looks inside them, so the story still replays to the same commands.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from . import messages as m
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+__all__ = ["Entry", "Story"]
+
+_HEAVY = {
+    m.TaskLoaded: "batch",
+    m.Deliver: "batch",
+    m.TaskRaised: "error",
+    m.DeliverError: "error",
+    m.StartRefused: "error",
+    m.GiveUp: "error",
+}
+_QUIET = {"batch", "snapshot", "epoch_snapshot", "indices", "lease", "stack", "error", "text"}
+
+
+class Entry(NamedTuple):
+    """One event, when it was told, and what was decided on it."""
+
+    now: float
+    event: m.Event
+    commands: tuple[m.Command, ...]
+
+
+class Story:
+    """A ring of the last ``length`` events and what was decided on each."""
+
+    __slots__ = ("_ring", "total")
+
+    def __init__(self, length: int) -> None:
+        self._ring: deque[tuple[float, m.Event, list[m.Command]]] = deque(maxlen=length)
+        self.total = 0
+
+    def add(self, now: float, event: m.Event, commands: list[m.Command]) -> None:
+        self.total += 1
+        if type(event) in _HEAVY:
+            event = _lightened(event)
+        for command in commands:
+            if type(command) in _HEAVY:
+                commands = [_lightened(c) for c in commands]
+                break
+        self._ring.append((now, event, commands))
+
+    @property
+    def complete(self) -> bool:
+        """True while nothing has been forgotten: then the story replays from the first event."""
+        return self.total == len(self._ring)
+
+    def entries(self) -> list[Entry]:
+        """All that is remembered, oldest first."""
+        return [Entry(now, event, tuple(commands)) for now, event, commands in self._ring]
+
+    def of(self, task: int | None = None, process: int | None = None, last: int = 20) -> list[str]:
+        """The lines that speak of one task or one process, oldest first, with seconds before the end."""
+        entries = self.entries()
+        if not entries:
+            return []
+        end = entries[-1].now
+        lines = []
+        for entry in entries:
+            for message in (entry.event, *entry.commands):
+                if _speaks_of(message, task, process):
+                    lines.append(f"{entry.now - end:+9.3f} s  {_words(message)}")
+        return lines[-last:]
+
+
+def _lightened(message: Any) -> Any:
+    """The same message, with a word for what may be large. None stays None: the core tells these two apart."""
+    field = _HEAVY.get(type(message))
+    if field is None or getattr(message, field) is None:
+        return message
+    return message._replace(**{field: field})
+
+
+def _speaks_of(message: object, task: int | None, process: int | None) -> bool:
+    return (task is not None and getattr(message, "task", None) == task) or (
+        process is not None and getattr(message, "process", None) == process
+    )
+
+
+def _words(message: object) -> str:
+    fields: Iterable[str] = getattr(message, "_fields", ())
+    told = ", ".join(f"{name}={getattr(message, name)!r}" for name in fields if name not in _QUIET)
+    return f"{type(message).__name__}({told})"

@@ -1,0 +1,146 @@
+"""How long is too long: deadlines of processes, and what follows when one passes.
+
+::
+
+    STARTING --startup_timeout--> CAPTURING            asked for its stacks
+    READY    --batch_timeout----> inspected: moving? a later deadline. Still? CAPTURING (stopped: killed at once)
+    CAPTURING --capture_timeout-> KILLING              or back to READY if it finishes after all
+    KILLING  --kill_timeout-----> abandoned            a process that cannot die (D state)
+    STOPPING --stop_timeout-----> KILLING
+
+A deadline counts from the last sign of progress: when the process took the task or finished a sample (it writes both
+to shared memory), or finished the task before. So a hang that happened while the trainer was busy is seen at once.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from . import messages as m
+from .policy import Deadlines
+from .records import Process, ProcessState, Work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .supervisor import Supervisor
+
+__all__ = ["Watch"]
+
+
+class Watch:
+    """The supervisor's view of time."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        settings = supervisor.settings
+        self._sup = supervisor
+        self.deadlines = Deadlines(settings.batch_timeout, settings.startup_timeout)
+        self._slow_starts = 0  # in a row: the next process has twice the time
+
+    def handlers(self) -> dict[type, Callable[[Any], None]]:
+        return {
+            m.ClockAdvanced: self._clock_advanced,
+            m.ProcessInspected: self._process_inspected,
+            m.StacksCaptured: self._stacks_captured,
+        }
+
+    # ------------------------------------------------------------ setting deadlines
+
+    def started(self, process: Process) -> None:
+        """A process begins to start."""
+        process.since = self._sup.now
+        process.deadline = process.since + self.deadlines.startup(self._slow_starts)
+
+    def ready(self) -> None:
+        """A process finished its start."""
+        self._slow_starts = 0
+
+    def arm(self, process: Process) -> None:
+        """Set the deadline for the oldest work in flight."""
+        if process.id == m.INLINE or process.state is not ProcessState.READY:
+            return
+        if process.work:
+            head = process.work[0]
+            since = process.since
+            process.deadline = (since if since > head.sent_at else head.sent_at) + self._allowed(head)
+        else:
+            process.deadline = math.inf
+
+    def ask_to_end(self, process: Process) -> None:
+        """Let a process end by itself, soon."""
+        process.state, process.asked = ProcessState.STOPPING, True
+        process.deadline = self._sup.now + self._sup.settings.stop_timeout
+        self._sup.emit(m.StopProcess(process.id))
+
+    def acquit(self, process: Process) -> None:
+        """A false alarm: it was condemned, and finished after all."""
+        process.state, process.cause, process.suspect, process.stack = ProcessState.READY, None, None, None
+
+    def _allowed(self, work: Work) -> float:
+        worker, task = self._sup.workers[work.worker], work.task
+        if task is None:
+            return self.deadlines.startup(worker.setup_hurt)
+        return self.deadlines.batch(task.attempts if work.kind == "task" else 0, worker.position == 0)
+
+    # ------------------------------------------------------------ when one passes
+
+    def _clock_advanced(self, event: m.ClockAdvanced) -> None:
+        now = self._sup.now
+        for process in list(self._sup.fleet.processes.values()):
+            if process.deadline > now:
+                continue
+            if process.state is ProcessState.READY:
+                process.deadline = now + self._sup.settings.capture_timeout  # should nobody answer
+                self._sup.emit(m.InspectProcess(process.id))
+            elif process.state is ProcessState.STARTING:
+                self._slow_starts += 1
+                self._condemn(process, "failed_start", now - process.since)
+            elif process.state is ProcessState.KILLING:
+                self._sup.emit(m.AbandonProcess(process.id))
+                self._sup.recovery.lose(process, None)
+            else:
+                self._kill(process)
+
+    def _process_inspected(self, event: m.ProcessInspected) -> None:
+        process = self._sup.fleet.processes.get(event.process)
+        if process is None or process.state is not ProcessState.READY or not process.work:
+            return
+        head, now = process.work[0], self._sup.now
+        on_it = head.about == (event.setup if head.task is None else event.task)
+        progress = max(head.sent_at, process.since, event.progressed_at, event.taken_at if on_it else -math.inf)
+        deadline = progress + self._allowed(head)
+        if deadline > now:
+            process.deadline = deadline
+            if on_it and head.task is not None and event.taken_at + self._allowed(head) <= now:
+                self._report_slow(process, head, now - event.taken_at, event.sample)
+            return
+        process.suspect, process.sample = head, event.sample if on_it else None
+        self._condemn(process, "stopped" if event.state in ("T", "t") else "hung", now - progress)
+
+    def _report_slow(self, process: Process, head: Work, seconds: float, sample: int | None) -> None:
+        task = head.task
+        if task is not None and process.slow_reported != task.id:
+            process.slow_reported = task.id
+            self._sup.emit(m.ReportSlow(head.worker, task.id, task.epoch, task.batch, seconds, sample))
+
+    def _condemn(self, process: Process, cause: str, stalled: float) -> None:
+        process.cause, process.stalled = cause, stalled
+        if cause == "stopped":  # it cannot answer, but SIGKILL reaches it
+            self._kill(process)
+            return
+        process.state = ProcessState.CAPTURING
+        process.deadline = self._sup.now + self._sup.settings.capture_timeout
+        self._sup.emit(m.CaptureStacks(process.id))
+
+    def _stacks_captured(self, event: m.StacksCaptured) -> None:
+        process = self._sup.fleet.processes.get(event.process)
+        if process is not None and process.state is ProcessState.CAPTURING:
+            process.stack = event.text
+            self._kill(process)
+
+    def _kill(self, process: Process) -> None:
+        process.state = ProcessState.KILLING
+        process.deadline = self._sup.now + self._sup.settings.kill_timeout
+        self._sup.emit(m.KillProcess(process.id))

@@ -1,0 +1,222 @@
+"""Every error safeloader raises.
+
+One base, few subclasses. Each says what happened, where, which attempt, and what to try, and carries the
+story of the task it is about. Each can be built from one string alone, and survives pickle and copy: it may
+cross a process boundary whole::
+
+    sample 392 killed its process three times
+      where:   train, epoch 0, batch 12, worker 1 (pid 4711)
+      attempt: 3 of 3
+      try:     open sample 392 alone, or set on_bad_sample="skip"
+      story:
+        12.003 s  batch 12 sent to worker 1
+        12.100 s  process 4711 was killed by SIGKILL
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typing_extensions import Self
+
+    from safeloader.observe.report import Report
+
+__all__ = [
+    "BadSampleError",
+    "BatchTimeoutError",
+    "ConcurrentUseError",
+    "ForkRefusedError",
+    "LoaderClosedError",
+    "NotCarriableError",
+    "SafeLoaderError",
+    "SettingsError",
+    "StartError",
+]
+
+# The text of an error shows the end of a long story or stack; the attributes keep all of it.
+_SHOWN_STORY_LINES = 20
+_SHOWN_STACK_LINES = 40
+
+
+class SafeLoaderError(RuntimeError):
+    """Base of all errors of safeloader.
+
+    Attributes:
+        what: What happened, in one line or a few.
+        where: Loader, epoch, batch, worker, process; "" if it does not apply.
+        attempt: Which attempt of how many, for example ``"3 of 3"``; "" if it does not apply.
+        hint: What to try; "" if nothing is known.
+        story: What led here, oldest line first.
+        report: The loader's report at that moment, where there was a loader.
+    """
+
+    what: str
+    where: str
+    attempt: str
+    hint: str
+    story: list[str]
+    report: Report | None
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str = "",
+        attempt: str = "",
+        hint: str = "",
+        story: Sequence[str] = (),
+    ) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.attempt = attempt
+        self.hint = hint
+        self.story = list(story)
+        self.report = None
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        for label, text in (("where:", self.where), ("attempt:", self.attempt), *self._facts()):
+            if text:
+                lines.append(_field(label, text))
+        if self.hint:
+            lines.append(_field("try:", self.hint))
+        lines += self._blocks()
+        lines += _block("story:", self.story, _SHOWN_STORY_LINES)
+        return "\n".join(lines)
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """Further one-line facts of a subclass: (label with colon, text)."""
+        return []
+
+    def _blocks(self) -> list[str]:
+        """Further blocks of lines of a subclass, shown before the story."""
+        return []
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default would call the constructor with `args` alone; attributes travel as the instance's dict.
+        return _rebuild, (type(self), self.args), self.__dict__.copy()
+
+
+class SettingsError(SafeLoaderError, ValueError):
+    """A setting, a policy argument or a ``SAFELOADER_*`` variable is unknown or out of range."""
+
+
+class NotCarriableError(SafeLoaderError, TypeError):
+    """Something of the dataset or its functions cannot be carried into another process.
+
+    Attributes:
+        path: Attribute path to the offender, such as ``"dataset.transform.lock"``; "" if it was not found.
+    """
+
+    path: str
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        path: str = "",
+        where: str = "",
+        attempt: str = "",
+        hint: str = "",
+        story: Sequence[str] = (),
+    ) -> None:
+        super().__init__(what, where=where, attempt=attempt, hint=hint, story=story)
+        self.path = path
+
+    def _facts(self) -> list[tuple[str, str]]:
+        return [("path:", self.path)]
+
+
+class StartError(SafeLoaderError):
+    """A process, or a worker in it, could not be started."""
+
+
+class BadSampleError(SafeLoaderError):
+    """A sample that kills or hangs every process that loads it.
+
+    Attributes:
+        indices: The dataset indices that are bad, as the sampler gave them.
+        cause: The word of the fault: ``"died"``, ``"hung"``, ``"oom"``, ...
+        stack: Python stack of the process at the last fault, or None.
+        batch: Number of the batch in its epoch, or None.
+        worker: Id of the worker, or None.
+    """
+
+    indices: list[Any]
+    cause: str
+    stack: str | None
+    batch: int | None
+    worker: int | None
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        indices: Sequence[Any] = (),
+        cause: str = "",
+        stack: str | None = None,
+        batch: int | None = None,
+        worker: int | None = None,
+        where: str = "",
+        attempt: str = "",
+        hint: str = "",
+        story: Sequence[str] = (),
+    ) -> None:
+        super().__init__(what, where=where, attempt=attempt, hint=hint, story=story)
+        self.indices = list(indices)
+        self.cause = cause
+        self.stack = stack
+        self.batch = batch
+        self.worker = worker
+
+    def _facts(self) -> list[tuple[str, str]]:
+        batch = "" if self.batch is None else str(self.batch)
+        worker = "" if self.worker is None else str(self.worker)
+        shown = ", ".join(str(index) for index in self.indices[:8])
+        if len(self.indices) > 8:
+            shown += f", ... ({len(self.indices)} in all)"
+        return [("batch:", batch), ("worker:", worker), ("samples:", shown), ("cause:", self.cause)]
+
+    def _blocks(self) -> list[str]:
+        return _block("stack:", (self.stack or "").rstrip().splitlines(), _SHOWN_STACK_LINES)
+
+
+class BatchTimeoutError(SafeLoaderError, TimeoutError):
+    """A batch did not come within its deadline, and policy allows no further attempt."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: D102 - as documented above
+        # Only OSError's constructor, whose instances have fields in C, may make one with two such bases.
+        return TimeoutError.__new__(cls, *args)
+
+
+class ForkRefusedError(SafeLoaderError, ValueError):
+    """A fork start method was asked for while ``strict`` is on."""
+
+
+class LoaderClosedError(SafeLoaderError):
+    """The loader, or an iterator of it, was used after ``close()``."""
+
+
+class ConcurrentUseError(SafeLoaderError):
+    """One iterator was used from two threads at the same time."""
+
+
+def _rebuild(cls: type[SafeLoaderError], args: tuple[Any, ...]) -> SafeLoaderError:
+    return cls.__new__(cls, *args)
+
+
+def _field(label: str, text: str) -> str:
+    first, *rest = text.splitlines()
+    return "\n".join([f"  {label:<8} {first}", *(f"  {'':<8} {line}" for line in rest)])
+
+
+def _block(label: str, lines: Sequence[str], most: int) -> list[str]:
+    if not lines:
+        return []
+    left_out = len(lines) - most
+    head = [f"    ... ({left_out} earlier lines)"] if left_out > 0 else []
+    return [f"  {label}", *head, *(f"    {line}" for line in lines[-most:])]

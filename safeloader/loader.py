@@ -1,0 +1,289 @@
+"""``safeloader.DataLoader``: torch's, with workers that may die.
+
+A subclass of torch's loader with its whole signature; its iterators derive from torch's base iterator, so sampling,
+seeding and warnings are torch's own code. Only how a batch is fetched is ours.
+"""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+import torch.multiprocessing
+import torch.utils.data
+
+from . import torch_private
+from .core.policy import CoreSettings
+from .errors import ForkRefusedError, LoaderClosedError
+from .observe import Recorder, Report
+from .settings import Policy, Settings, resolve
+
+if TYPE_CHECKING:
+    from .runtime.driver import Driver
+
+__all__ = ["DataLoader"]
+
+T_co = TypeVar("T_co", covariant=True)
+
+_counter = itertools.count(1)
+
+
+class DataLoader(torch.utils.data.DataLoader[T_co]):
+    """A drop-in for ``torch.utils.data.DataLoader`` that finishes its epoch after any worker is killed or hangs.
+
+    Same arguments, same batches in the same order, to the byte; two more keywords. With ``num_workers=0`` it is
+    torch's single-process loading (except that a ``StopIteration`` out of a map-style dataset is an error and not a
+    short epoch).
+
+    Args:
+        policy: what to do about faults; None takes everything from the environment and the defaults. torch's own
+            ``timeout`` (seconds), where given, is the ``batch_timeout``.
+        name: what logs and reports call this loader ("train", "val").
+
+    Raises:
+        SettingsError: the policy or a ``SAFELOADER_*`` variable is wrong.
+        ForkRefusedError: fork was asked for under ``strict``.
+    """
+
+    policy: Policy | None
+    name: str | None
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int | None = 1,
+        shuffle: bool | None = None,
+        sampler: Any = None,
+        batch_sampler: Any = None,
+        num_workers: int = 0,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        pin_memory: bool = False,
+        drop_last: bool = False,
+        timeout: float = 0,
+        worker_init_fn: Callable[[int], None] | None = None,
+        multiprocessing_context: Any = None,
+        generator: Any = None,
+        *,
+        policy: Policy | None = None,
+        name: str | None = None,
+        **further: Any,
+    ) -> None:
+        if policy is not None and not isinstance(policy, Policy):
+            raise TypeError(f"policy must be a safeloader.Policy or None, not {type(policy).__name__}")
+        self.policy = policy
+        self.name = name
+        self._safe = _State(name or f"loader {next(_counter)}", _resolve(policy, timeout), num_workers)
+        super().__init__(
+            dataset, batch_size, shuffle, sampler, batch_sampler, num_workers, collate_fn, pin_memory, drop_last,
+            timeout, worker_init_fn, _without_fork(multiprocessing_context, num_workers, self._safe.settings),
+            generator, **further,
+        )  # fmt: skip
+
+    def __iter__(self) -> Any:
+        if self._safe.closed:
+            raise LoaderClosedError(
+                f"{self._safe.name} was closed", hint="make a new DataLoader: close() ends a loader for good"
+            )
+        return super().__iter__()
+
+    def _get_iterator(self) -> Any:
+        settings = self._safe.settings
+        if settings.disable:
+            return super()._get_iterator()
+        if self.num_workers == 0:
+            return SingleProcessIterator(self)
+        _without_fork(None, self.num_workers, settings)
+        self.check_worker_number_rationality()
+        return ProcessIterator(self)
+
+    def report(self) -> Report:
+        """What happened so far: every fault with its cause, worker, batch, samples, stack and cost."""
+        return self._safe.recorder.report()
+
+    def close(self) -> None:
+        """End all processes of this loader, at once and for good. Batches already delivered stay valid."""
+        self._safe.closed = True
+        for iterator in list(self._safe.iterators):
+            iterator.close()
+        self._iterator = None
+        self._safe.recorder.closed()
+
+    def __enter__(self) -> DataLoader[T_co]:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A pickled or copied loader begins anew: it has no processes and an empty report."""
+        state = {**self.__dict__, "_iterator": None}
+        state["_safe"] = None
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.__dict__["_safe"] = _State(
+            self.name or f"loader {next(_counter)}", _resolve(self.policy, self.timeout), self.num_workers
+        )
+
+
+class _State:
+    """What a loader keeps besides torch's attributes."""
+
+    def __init__(self, name: str, settings: Settings, num_workers: int) -> None:
+        self.name = name
+        self.settings = settings
+        self.recorder = Recorder(name, settings, workers=num_workers)
+        self.iterators: weakref.WeakSet[ProcessIterator] = weakref.WeakSet()
+        self.closed = False
+        self.epochs = 0
+
+
+def _resolve(policy: Policy | None, timeout: float) -> Settings:
+    """torch's ``timeout`` is a batch timeout that was given as an argument; the policy's own goes first."""
+    if timeout and timeout > 0 and (policy is None or policy.batch_timeout is None):
+        import dataclasses
+
+        policy = dataclasses.replace(policy or Policy(), batch_timeout=float(timeout))
+    return resolve(policy)
+
+
+def _without_fork(context: Any, num_workers: int, settings: Settings) -> Any:
+    """Refuse fork, whoever asks for it: the argument (name or context object), or the program's start method."""
+    if num_workers == 0 or settings.disable:
+        return context
+    asked_by = ""
+    if context is not None:
+        method = context if isinstance(context, str) else getattr(context, "get_start_method", lambda: None)()
+        asked_by = "multiprocessing_context" if method == "fork" else ""
+    elif torch.multiprocessing.get_start_method(allow_none=True) == "fork":
+        asked_by = "the program's start method"
+    if not asked_by:
+        return context
+    text = (
+        f"{asked_by} asks for fork: a forked worker inherits held locks, threads' half-done work and the accelerator's "
+        'context, and hangs. safeloader starts its processes with spawn instead; to silence this, ask for "spawn"'
+    )
+    if settings.strict:
+        raise ForkRefusedError(text, hint='give multiprocessing_context="spawn", or unset SAFELOADER_STRICT')
+    warnings.warn(text, UserWarning, stacklevel=4)
+    return "spawn" if context is not None else None
+
+
+class SingleProcessIterator(torch_private.SingleProcessIterator):
+    """torch's own, except that no ``StopIteration`` of a sample ends the epoch."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        super().__init__(loader)
+        self._recorder = loader._safe.recorder
+        self._indexed = not torch_private.is_iterable(loader)
+        self._profile_name = "enumerate(DataLoader)#_SingleProcessDataLoaderIter.__next__"
+
+    def _next_data(self) -> Any:
+        index = self._next_index()
+        try:
+            data = self._dataset_fetcher.fetch(index)
+        except StopIteration as stop:
+            if not self._indexed:
+                raise
+            raise RuntimeError(
+                f"the dataset raised StopIteration while batch {index!r} was loaded; torch would take that for the end "
+                "of the epoch. Look for a bare next(...) in the dataset, its transforms or the collate function"
+            ) from stop
+        if self._pin_memory:
+            data = torch_private.pin(data, self._pin_memory_device)
+        self._recorder.batches += 1
+        return data
+
+
+class ProcessIterator(torch_private.BaseIterator):
+    """Batches from supervised processes."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        super().__init__(loader)
+        self._loader_state = loader._safe
+        self._persistent = loader.persistent_workers
+        self._profile_name = "enumerate(DataLoader)#_MultiProcessingDataLoaderIter.__next__"
+        self._driver = self._make_driver(loader)
+        self._finalizer = weakref.finalize(self, _close_driver, self._driver)
+        loader._safe.iterators.add(self)
+        self._ended = False
+        self._reset(loader, first_iter=True)
+
+    def _make_driver(self, loader: DataLoader[Any]) -> Driver:
+        from .runtime.driver import Driver
+        from .runtime.spec import HostConfig, Spec, authkey
+        from .runtime.worker import LoadSpec
+
+        settings = loader._safe.settings
+        iterable = torch_private.is_iterable(loader)
+        load = LoadSpec(
+            num_workers=loader.num_workers,
+            iterable=iterable,
+            auto_collation=self._auto_collation,
+            batch_size=loader.batch_size or 1,
+            drop_last=loader.drop_last,
+            base_seed=self._base_seed,
+            shared_seed=self._shared_seed,
+            skip_raising=settings.on_bad_sample == "skip",
+        )
+        config = HostConfig(load, uuid.uuid4().hex, authkey(), loader._safe.name, settings.accelerators)
+        init_fn = torch_private.sharded_init_fn(self._dataset, loader.worker_init_fn, self._world_size, self._rank)
+        spec = Spec(config, self._dataset, self._collate_fn, init_fn)
+        return Driver(spec, _core_settings(loader, settings, iterable), loader._safe.recorder, self._finish())
+
+    def _finish(self) -> Callable[[Any], Any] | None:
+        if not self._pin_memory:
+            return None
+        device = self._pin_memory_device
+        return lambda batch: torch_private.pin(batch, device)
+
+    def _reset(self, loader: Any, first_iter: bool = False) -> None:
+        super()._reset(loader, first_iter)
+        self._ended = False
+        self._driver.begin_epoch(loader._safe.epochs, self._next_index, self._shared_seed)
+        loader._safe.epochs += 1
+
+    def _next_data(self) -> Any:
+        if self._ended:
+            raise StopIteration
+        try:
+            return self._driver.next(self._next_index)
+        except StopIteration:
+            self._ended = True
+            if not self._persistent:
+                self.close()
+            raise
+
+    def close(self) -> None:
+        """End this iterator's processes."""
+        self._finalizer()
+
+
+def _close_driver(driver: Driver) -> None:
+    driver.close()
+
+
+def _core_settings(loader: DataLoader[Any], settings: Settings, iterable: bool) -> CoreSettings:
+    return CoreSettings(
+        num_workers=loader.num_workers,
+        prefetch_factor=loader.prefetch_factor or 2,
+        in_order=loader.in_order,
+        indexed=not iterable,
+        batched=loader._auto_collation,
+        batch_timeout=settings.batch_timeout,
+        startup_timeout=settings.startup_timeout,
+        max_restarts=settings.max_restarts,
+        restart_period=settings.restart_period,
+        fallback=settings.fallback,
+        recover_after=settings.recover_after,
+        on_bad_sample=settings.on_bad_sample,
+        bad_sample_attempts=settings.bad_sample_attempts,
+        max_processes=settings.max_processes,
+    )
+

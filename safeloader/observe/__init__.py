@@ -1,0 +1,21 @@
+"""What safeloader tells people and programs about itself.
+
+::
+
+    driver: fault, resumed, fell_back, ...
+       └──▶ Recorder ──▶ a happening ──▶ loader.report():     a row or a count
+                                    ├──▶ SAFELOADER_EVENTS:   a line of JSON
+                                    └──▶ logger "safeloader": a line for people
+
+The rule: whatever happens is told once in each of the three, and telling never hurts. A recorder raises
+nothing into training, a file that cannot be written is given up after one warning, and a steady epoch calls
+nothing here per batch. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from safeloader.observe.happenings import Fault
+from safeloader.observe.recorder import Recorder
+from safeloader.observe.report import Report
+
+__all__ = ["Fault", "Recorder", "Report"]

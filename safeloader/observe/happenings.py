@@ -1,0 +1,185 @@
+"""What can happen to a loader, as plain facts. Each is told as one line, one event, and one row or count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+__all__ = [
+    "CAUSES",
+    "Closed",
+    "CodeChanged",
+    "EpochEnded",
+    "Fault",
+    "FellBack",
+    "Happening",
+    "Recovered",
+    "Restarted",
+    "Resumed",
+    "Skipped",
+    "Slow",
+    "Started",
+]
+
+CAUSES = ("died", "oom", "hung", "stopped", "failed_start", "raised", "unpicklable", "bad_sample")
+"""The words for what a fault can be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """Something that happened.
+
+    Attributes:
+        event: Its name in the file of events.
+        time: When, in seconds since 1970.
+        loader: Name of the loader.
+    """
+
+    event: ClassVar[str] = ""
+
+    time: float
+    loader: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fault(Happening):
+    """Something went wrong. A time of 0 and an empty loader name are filled in by the recorder.
+
+    Attributes:
+        cause: The kind of fault: one of `CAUSES`.
+        worker: Id of the worker it hit; None if the process hosts several and worked for none.
+        process: OS pid of the process; the trainer's own at zero processes; None if there was none yet.
+        epoch: Epoch, from 0.
+        batch: Number of the batch in work, from 0, or None.
+        indices: What the sampler gave for that batch, or None.
+        sample: The index that was in work, or None.
+        detail: Short words: ``"SIGKILL"``, ``"exit code 0"``, ``"ValueError: bad image"``.
+        stack: Python stack of the process, or None.
+        attempts: How many times that batch has failed so far, this one included.
+        action: What was done: ``"restarted"``, ``"fell back to 2 processes"``, ``"skipped sample 17"``,
+            ``"moved to a process"``, ``"abandoned"``, ``"raised"``.
+        seconds_lost: From the fault until the batch was there, in seconds; None until that is known.
+        stalled: For how many seconds nothing had moved when the fault was noticed, or None.
+    """
+
+    event: ClassVar[str] = "fault"
+
+    cause: str
+    worker: int | None = None
+    process: int | None = None
+    epoch: int | None = None
+    batch: int | None = None
+    indices: list[Any] | None = None
+    sample: Any = None
+    detail: str = ""
+    stack: str | None = None
+    attempts: int = 1
+    action: str = ""
+    seconds_lost: float | None = None
+    stalled: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed(Happening):
+    """The batch that a fault held up is there. `fault` counts the loader's faults from 0."""
+
+    event: ClassVar[str] = "resume"
+
+    fault: int
+    seconds_lost: float
+
+
+@dataclass(frozen=True, slots=True)
+class Started(Happening):
+    """A process is ready, `seconds` after it was begun."""
+
+    event: ClassVar[str] = "start"
+
+    process: int
+    workers: list[int]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted(Started):
+    """A process is ready that takes the place of one lost to a fault."""
+
+    event: ClassVar[str] = "restart"
+
+
+@dataclass(frozen=True, slots=True)
+class FellBack(Happening):
+    """Policy lowered the number of processes."""
+
+    event: ClassVar[str] = "fallback"
+
+    old: int
+    new: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered(Happening):
+    """Policy raised the number of processes again."""
+
+    event: ClassVar[str] = "recovery"
+
+    old: int
+    new: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Slow(Happening):
+    """A batch takes longer than its deadline, but its samples still finish. `seconds` is its time so far."""
+
+    event: ClassVar[str] = "slow"
+
+    batch: int | None
+    worker: int | None
+    seconds: float
+    sample: Any
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped(Happening):
+    """A bad sample was left out of its batch."""
+
+    event: ClassVar[str] = "skip"
+
+    epoch: int
+    batch: int
+    index: Any
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class EpochEnded(Happening):
+    """An epoch was delivered to its end."""
+
+    event: ClassVar[str] = "epoch"
+
+    epoch: int
+    batches: int
+
+
+@dataclass(frozen=True, slots=True)
+class CodeChanged(Happening):
+    """Source files of the dataset differ from those of the first start; a new process runs the new ones."""
+
+    event: ClassVar[str] = "code_changed"
+
+    files: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Closed(Happening):
+    """The loader ended."""
+
+    event: ClassVar[str] = "close"
+
+    batches: int
+    epochs: int
+    faults: int
+    seconds_lost: float

@@ -1,0 +1,227 @@
+"""The one line in which each happening is told to people: what, where, and what is done about it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from safeloader.observe import happenings as h
+from safeloader.observe.text import duration, inline, many, samples, stack_place
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+__all__ = ["line_for"]
+
+_CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS")
+_KEPT = "no batch is lost"
+_ACTIONS = {
+    "restarted": f"a new process takes over, {_KEPT}",
+    "abandoned": f"it cannot be killed and is left behind with its memory, a new process takes over, {_KEPT}",
+    "moved to a process": f"it is interrupted, and a process of its own takes over, {_KEPT}",
+    "raised": "the error is raised at this batch's turn",
+}
+_LESS_MEMORY = "fewer workers, smaller batches or a smaller prefetch_factor need less memory"
+
+
+def line_for(event: h.Happening) -> str:
+    """One line about a happening, which begins with the loader's name."""
+    return f"{inline(event.loader, 60)}: {_LINES[type(event)](event)}"
+
+
+def who(fault: h.Fault) -> str:
+    """Whom a fault hit: ``worker 1 (pid 4711)``, ``process 4711``."""
+    if fault.worker is None:
+        return "a process" if fault.process is None else f"process {fault.process}"
+    if fault.process is None:
+        return f"worker {fault.worker}"
+    if fault.process == os.getpid():
+        return f"worker {fault.worker} (in the main process)"
+    return f"worker {fault.worker} (pid {fault.process})"
+
+
+def _fault(fault: h.Fault) -> str:
+    told = _FAULTS.get(fault.cause, _other)(fault)
+    done = _ACTIONS.get(fault.action) or _other_action(fault)
+    hint = f"; {_LESS_MEMORY}" if fault.cause == "oom" else ""
+    return told + (f"; {done}" if done else "") + hint
+
+
+def _other_action(fault: h.Fault) -> str:
+    if fault.action.startswith("fell back"):
+        return f"{inline(fault.action).replace('fell', 'falling', 1)}, {_KEPT}"
+    if fault.action.startswith("skipped"):
+        return f"{inline(fault.action)}; loader.report() lists it"
+    return inline(fault.action)
+
+
+def _batch(fault: h.Fault) -> str:
+    epoch = "" if fault.epoch is None else f" of epoch {fault.epoch}"
+    if fault.sample is not None:
+        named = f" ({samples([fault.sample])})"
+    else:
+        named = f" ({samples(fault.indices)})" if fault.indices else ""
+    return f"batch {fault.batch}{epoch}{named}"
+
+
+def _while(fault: h.Fault) -> str:
+    return "outside a batch" if fault.batch is None else f"while loading {_batch(fault)}"
+
+
+def _again(fault: h.Fault) -> str:
+    return f", attempt {fault.attempts}" if fault.attempts > 1 else ""
+
+
+def _died(fault: h.Fault) -> str:
+    detail = inline(fault.detail)
+    if detail in _CRASHES:
+        how = f"crashed with {detail}"
+    elif detail.startswith("SIG"):
+        how = f"was killed by {detail}"
+    elif detail.startswith("exit code"):
+        how = f"ended with {detail}"
+    else:
+        how = "died" + (f" ({detail})" if detail else "")
+    place = stack_place(fault.stack)
+    return f"{who(fault)} {how} {_while(fault)}{_again(fault)}" + (f", at {place}" if place else "")
+
+
+def _oom(fault: h.Fault) -> str:
+    detail = f" ({inline(fault.detail)})" if fault.detail else ""
+    return f"{who(fault)} was killed because memory is short{detail} {_while(fault)}{_again(fault)}"
+
+
+def _hung(fault: h.Fault) -> str:
+    silence = "in time" if fault.stalled is None else f"for {duration(fault.stalled)}"
+    place = stack_place(fault.stack)
+    stuck = f", stuck at {place}" if place else ""
+    return f"{who(fault)} hung {_while(fault)}{_again(fault)}: no sample finished {silence}{stuck}"
+
+
+def _stopped(fault: h.Fault) -> str:
+    since = "" if fault.stalled is None else f" and silent for {duration(fault.stalled)}"
+    return f"{who(fault)} was found stopped (SIGSTOP or a debugger){since} {_while(fault)}{_again(fault)}"
+
+
+def _failed_start(fault: h.Fault) -> str:
+    silence = "" if fault.stalled is None else f"not ready after {duration(fault.stalled)}"
+    why = silence or inline(fault.detail)
+    return f"{who(fault)} did not start" + (f": {why}" if why else "") + _again(fault)
+
+
+def _raised(fault: h.Fault) -> str:
+    return f"{who(fault)} raised {inline(fault.detail) or 'an error'} {_while(fault)}"
+
+
+def _unpicklable(fault: h.Fault) -> str:
+    why = f": {inline(fault.detail)}" if fault.detail else ""
+    what = "something" if fault.batch is None else _batch(fault)
+    return f"{who(fault)} loaded {what}, which cannot be carried to the main process{why}"
+
+
+def _bad_sample(fault: h.Fault) -> str:
+    bad = [fault.sample] if fault.sample is not None else fault.indices or []
+    what = samples(bad) if bad else "a sample"
+    batch = "" if fault.batch is None else f" of batch {fault.batch}"
+    epoch = "" if fault.epoch is None else f" of epoch {fault.epoch}"
+    last = f", the last time with {inline(fault.detail)}" if fault.detail else ""
+    return f"{what}{batch}{epoch} is bad: it failed {many(fault.attempts, 'time')}{last}"
+
+
+def _other(fault: h.Fault) -> str:
+    detail = f" ({inline(fault.detail)})" if fault.detail else ""
+    return f"{who(fault)}: {fault.cause}{detail} {_while(fault)}{_again(fault)}"
+
+
+def _hosts(number: int) -> str:
+    return "the main process alone" if number == 0 else many(number, "process")
+
+
+def _started(event: h.Started) -> str:
+    return f"process {event.process} is ready after {duration(event.seconds)}, for {_workers(event.workers)}"
+
+
+def _restarted(event: h.Started) -> str:
+    return (
+        f"new process {event.process} is ready after {duration(event.seconds)}, for {_workers(event.workers)}"
+    )
+
+
+def _workers(workers: list[int]) -> str:
+    if not workers:
+        return "no worker yet"
+    return f"worker{'s' if len(workers) > 1 else ''} {', '.join(map(str, workers))}"
+
+
+def _resumed(event: h.Resumed) -> str:
+    return f"batches come again; fault {event.fault + 1} cost {duration(event.seconds_lost)}"
+
+
+def _rung(event: h.FellBack | h.Recovered) -> str:
+    turn = "falls back" if event.new < event.old else "recovers"
+    why = f" ({inline(event.why)})" if event.why else ""
+    change = f"from {_hosts(event.old)} to {_hosts(event.new)}"
+    return f"{turn} {change}{why}; the workers and the batches stay the same"
+
+
+def _slow(event: h.Slow) -> str:
+    worker = "the main process" if event.worker is None else f"worker {event.worker}"
+    batch = "a batch" if event.batch is None else f"batch {event.batch}"
+    sample = "" if event.sample is None else f" (now at {samples([event.sample])})"
+    again = f"; {many(event.count, 'slow batch')} so far" if event.count > 1 else ""
+    seconds = duration(event.seconds)
+    return (
+        f"{worker} is slow: {seconds} on {batch}{sample}; samples still finish, so nothing is killed{again}"
+    )
+
+
+def _skipped(event: h.Skipped) -> str:
+    cause = f" ({inline(event.cause)})" if event.cause else ""
+    what = f"{samples([event.index])} of batch {event.batch} of epoch {event.epoch}"
+    return f"left out bad {what}{cause}; loader.report() lists it"
+
+
+def _epoch(event: h.EpochEnded) -> str:
+    return f"epoch {event.epoch} ended after {many(event.batches, 'batch')}"
+
+
+def _code_changed(event: h.CodeChanged) -> str:
+    files = ", ".join(inline(file, 100) for file in event.files[:5])
+    more = f" and {len(event.files) - 5} more" if len(event.files) > 5 else ""
+    return (
+        f"source changed since the first start: {files}{more}; processes started from now on run the new code"
+    )
+
+
+def _closed(event: h.Closed) -> str:
+    faults = many(event.faults, "fault") if event.faults else "no fault"
+    lost = f", {duration(event.seconds_lost)} lost" if event.faults else ""
+    return (
+        f"closed after {many(event.batches, 'batch')} in {many(event.epochs, 'epoch')}, with {faults}{lost}"
+    )
+
+
+_FAULTS: dict[str, Callable[[h.Fault], str]] = {
+    "died": _died,
+    "oom": _oom,
+    "hung": _hung,
+    "stopped": _stopped,
+    "failed_start": _failed_start,
+    "raised": _raised,
+    "unpicklable": _unpicklable,
+    "bad_sample": _bad_sample,
+}
+_LINES: dict[type[h.Happening], Callable[[Any], str]] = {
+    h.Fault: _fault,
+    h.Started: _started,
+    h.Restarted: _restarted,
+    h.Resumed: _resumed,
+    h.FellBack: _rung,
+    h.Recovered: _rung,
+    h.Slow: _slow,
+    h.Skipped: _skipped,
+    h.EpochEnded: _epoch,
+    h.CodeChanged: _code_changed,
+    h.Closed: _closed,
+}

@@ -1,0 +1,206 @@
+"""The one object the driver tells what happens. It counts, keeps the rows, writes the event, logs the line.
+
+Its methods are called a few times a fault and never per batch. None of them raises: a run must not end
+because somebody could not be told about it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from safeloader.observe import happenings as h
+from safeloader.observe import log
+from safeloader.observe.events import EventFile
+from safeloader.observe.report import Report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from safeloader.settings import Settings
+
+__all__ = ["MOST_FAULTS", "Recorder"]
+
+MOST_FAULTS = 1000
+"""Faults kept whole; of older ones only the counts stay, and their lines in the file of events."""
+
+_NEEDS_NEW_PROCESS = ("died", "oom", "hung", "stopped", "failed_start")
+
+
+class Recorder:
+    """Records what happens to one loader.
+
+    The driver counts delivered batches itself: ``recorder.batches += 1`` is all that a batch costs here.
+
+    Attributes:
+        batches: Batches delivered.
+        workers: Number of workers.
+        rung: Number of processes that policy wants now; `fell_back` and `recovered` keep it.
+
+    Args:
+        name: Name of the loader.
+        settings: Settings in effect; `log_level` and `events` are used.
+        workers: Number of workers.
+        clock: Seconds since 1970.
+    """
+
+    def __init__(
+        self, name: str, settings: Settings, *, workers: int = 0, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.name = name
+        self.batches = 0
+        self.workers = workers
+        self.rung = workers if settings.max_processes is None else min(workers, settings.max_processes)
+        self._clock = clock
+        self._faults: dict[int, h.Fault] = {}
+        self._causes: Counter[str] = Counter()
+        self._lost_workers: set[int | None] = set()
+        self._skipped: list[tuple[int, int, Any]] = []
+        self._code_changed: list[str] = []
+        self._epochs = self._restarts = self._fallbacks = self._recoveries = self._slow = 0
+        self._seconds_lost = 0.0
+        self._closed = self._told_own_fault = False
+        self._events = EventFile(settings.events) if settings.events else None
+        with self._unharmed():
+            log.configure(settings)
+
+    def fault(self, fault: h.Fault) -> int:
+        """Record a fault.
+
+        Returns:
+            Its number, from 0, for `resumed`.
+        """
+        number = self._causes.total()
+        self._causes[fault.cause] += 1
+        with self._unharmed():
+            fault = replace(fault, time=fault.time or self._clock(), loader=fault.loader or self.name)
+            self._faults[number] = fault
+            self._faults.pop(number - MOST_FAULTS, None)
+            self._seconds_lost += fault.seconds_lost or 0.0
+            if fault.cause in _NEEDS_NEW_PROCESS:
+                self._lost_workers.add(fault.worker)
+            self._tell(fault)
+        return number
+
+    def resumed(self, fault_index: int, seconds_lost: float) -> None:
+        """The batch that a fault held up is there, so many seconds after the fault."""
+        with self._unharmed():
+            row = self._faults.get(fault_index)
+            self._seconds_lost += seconds_lost
+            if row is not None:
+                self._seconds_lost -= row.seconds_lost or 0.0
+                self._faults[fault_index] = replace(row, seconds_lost=seconds_lost)
+            self._tell(h.Resumed(self._clock(), self.name, fault_index, seconds_lost))
+
+    def started(self, process_pid: int, workers: Sequence[int], seconds: float) -> None:
+        """A process is ready, for these workers, so many seconds after it was begun."""
+        with self._unharmed():
+            hosted = list(workers)
+            again = self._takes_over(hosted)
+            self._restarts += again
+            happening = h.Restarted if again else h.Started
+            self._tell(happening(self._clock(), self.name, process_pid, hosted, seconds))
+
+    def _takes_over(self, workers: list[int]) -> bool:
+        """Whether a process for these workers stands in for a lost one; a loss is answered once."""
+        answered = self._lost_workers.intersection(workers)
+        if (
+            not answered and None in self._lost_workers
+        ):  # it was lost while it worked for nobody in particular
+            answered = {None}
+        self._lost_workers -= answered
+        return bool(answered)
+
+    def fell_back(self, old: int, new: int, why: str) -> None:
+        """Policy lowers the number of processes."""
+        with self._unharmed():
+            self._fallbacks += 1
+            self.rung = new
+            self._tell(h.FellBack(self._clock(), self.name, old, new, why))
+
+    def recovered(self, old: int, new: int, why: str = "") -> None:
+        """Policy raises the number of processes."""
+        with self._unharmed():
+            self._recoveries += 1
+            self.rung = new
+            self._tell(h.Recovered(self._clock(), self.name, old, new, why))
+
+    def slow(self, batch: int | None, worker: int | None, seconds: float, sample: Any = None) -> None:
+        """A batch is over its deadline, but its samples still finish."""
+        with self._unharmed():
+            self._slow += 1
+            self._tell(h.Slow(self._clock(), self.name, batch, worker, seconds, sample, self._slow))
+
+    def skipped(self, epoch: int, batch: int, index: Any, cause: str) -> None:
+        """A bad sample is left out of its batch."""
+        with self._unharmed():
+            self._skipped.append((epoch, batch, index))
+            self._tell(h.Skipped(self._clock(), self.name, epoch, batch, index, cause))
+
+    def epoch(self, n: int, batches: int) -> None:
+        """Epoch `n` was delivered to its end, with so many batches."""
+        with self._unharmed():
+            self._epochs += 1
+            self._tell(h.EpochEnded(self._clock(), self.name, n, batches))
+
+    def code_changed(self, files: Sequence[str]) -> None:
+        """These source files differ from those of the first start. A file is told once."""
+        with self._unharmed():
+            new = [file for file in files if file not in self._code_changed]
+            self._code_changed += new
+            if new:
+                self._tell(h.CodeChanged(self._clock(), self.name, new))
+
+    def closed(self) -> None:
+        """The loader ended. Only the first call counts."""
+        with self._unharmed():
+            if self._closed:
+                return
+            self._closed = True
+            faults = self._causes.total()
+            self._tell(
+                h.Closed(self._clock(), self.name, self.batches, self._epochs, faults, self._seconds_lost)
+            )
+
+    def report(self) -> Report:
+        """What happened so far; a copy that later happenings do not change."""
+        return Report(
+            name=self.name,
+            batches=self.batches,
+            epochs=self._epochs,
+            faults=list(self._faults.values()),
+            causes=dict(self._causes),
+            restarts=self._restarts,
+            fallbacks=self._fallbacks,
+            recoveries=self._recoveries,
+            rung=self.rung,
+            workers=self.workers,
+            skipped=list(self._skipped),
+            slow_batches=self._slow,
+            seconds_lost=self._seconds_lost,
+            code_changed=list(self._code_changed),
+        )
+
+    def _tell(self, happening: h.Happening) -> None:
+        try:
+            if self._events is not None:
+                self._events.write(happening)
+        finally:
+            log.tell(happening)
+
+    @contextmanager
+    def _unharmed(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            try:
+                if not self._told_own_fault:
+                    self._told_own_fault = True
+                    log.logger.warning(
+                        "%s: safeloader could not record what happened", self.name, exc_info=True
+                    )
+            except Exception:
+                pass

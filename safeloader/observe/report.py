@@ -1,0 +1,154 @@
+"""The report of a loader: what went wrong, where, what was done, what it cost; for people and as a dict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from safeloader.observe.events import plain
+from safeloader.observe.happenings import Fault
+from safeloader.observe.text import clock, duration, inline, many, samples, stack_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["VERSION", "Fault", "Report"]
+
+VERSION = 1
+"""Version of `Report.to_dict`. New keys do not change it; a changed or removed one does."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Report:
+    """What happened to a loader so far. ``print(report)`` is meant to be read.
+
+    Attributes:
+        name: Name of the loader.
+        batches: Batches delivered.
+        epochs: Epochs delivered to their end.
+        faults: The faults, oldest first; the oldest of very many are only counted.
+        causes: How many faults of each cause, the dropped ones included.
+        restarts: Processes that took the place of one lost to a fault.
+        fallbacks: Times that policy lowered the number of processes.
+        recoveries: Times that policy raised it again.
+        rung: Number of processes now; 0 is the main process alone.
+        workers: Number of workers, which never changes.
+        skipped: (epoch, batch, index) of each sample left out.
+        slow_batches: Batches that took longer than their deadline while samples still finished.
+        seconds_lost: What the faults cost in all, in seconds, as far as known.
+        code_changed: Source files that changed since the first start.
+    """
+
+    name: str
+    batches: int = 0
+    epochs: int = 0
+    faults: list[Fault] = field(default_factory=list)
+    causes: dict[str, int] = field(default_factory=dict)
+    restarts: int = 0
+    fallbacks: int = 0
+    recoveries: int = 0
+    rung: int = 0
+    workers: int = 0
+    skipped: list[tuple[int, int, Any]] = field(default_factory=list)
+    slow_batches: int = 0
+    seconds_lost: float = 0.0
+    code_changed: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as dicts, lists, numbers and text alone, fit for JSON."""
+        shown: dict[str, Any] = {"v": VERSION}
+        for item in fields(self):
+            shown[item.name] = plain(getattr(self, item.name))
+        shown["faults"] = [
+            {item.name: plain(getattr(fault, item.name)) for item in fields(fault)} for fault in self.faults
+        ]
+        return shown
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def __repr__(self) -> str:
+        return f"<Report of {self.name!r}: {many(self.batches, 'batch')}, {many(self._all(), 'fault')}>"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What IPython and notebooks show: the readable form."""
+        printer.text(str(self))
+
+    def _all(self) -> int:
+        return max(sum(self.causes.values()), len(self.faults))
+
+    def _lines(self) -> Iterator[str]:
+        now = f"{many(self.rung, 'process')} now for {many(self.workers, 'worker')}"
+        if self.workers and not self.rung:
+            now = f"all {many(self.workers, 'worker')} now in the main process"
+        elif not self.workers:
+            now = "no workers"
+        yield f"{self.name}: {many(self.batches, 'batch')}, {many(self.epochs, 'epoch')}, {now}"
+        dropped = self._all() - len(self.faults)
+        if dropped:
+            yield ""
+            yield f"{many(dropped, 'earlier fault')} no longer kept in full"
+        for number, fault in enumerate(self.faults, dropped + 1):
+            yield ""
+            yield from _block(number, fault)
+        yield ""
+        yield from self._totals()
+
+    def _totals(self) -> Iterator[str]:
+        causes = ", ".join(f"{count} {cause}" for cause, count in self.causes.items())
+        faults = many(self._all(), "fault") if self._all() else "no faults"
+        recoveries = "1 recovery" if self.recoveries == 1 else f"{self.recoveries:,} recoveries"
+        parts = [
+            faults + (f" ({causes})" if causes else ""),
+            many(self.restarts, "restart"),
+            many(self.fallbacks, "fallback"),
+            recoveries,
+            many(len(self.skipped), "skipped sample"),
+            many(self.slow_batches, "slow batch"),
+            f"{duration(self.seconds_lost)} lost",
+        ]
+        yield f"total: {', '.join(parts)}"
+        if self.skipped:
+            shown = [
+                f"{inline(i, 60)} (epoch {epoch}, batch {batch})" for epoch, batch, i in self.skipped[:20]
+            ]
+            rest = f", ... ({len(self.skipped):,} in all)" if len(self.skipped) > 20 else ""
+            yield f"skipped: {', '.join(shown)}{rest}"
+        if self.code_changed:
+            yield f"code changed since the first start: {', '.join(self.code_changed)}"
+
+
+def _block(number: int, fault: Fault) -> Iterator[str]:
+    yield f"fault {number}, {clock(fault.time)}: {_what(fault)}"
+    where = _where(fault)
+    if where:
+        yield f"  where: {where}"
+    if fault.stack and fault.stack.strip():
+        yield "  stack:"
+        yield from (f"    {line}" for line in stack_lines(fault.stack))
+    yield f"  done:  {inline(fault.action) or 'nothing'}"
+    yield f"  lost:  {'not known yet' if fault.seconds_lost is None else duration(fault.seconds_lost)}"
+
+
+def _what(fault: Fault) -> str:
+    # Who hangs is killed by the loader: that signal would point at the wrong culprit.
+    ours = fault.cause in ("hung", "stopped") and fault.detail.startswith(("SIG", "exit code"))
+    detail = f" ({inline(fault.detail)})" if fault.detail and not ours else ""
+    silent = "" if not fault.stalled else f", silent for {duration(fault.stalled)}"
+    return f"{fault.cause}{detail}{silent}"
+
+
+def _where(fault: Fault) -> str:
+    parts = []
+    for word, value in (("epoch", fault.epoch), ("batch", fault.batch), ("worker", fault.worker)):
+        if value is not None:
+            parts.append(f"{word} {value}")
+    if fault.process is not None:
+        parts.append(f"pid {fault.process}")
+    if fault.sample is not None:
+        parts.append(samples([fault.sample]))
+    elif fault.indices:
+        parts.append(samples(fault.indices))
+    if fault.attempts > 1:
+        parts.append(f"attempt {fault.attempts}")
+    return ", ".join(parts)

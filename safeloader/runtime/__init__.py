@@ -1,0 +1,17 @@
+"""The runtime acts and decides nothing.
+
+::
+
+    trainer                                                     process (fresh interpreter, never the main script)
+    +---------------------------+   channel (socket pair)   +----------------------------------+
+    | driver: carries commands  | --- host, task, resume -->| host: one message after another  |
+    | out, tells events         |<-- ready, loaded, raised -|   worker: dataset + generators   |
+    +---------------------------+                           |   codec: batch -> lease          |
+      |  arena: slots, mapped once =====(same memory)====== |   page: "on task 12, sample 7"   |
+      |  spec: dataset, serialised once, sealed  ==(cow)==> +----------------------------------+
+      |  stacks (pipe) <---- faulthandler, also on a crash
+      |  lifeline (pipe) ---- the kernel kills the process when the trainer is gone
+
+``driver`` is the only loop. ``inline`` hosts workers in the trainer. No lock, queue or thread is shared with a
+process: a SIGKILL at any instruction hurts nobody else.
+"""

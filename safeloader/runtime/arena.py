@@ -1,0 +1,87 @@
+"""Shared memory for batches: slots in one nameless file, mapped once on each side and used again and again.
+
+Every slot owns a window of the sparse file that is far larger than any batch, so a slot grows by being mapped further:
+no renaming, no message, no second file. Memory is used only where a batch was written. The first window holds the
+progress pages of the processes.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+from . import system
+
+__all__ = ["Arena", "SlotTooSmall"]
+
+_PAGE = mmap.PAGESIZE
+_MEMORY_WINDOW = 1 << 40
+_MEMORY_SIZE = 1 << 62
+_FILE_WINDOW = 1 << 34  # an ordinary file system allows files of 16 TiB: 1,000 slots
+_FILE_SIZE = 1 << 43
+_FIRST_MAPPING = 1 << 26
+
+
+class SlotTooSmall(MemoryError):
+    """A batch is larger than a window of the arena."""
+
+
+class Arena:
+    """One side's view of the slots.
+
+    Args:
+        descriptor: the file; None to make it (the trainer does).
+    """
+
+    def __init__(self, descriptor: int | None = None) -> None:
+        self.window = _MEMORY_WINDOW if system.HAS_MEMFD else _FILE_WINDOW
+        size = _MEMORY_SIZE if system.HAS_MEMFD else _FILE_SIZE
+        if descriptor is None:
+            descriptor = system.memory_file("arena")
+            os.ftruncate(descriptor, size)
+        self.descriptor = descriptor
+        self._slots = size // self.window - 1
+        self._mapped: dict[int, system.Mapping] = {}
+
+    def map(self, slot: int, nbytes: int) -> system.Mapping:
+        """The slot's memory, at least ``nbytes`` of it. The same object as last time, unless it had to grow.
+
+        Raises:
+            SlotTooSmall: more than a window is asked for, or the file has no further window.
+        """
+        mapping = self._mapped.get(slot)
+        if mapping is None or mapping.length < nbytes:
+            mapping = self._mapped[slot] = self._map(slot, nbytes)
+        return mapping
+
+    def _map(self, slot: int, nbytes: int) -> system.Mapping:
+        if nbytes > self.window or slot >= self._slots:
+            raise SlotTooSmall(
+                f"a batch of {nbytes:,} bytes (slot {slot}) does not fit into the shared memory of this system: "
+                f"{self.window:,} bytes a batch, {self._slots:,} batches"
+            )
+        length = _FIRST_MAPPING
+        while length < nbytes:
+            length *= 4
+        return system.Mapping(self.descriptor, min(length, self.window), (slot + 1) * self.window)
+
+    def page(self, process: int) -> system.Mapping:
+        """The progress page of a process."""
+        return system.Mapping(self.descriptor, _PAGE, process * _PAGE)
+
+    def free(self, slot: int) -> None:
+        """Give a slot's memory back to the system."""
+        mapping = self._mapped.pop(slot, None)
+        if mapping is not None:
+            mapping.release_memory(mapping.length)
+
+    def forget(self, slot: int) -> None:
+        """Unmap a slot on this side as soon as no view needs it."""
+        self._mapped.pop(slot, None)
+
+    def close(self) -> None:
+        """Close the file. Batches that are still held stay mapped until they die."""
+        self._mapped.clear()
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1

@@ -1,0 +1,193 @@
+"""What a carried stream calls when it is read: the reading half of `pickler`.
+
+A worker process imports this module before anything else of the user's, so it imports only the standard
+library, and torch only where the stream holds a tensor (which then could not be read without it).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import threading
+import types
+import weakref
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+
+    import torch
+
+
+class _Reading(threading.local):
+    """What the stream that this thread is reading refers to by number."""
+
+    descriptors: Sequence[int] = ()
+    classes: Sequence[type] | None = None
+
+
+_reading = _Reading()
+
+
+@contextmanager
+def reading(descriptors: Sequence[int], classes: Sequence[type] | None) -> Iterator[None]:
+    """Let streams read in this block find `descriptors` and `classes` by their numbers.
+
+    Args:
+        descriptors: File descriptors of this process, in the order in which the stream numbers them.
+        classes: The classes to use in place of those in the stream; None to make new ones.
+    """
+    before = _reading.descriptors, _reading.classes
+    _reading.descriptors, _reading.classes = descriptors, classes
+    try:
+        yield
+    finally:
+        _reading.descriptors, _reading.classes = before
+
+
+class Inherited:
+    """Stands for a descriptor that the reading process inherited; used as multiprocessing's `DupFd` is."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def detach(self) -> int:
+        """Return a descriptor of its own for each reader, so that one stream can be read many times."""
+        return os.dup(_reading.descriptors[self.number])
+
+
+def numbered_class(number: int) -> type:
+    """Return a class that both sides know by `number`."""
+    if _reading.classes is None or number >= len(_reading.classes):
+        raise LookupError(f"class {number} of the carried classes is unknown here")
+    return _reading.classes[number]
+
+
+def make_class(number: int, make: Callable[..., type], args: tuple[Any, ...]) -> type:
+    """Build the still empty class `number`, or return the reader's own class of that number."""
+    return make(*args) if _reading.classes is None else _reading.classes[number]
+
+
+def fill_class(cls: type, state: tuple[Callable[[type, Any], object], Any]) -> None:
+    """Give a class built by `make_class` its methods; the reader's own class stays as it is."""
+    if _reading.classes is None:
+        fill, contents = state
+        fill(cls, contents)
+
+
+def empty_cell() -> types.CellType:
+    """Build the place of a captured variable, which functions may share."""
+    return types.CellType()
+
+
+def fill_cell(cell: types.CellType, contents: tuple[object]) -> None:
+    """Give a captured variable its value."""
+    (cell.cell_contents,) = contents
+
+
+def make_module(name: str) -> types.ModuleType:
+    """Build a module that no file of the reading process could give; it does not enter `sys.modules`."""
+    return types.ModuleType(name)
+
+
+def fill_module(module: types.ModuleType, contents: Mapping[str, object]) -> None:
+    """Give a module built by `make_module` its variables."""
+    module.__dict__.update(contents)
+
+
+def lru_cached(function: Callable[..., Hashable], maxsize: int | None, typed: bool) -> Callable[..., Any]:
+    """Wrap `function` by an empty `functools.lru_cache`."""
+    return functools.lru_cache(maxsize=maxsize, typed=typed)(function)
+
+
+def cached_property(function: Callable[..., Any], name: str | None) -> functools.cached_property[Any]:
+    """Build a `functools.cached_property` that is bound to the attribute `name`."""
+    made = functools.cached_property(function)
+    made.attrname = name
+    return made
+
+
+def weak_dictionary(cls: type, items: Iterable[tuple[Any, Any]]) -> Any:
+    """Build a weak dictionary; entries stay whose weak half lives elsewhere in the same stream."""
+    made = cls()
+    for key, value in items:
+        made[key] = value
+    return made
+
+
+def weak_reference(target: Any) -> weakref.ref[Any]:
+    """Build a weak reference; dead at once if nothing else in the stream holds `target`."""
+    return weakref.ref(target)
+
+
+def storage_over(buffer: Any) -> torch.UntypedStorage:
+    """Return a torch storage that lies over `buffer`, without a copy where the buffer is writable."""
+    import torch
+
+    view = memoryview(buffer)
+    if not view.nbytes:
+        return torch.empty(0, dtype=torch.uint8).untyped_storage()
+    # torch knows no read-only tensor: writing through one would end the process by SIGSEGV.
+    writable = bytearray(view) if view.readonly else view
+    return torch.frombuffer(writable, dtype=torch.uint8).untyped_storage()
+
+
+def storage_by_name(manager: bytes, handle: bytes, size: int) -> torch.UntypedStorage:
+    """Open a storage that torch shares under a name (sharing strategy ``file_system``)."""
+    import torch
+
+    # torch's own rebuild function also gives up the sender's reference, which is right for one reader only.
+    opening: Any = torch.UntypedStorage._new_shared_filename_cpu
+    opened: torch.UntypedStorage = opening(manager, handle, size)
+    return opened
+
+
+def tensor_over(
+    storage: torch.UntypedStorage,
+    dtype: torch.dtype,
+    offset: int,
+    size: tuple[int, ...],
+    stride: tuple[int, ...],
+    requires_grad: bool,
+) -> torch.Tensor:
+    """Return the plain, strided tensor that looks so into `storage` (offset and strides in elements)."""
+    import torch
+
+    tensor = torch.empty(0, dtype=dtype).set_(storage, offset, size, stride)
+    return tensor.requires_grad_() if requires_grad else tensor
+
+
+def adopt_tracker(number: int) -> None:
+    """Use the trainer's resource tracker, as a process that multiprocessing spawned does.
+
+    Without it, a process that attaches to a `multiprocessing.shared_memory.SharedMemory` before Python 3.13
+    starts a tracker of its own, which unlinks the segment under everybody's feet when that process ends.
+
+    Args:
+        number: The inherited descriptor of the trainer's tracker.
+    """
+    from multiprocessing import resource_tracker
+
+    tracker: Any = resource_tracker._resource_tracker
+    if tracker._fd is None:
+        tracker._fd = os.dup(number)
+
+
+def publish(classes: Sequence[type]) -> None:
+    """Make the carried top-level classes of the trainer's ``__main__`` known in this process's ``__main__``.
+
+    With it, plain `pickle` inside a worker process can read and write instances of them (a cache file, say).
+    A name that ``__main__`` already has stays: where two workers live in one process, the first one's classes
+    are known.
+
+    Args:
+        classes: What `carry.read` returned.
+    """
+    main = sys.modules["__main__"]
+    for cls in classes:
+        if cls.__module__ == "__main__" and "." not in cls.__qualname__ and not hasattr(main, cls.__name__):
+            setattr(main, cls.__name__, cls)

@@ -1,0 +1,131 @@
+"""Framed messages over one socket pair per process. The trainer's end never blocks.
+
+A frame is four bytes of length and a pickle. Messages are small (batches lie in leases), but nothing depends on it: a
+half-written frame of a process that was killed or stopped waits in a buffer and holds nobody up.
+"""
+
+from __future__ import annotations
+
+import pickle
+import socket
+import struct
+from collections import deque
+from typing import Any
+
+__all__ = ["Blocking", "NonBlocking", "frame"]
+
+_LENGTH = struct.Struct("<I")
+_CHUNK = 1 << 16
+
+
+def frame(message: object) -> bytes:
+    """Serialise a message of plain values."""
+    body = pickle.dumps(message, protocol=5)
+    return _LENGTH.pack(len(body)) + body
+
+
+class _Frames:
+    """Cuts a byte stream into messages."""
+
+    __slots__ = ("_rest",)
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[Any]:
+        if self._rest:
+            data = self._rest + data
+        messages, start, end = [], 0, len(data)
+        while end - start >= 4:
+            (length,) = _LENGTH.unpack_from(data, start)
+            if end - start - 4 < length:
+                break
+            messages.append(pickle.loads(memoryview(data)[start + 4 : start + 4 + length]))
+            start += 4 + length
+        self._rest = data[start:]
+        return messages
+
+
+class NonBlocking:
+    """The trainer's end."""
+
+    def __init__(self, end: socket.socket) -> None:
+        end.setblocking(False)
+        self.socket = end
+        self.ended = False
+        self._frames = _Frames()
+        self._backlog: deque[bytes] = deque()
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def send(self, message: object) -> None:
+        """Send now, or as soon as there is room. A peer that is gone is noticed elsewhere."""
+        self._backlog.append(frame(message))
+        self.flush()
+
+    def flush(self) -> bool:
+        """Send what waits. Returns True if something still waits."""
+        while self._backlog:
+            data = self._backlog[0]
+            try:
+                sent = self.socket.send(data)
+            except BlockingIOError:
+                return True
+            except OSError:
+                self._backlog.clear()
+                return False
+            if sent == len(data):
+                self._backlog.popleft()
+            else:
+                self._backlog[0] = data[sent:]
+        return False
+
+    def receive(self) -> list[Any]:
+        """Everything that has arrived; ``ended`` is set when the peer is gone."""
+        messages: list[Any] = []
+        while True:
+            try:
+                data = self.socket.recv(_CHUNK)
+            except BlockingIOError:
+                return messages
+            except OSError:
+                data = b""
+            if not data:
+                self.ended = True
+                return messages
+            messages += self._frames.feed(data)
+            if len(data) < _CHUNK:
+                return messages
+
+    def shut(self) -> None:
+        """Say that no further message will come."""
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class Blocking:
+    """The process's end: it has nothing better to do than to wait."""
+
+    def __init__(self, end: socket.socket) -> None:
+        end.setblocking(True)
+        self.socket = end
+        self._frames = _Frames()
+        self._messages: deque[Any] = deque()
+
+    def send(self, message: object) -> None:
+        self.socket.sendall(frame(message))
+
+    def receive(self) -> Any | None:
+        """The next message, None when the trainer closed its side."""
+        while not self._messages:
+            data = self.socket.recv(_CHUNK)
+            if not data:
+                return None
+            self._messages.extend(self._frames.feed(data))
+        return self._messages.popleft()

@@ -1,0 +1,152 @@
+"""Workers hosted by the trainer itself, at the lowest rung: same code, same bytes, no process.
+
+The trainer's own generators, worker info and thread count are put back after every batch. A watchdog thread interrupts
+a batch past its deadline where Python can be interrupted: a signal whose handler raises wakes even a sleep or a lock.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+
+from .. import torch_private
+from . import system
+from .collate import collating_into
+from .generators import Generators, States
+from .spec import Parts, Spec
+from .worker import LoadSpec, Loaded, Marks, Worker, WorkerPlace
+
+__all__ = ["InlineBatch", "InlineHost", "Interrupted"]
+
+
+class InlineBatch(NamedTuple):
+    """A batch that never left the trainer."""
+
+    value: Any
+
+
+class Interrupted(BaseException):
+    """A batch took too long; not an Exception, so that no dataset swallows it."""
+
+    def __init__(self, stack: str = "") -> None:
+        super().__init__(stack)
+        self.stack = stack
+
+
+class InlineHost:
+    """Hosts workers in this process.
+
+    Args:
+        load: plain values for this loader.
+        spec: where the workers' copies come from.
+    """
+
+    def __init__(self, load: LoadSpec, spec: Spec) -> None:
+        self._load = load
+        self._spec = spec
+        self._generators: Generators | None = None
+        self._places: dict[int, WorkerPlace] = {}
+        self._workers: dict[int, Worker] = {}
+
+    def host(self, place: WorkerPlace) -> None:
+        """Take a worker in; it is set up when it is first needed."""
+        self._places[place.worker] = place
+
+    def drop(self, worker: int) -> None:
+        self._places.pop(worker, None)
+        self._workers.pop(worker, None)
+
+    def resume(self, worker: int, shared_seed: int | None) -> None:
+        with self._as_worker(worker) as hosted:
+            try:
+                hosted.resume(shared_seed)
+            except Exception as error:
+                hosted.failure = error
+
+    def load(self, worker: int, indices: Any, skip: tuple[int, ...], timeout: float) -> Loaded:
+        """Load one batch now.
+
+        Raises:
+            Ended: the worker has nothing left.
+            Interrupted: it took longer than ``timeout`` seconds and could be interrupted.
+            Exception: whatever the dataset raised.
+        """
+        with self._as_worker(worker) as hosted, _watched(timeout):
+            return hosted.load(indices, skip)
+
+    def states(self, worker: int) -> States | None:
+        """The generators of a worker after its last batch."""
+        hosted = self._workers.get(worker)
+        return hosted.states if hosted is not None else None
+
+    def sample(self, worker: int) -> int | None:
+        hosted = self._workers.get(worker)
+        return hosted.sample if hosted is not None else None
+
+    @contextmanager
+    def _as_worker(self, number: int) -> Iterator[Worker]:
+        if self._generators is None:
+            self._generators = Generators()
+        generators = self._generators
+        mine, info, threads = generators.capture(), torch_private.get_worker_info(), torch.get_num_threads()
+        torch.set_num_threads(1)  # as in a process: the number of threads can change the last bits of a sum
+        try:
+            with collating_into(None):
+                hosted = self._workers.get(number) or self._set_up(number, generators)
+                hosted.enter()
+                try:
+                    yield hosted
+                finally:
+                    hosted.leave()
+        finally:
+            torch.set_num_threads(threads)
+            torch_private.put_worker_info(info)
+            generators.restore(mine)
+
+    def _set_up(self, number: int, generators: Generators) -> Worker:
+        parts: Parts = self._spec.parts()
+        worker = Worker(
+            self._load, parts.dataset, parts.collate_fn, parts.worker_init_fn, self._places.pop(number),
+            generators, Marks(),
+        )  # fmt: skip
+        self._workers[number] = worker
+        return worker
+
+
+@contextmanager
+def _watched(timeout: float) -> Iterator[None]:
+    """Interrupt the block after ``timeout`` seconds; only in the main thread, where Python runs signal handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    main = threading.get_ident()
+    over = threading.Event()
+    stack: list[str] = []
+
+    def interrupt(signum: int, frame: Any) -> None:
+        if not over.is_set():
+            over.set()
+            raise Interrupted(stack[0] if stack else "")
+
+    def watch() -> None:
+        if not over.wait(timeout):
+            frame = sys._current_frames().get(main)
+            stack.append("".join(traceback.format_stack(frame)) if frame is not None else "")
+            signal.pthread_kill(main, system.INTERRUPT_SIGNAL)
+
+    before = signal.signal(system.INTERRUPT_SIGNAL, interrupt)
+    watcher = threading.Thread(target=watch, daemon=True, name="safeloader-watchdog")
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+        signal.signal(system.INTERRUPT_SIGNAL, before)

@@ -1,0 +1,81 @@
+"""The progress page: a process writes what it works on, the trainer reads it when a deadline is due, or after a death.
+
+Aligned eight-byte stores, no lock, no message. Times are ``time.monotonic()`` seconds, one clock for all processes.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from . import system
+
+__all__ = ["IDLE", "Page", "Progress"]
+
+from typing import NamedTuple
+
+_WORK, _SAMPLE, _TAKEN, _PROGRESSED = range(4)
+IDLE = 0
+NO_SAMPLE = -1
+
+
+class Progress(NamedTuple):
+    """What the page says: a task, or a worker that is being set up; the position of the sample in work, if known."""
+
+    task: int | None
+    setup: int | None
+    sample: int | None
+    taken_at: float
+    progressed_at: float
+
+
+class Page:
+    """One process's page, seen from either side."""
+
+    __slots__ = ("_ints", "_mapping", "_times")
+
+    def __init__(self, mapping: system.Mapping) -> None:
+        self._mapping = mapping
+        view = mapping.view()
+        self._ints = view.cast("q")
+        self._times = view.cast("d")
+
+    def take_task(self, task: int) -> float:
+        """This task is being worked on from now."""
+        return self._take(task + 1)
+
+    def take_setup(self, worker: int) -> float:
+        return self._take(-1 - worker)
+
+    def _take(self, work: int) -> float:
+        now = monotonic()
+        self._times[_TAKEN] = self._times[_PROGRESSED] = now
+        self._ints[_SAMPLE] = NO_SAMPLE
+        self._ints[_WORK] = work
+        return now
+
+    def sample(self, position: int) -> None:
+        """The samples before this position are finished; this one is in work."""
+        self._times[_PROGRESSED] = monotonic()
+        self._ints[_SAMPLE] = position
+
+    def collate(self) -> None:
+        """All samples are finished."""
+        self._times[_PROGRESSED] = monotonic()
+        self._ints[_SAMPLE] = NO_SAMPLE
+
+    def rest(self) -> float:
+        """Nothing is being worked on."""
+        now = monotonic()
+        self._ints[_WORK] = IDLE
+        self._times[_PROGRESSED] = now
+        return now
+
+    def read(self) -> Progress:
+        work, sample = self._ints[_WORK], self._ints[_SAMPLE]
+        return Progress(
+            work - 1 if work > 0 else None,
+            -1 - work if work < 0 else None,
+            sample if sample >= 0 else None,
+            self._times[_TAKEN],
+            self._times[_PROGRESSED],
+        )

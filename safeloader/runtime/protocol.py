@@ -1,0 +1,29 @@
+"""The words on the channel: tuples that begin with one of these numbers.
+
+To a process: ``(HOST, WorkerPlace)``, ``(DROP, worker)``, ``(RESUME, worker, shared_seed)``,
+``(TASK, worker, task, indices, skip, slot)``, ``(PROBE, worker, task, indices, positions)``.
+``indices`` are ``Carried`` if they hold something of the main script.
+
+From a process: ``(READY,)``, ``(HOSTED, worker, finished_at)``, ``(RESUMED, worker, finished_at)``,
+``(LOADED, task, nbytes, stream, place, pieces, states_at, taken_at, finished_at, dropped)``: the pickle stream comes
+in the message, or lies in the lease at ``place``; ``states_at`` is where the generators' states lie in the lease;
+``(EMPTY, ...)`` like LOADED for a batch of which policy left nothing;
+``(RAISED, task, error, sample, unpicklable, states, finished_at)``, ``(ENDED, task, states, finished_at)``,
+``(PROBED, task, finished_at)``, ``(REFUSED, error)``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+HOST, DROP, RESUME, TASK, PROBE = range(5)
+READY, HOSTED, RESUMED, LOADED, EMPTY, RAISED, ENDED, PROBED, REFUSED = range(10, 19)
+
+STREAM_IN_MESSAGE = 4096
+"""A pickle stream of at most so many bytes travels in the message; a longer one lies in the lease."""
+
+
+class Carried(NamedTuple):
+    """Something small, serialised by value."""
+
+    data: bytes

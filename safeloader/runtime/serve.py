@@ -1,0 +1,195 @@
+"""What a process does with each message."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from .. import torch_private
+from . import carry
+from . import protocol as p
+from .codec import Encoder, LeaseWriter
+from .collate import collating_into
+from .generators import Generators
+from .page import Page
+from .spec import HostConfig, open_parts
+from .worker import Ended, Loaded, Marks, Worker, WorkerPlace
+
+if TYPE_CHECKING:
+    from .arena import Arena
+    from .channel import Blocking
+
+__all__ = ["Host"]
+
+
+class _PageMarks(Marks):
+    def __init__(self, page: Page) -> None:
+        self.sample = page.sample  # type: ignore[method-assign]
+        self.collate = page.collate  # type: ignore[method-assign]
+
+
+class Host:
+    """Hosts workers, one of which is in at a time.
+
+    Args:
+        config: plain values for this loader.
+        spec: descriptor of the file with the user's objects.
+        arena: this process's side of the arena.
+        process: this process's number.
+        link: the channel.
+    """
+
+    def __init__(self, config: HostConfig, spec: int, arena: Arena, process: int, link: Blocking) -> None:
+        self._config = config
+        self._spec = spec
+        self._link = link
+        self._page = Page(arena.page(process))
+        self._marks = _PageMarks(self._page)
+        self._writer = LeaseWriter(arena)
+        self._encoder = Encoder(self._writer, config.token)
+        self._generators = Generators()
+        self._workers: dict[int, Worker] = {}
+        self._classes: list[type] = []
+        self._inside: Worker | None = None
+        self._handlers: dict[int, Callable[..., None]] = {
+            p.HOST: self._host,
+            p.DROP: self._drop,
+            p.RESUME: self._resume,
+            p.TASK: self._task,
+            p.PROBE: self._probe,
+        }
+
+    def serve(self) -> None:
+        """Until the trainer closes the channel."""
+        with collating_into(self._writer):
+            while True:
+                message = self._link.receive()
+                if message is None:
+                    return
+                self._handlers[message[0]](*message[1:])
+
+    # ------------------------------------------------------------ workers
+
+    def _host(self, place: WorkerPlace) -> None:
+        self._page.take_setup(place.worker)
+        self._switch(None)
+        try:
+            parts = open_parts(self._spec)
+        except BaseException as error:
+            self._page.rest()
+            self._link.send((p.REFUSED, self._exception(error, f"in worker process {os.getpid()}")))
+            raise SystemExit(0) from None
+        self._classes = parts.classes
+        self._encoder.numbers.update({cls: number for number, cls in enumerate(parts.classes)})
+        worker = Worker(
+            self._config.load, parts.dataset, parts.collate_fn, parts.worker_init_fn, WorkerPlace(*place),
+            self._generators, self._marks,
+        )  # fmt: skip
+        self._workers[worker.id] = self._inside = worker
+        self._link.send((p.HOSTED, worker.id, self._page.rest()))
+
+    def _drop(self, worker: int) -> None:
+        gone = self._workers.pop(worker, None)
+        if gone is self._inside:
+            self._inside = None
+
+    def _resume(self, worker: int, shared_seed: int | None) -> None:
+        self._page.take_setup(worker)
+        self._switch(self._workers[worker])
+        try:
+            self._workers[worker].resume(shared_seed)
+        except Exception as error:
+            self._workers[worker].failure = error
+        self._link.send((p.RESUMED, worker, self._page.rest()))
+
+    def _switch(self, worker: Worker | None) -> Worker | None:
+        """Let another worker in: the generators of this process become its own."""
+        if worker is not self._inside:
+            if self._inside is not None:
+                self._inside.leave()
+            self._inside = worker
+            if worker is not None:
+                worker.enter()
+        return worker
+
+    # ------------------------------------------------------------ tasks
+
+    def _task(self, number: int, task: int, indices: Any, skip: tuple[int, ...], slot: int) -> None:
+        taken_at = self._page.take_task(task)
+        worker = self._workers[number]
+        self._switch(worker)
+        self._writer.open(slot)
+        try:
+            message = self._load(worker, task, self._indices(indices), skip, taken_at)
+        finally:
+            self._writer.close()
+        self._link.send(message)
+
+    def _load(self, worker: Worker, task: int, indices: Any, skip: tuple[int, ...], taken_at: float) -> Any:
+        try:
+            loaded = worker.load(indices, skip)
+        except Ended:
+            return (p.ENDED, task, self._generators.moved(), self._page.rest())
+        except Exception as error:
+            return self._raised(worker, task, error, unpicklable=False)
+        try:
+            return self._loaded(task, loaded, taken_at)
+        except Exception as error:
+            return self._raised(worker, task, error, unpicklable=True)
+
+    def _loaded(self, task: int, loaded: Loaded, taken_at: float) -> Any:
+        if loaded.empty:
+            states = self._generators.moved()
+            return (p.EMPTY, task, states, taken_at, self._page.rest(), loaded.dropped)
+        stream, pieces = self._encoder.encode(loaded.batch)
+        place = None
+        if len(stream) > p.STREAM_IN_MESSAGE:
+            place, stream = (self._writer.write(stream), len(stream)), b""
+        nbytes = self._writer.used if pieces or place else 0
+        states_at = self._put_states()
+        return (
+            p.LOADED, task, nbytes, stream, place, pieces, states_at, taken_at, self._page.rest(), loaded.dropped,
+        )  # fmt: skip
+
+    def _put_states(self) -> tuple[int, int] | None:
+        states = self._generators.moved()
+        if states is None:
+            return None
+        data = pickle.dumps(tuple(states), protocol=5)
+        return self._writer.write(data), len(data)
+
+    def _raised(self, worker: Worker, task: int, error: Exception, unpicklable: bool) -> Any:
+        wrapped = self._exception(error, f"in DataLoader worker process {worker.id}")
+        states = self._generators.moved()
+        return (p.RAISED, task, wrapped, worker.sample, unpicklable, states, self._page.rest())
+
+    def _exception(self, error: BaseException, where: str) -> bytes:
+        """torch's wrapper, so that the same error comes out as from torch's workers; as text if its class cannot."""
+        wrapper = torch_private.ExceptionWrapper((type(error), error, error.__traceback__), where=where)
+        try:
+            return carry.dumps(wrapper, self._classes)
+        except Exception:
+            name = wrapper.exc_type.__name__
+            wrapper.exc_type = RuntimeError
+            wrapper.exc_msg = f"(its class, {name}, cannot leave the worker)\n{wrapper.exc_msg}"
+            return carry.dumps(wrapper)
+
+    def _indices(self, indices: Any) -> Any:
+        return carry.loads(indices.data, self._classes) if isinstance(indices, p.Carried) else indices
+
+    def _probe(self, number: int, task: int, indices: Any, positions: tuple[int, ...]) -> None:
+        self._page.take_task(task)
+        worker = self._workers[number]
+        self._switch(worker)
+        wanted = self._indices(indices)
+        others = tuple(i for i in range(len(wanted)) if i not in positions)
+        try:
+            worker.load(wanted, others)
+        except Exception:  # an exception kills nobody
+            pass
+        self._page.rest()
+        self._link.send((p.PROBED, task, monotonic()))
+

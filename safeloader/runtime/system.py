@@ -1,0 +1,185 @@
+"""Facts about the system and the few calls that Python does not offer; every use of ctypes stands here.
+
+Portable ways exist for each of them (macOS); ``SAFELOADER``'s tests switch them on under Linux by setting
+``_SAFELOADER_PORTABLE=1``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import mmap
+import os
+import signal
+import sys
+import tempfile
+import weakref
+
+__all__ = [
+    "HAS_MEMFD",
+    "HAS_PIDFD",
+    "HAS_SIGNAL_ON_HANGUP",
+    "Mapping",
+    "die_with",
+    "memory_file",
+    "oom_kills",
+    "process_state",
+    "seal",
+    "share_of_memory_left",
+]
+
+_PORTABLE = os.environ.get("_SAFELOADER_PORTABLE") == "1"
+_LINUX = sys.platform == "linux" and not _PORTABLE
+
+HAS_MEMFD = _LINUX and hasattr(os, "memfd_create")
+HAS_PIDFD = _LINUX and hasattr(os, "pidfd_open")
+HAS_SIGNAL_ON_HANGUP = _LINUX
+
+STACK_SIGNAL = signal.SIGRTMIN + 7 if _LINUX else signal.SIGUSR2  # unlikely to be the user's
+INTERRUPT_SIGNAL = signal.SIGRTMIN + 8 if _LINUX else signal.SIGUSR2
+
+_F_SETSIG = 10
+_F_ADD_SEALS, _SEALS = 1033, 0x0001 | 0x0002 | 0x0004 | 0x0008
+_MADV_REMOVE = 9
+_MAP_FIXED = 0x10
+_MAP_FAILED = ctypes.c_void_p(-1).value
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [
+    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64,
+]  # fmt: skip
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+def memory_file(name: str) -> int:
+    """A file in memory without a name: ``memfd_create``, or an unlinked temporary file where there is none."""
+    if HAS_MEMFD:
+        return os.memfd_create(f"safeloader-{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    descriptor, path = tempfile.mkstemp(prefix=f"safeloader-{name}-")
+    os.unlink(path)
+    return descriptor
+
+
+def seal(descriptor: int) -> None:
+    """Nobody can change this memory file any more (no effect where the system has no seals)."""
+    if HAS_MEMFD:
+        fcntl.fcntl(descriptor, _F_ADD_SEALS, _SEALS)
+
+
+class Mapping:
+    """Part of a file mapped shared and writable; unmapped when the last reference to it, or to a view, dies.
+
+    Python's ``mmap`` keeps a duplicate of the descriptor for each mapping (until 3.13), which would cost a descriptor
+    for every batch that is kept; this keeps none.
+
+    Args:
+        descriptor: an open file.
+        length: bytes; may reach beyond what is written yet (memory is used only where it is touched).
+        offset: bytes, a multiple of the page size.
+
+    Attributes:
+        address: where it lies.
+        array: the bytes, writable; views of it (numpy, torch, memoryview) keep it mapped.
+    """
+
+    __slots__ = ("address", "array", "length")
+
+    def __init__(self, descriptor: int, length: int, offset: int) -> None:
+        self.length = length
+        protection = mmap.PROT_READ | mmap.PROT_WRITE
+        address = _libc.mmap(None, length, protection, mmap.MAP_SHARED, descriptor, offset)
+        if address is None or address == _MAP_FAILED:
+            code = ctypes.get_errno()
+            raise OSError(code, f"cannot map {length:,} bytes of shared memory: {os.strerror(code)}")
+        self.address = int(address)
+        self.array = (ctypes.c_char * length).from_address(self.address)
+        weakref.finalize(self.array, _libc.munmap, self.address, length).atexit = False
+
+    def view(self) -> memoryview:
+        """The bytes as a memoryview of unsigned chars."""
+        return memoryview(self.array).cast("B")
+
+    def make_private(self, used: int) -> None:
+        """Keep the address and the first ``used`` bytes, but no longer share them with anybody."""
+        content = bytes(self.view()[:used])
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
+        address = _libc.mmap(self.address, self.length, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+        if address is None or address == _MAP_FAILED:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+        self.view()[:used] = content
+
+    def release_memory(self, length: int) -> None:
+        """Give the first ``length`` bytes back to the system; they read as zeros then."""
+        _libc.madvise(self.address, min(length, self.length), _MADV_REMOVE)
+
+
+def die_with(lifeline: int) -> bool:
+    """Be killed by the kernel as soon as the last writer of a pipe is gone, even while the GIL is held in C.
+
+    A fresh open file description is needed: owner and signal belong to it, and the inherited one is shared with the
+    siblings.
+
+    Returns:
+        False where the system cannot do it; a thread has to watch the pipe then.
+    """
+    if not HAS_SIGNAL_ON_HANGUP:
+        return False
+    try:
+        own = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(own, _F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) | os.O_ASYNC)
+    except OSError:
+        return False
+    return True
+
+
+def process_state(pid: int) -> str:
+    """The kernel's letter for a process: R running, S sleeping, D in the kernel, T stopped; ``?`` if not known."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0].decode()
+    except (OSError, IndexError):
+        return "?"
+
+
+def oom_kills() -> int:
+    """How often the kernel killed for memory in our control group (v2 or v1) or, failing that, on the machine."""
+    for path in _oom_counters():
+        try:
+            with open(path) as file:
+                for line in file:
+                    key, _, value = line.partition(" ")
+                    if key == "oom_kill":
+                        return int(value)
+        except (OSError, ValueError):
+            continue
+    return 0
+
+
+def _oom_counters() -> list[str]:
+    paths = []
+    try:
+        with open("/proc/self/cgroup") as file:
+            for line in file:
+                _, controllers, group = line.rstrip("\n").split(":", 2)
+                if controllers == "":
+                    paths.append(f"/sys/fs/cgroup{group}/memory.events")
+                elif "memory" in controllers.split(","):
+                    paths.append(f"/sys/fs/cgroup/memory{group}/memory.oom_control")
+    except (OSError, ValueError):
+        pass
+    return [*paths, "/proc/vmstat"]
+
+
+def share_of_memory_left() -> float:
+    """Available memory as a share of all (0 to 1), of the machine; 1.0 where it is not known."""
+    try:
+        with open("/proc/meminfo") as file:
+            facts = dict(line.split(":", 1) for line in file)
+        return int(facts["MemAvailable"].split()[0]) / int(facts["MemTotal"].split()[0])
+    except (OSError, KeyError, ValueError, ZeroDivisionError):
+        return 1.0

@@ -1,0 +1,200 @@
+"""Puts the supervisor's reports into the words of the recorder, and its verdicts into errors."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ..core import messages as m
+from ..errors import BadSampleError, SafeLoaderError, StartError
+from ..observe.report import Fault
+from . import carry
+from .drift import Drift
+
+if TYPE_CHECKING:
+    from ..observe.recorder import Recorder
+    from .driver import Driver
+    from .process import Process
+
+__all__ = ["Teller"]
+
+_RECOVERABLE = ("died", "oom", "hung", "stopped", "failed_start")
+
+
+class Teller:
+    """Speaks for one driver.
+
+    Args:
+        driver: whose books are told of.
+        recorder: who keeps and tells it.
+    """
+
+    def __init__(self, driver: Driver, recorder: Recorder) -> None:
+        self._driver = driver
+        self._recorder = recorder
+        self._pending: list[tuple[int, float]] = []
+        self._drift: Drift | None = None
+        self._epoch_started_with = recorder.batches
+
+    # ------------------------------------------------------------ reports
+
+    def started(self, process: Process) -> None:
+        if self._drift is None:
+            self._drift = Drift()
+        else:
+            changed = self._drift.changed()
+            if changed:
+                self._recorder.code_changed(changed)
+        workers = sorted(self._driver.supervisor.fleet.processes[process.number].workers)
+        self._recorder.started(process.pid, workers, monotonic() - process.started_at)
+
+    def fault(self, c: m.ReportFault) -> None:
+        sample = None if c.sample is None else sample_name(c.indices, c.sample)
+        number = self._recorder.fault(
+            Fault(
+                time=0.0,
+                loader="",
+                cause=c.cause,
+                worker=c.worker,
+                process=self._driver.pids.get(c.process),
+                epoch=c.epoch,
+                batch=c.batch,
+                indices=_listed(c.indices),
+                sample=sample,
+                detail=c.detail,
+                stack=c.stack,
+                attempts=c.attempts,
+                action=c.action,
+                stalled=c.stalled or None,
+            )
+        )
+        if c.cause in _RECOVERABLE:
+            self._pending.append((number, monotonic() - c.stalled))
+
+    def rung(self, c: m.ReportRung) -> None:
+        tell = self._recorder.fell_back if c.new < c.old else self._recorder.recovered
+        tell(c.old, c.new, c.why)
+
+    def slow(self, c: m.ReportSlow) -> None:
+        task = self._driver.supervisor.tasks.get(c.task)
+        sample = sample_name(task.indices, c.sample) if task is not None and c.sample is not None else None
+        self._recorder.slow(c.batch, c.worker, c.seconds, sample)
+
+    def skipped(self, c: m.ReportSkipped) -> None:
+        for index in c.indices:
+            self._recorder.skipped(c.epoch, c.batch, index, c.cause)
+
+    def delivered(self) -> None:
+        """A batch reaches the consumer: what was lost until now is known."""
+        self._recorder.batches += 1
+        if self._pending:
+            now = monotonic()
+            for number, since in self._pending:
+                self._recorder.resumed(number, now - since)
+            self._pending.clear()
+
+    def epoch_ended(self) -> None:
+        batches = self._recorder.batches - self._epoch_started_with
+        self._epoch_started_with = self._recorder.batches
+        self._recorder.epoch(self._driver.supervisor.epoch, batches)
+
+    # ------------------------------------------------------------ errors
+
+    def raise_error(self, c: m.DeliverError, classes: list[type]) -> NoReturn:
+        """Raise what the dataset raised: as torch would, or itself if it was raised in the trainer."""
+        if isinstance(c.error, BaseException):
+            raise c.error
+        carry.loads(c.error, classes).reraise()
+        raise AssertionError("reraise returned")
+
+    def raise_bad_sample(self, c: m.DeliverBadSample) -> NoReturn:
+        deed = {"hung": "hang", "stopped": "stop"}.get(c.cause, "kill")
+        names = ", ".join(map(repr, c.indices[:8]))
+        if not c.indices:
+            what = f"the next samples of worker {c.worker} {deed} every process that loads them"
+        elif len(c.indices) == 1:
+            what = f"sample {names} {deed}s every process that loads it"
+        else:
+            what = f"samples {names} together {deed} every process that loads them"
+        error = BadSampleError(
+            what,
+            indices=c.indices,
+            cause=c.cause,
+            stack=c.stack,
+            batch=c.batch,
+            worker=c.worker,
+            where=f"{self._recorder.name}, epoch {c.epoch}",
+            attempt=f"{c.attempts} of {c.attempts}",
+            hint=self._advice(c),
+            story=self._driver.supervisor.story.of(task=c.task),
+        )
+        self._raise(error)
+
+    @staticmethod
+    def _advice(c: m.DeliverBadSample) -> str:
+        if not c.indices:
+            return "the dataset is iterable, so its samples cannot be named or skipped: look at the stack"
+        try_alone = f"load dataset[{c.indices[0]!r}] alone in a fresh Python; "
+        slow = "if it is only slow, raise batch_timeout; " if c.cause == "hung" else ""
+        return f'{try_alone}{slow}to leave it out and go on: Policy(on_bad_sample="skip")'
+
+    def raise_undecodable(self, task: int, error: Exception) -> NoReturn:
+        """A batch was loaded, but the trainer cannot make its objects."""
+        raise SafeLoaderError(
+            f"a batch arrived that the main process cannot rebuild: {type(error).__name__}: {error}",
+            where=self._recorder.name,
+            hint="its classes must be importable in the main process too; return tensors, arrays or plain values",
+            story=self._driver.supervisor.story.of(task=task),
+        ) from error
+
+    def raise_given_up(self, c: m.GiveUp) -> NoReturn:
+        story = self._driver.supervisor.story
+        if c.cause == "refused":
+            wrapper = carry.loads(c.error)
+            text = str(wrapper.exc_msg).strip()
+            self._raise(
+                StartError(
+                    f"a worker process cannot rebuild the dataset or its functions: {text.splitlines()[-1]}",
+                    where=self._recorder.name,
+                    hint="what is pickled by name must be importable in a fresh Python with the same sys.path; "
+                    f"the process said:\n{text}",
+                )
+            )
+        what = {
+            "setup": "setting up a worker kills or hangs every process that tries",
+            "restarts": f"too many faults, and policy allows no fewer processes (the last: {c.detail})",
+        }[c.cause]
+        stack = next((f.stack for f in reversed(self._recorder.report().faults) if f.stack), None)
+        hint = "loader.report() lists every fault; "
+        hint += "look at worker_init_fn and at what the dataset does when it is unpickled" if c.cause == "setup" else (
+            'Policy(fallback="inline") goes on with fewer processes, or with none'
+        )  # fmt: skip
+        if stack:
+            hint += f"\nlast stack:\n{stack}"
+        kind = StartError if c.cause == "setup" or c.detail == "failed_start" else SafeLoaderError
+        entries = story.entries()
+        last = [e for e in entries if type(e.event).__name__ in ("ProcessExited", "StacksCaptured")][-10:]
+        lines = [f"{e.now - entries[-1].now:+9.3f} s  {type(e.event).__name__}{_facts(e.event)}" for e in last]
+        self._raise(kind(what, where=self._recorder.name, hint=hint, story=lines))
+
+    def _raise(self, error: SafeLoaderError) -> NoReturn:
+        error.report = self._recorder.report()
+        raise error
+
+
+def _facts(event: Any) -> str:
+    return f"(process={event.process}, {getattr(event, 'detail', 'stacks')})"
+
+
+def _listed(indices: object) -> list[Any] | None:
+    if indices is None:
+        return None
+    return list(indices) if isinstance(indices, (list, tuple)) else [indices]
+
+
+def sample_name(indices: Any, position: int) -> Any:
+    """The index at a position of a batch, as the sampler named it."""
+    try:
+        return indices[position]
+    except (TypeError, IndexError, KeyError):
+        return indices

@@ -1,0 +1,109 @@
+"""The only module that touches what torch keeps private. Each use names the test that would notice its change.
+
+Parity tests: ``tests/api/test_torch_private.py``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch._utils import ExceptionWrapper
+from torch.utils.data import IterDataPipe, MapDataPipe
+from torch.utils.data._utils import worker as _torch_worker
+from torch.utils.data._utils.collate import collate_tensor_fn as torch_collate_tensor
+from torch.utils.data._utils.collate import default_collate_fn_map
+from torch.utils.data.dataloader import _BaseDataLoaderIter, _DatasetKind, _SingleProcessDataLoaderIter
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+__all__ = [
+    "BaseIterator",
+    "ExceptionWrapper",
+    "SingleProcessIterator",
+    "apply_shared_seed",
+    "default_collate_fn_map",
+    "index_sampler",
+    "is_iterable",
+    "seed_worker",
+    "set_worker_info",
+    "sharded_init_fn",
+    "torch_collate_tensor",
+]
+
+BaseIterator = _BaseDataLoaderIter
+SingleProcessIterator = _SingleProcessDataLoaderIter
+
+
+def is_iterable(loader: DataLoader[Any]) -> bool:
+    """True if the loader's dataset is iterable-style, by torch's own decision."""
+    return bool(loader._dataset_kind == _DatasetKind.Iterable)
+
+
+def index_sampler(loader: DataLoader[Any]) -> Any:
+    """The sampler that gives batches of indices (or single indices without automatic batching)."""
+    return loader._index_sampler
+
+
+def seed_worker(base_seed: int, worker: int) -> int:
+    """Seed the three generators of a worker as torch does. Returns the worker's seed."""
+    seed = base_seed + worker
+    random.seed(seed)
+    torch.manual_seed(seed)
+    if _torch_worker.HAS_NUMPY:
+        import numpy
+
+        numpy.random.seed(_torch_worker._generate_state(base_seed, worker))
+    return seed
+
+
+def set_worker_info(worker: int | None, num_workers: int = 0, seed: int = 0, dataset: Any = None) -> None:
+    """Make ``torch.utils.data.get_worker_info()`` speak of this worker; of none with ``None``."""
+    info = None
+    if worker is not None:
+        info = _torch_worker.WorkerInfo(id=worker, num_workers=num_workers, seed=seed, dataset=dataset)
+    _torch_worker._worker_info = info
+
+
+def get_worker_info() -> Any:
+    """The info object itself, to be put back later."""
+    return _torch_worker._worker_info
+
+
+def put_worker_info(info: Any) -> None:
+    """Put back what ``get_worker_info`` gave."""
+    _torch_worker._worker_info = info
+
+
+def sharded_init_fn(
+    dataset: Any, init_fn: Callable[[int], None] | None, world_size: int, rank: int
+) -> Callable[[int], None] | None:
+    """torch shards its data pipes in the worker's init function; other datasets keep theirs."""
+    if not isinstance(dataset, (IterDataPipe, MapDataPipe)):
+        return init_fn
+    import functools
+
+    from torch.utils.data.dataloader import _sharding_worker_init_fn
+
+    return functools.partial(_sharding_worker_init_fn, init_fn, world_size, rank)
+
+
+def apply_shared_seed(dataset: Any, shared_seed: int | None) -> Any:
+    """Seed the shuffling of an IterDataPipe for an epoch, alike in all workers; other datasets pass through."""
+    if not isinstance(dataset, IterDataPipe) or shared_seed is None:
+        return dataset
+    from torch.utils.data.graph_settings import apply_random_seed
+
+    generator = torch.Generator()
+    generator.manual_seed(shared_seed)
+    return apply_random_seed(dataset, generator)
+
+
+def pin(batch: Any, device: str | None) -> Any:
+    """Copy a batch into pinned memory, as torch's pin-memory thread does."""
+    from torch.utils.data._utils.pin_memory import pin_memory
+
+    return pin_memory(batch, device)

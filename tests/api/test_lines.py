@@ -1,0 +1,300 @@
+"""The words of the log: what each line says, at which level, and what it makes of stacks and numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from safeloader.observe import Fault, happenings
+from safeloader.observe.lines import line_for
+from safeloader.observe.log import level_for
+from safeloader.observe.text import duration, inline, many, stack_lines, stack_place
+
+NOON = 1763694764.0
+
+TRACEBACK = """Traceback (most recent call last):
+  File "/opt/app/host.py", line 90, in main
+    load(task)
+  File "/home/me/project/data/photos.py", line 41, in __getitem__
+    time.sleep(1e9)
+"""
+FAULTHANDLER = """Thread 0x00007f01 (most recent call first):
+  File "/opt/app/pipe.py", line 7 in read
+
+Current thread 0x00007f02 (most recent call first):
+  File "/home/me/project/data/photos.py", line 41 in decode
+  File "/opt/app/host.py", line 90 in main
+"""
+
+
+def fault(cause: str = "died", **more: Any) -> Fault:
+    """The fault that the tests talk about, with some facts replaced."""
+    about = Fault(NOON, "train", cause, worker=1, process=4711, epoch=0, batch=12, sample=392)
+    return dataclasses.replace(about, **more)
+
+
+LINES = {
+    "killed": (
+        fault(detail="SIGKILL", action="restarted"),
+        (
+            "train: worker 1 (pid 4711) was killed by SIGKILL while loading batch 12 of epoch 0 "
+            "(sample 392); a new process takes over, no batch is lost"
+        ),
+    ),
+    "exit code 0": (
+        fault(detail="exit code 0", action="restarted"),
+        (
+            "train: worker 1 (pid 4711) ended with exit code 0 while loading batch 12 of epoch 0 "
+            "(sample 392); a new process takes over, no batch is lost"
+        ),
+    ),
+    "segfault with a stack": (
+        fault(detail="SIGSEGV", action="restarted", stack=FAULTHANDLER),
+        (
+            "train: worker 1 (pid 4711) crashed with SIGSEGV while loading batch 12 of epoch 0 "
+            "(sample 392), at data/photos.py:41 in decode; a new process takes over, no batch is lost"
+        ),
+    ),
+    "hung": (
+        fault("hung", detail="SIGKILL", action="restarted", stack=TRACEBACK, stalled=120.2, attempts=2),
+        (
+            "train: worker 1 (pid 4711) hung while loading batch 12 of epoch 0 (sample 392), attempt "
+            "2: no sample finished for 120 s, stuck at data/photos.py:41 in __getitem__; a new "
+            "process takes over, no batch is lost"
+        ),
+    ),
+    "stopped": (
+        fault("stopped", detail="SIGKILL", action="restarted", stalled=3.01),
+        (
+            "train: worker 1 (pid 4711) was found stopped (SIGSTOP or a debugger) and silent for 3.0 "
+            "s while loading batch 12 of epoch 0 (sample 392); a new process takes over, no batch is "
+            "lost"
+        ),
+    ),
+    "out of memory": (
+        fault("oom", detail="SIGKILL", action="fell back to 2 processes", sample=None, indices=[7, 3, 9, 1]),
+        (
+            "train: worker 1 (pid 4711) was killed because memory is short (SIGKILL) while loading "
+            "batch 12 of epoch 0 (samples 7, 3, 9, ... (4 in all)); falling back to 2 processes, no "
+            "batch is lost; fewer workers, smaller batches or a smaller prefetch_factor need less "
+            "memory"
+        ),
+    ),
+    "failed start": (
+        fault("failed_start", batch=None, sample=None, stalled=300.4, detail="SIGKILL", action="restarted"),
+        (
+            "train: worker 1 (pid 4711) did not start: not ready after 300 s; a new process takes "
+            "over, no batch is lost"
+        ),
+    ),
+    "died while idle": (
+        fault(worker=None, batch=None, sample=None, detail="SIGKILL", action="restarted"),
+        (
+            "train: process 4711 was killed by SIGKILL outside a batch; "
+            "a new process takes over, no batch is lost"
+        ),
+    ),
+    "cannot be killed": (
+        fault("hung", detail="could not be killed", action="abandoned", stalled=130.0),
+        (
+            "train: worker 1 (pid 4711) hung while loading batch 12 of epoch 0 (sample 392): no "
+            "sample finished for 130 s; it cannot be killed and is left behind with its memory, a "
+            "new process takes over, no batch is lost"
+        ),
+    ),
+    "hung in the main process": (
+        fault("hung", process=os.getpid(), detail="interrupted in the trainer", action="moved to a process"),
+        (
+            "train: worker 1 (in the main process) hung while loading batch 12 of epoch 0 (sample "
+            "392): no sample finished in time; it is interrupted, and a process of its own takes "
+            "over, no batch is lost"
+        ),
+    ),
+    "raised": (
+        fault("raised", detail="ValueError: bad\nimage", action="raised"),
+        (
+            "train: worker 1 (pid 4711) raised ValueError: bad image while loading batch 12 of epoch "
+            "0 (sample 392); the error is raised at this batch's turn"
+        ),
+    ),
+    "unpicklable": (
+        fault("unpicklable", detail="cannot pickle '_thread.lock' object", action="raised"),
+        (
+            "train: worker 1 (pid 4711) loaded batch 12 of epoch 0 (sample 392), which cannot be "
+            "carried to the main process: cannot pickle '_thread.lock' object; the error is raised "
+            "at this batch's turn"
+        ),
+    ),
+    "bad sample skipped": (
+        fault("bad_sample", detail="SIGSEGV", attempts=3, action="skipped sample 392"),
+        (
+            "train: sample 392 of batch 12 of epoch 0 is bad: it failed 3 times, the last time with "
+            "SIGSEGV; skipped sample 392; loader.report() lists it"
+        ),
+    ),
+    "bad sample raised": (
+        fault("bad_sample", attempts=3, action="raised"),
+        (
+            "train: sample 392 of batch 12 of epoch 0 is bad: it failed 3 times; the error is raised "
+            "at this batch's turn"
+        ),
+    ),
+    "left out": (
+        happenings.Skipped(NOON, "train", 0, 12, 392, "died"),
+        "train: left out bad sample 392 of batch 12 of epoch 0 (died); loader.report() lists it",
+    ),
+    "fell back": (
+        happenings.FellBack(NOON, "train", 4, 2, "too many faults"),
+        (
+            "train: falls back from 4 processes to 2 processes (too many faults); the workers and "
+            "the batches stay the same"
+        ),
+    ),
+    "fell back to none": (
+        happenings.FellBack(NOON, "train", 1, 0, "memory is short"),
+        (
+            "train: falls back from 1 process to the main process alone (memory is short); the "
+            "workers and the batches stay the same"
+        ),
+    ),
+    "recovered": (
+        happenings.Recovered(NOON, "train", 1, 2, ""),
+        "train: recovers from 1 process to 2 processes; the workers and the batches stay the same",
+    ),
+    "slow": (
+        happenings.Slow(NOON, "train", 12, 1, 131.4, 392, 1),
+        (
+            "train: worker 1 is slow: 131 s on batch 12 (now at sample 392); samples still finish, "
+            "so nothing is killed"
+        ),
+    ),
+    "slow again": (
+        happenings.Slow(NOON, "train", 90, 1, 131.4, None, 8),
+        (
+            "train: worker 1 is slow: 131 s on batch 90; samples still finish, so nothing is killed; "
+            "8 slow batches so far"
+        ),
+    ),
+    "code changed": (
+        happenings.CodeChanged(NOON, "train", ["photos.py", "crop.py"]),
+        (
+            "train: source changed since the first start: photos.py, crop.py; processes started from "
+            "now on run the new code"
+        ),
+    ),
+    "started": (
+        happenings.Started(NOON, "train", 4711, [0, 1], 1.94),
+        "train: process 4711 is ready after 1.9 s, for workers 0, 1",
+    ),
+    "restarted": (
+        happenings.Restarted(NOON, "train", 4712, [1], 1.94),
+        "train: new process 4712 is ready after 1.9 s, for worker 1",
+    ),
+    "resumed": (
+        happenings.Resumed(NOON, "train", 0, 2.13),
+        "train: batches come again; fault 1 cost 2.1 s",
+    ),
+    "epoch": (happenings.EpochEnded(NOON, "train", 3, 18500), "train: epoch 3 ended after 18,500 batches"),
+    "closed": (
+        happenings.Closed(NOON, "train", 18500, 1, 2, 731.0),
+        "train: closed after 18,500 batches in 1 epoch, with 2 faults, 12 min lost",
+    ),
+}
+
+
+@pytest.mark.parametrize(("event", "line"), LINES.values(), ids=LINES)
+def test_a_happening_is_told_in_this_line(event: happenings.Happening, line: str) -> None:
+    assert line_for(event) == line
+
+
+def test_every_kind_of_happening_and_of_fault_has_an_example_above() -> None:
+    shown = [event for event, _ in LINES.values()]
+    kinds = [getattr(happenings, name) for name in happenings.__all__ if name not in ("CAUSES", "Happening")]
+    assert {type(event) for event in shown} == set(kinds)
+    assert {event.cause for event in shown if isinstance(event, Fault)} == set(happenings.CAUSES)
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize("sample", ["a\nb", ("x", 3), "y" * 10_000, Unprintable()])
+def test_a_line_is_one_line_of_bounded_length_whatever_the_sample_is(sample: object) -> None:
+    event = fault(sample=sample, loader="two\nlines", detail="d\n" * 5000, stack="no\nstack", action="a\nb")
+    for told in (
+        event,
+        dataclasses.replace(event, cause="bad_sample"),
+        dataclasses.replace(event, cause="raised"),
+    ):
+        line = line_for(told)
+        assert "\n" not in line
+        assert len(line) < 1000
+
+
+def test_what_costs_time_is_a_warning_what_ends_the_run_an_error_and_the_rest_is_quiet() -> None:
+    levels = {name: logging.getLevelName(level_for(event)) for name, (event, _) in LINES.items()}
+    assert {name for name, level in levels.items() if level == "ERROR"} == {
+        "raised", "unpicklable", "bad sample raised",
+    }  # fmt: skip
+    assert {name for name, level in levels.items() if level == "INFO"} == {"restarted", "resumed", "closed"}
+    assert {name for name, level in levels.items() if level == "DEBUG"} == {"started", "epoch"}
+
+
+# ---------------------------------------------------------------- words
+
+
+def test_durations_and_plurals_read_naturally() -> None:
+    assert [duration(s) for s in (0, 2.13, 42, 599, 840, 29_160)] == [
+        "0.0 s", "2.1 s", "42 s", "599 s", "14 min", "8.1 h",
+    ]  # fmt: skip
+    assert [many(1, "batch"), many(2, "batch"), many(0, "process"), many(1800, "fault")] == [
+        "1 batch", "2 batches", "0 processes", "1,800 faults",
+    ]  # fmt: skip
+    assert inline("a \n b", 10) == "a b"
+    assert inline("abcdefghijkl", 10) == "abcdefg..."
+
+
+@pytest.mark.parametrize("stack", [TRACEBACK, FAULTHANDLER])
+def test_a_stack_tells_where_it_stands_whichever_way_it_is_printed(stack: str) -> None:
+    assert stack_place(stack).startswith("data/photos.py:41 in ")
+
+
+def test_no_place_is_made_up_where_there_is_none() -> None:
+    nowhere = (None, "", "no frames", "Thread 0x1 (most recent call first):\n")
+    assert [stack_place(text) for text in nowhere] == [""] * 4
+
+
+def test_a_real_traceback_and_a_real_faulthandler_dump_are_understood() -> None:
+    code = (
+        "import faulthandler, traceback, threading, sys\n"
+        "def deep(): {act}\n"
+        "hold = threading.Event()\n"
+        "thread = threading.Thread(target=hold.wait); thread.start()\n"
+        "deep(); hold.set(); thread.join()\n"
+    )
+    for act in ("faulthandler.dump_traceback(sys.stdout)", "print(''.join(traceback.format_stack()))"):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(act=act)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert stack_place(done.stdout) == "<string>:2 in deep"
+
+
+def test_a_long_stack_keeps_the_calls_next_to_where_it_stands() -> None:
+    rows = [f'  File "x.py", line {n}, in f{n}' for n in range(100)]
+    kept = stack_lines("\n".join(rows), 5)
+    assert kept == ["... (95 outer lines)", *rows[-5:]]
+    dump = "Current thread 0x1 (most recent call first):\n" + "\n".join(rows).replace(", in", " in")
+    kept = stack_lines(dump, 5)
+    assert kept[1] == '  File "x.py", line 0 in f0'
+    assert kept[-1] == "... (96 outer lines)"
