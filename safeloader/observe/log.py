@@ -42,7 +42,7 @@ class _WhenNobodyListens(logging.Handler):
             if any(
                 not isinstance(handler, _WhenNobodyListens | logging.NullHandler) for handler in at.handlers
             ):
-                return False
+                return True
             at = at.parent if at.propagate else None
         return False
 

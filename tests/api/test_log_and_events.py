@@ -270,6 +270,14 @@ def test_a_file_that_cannot_be_written_is_told_once_and_training_goes_on(
     assert len(told.report().faults) == 2
 
 
+def test_a_line_that_is_written_only_in_part_ends_the_file_of_events(tmp_path: Path) -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))"
+    first, second = stderr_of(setup=limit, SAFELOADER_EVENTS=str(tmp_path / "events.jsonl"))
+    assert f"train: cannot write events to {tmp_path}/events.jsonl (only 200 of " in first
+    assert second.endswith(FAULT_LINE)
+    assert (tmp_path / "events.jsonl").stat().st_size == 200
+
+
 class Exploding(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         raise RuntimeError("the program's own handler is broken")
