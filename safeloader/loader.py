@@ -6,11 +6,11 @@ seeding and warnings are torch's own code. Only how a batch is fetched is ours.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import uuid
 import warnings
 import weakref
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -24,12 +24,15 @@ from .observe import Recorder, Report
 from .settings import Policy, Settings, resolve
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .runtime.driver import Driver
 
 __all__ = ["DataLoader"]
 
 T_co = TypeVar("T_co", covariant=True)
 
+_TORCH_ARGUMENTS = frozenset(inspect.signature(torch.utils.data.DataLoader.__init__).parameters)
 _counter = itertools.count(1)
 
 
@@ -69,9 +72,12 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         multiprocessing_context: Any = None,
         generator: Any = None,
         *,
+        prefetch_factor: int | None = None,
+        persistent_workers: bool = False,
+        pin_memory_device: str = "",
+        in_order: bool = True,
         policy: Policy | None = None,
         name: str | None = None,
-        **further: Any,
     ) -> None:
         if policy is not None and not isinstance(policy, Policy):
             raise TypeError(f"policy must be a safeloader.Policy or None, not {type(policy).__name__}")
@@ -80,9 +86,11 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._safe = _State(name or f"loader {next(_counter)}", _resolve(policy, timeout), num_workers)
         super().__init__(
             dataset, batch_size, shuffle, sampler, batch_sampler, num_workers, collate_fn, pin_memory, drop_last,
-            timeout, worker_init_fn, _without_fork(multiprocessing_context, num_workers, self._safe.settings),
-            generator, **further,
+            timeout, worker_init_fn, _without_fork(multiprocessing_context, num_workers, self._safe.settings, 3),
+            generator, prefetch_factor=prefetch_factor, persistent_workers=persistent_workers,
+            pin_memory_device=pin_memory_device, **_newer_arguments(in_order=in_order),
         )  # fmt: skip
+        self.in_order = in_order
 
     def __iter__(self) -> Any:
         if self._safe.closed:
@@ -97,7 +105,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             return super()._get_iterator()
         if self.num_workers == 0:
             return SingleProcessIterator(self)
-        _without_fork(None, self.num_workers, settings)
+        _without_fork(self.multiprocessing_context, self.num_workers, settings, 5)
         self.check_worker_number_rationality()
         return ProcessIterator(self)
 
@@ -144,6 +152,11 @@ class _State:
         self.epochs = 0
 
 
+def _newer_arguments(**given: Any) -> dict[str, Any]:
+    """Those arguments that the installed torch knows (``in_order`` came with 2.6; it is ours to obey in any case)."""
+    return {name: value for name, value in given.items() if name in _TORCH_ARGUMENTS}
+
+
 def _resolve(policy: Policy | None, timeout: float) -> Settings:
     """torch's ``timeout`` is a batch timeout that was given as an argument; the policy's own goes first."""
     if timeout and timeout > 0 and (policy is None or policy.batch_timeout is None):
@@ -153,7 +166,7 @@ def _resolve(policy: Policy | None, timeout: float) -> Settings:
     return resolve(policy)
 
 
-def _without_fork(context: Any, num_workers: int, settings: Settings) -> Any:
+def _without_fork(context: Any, num_workers: int, settings: Settings, stacklevel: int) -> Any:
     """Refuse fork, whoever asks for it: the argument (name or context object), or the program's start method."""
     if num_workers == 0 or settings.disable:
         return context
@@ -171,7 +184,7 @@ def _without_fork(context: Any, num_workers: int, settings: Settings) -> Any:
     )
     if settings.strict:
         raise ForkRefusedError(text, hint='give multiprocessing_context="spawn", or unset SAFELOADER_STRICT')
-    warnings.warn(text, UserWarning, stacklevel=4)
+    warnings.warn(text, UserWarning, stacklevel=stacklevel)
     return "spawn" if context is not None else None
 
 
@@ -185,7 +198,7 @@ class SingleProcessIterator(torch_private.SingleProcessIterator):
         self._profile_name = "enumerate(DataLoader)#_SingleProcessDataLoaderIter.__next__"
 
     def _next_data(self) -> Any:
-        index = self._next_index()
+        index = self._next_index()  # type: ignore[no-untyped-call]
         try:
             data = self._dataset_fetcher.fetch(index)
         except StopIteration as stop:
@@ -228,7 +241,7 @@ class ProcessIterator(torch_private.BaseIterator):
             auto_collation=self._auto_collation,
             batch_size=loader.batch_size or 1,
             drop_last=loader.drop_last,
-            base_seed=self._base_seed,
+            base_seed=int(self._base_seed),
             shared_seed=self._shared_seed,
             skip_raising=settings.on_bad_sample == "skip",
         )
@@ -248,6 +261,14 @@ class ProcessIterator(torch_private.BaseIterator):
         self._ended = False
         self._driver.begin_epoch(loader._safe.epochs, self._next_index, self._shared_seed)
         loader._safe.epochs += 1
+
+    def __next__(self) -> Any:
+        """torch's, but without its profiler range (a tenth of a small batch's time) while nobody profiles."""
+        if torch_private.profiling() or torch_private.length_was_asked(self):
+            return super().__next__()
+        data = self._next_data()
+        self._num_yielded += 1
+        return data
 
     def _next_data(self) -> Any:
         if self._ended:
@@ -272,7 +293,7 @@ def _close_driver(driver: Driver) -> None:
 def _core_settings(loader: DataLoader[Any], settings: Settings, iterable: bool) -> CoreSettings:
     return CoreSettings(
         num_workers=loader.num_workers,
-        prefetch_factor=loader.prefetch_factor or 2,
+        prefetch_factor=int(loader.prefetch_factor or 0),
         in_order=loader.in_order,
         indexed=not iterable,
         batched=loader._auto_collation,

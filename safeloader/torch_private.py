@@ -6,7 +6,6 @@ Parity tests: ``tests/api/test_torch_private.py``.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +17,8 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _DatasetKind, _SingleProcessDataLoaderIter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch.utils.data import DataLoader
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "default_collate_fn_map",
     "index_sampler",
     "is_iterable",
+    "profiling",
     "seed_worker",
     "set_worker_info",
     "sharded_init_fn",
@@ -52,11 +54,11 @@ def seed_worker(base_seed: int, worker: int) -> int:
     """Seed the three generators of a worker as torch does. Returns the worker's seed."""
     seed = base_seed + worker
     random.seed(seed)
-    torch.manual_seed(seed)
-    if _torch_worker.HAS_NUMPY:
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the trainer's accelerators
+    if _torch_worker.HAS_NUMPY:  # type: ignore[attr-defined]
         import numpy
 
-        numpy.random.seed(_torch_worker._generate_state(base_seed, worker))
+        numpy.random.seed(_torch_worker._generate_state(base_seed, worker))  # type: ignore[no-untyped-call]
     return seed
 
 
@@ -102,8 +104,23 @@ def apply_shared_seed(dataset: Any, shared_seed: int | None) -> Any:
     return apply_random_seed(dataset, generator)
 
 
+def profiling() -> bool:
+    """True while torch's profiler records; its ranges are worth their cost only then."""
+    return bool(torch.autograd._profiler_enabled())  # type: ignore[attr-defined]
+
+
+def length_was_asked(iterator: _BaseDataLoaderIter) -> bool:
+    """True if torch counts an iterable dataset's batches against the length it told."""
+    return iterator._IterableDataset_len_called is not None  # type: ignore[redundant-expr, unused-ignore]
+
+
+def wrap_exception(error: BaseException, where: str) -> ExceptionWrapper:
+    """What torch's workers send for an exception; its ``reraise`` makes the error that torch's users know."""
+    return ExceptionWrapper((type(error), error, error.__traceback__), where=where)  # type: ignore[no-untyped-call]
+
+
 def pin(batch: Any, device: str | None) -> Any:
     """Copy a batch into pinned memory, as torch's pin-memory thread does."""
     from torch.utils.data._utils.pin_memory import pin_memory
 
-    return pin_memory(batch, device)
+    return pin_memory(batch, device)  # type: ignore[no-untyped-call]

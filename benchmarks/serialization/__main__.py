@@ -1,8 +1,8 @@
 """Which serialiser gets the classes and functions of a script into a fresh interpreter, and at what price?
 
-``python -m benchmarks.serialization [--write]`` prints the table; ``--write`` keeps it in ``results.md`` beside this
-file. Every case is a script on the standard input of an interpreter of its own; every object is loaded and used in
-another one, by ``python -c``, as a worker process is started.
+``python -m benchmarks.serialization [--write]`` prints the table; ``--write`` keeps it in ``results.md``
+beside this file. Every case is a script on the standard input of an interpreter of its own; every object is
+loaded and used in another one, by ``python -c``, as a worker process is started.
 """
 
 from __future__ import annotations
@@ -98,10 +98,13 @@ def _page(cases: list[Case], rows: list[dict[str, Any]], *, whole: bool) -> str:
     lines = [
         "# Serialisers and the classes of a script",
         "",
-        f"Python {platform.python_version()}, {used}. Written by `python -m benchmarks.serialization --write`.",
-        "A case counts (✓) if the object can be loaded and used, with the same result, in a fresh interpreter that",
-        "never saw the script. Then: bytes, and the best time of up to 20 dumps in microseconds. *safeloader* is",
-        "`safeloader.runtime.carry`, which is cloudpickle with additions.",
+        f"Python {platform.python_version()}, {used}.",
+        "Written by `python -m benchmarks.serialization --write`.",
+        "",
+        "A case counts (✓) if the object can be loaded and used, with the same result, in an interpreter",
+        "that never saw the script. Then: bytes, and the best time of up to 20 dumps in microseconds.",
+        "*safeloader* is `safeloader.runtime.carry`, which is cloudpickle with additions; *multiprocess* is",
+        "dill as that package sets it, without `recurse`.",
         "",
         "| case | " + " | ".join(NAMES) + " |",
         "|---|" + "---|" * len(NAMES),

@@ -1,7 +1,7 @@
-"""The hard cases: what people define in the script they run, and what a fresh interpreter must be able to use.
+"""The hard cases: what people define in the script they run, and a fresh interpreter must be able to use.
 
-Each case is the text of a script that leaves its object in ``obj``, and an expression in ``obj`` that must give the
-same value in the script and in an interpreter that never saw the script.
+Each case is the text of a script that leaves its object in ``obj``, and an expression in ``obj`` that must
+give the same value in the script and in an interpreter that never saw the script.
 """
 
 from __future__ import annotations
@@ -364,7 +364,7 @@ obj = P(1)
     ),
     _case(
         "dataclass: replace, fields, inheritance, keyword-only",
-        "__import__('dataclasses').replace(obj, b=5), [f.name for f in __import__('dataclasses').fields(obj)]",
+        "__import__('dataclasses').replace(obj, b=5), [f.name for f in obj.__dataclass_fields__.values()]",
         """
 import dataclasses
 @dataclasses.dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import sys
@@ -53,7 +54,7 @@ def dump_all(obj: Any, use: str, folder: str) -> None:
         dump, _ = make()
         try:
             data = dump(obj)
-            facts[name] = {"bytes": len(data), "us": _best_microseconds(lambda dump=dump: dump(obj))}
+            facts[name] = {"bytes": len(data), "us": _best_microseconds(functools.partial(dump, obj))}
             Path(folder, name).write_bytes(data)
         except Exception as error:
             facts[name] = {"error": f"at dump, {_short(error)}"}

@@ -115,9 +115,7 @@ def _rates(
     under, over = result["rates"]["0"], result["rates"]["1"]
     asked = f"≥ {workload.least:g}" if workload.least and not title else ""
     ratio = Spread.of_ratios(over, under)
-    table.rows.append(
-        [label, consumer, ratio.text(unit="×"), asked, Spread.of(under).text(0), Spread.of(over).text(0)]
-    )
+    table.rows.append([label, consumer, ratio.text(unit="×"), asked, Spread.of(under).text(0), Spread.of(over).text(0)])
 
 
 def start(plan: Plan) -> Table:
@@ -140,9 +138,7 @@ def start(plan: Plan) -> Table:
             ratio = Spread.of_ratios(*seconds).text(unit="×")
             table.rows.append([str(workers), ratio, *(Spread.of(s).text() for s in seconds)])
         else:
-            table.rows.append(
-                [str(workers), "failed", *(f"{len(s)} of {plan.repeats} started" for s in seconds)]
-            )
+            table.rows.append([str(workers), "failed", *(f"{len(s)} of {plan.repeats} started" for s in seconds)])
     return table
 
 
@@ -170,8 +166,7 @@ def _call_cells(result: child.Result) -> list[str]:
     return [
         f"{sum(calls.values()):.1f}",
         *(f"{calls.get(name, 0):.2f}" for name in syscalls.CHURN),
-        ", ".join(f"{name} {n:.1f}" for n, name in rest[:5] if n >= 0.05)
-        + (", ..." if len(rest) > 5 else ""),
+        ", ".join(f"{name} {n:.1f}" for n, name in rest[:5] if n >= 0.05) + (", ..." if len(rest) > 5 else ""),
     ]
 
 
@@ -214,9 +209,9 @@ def faults(plan: Plan) -> Table:
     """What a signal to one worker costs."""
     table = Table(
         "A worker gets a signal in mid-epoch",
-        "2 workers, deadline of 3 s for a batch (torch: `timeout=3`). Noticed: seconds from the signal to "
-        "the loader's report or error. The longest wait is that for the slowest batch after the signal; "
-        "a start is the time to the first batch in the same run.",
+        "2 workers; for SIGSTOP a deadline of 3 s for a batch (torch: `timeout=3`). Noticed: seconds from the signal "
+        "to the loader's report or error. The longest wait is that for the slowest batch after the signal; a start "
+        "is the time to the first batch in the same run.",
         ["signal", "loader", "outcome", "batches", "noticed, s", "longest wait, s", "a start, s"],
     )
     repeats = min(plan.repeats, 1 if plan.quick else 3)

@@ -99,9 +99,7 @@ def main() -> None:
     dataset = workload.dataset()
     warm = 50
     dataset.length = (warm + asked.batches + 50) * workload.batch_size
-    loader = loaders.build(
-        asked.loader, dataset, batch_size=workload.batch_size, num_workers=workload.num_workers
-    )
+    loader = loaders.build(asked.loader, dataset, batch_size=workload.batch_size, num_workers=workload.num_workers)
     iterator = iter(loader)
     for _ in range(warm):
         next(iterator)

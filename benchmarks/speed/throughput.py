@@ -45,8 +45,7 @@ def measure(
         dataset.length = batches * workload.batch_size
     due = loaders.batches(dataset, workload.batch_size)
     arms = [
-        loaders.build(name, dataset, batch_size=workload.batch_size, num_workers=workload.num_workers)
-        for name in names
+        loaders.build(name, dataset, batch_size=workload.batch_size, num_workers=workload.num_workers) for name in names
     ]
     for arm in arms:  # starts the workers and fills their rows
         epoch(arm, read)
@@ -73,9 +72,7 @@ def main() -> None:
     parser.add_argument("--read", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)  # the cores belong to the workers
-    child.tell(
-        rates=measure(asked.loaders.split(","), asked.workload, asked.repeats, asked.batches, asked.read)
-    )
+    child.tell(rates=measure(asked.loaders.split(","), asked.workload, asked.repeats, asked.batches, asked.read))
 
 
 if __name__ == "__main__":

@@ -89,20 +89,16 @@ WORKLOADS = {
     workload.name: workload
     for workload in (
         Workload("small", "2,000 batches of 32 × 8 float32", 32, (8,), "float32", 2000, 4.0),
-        Workload("images-64", "batches of 64 × 3×224×224 uint8", 64, _IMAGE, "uint8", 200, 6.0),
-        Workload("images-256", "batches of 256 × 3×224×224 uint8", 256, _IMAGE, "uint8", 60, 6.0),
-        Workload("floats-64", "batches of 64 × 3×224×224 float32", 64, _IMAGE, "float32", 60, 6.0),
+        Workload("images-64", "batches of 64 × 3×224×224 uint8", 64, _IMAGE, "uint8", 400, 6.0),
+        Workload("images-256", "batches of 256 × 3×224×224 uint8", 256, _IMAGE, "uint8", 120, 6.0),
+        Workload("floats-64", "batches of 64 × 3×224×224 float32", 64, _IMAGE, "float32", 120, 6.0),
     )
 }
 
 INLINE = {
     workload.name: workload
     for workload in (
-        Workload(
-            "inline-small", "num_workers=0, batches of 32 × 8 float32", 32, (8,), "float32", 2000, 1.0, 0
-        ),
-        Workload(
-            "inline-images", "num_workers=0, batches of 64 × 3×224×224 uint8", 64, _IMAGE, "uint8", 60, 1.0, 0
-        ),
+        Workload("inline-small", "num_workers=0, batches of 32 × 8 float32", 32, (8,), "float32", 2000, 1.0, 0),
+        Workload("inline-images", "num_workers=0, batches of 64 × 3×224×224 uint8", 64, _IMAGE, "uint8", 60, 1.0, 0),
     )
 }

@@ -33,7 +33,7 @@ class CoreSettings:
     max_processes: int | None = None
     capture_timeout: float = 1.0
     kill_timeout: float = 10.0
-    stop_timeout: float = 5.0
+    stop_timeout: float = 1.0
 
 
 def ladder(top: int, fallback: str = "inline") -> tuple[int, ...]:

@@ -53,9 +53,11 @@ class Watch:
         process.since = self._sup.now
         process.deadline = process.since + self.deadlines.startup(self._slow_starts)
 
-    def ready(self) -> None:
+    def ready(self, process: Process) -> None:
         """A process finished its start."""
         self._slow_starts = 0
+        self.acquit(process)
+        self.arm(process)
 
     def arm(self, process: Process) -> None:
         """Set the deadline for the oldest work in flight."""
@@ -69,13 +71,18 @@ class Watch:
             process.deadline = math.inf
 
     def ask_to_end(self, process: Process) -> None:
-        """Let a process end by itself, soon."""
+        """Let a process end by itself, soon; one that still starts has nothing to finish, and is killed."""
+        if process.state is ProcessState.STARTING:
+            process.asked = True
+            self._kill(process)
+            return
         process.state, process.asked = ProcessState.STOPPING, True
         process.deadline = self._sup.now + self._sup.settings.stop_timeout
         self._sup.emit(m.StopProcess(process.id))
 
     def acquit(self, process: Process) -> None:
-        """A false alarm: it was condemned, and finished after all."""
+        """It works; if it was condemned, that was a false alarm."""
+        self._sup.fleet.unbalanced = process.state is ProcessState.CAPTURING or self._sup.fleet.unbalanced
         process.state, process.cause, process.suspect, process.stack = ProcessState.READY, None, None, None
 
     def _allowed(self, work: Work) -> float:

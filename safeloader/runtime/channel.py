@@ -27,22 +27,29 @@ def frame(message: object) -> bytes:
 class _Frames:
     """Cuts a byte stream into messages."""
 
-    __slots__ = ("_rest",)
+    __slots__ = ("_missing", "_rest")
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
+        self._missing = 0  # bytes of a known frame; a long one is put together once, not with every read
 
-    def feed(self, data: bytes) -> list[Any]:
+    def feed(self, data: bytes | bytearray) -> list[Any]:
         if self._rest:
-            data = self._rest + data
+            self._rest += data
+            self._missing -= len(data)
+            if self._missing > 0:
+                return []
+            data = self._rest
+        self._missing = 0
         messages, start, end = [], 0, len(data)
         while end - start >= 4:
             (length,) = _LENGTH.unpack_from(data, start)
             if end - start - 4 < length:
+                self._missing = length - (end - start - 4)
                 break
             messages.append(pickle.loads(memoryview(data)[start + 4 : start + 4 + length]))
             start += 4 + length
-        self._rest = data[start:]
+        self._rest = bytearray(data[start:])
         return messages
 
 
@@ -54,15 +61,21 @@ class NonBlocking:
         self.socket = end
         self.ended = False
         self._frames = _Frames()
-        self._backlog: deque[bytes] = deque()
+        self._backlog: deque[memoryview] = deque()
 
     def fileno(self) -> int:
         return self.socket.fileno()
 
-    def send(self, message: object) -> None:
-        """Send now, or as soon as there is room. A peer that is gone is noticed elsewhere."""
-        self._backlog.append(frame(message))
-        self.flush()
+    @property
+    def waits(self) -> bool:
+        """True while something waits for room."""
+        return bool(self._backlog)
+
+    def send(self, message: object) -> bool:
+        """Send now; what there is no room for waits for ``flush``, and True is returned. A peer that is gone is
+        noticed elsewhere."""
+        self._backlog.append(memoryview(frame(message)))
+        return self.flush()
 
     def flush(self) -> bool:
         """Send what waits. Returns True if something still waits."""

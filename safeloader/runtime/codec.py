@@ -9,12 +9,13 @@ from __future__ import annotations
 import io
 import pickle
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .arena import Arena
     from .system import Mapping
 
@@ -22,10 +23,25 @@ __all__ = ["ClassTable", "Decoded", "Encoder", "LeaseWriter", "decode"]
 
 _ALIGN = 64  # a cache line; also enough for every dtype and vector instruction
 _DTYPES: list[torch.dtype] = sorted({v for v in vars(torch).values() if isinstance(v, torch.dtype)}, key=str)
+_WAYS = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__slots__")
 _CODES = {dtype: code for code, dtype in enumerate(_DTYPES)}
 
 ClassTable = list[type]
 _tables: dict[str, ClassTable] = {}
+
+
+class Writer(Protocol):
+    """Memory that a batch is put into, piece after piece; pieces are named by their offset."""
+
+    def tensor(self, dtype: torch.dtype, count: int) -> tuple[torch.Tensor, int]: ...
+    def write(self, data: memoryview | bytes) -> int: ...
+    def offset_of(self, address: int, nbytes: int) -> int | None: ...
+
+
+class Memory(Protocol):
+    """Memory that a batch is read from, by slices of offsets."""
+
+    def __getitem__(self, wanted: slice, /) -> memoryview: ...
 
 
 def _references(anchors: list[memoryview], number: int) -> int:
@@ -104,7 +120,7 @@ class LeaseWriter:
         """The offset of memory that already lies in this lease (under any of its mappings: it may have grown)."""
         for mapping in self._mappings:
             offset = address - mapping.address
-            if 0 <= offset and offset + nbytes <= mapping.length:
+            if offset >= 0 and offset + nbytes <= mapping.length:
                 return offset
         return None
 
@@ -118,7 +134,7 @@ class Encoder:
         classes: classes of the main script that this process got by value; the trainer knows them by number.
     """
 
-    def __init__(self, writer: LeaseWriter, token: str = "", classes: Sequence[type] = ()) -> None:
+    def __init__(self, writer: Writer, token: str = "", classes: Sequence[type] = ()) -> None:
         self._writer = writer
         self.token = token
         self.numbers = {cls: number for number, cls in enumerate(classes)}
@@ -130,18 +146,47 @@ class Encoder:
             Whatever pickling raises for what cannot be carried.
         """
         file = io.BytesIO()
-        pickler = _Pickler(file, self._writer, self)
-        pickler.dump(batch)
-        return file.getvalue(), pickler.pieces
+        places = _Places(self._writer)
+        _Pickler(file, places, self).dump(batch)
+        return file.getvalue(), places.pieces
+
+
+class _Places:
+    """Where the out-of-band pieces of one batch lie. Apart from the pickler, which would else refer to itself and keep
+    the batch until the next garbage collection."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.pieces: list[tuple[int, int]] = []
+        self._writer = writer
+        self._placed: dict[int, tuple[int, int]] = {}
+
+    def add(self, buffer: pickle.PickleBuffer) -> bool:
+        """Pickle's callback for each buffer, in order: note where it lies, copying it there unless it does."""
+        piece = self._placed.pop(id(buffer), None)
+        if piece is None:
+            raw = buffer.raw()
+            piece = (self._writer.write(raw), len(raw))
+        self.pieces.append(piece)
+        return False
+
+    def place(self, tensor: torch.Tensor, span: int, contiguous: bool) -> pickle.PickleBuffer:
+        """Put a tensor's ``span`` elements into the lease, unless they are there; the buffer only marks the place."""
+        nbytes = span * tensor.dtype.itemsize
+        offset = self._writer.offset_of(tensor.data_ptr(), nbytes)
+        if offset is None:
+            flat, offset = self._writer.tensor(tensor.dtype, span)
+            source = tensor.detach()
+            flat.copy_(source.reshape(-1) if contiguous else source.as_strided((span,), (1,)))
+        buffer = pickle.PickleBuffer(bytearray())
+        self._placed[id(buffer)] = (offset, nbytes)
+        return buffer
 
 
 class _Pickler(pickle.Pickler):
-    def __init__(self, file: io.BytesIO, writer: LeaseWriter, encoder: Encoder) -> None:
-        super().__init__(file, protocol=5, buffer_callback=self._buffer)
-        self.pieces: list[tuple[int, int]] = []
-        self._writer = writer
+    def __init__(self, file: io.BytesIO, places: _Places, encoder: Encoder) -> None:
+        super().__init__(file, protocol=5, buffer_callback=places.add)
+        self._places = places
         self._encoder = encoder
-        self._placed: dict[int, tuple[int, int]] = {}
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, torch.Tensor):
@@ -151,14 +196,6 @@ class _Pickler(pickle.Pickler):
             if number is not None:
                 return _known_class, (self._encoder.token, number)
         return NotImplemented
-
-    def _buffer(self, buffer: pickle.PickleBuffer) -> bool:
-        piece = self._placed.pop(id(buffer), None)
-        if piece is None:
-            raw = buffer.raw()
-            piece = (self._writer.write(raw), len(raw))
-        self.pieces.append(piece)
-        return False
 
     def _tensor(self, tensor: torch.Tensor) -> Any:
         if tensor.requires_grad and not tensor.is_leaf:
@@ -175,22 +212,11 @@ class _Pickler(pickle.Pickler):
         if tensor.numel() == 0:
             return _empty, (code, shape, stride, tensor.requires_grad)
         contiguous = tensor.is_contiguous()
-        span = tensor.numel() if contiguous else 1 + sum((n - 1) * s for n, s in zip(shape, stride))
-        buffer = self._place(tensor, span, contiguous)
-        if tensor.requires_grad or not contiguous:
+        span = tensor.numel() if contiguous else 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
+        buffer = self._places.place(tensor, span, contiguous)
+        if tensor.requires_grad or not contiguous or 1 in shape:  # a dimension of one has any stride
             return _strided, (buffer, code, shape, stride, tensor.requires_grad)
         return _contiguous, (buffer, code, shape)
-
-    def _place(self, tensor: torch.Tensor, span: int, contiguous: bool) -> pickle.PickleBuffer:
-        nbytes = span * tensor.dtype.itemsize
-        offset = self._writer.offset_of(tensor.data_ptr(), nbytes)
-        if offset is None:
-            flat, offset = self._writer.tensor(tensor.dtype, span)
-            source = tensor.detach()
-            flat.copy_(source.reshape(-1) if contiguous else source.as_strided((span,), (1,)))
-        buffer = pickle.PickleBuffer(bytearray())  # only marks the place
-        self._placed[id(buffer)] = (offset, nbytes)
-        return buffer
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
@@ -205,10 +231,15 @@ def _is_plain(tensor: torch.Tensor) -> bool:
     )
 
 
+def _has_a_way_of_its_own(cls: type) -> bool:
+    own = cls.__mro__[: cls.__mro__.index(torch.Tensor)]
+    return any(name in vars(base) for base in own for name in _WAYS)
+
+
 def _reduce_subclass(tensor: torch.Tensor) -> Any:
     """A subclass without a way of its own travels as a plain tensor, its class and its attributes."""
     cls = type(tensor)
-    if isinstance(tensor, torch.nn.Parameter) or cls.__reduce_ex__ is not torch.Tensor.__reduce_ex__:
+    if isinstance(tensor, torch.nn.Parameter) or _has_a_way_of_its_own(cls):
         return NotImplemented
     with torch._C.DisableTorchFunctionSubclass():
         plain = tensor.detach().as_subclass(torch.Tensor)
@@ -232,10 +263,12 @@ class Decoded:
         _tables.pop(token, None)
 
 
-def decode(stream: bytes | memoryview, pieces: Sequence[tuple[int, int]], memory: memoryview | None) -> Any:
+def decode(stream: bytes | memoryview, pieces: Sequence[tuple[int, int]], memory: Memory | None) -> Any:
     """Make the batch again; its tensors and arrays are views of ``memory``."""
-    if memory is None or not pieces:
+    if not pieces:
         return pickle.loads(stream)
+    if memory is None:
+        memory = memoryview(bytearray())  # all pieces are empty
     return pickle.loads(stream, buffers=[memory[start : start + length] for start, length in pieces])
 
 
@@ -244,13 +277,14 @@ def _known_class(token: str, number: int) -> type:
 
 
 def _contiguous(buffer: memoryview, code: int, shape: tuple[int, ...]) -> torch.Tensor:
-    return torch.frombuffer(buffer, dtype=_DTYPES[code]).view(shape)
+    # Changed in place, not viewed: a view could not be detached in place, as a tensor of torch's workers can.
+    return torch.frombuffer(buffer, dtype=_DTYPES[code]).resize_(shape)
 
 
 def _strided(
     buffer: memoryview, code: int, shape: tuple[int, ...], stride: tuple[int, ...], requires_grad: bool
 ) -> torch.Tensor:
-    tensor = torch.frombuffer(buffer, dtype=_DTYPES[code]).as_strided(shape, stride)
+    tensor = torch.frombuffer(buffer, dtype=_DTYPES[code]).as_strided_(shape, stride)
     return tensor.requires_grad_() if requires_grad else tensor
 
 
@@ -259,6 +293,6 @@ def _empty(code: int, shape: tuple[int, ...], stride: tuple[int, ...], requires_
 
 
 def _subclass(plain: torch.Tensor, cls: type, attributes: dict[str, Any], requires_grad: bool) -> torch.Tensor:
-    tensor = plain.as_subclass(cls)
+    tensor: torch.Tensor = plain.as_subclass(cls)
     tensor.__dict__.update(attributes)
     return tensor.requires_grad_() if requires_grad else tensor

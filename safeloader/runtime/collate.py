@@ -1,12 +1,12 @@
 """torch's default collate, told to put its result into the lease instead of a new file in ``/dev/shm``.
 
-``torch.utils.data._utils.collate.default_collate_fn_map`` is torch's documented place for such a change; custom collate
-functions that call ``default_collate`` gain as well. What it does to plain tensors is the same ``torch.stack(out=...)``.
+``torch.utils.data._utils.collate.default_collate_fn_map`` is torch's documented place for such a change; custom
+collate functions that call ``default_collate`` gain as well. What it does to plain tensors is torch's own
+``torch.stack(out=...)``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ import torch
 from .. import torch_private
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .codec import LeaseWriter
 
 __all__ = ["collating_into"]
@@ -25,7 +27,7 @@ _writer: LeaseWriter | None = None
 @contextmanager
 def collating_into(writer: LeaseWriter | None) -> Iterator[None]:
     """Within this context default collation writes into the writer's open lease; with None, into ordinary memory."""
-    global _writer
+    global _writer  # noqa: PLW0603 - one per process, as the table itself
     table = torch_private.default_collate_fn_map
     before, writer_before = table[torch.Tensor], _writer
     table[torch.Tensor] = _collate_tensor
@@ -39,23 +41,24 @@ def collating_into(writer: LeaseWriter | None) -> Iterator[None]:
 
 def _collate_tensor(batch: Any, *, collate_fn_map: Any = None) -> Any:
     first = batch[0]
-    writer = _writer
     if (
-        writer is None
-        or not writer.is_open
-        or not writer.in_place
-        or type(first) is not torch.Tensor
-        or first.layout is not torch.strided
+        first.layout is not torch.strided
         or first.is_nested
+        or first.is_quantized
         or first.device.type != "cpu"
     ):
         return _collate_privately(batch, collate_fn_map)
-    count = sum(x.numel() for x in batch)
-    shape = (len(batch), *first.shape)
-    if count == 0 or count != first.numel() * len(batch):
-        return _collate_privately(batch, collate_fn_map)
-    flat, _ = writer.tensor(first.dtype, count)
-    return torch.stack(batch, 0, out=flat.view(shape))
+    return torch.stack(batch, 0, out=_room_for(first, (len(batch), *first.shape)))
+
+
+def _room_for(first: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Where the batch goes: never nowhere, since ``out`` decides its strides and dtype, and refuses gradients."""
+    writer = _writer
+    if type(first) is torch.Tensor and writer is not None and writer.is_open and writer.in_place:
+        count = shape[0] * first.numel()
+        if count:
+            return writer.tensor(first.dtype, count)[0].view(shape)
+    return first.new_empty(shape)
 
 
 def _collate_privately(batch: Any, collate_fn_map: Any) -> Any:

@@ -14,9 +14,8 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy
 
@@ -27,19 +26,22 @@ from . import carry, codec
 from . import protocol as p
 from .arena import Arena
 from .generators import States
-from .inline import InlineBatch, InlineHost, Interrupted
+from .inline import InlineBatch, InlineHost, Interrupted, NotEncodable
 from .process import Process
-from .spec import Spec
 from .tell import Teller
 from .worker import Ended, WorkerPlace
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..core.policy import CoreSettings
     from ..observe.recorder import Recorder
+    from .spec import Spec
 
 __all__ = ["Driver"]
 
 _LONGEST_SLEEP = 3600.0
+_Batch = tuple[bytes, "tuple[int, int] | None", "list[tuple[int, int]]", int]
 
 
 class Driver:
@@ -109,12 +111,16 @@ class Driver:
             self._draw, self._outcome = draw, None
             try:
                 self._tell(m.BatchRequested())
-                while self._outcome is None:
-                    self._wait()
-                outcome = self._outcome
+                outcome = self._await_outcome()
             finally:
                 self._draw = self._outcome = None
         return outcome()
+
+    def _await_outcome(self) -> Callable[[], Any]:
+        while True:
+            if self._outcome is not None:
+                return self._outcome
+            self._wait()
 
     def look(self) -> None:
         """Notice what happened meanwhile (deaths, say), without waiting."""
@@ -220,7 +226,9 @@ class Driver:
         return {
             p.READY: self._heard_ready,
             p.HOSTED: lambda q, worker, at: self._tell(m.WorkerReady(q.number, worker, at)),
-            p.RESUMED: lambda q, worker, at: self._tell(m.WorkerResumed(q.number, worker, at)),
+            p.RESUMED: lambda q, worker, states, at: self._tell(
+                m.WorkerResumed(q.number, worker, at, states)
+            ),
             p.LOADED: self._heard_loaded,
             p.EMPTY: self._heard_empty,
             p.RAISED: self._heard_raised,
@@ -298,12 +306,17 @@ class Driver:
 
     def _send(self, number: int, *message: Any) -> None:
         process = self.processes.get(number)
-        if process is not None:
-            process.channel.send(message)
+        if process is not None and process.channel.send(message):
+            self._poll_for(process, select.POLLIN | select.POLLOUT)
 
     def _flush_backlogs(self) -> None:
         for process in self.processes.values():
-            process.channel.flush()
+            if process.channel.waits and not process.channel.flush():
+                self._poll_for(process, select.POLLIN)
+
+    def _poll_for(self, process: Process, mask: int) -> None:
+        if process.channel.fileno() in self._sources:
+            self._poll.modify(process.channel.fileno(), mask)
 
     def _carried(self, indices: Any) -> Any:
         """Indices as they are if any interpreter can read them, else by value."""
@@ -362,7 +375,7 @@ class Driver:
     def _resume_worker(self, c: m.ResumeWorker) -> None:
         if c.process == m.INLINE:
             self._inline.resume(c.worker, self._shared_seed)
-            self._events.append(m.WorkerResumed(m.INLINE, c.worker, monotonic()))
+            self._events.append(m.WorkerResumed(m.INLINE, c.worker, monotonic(), self._inline.states(c.worker)))
         else:
             self._send(c.process, p.RESUME, c.worker, self._shared_seed)
 
@@ -378,6 +391,9 @@ class Driver:
             event = m.WorkerEnded(m.INLINE, c.task, self._inline.states(c.worker), monotonic())
         except Interrupted as interrupted:
             event = m.InlineInterrupted(c.task, self._inline.sample(c.worker), interrupted.stack)
+        except NotEncodable as failure:
+            states = self._inline.states(c.worker)
+            event = m.TaskRaised(m.INLINE, c.task, failure.error, "unpicklable", None, states, monotonic())
         except Exception as error:
             states, sample = self._inline.states(c.worker), self._inline.sample(c.worker)
             event = m.TaskRaised(m.INLINE, c.task, error, "raised", sample, states, monotonic())
@@ -425,7 +441,7 @@ class Driver:
             self._outcome = outcome
 
     def _deliver(self, c: m.Deliver) -> None:
-        self._teller.delivered()
+        self._teller.delivered(c.task)
         try:
             batch = self._decode(c)
             if self._finish is not None:
@@ -439,12 +455,12 @@ class Driver:
     def _decode(self, c: m.Deliver) -> Any:
         if isinstance(c.batch, InlineBatch):
             return c.batch.value
-        stream, place, pieces, nbytes = c.batch  # type: ignore[misc]
+        stream, place, pieces, nbytes = cast("_Batch", c.batch)
         if c.lease is None:
-            return codec.decode(stream, (), None)
+            return codec.decode(stream, pieces, None)
         mapping = self._arena.map(c.lease.slot, nbytes)
-        anchor = numpy.frombuffer(mapping.array, dtype=numpy.uint8, count=nbytes)
-        memory = memoryview(anchor)
+        anchor = numpy.frombuffer(mapping.view(), dtype=numpy.uint8, count=nbytes)
+        memory = anchor.data
         if place is not None:
             stream = bytes(memory[place[0] : place[0] + place[1]])
         lease, returned, anchors = c.lease, self._returned, self._anchors

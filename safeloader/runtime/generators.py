@@ -102,13 +102,13 @@ def _torch_bytes() -> bytes:
 
 
 def _gauss_next() -> Any:
-    return getattr(random, "_inst").gauss_next
+    return random._inst.gauss_next  # type: ignore[attr-defined]
 
 
 def _python_words() -> Any:
     """Where Python's hidden generator keeps its words, or None if that cannot be told for sure."""
     try:
-        instance = getattr(random, "_inst")
+        instance = random._inst
         header = object.__basicsize__
         words = (ctypes.c_char * (4 * (_WORDS + 1))).from_address(id(instance) + header)
         if sys.implementation.name != "cpython" or sys.getsizeof(instance) < header + 4 * (_WORDS + 1):

@@ -97,11 +97,11 @@ def _make_host(config: Any, spec: int, arena: int, process: int, link: Any) -> A
 
 
 def _leave(code: int) -> None:
-    """End without torch's teardown, which takes longer than the rest; but let exit handlers run and files be flushed."""
+    """End without torch's teardown, which takes longer than the rest; but run exit handlers and flush files."""
     import atexit
 
     try:
-        getattr(atexit, "_run_exitfuncs")()
+        atexit._run_exitfuncs()
     finally:
         for stream in (sys.stdout, sys.stderr):
             try:

@@ -10,26 +10,38 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from .. import torch_private
-from . import system
+from . import codec, system
 from .collate import collating_into
 from .generators import Generators, States
-from .spec import Parts, Spec
-from .worker import LoadSpec, Loaded, Marks, Worker, WorkerPlace
+from .private import PrivateMemory
+from .worker import Loaded, LoadSpec, Marks, Worker, WorkerPlace
 
-__all__ = ["InlineBatch", "InlineHost", "Interrupted"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .spec import Parts, Spec
+
+__all__ = ["InlineBatch", "InlineHost", "Interrupted", "NotEncodable"]
 
 
 class InlineBatch(NamedTuple):
     """A batch that never left the trainer."""
 
     value: Any
+
+
+class NotEncodable(Exception):
+    """A batch was loaded, but a process could not have sent it. The error that tells is ``error``."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class Interrupted(BaseException):
@@ -51,6 +63,7 @@ class InlineHost:
     def __init__(self, load: LoadSpec, spec: Spec) -> None:
         self._load = load
         self._spec = spec
+        self._token = spec.config.token
         self._generators: Generators | None = None
         self._places: dict[int, WorkerPlace] = {}
         self._workers: dict[int, Worker] = {}
@@ -76,10 +89,19 @@ class InlineHost:
         Raises:
             Ended: the worker has nothing left.
             Interrupted: it took longer than ``timeout`` seconds and could be interrupted.
+            NotEncodable: a process could not have sent this batch.
             Exception: whatever the dataset raised.
         """
+        memory = PrivateMemory()
         with self._as_worker(worker) as hosted, _watched(timeout):
-            return hosted.load(indices, skip)
+            loaded = hosted.load(indices, skip)
+            if loaded.empty:
+                return loaded
+            try:
+                stream, pieces = codec.Encoder(memory, self._token, self._spec.classes).encode(loaded.batch)
+            except Exception as error:
+                raise NotEncodable(error) from error
+        return loaded._replace(batch=codec.decode(stream, pieces, memory))
 
     def states(self, worker: int) -> States | None:
         """The generators of a worker after its last batch."""

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from time import monotonic
 
-from . import system
-
 __all__ = ["IDLE", "Page", "Progress"]
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from . import system
 
 _WORK, _SAMPLE, _TAKEN, _PROGRESSED = range(4)
 IDLE = 0

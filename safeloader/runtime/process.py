@@ -9,13 +9,15 @@ import socket
 import subprocess
 import sys
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from . import system
-from .arena import Arena
 from .channel import NonBlocking
 from .page import Page
-from .spec import Spec
+
+if TYPE_CHECKING:
+    from .arena import Arena
+    from .spec import Spec
 
 __all__ = ["Exit", "Process", "lifeline"]
 
@@ -74,7 +76,7 @@ class Process:
             spec=spec.descriptor, channel=channel, arena=arena.descriptor, stacks=stacks, lifeline=lifeline(),
             number=self.number,
         )  # fmt: skip
-        flags = getattr(subprocess, "_args_from_interpreter_flags")()
+        flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
         return subprocess.Popen(
             [sys.executable, *flags, "-c", code],
             stdin=subprocess.DEVNULL,
@@ -156,7 +158,7 @@ _pipe: tuple[int, int] | None = None
 
 def lifeline() -> int:
     """The reading end of a pipe whose writing end only this trainer holds: it hangs up when the trainer is gone."""
-    global _pipe
+    global _pipe  # noqa: PLW0603 - one per trainer, for its whole life
     if _pipe is None:
         _pipe = os.pipe()
     return _pipe[0]
@@ -164,7 +166,7 @@ def lifeline() -> int:
 
 def _forget_lifeline() -> None:
     """A fork of the trainer is not the trainer: it must not keep the processes alive."""
-    global _pipe
+    global _pipe  # noqa: PLW0603
     if _pipe is not None:
         os.close(_pipe[1])
         os.close(_pipe[0])

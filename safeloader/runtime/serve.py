@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from .. import torch_private
 from . import carry
@@ -19,6 +20,8 @@ from .spec import HostConfig, open_parts
 from .worker import Ended, Loaded, Marks, Worker, WorkerPlace
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .arena import Arena
     from .channel import Blocking
 
@@ -84,6 +87,8 @@ class Host:
             raise SystemExit(0) from None
         self._classes = parts.classes
         self._encoder.numbers.update({cls: number for number, cls in enumerate(parts.classes)})
+        if self._config.accelerators:  # a worker seeds the CPU's generator only, being in the trainer at times
+            torch.manual_seed(self._config.load.base_seed + place.worker)
         worker = Worker(
             self._config.load, parts.dataset, parts.collate_fn, parts.worker_init_fn, WorkerPlace(*place),
             self._generators, self._marks,
@@ -103,7 +108,7 @@ class Host:
             self._workers[worker].resume(shared_seed)
         except Exception as error:
             self._workers[worker].failure = error
-        self._link.send((p.RESUMED, worker, self._page.rest()))
+        self._link.send((p.RESUMED, worker, self._generators.moved(), self._page.rest()))
 
     def _switch(self, worker: Worker | None) -> Worker | None:
         """Let another worker in: the generators of this process become its own."""
@@ -168,7 +173,7 @@ class Host:
 
     def _exception(self, error: BaseException, where: str) -> bytes:
         """torch's wrapper, so that the same error comes out as from torch's workers; as text if its class cannot."""
-        wrapper = torch_private.ExceptionWrapper((type(error), error, error.__traceback__), where=where)
+        wrapper = torch_private.wrap_exception(error, where)
         try:
             return carry.dumps(wrapper, self._classes)
         except Exception:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..core import messages as m
 from ..errors import BadSampleError, SafeLoaderError, StartError
 from ..observe.report import Fault
 from . import carry
 from .drift import Drift
 
 if TYPE_CHECKING:
+    from ..core import messages as m
     from ..observe.recorder import Recorder
     from .driver import Driver
     from .process import Process
@@ -32,7 +32,7 @@ class Teller:
     def __init__(self, driver: Driver, recorder: Recorder) -> None:
         self._driver = driver
         self._recorder = recorder
-        self._pending: list[tuple[int, float]] = []
+        self._pending: list[tuple[int, float, int]] = []  # fault, since when, the batch it held up
         self._drift: Drift | None = None
         self._epoch_started_with = recorder.batches
 
@@ -69,7 +69,8 @@ class Teller:
             )
         )
         if c.cause in _RECOVERABLE:
-            self._pending.append((number, monotonic() - c.stalled))
+            held_up = c.task if c.task is not None else -1
+            self._pending.append((number, monotonic() - c.stalled, held_up))
 
     def rung(self, c: m.ReportRung) -> None:
         tell = self._recorder.fell_back if c.new < c.old else self._recorder.recovered
@@ -84,14 +85,14 @@ class Teller:
         for index in c.indices:
             self._recorder.skipped(c.epoch, c.batch, index, c.cause)
 
-    def delivered(self) -> None:
-        """A batch reaches the consumer: what was lost until now is known."""
+    def delivered(self, task: int) -> None:
+        """A batch reaches the consumer; if a fault held it up, it is known now what that cost."""
         self._recorder.batches += 1
         if self._pending:
             now = monotonic()
-            for number, since in self._pending:
+            for number, since, _ in [p for p in self._pending if p[2] <= task]:
                 self._recorder.resumed(number, now - since)
-            self._pending.clear()
+            self._pending = [p for p in self._pending if p[2] > task]
 
     def epoch_ended(self) -> None:
         batches = self._recorder.batches - self._epoch_started_with

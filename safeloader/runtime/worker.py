@@ -7,12 +7,13 @@ not let a ``StopIteration`` out of a map-style dataset pass for the end of the e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import torch_private
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from .generators import Generators, States
 
 __all__ = ["Ended", "LoadSpec", "Loaded", "Marks", "SampleStopped", "Worker", "WorkerPlace"]
@@ -202,11 +203,12 @@ class Worker:
                 return self._collated(dataset.__getitems__(wanted), ())
             except StopIteration as stop:
                 raise _stopped(wanted) from stop
-        samples, dropped = [], []
+        samples, dropped, mark = [], [], self._marks.sample
         for position, index in enumerate(indices):
             if position in skip:
                 continue
-            self._mark(position)
+            self.sample = position
+            mark(position)
             try:
                 samples.append(dataset[index])
             except StopIteration as stop:

@@ -7,11 +7,13 @@ import ctypes
 import io
 import mmap
 import multiprocessing.process
+import pickle
 import socket
 import subprocess
 import threading
 import types
 import weakref
+from multiprocessing.sharedctypes import SynchronizedBase
 from typing import Any
 
 _LOCKS = (
@@ -35,10 +37,18 @@ _RUNNING = (
 _POINTERS = (ctypes.Structure.__base__ or ctypes.Structure, ctypes.CDLL)
 
 _LAZILY = "leave it out in __getstate__, and {} in the first __getitem__ of each process"
+_MAKE = _LAZILY.format("make it")
 _LOCK = (
     "a thread lock means nothing in another process: leave it out in __getstate__ and make a new one on "
     'first use; to keep processes apart, use multiprocessing.get_context("spawn").Lock()'
 )
+_GLOBAL = (
+    "the variable {0} of the script would go along with the function that uses it: make it inside the "
+    "function, or move both into a module of their own, which every process imports for itself"
+)
+_CAPTURED = "the function holds {0} in its closure: make it inside the function, when it is first called"
+# What pickle raises where there is no way; anything else comes from the object's own methods.
+_OF_PICKLE = (TypeError, ValueError, AttributeError, RuntimeError, pickle.PicklingError)
 _BY_KIND: tuple[tuple[tuple[type, ...], str], ...] = (
     (_LOCKS, _LOCK),
     ((io.IOBase,), "keep the path, " + _LAZILY.format("open the file")),
@@ -58,6 +68,11 @@ _CONNECTIONS = {
 }  # fmt: skip
 
 
+def is_known(thing: object) -> bool:
+    """Return True for things that nobody wants to see taken apart: what is inside them is not the user's."""
+    return isinstance(thing, (*_LOCKS, *_RUNNING, SynchronizedBase))
+
+
 def describe(thing: Any) -> str:
     """Return the kind of a thing with its article, such as ``"a _thread.lock"``."""
     if isinstance(thing, type):
@@ -70,8 +85,8 @@ def describe(thing: Any) -> str:
     return f"{'an' if name.lstrip('_')[:1] in 'aeiouAEIOU' else 'a'} {name}"
 
 
-def advice_for(thing: Any, reason: Exception) -> str:
-    """Return what to try instead of carrying `thing`, on which serialising ended with `reason`."""
+def advice_for(thing: Any, reason: Exception, path: str = "") -> str:
+    """Return what to try instead of carrying the `thing` at `path`, which failed with `reason`."""
     hint = getattr(reason, "hint", "")
     if hint:
         return str(hint)
@@ -81,9 +96,16 @@ def advice_for(thing: Any, reason: Exception) -> str:
         )
     if "inheritance" in str(reason):
         return "give it to the dataset before the loader starts: a process gets it at its start or never"
+    last = path.rpartition(" → ")[2]
+    if last.startswith("global variable "):
+        return _GLOBAL.format(last.removeprefix("global variable "))
+    if last.startswith("captured variable "):
+        return _CAPTURED.format(last.removeprefix("captured variable "))
     for kinds, advice in _BY_KIND:
         if isinstance(thing, kinds):
             return advice
     if type(thing).__module__.partition(".")[0] in _CONNECTIONS:
         return "keep what is needed to open it, " + _LAZILY.format("open it")
-    return _LAZILY.format("make it") + "; or make it in worker_init_fn"
+    if not isinstance(reason, _OF_PICKLE):
+        return "its own __reduce__, __getstate__ or the like raised this: mend that, or " + _MAKE
+    return _MAKE + "; or make it in worker_init_fn"

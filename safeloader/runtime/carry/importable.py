@@ -15,7 +15,7 @@ _known: dict[str, tuple[object, list[str], bool]] = {}
 
 
 def importable(name: str) -> bool:
-    """Return True where a reader with the same ``sys.path`` can import the module `name`; fast the second time."""
+    """Return True where a reader with the same ``sys.path`` can import the module `name`."""
     if name in _ONLY_HERE:
         return False
     module = sys.modules.get(name)

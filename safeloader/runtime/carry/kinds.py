@@ -78,10 +78,15 @@ def reduce_memmap(array: Any) -> Reduced:
     return numpy.memmap, (filename, array.dtype, mode, offset, array.shape, order)
 
 
-def _reduce_text_file(file: io.TextIOWrapper) -> Reduced:
+def reduce_stream(stream: Any) -> Reduced:
+    """The standard streams are the reader's own, whatever a notebook put in their places."""
     for name in ("stdout", "stderr"):
-        if file is getattr(sys, name):
+        if stream is getattr(sys, name):
             return getattr, (sys, name)
+    return NotImplemented
+
+
+def _reduce_text_file(file: io.TextIOWrapper) -> Reduced:
     # cloudpickle would send the whole contents instead, and the reader would get no file.
     raise RefusedError(f"cannot pickle the open file {file.name!r}")
 
@@ -109,6 +114,9 @@ def _reduce_typing(found: Any) -> Reduced:
     kind: Any = type(found)
     if kind is typing.NewType:
         return kind, (found.__name__, found.__supertype__)
+    if kind is typing.TypeVar:
+        bound, variance = found.__bound__, (found.__covariant__, found.__contravariant__)
+        return rebuild.type_variable, (found.__name__, found.__constraints__, bound, *variance)
     if kind.__name__ == "TypeAliasType":
         return kind, (found.__name__, found.__value__)
     return kind, (found.__name__,)
@@ -144,7 +152,7 @@ _OWN_REDUCERS: dict[type, Callable[[Any], Reduced]] = {
     type(dataclasses.MISSING): _sentinel("MISSING"),
     type(dataclasses.KW_ONLY): _sentinel("KW_ONLY"),
 }
-# From Python 3.10, 3.11 and 3.12 on.
-for _name in ("NewType", "ParamSpec", "TypeVarTuple", "TypeAliasType"):
+# The later ones came with Python 3.11 and 3.12.
+for _name in ("TypeVar", "NewType", "ParamSpec", "TypeVarTuple", "TypeAliasType"):
     if hasattr(typing, _name):
         _OWN_REDUCERS[getattr(typing, _name)] = _reduce_typing

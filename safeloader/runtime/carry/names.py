@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from safeloader.errors import NotCarriableError
-from safeloader.runtime.carry.advice import advice_for, describe
+from safeloader.runtime.carry.advice import advice_for, describe, is_known
+from safeloader.runtime.carry.kinds import RefusedError
 from safeloader.runtime.carry.parts import Part, parts_of
 from safeloader.runtime.carry.pickler import CarryPickler, handing_over
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 _MOST_SECONDS = 10.0
 _MOST_STEPS = 60
@@ -35,25 +37,26 @@ def not_carriable(
         what: Names of its parts; without them it is called "object".
         inherit: Whether readers may inherit descriptors.
     """
+    other = "a worker process" if inherit else "another process"
     deep = next((e for e in (error, error.__cause__) if isinstance(e, RecursionError)), None)
     if deep is not None:
         return NotCarriableError(
-            f"the dataset is nested too deeply to be sent to a worker process: {deep}",
+            f"this is nested too deeply to be sent to {other}: {deep}",
             hint="hold nodes in a list and link them by index, or raise sys.setrecursionlimit()",
         )
     search = _Search(inherit=inherit)
-    for name, root in (what or {"object": obj}).items():
+    for name, root in {**(what or {}), "object": obj}.items():
         culprit = search.descend(name, root)
         if culprit is not None:
             break
     else:
-        return NotCarriableError(f"this cannot be sent to a worker process: {_in_one_line(error)}")
+        return NotCarriableError(f"this cannot be sent to {other}: {_in_one_line(error)}")
     path, part, reason = culprit
     subject = f"{path} ({describe(part)})" if search.ended else f"something in {path}"
     return NotCarriableError(
-        f"{subject} cannot be sent to a worker process: {_in_one_line(reason)}",
+        f"{subject} cannot be sent to {other}: {_in_one_line(reason)}",
         path=path,
-        hint=advice_for(part, reason),
+        hint=advice_for(part, reason, path),
     )
 
 
@@ -76,7 +79,7 @@ class _Search:
         path, part = name, root
         for _ in range(_MOST_STEPS):
             self._ancestors.append(part)
-            found = self._first_failing(part)
+            found = None if is_known(part) else self._first_failing(part)
             if found is None:
                 return path, part, reason
             step, part, reason = found
@@ -85,8 +88,10 @@ class _Search:
         return path, part, reason
 
     def _first_failing(self, whole: object) -> tuple[str, object, Exception] | None:
+        parts: Sequence[Part] = ()
         try:
-            parts: Sequence[Part] = list(parts_of(self._pickler(), whole))
+            with self._trial(()) as pickler:
+                parts = list(parts_of(pickler, whole))
         except Exception:  # `whole` cannot even be taken apart, so it is the culprit itself
             return None
         # A temporary made by taking apart must outlive its id.
@@ -107,21 +112,23 @@ class _Search:
 
     def _failure(self, obj: object) -> Exception | None:
         """Try to serialise `obj`; return what that raised."""
-        duplicates: list[int] = []
         try:
-            with handing_over(duplicates):
-                pickler = self._pickler()
-                with pickler.by_value():
-                    pickler.dump(obj)
+            with self._trial(self._ancestors) as pickler:
+                pickler.dump(obj)
         except Exception as error:
             return error
+        return None
+
+    @contextmanager
+    def _trial(self, left_out: Sequence[object]) -> Iterator[CarryPickler]:
+        duplicates: list[int] = []
+        pickler = _Trial({id(obj) for obj in left_out}, inherit=self._inherit)
+        try:
+            with handing_over(duplicates) if self._inherit else nullcontext():
+                yield pickler
         finally:
             for descriptor in duplicates:
                 os.close(descriptor)
-        return None
-
-    def _pickler(self) -> CarryPickler:
-        return _Trial({id(obj) for obj in self._ancestors}, inherit=self._inherit)
 
 
 class _Trial(CarryPickler):
@@ -144,4 +151,6 @@ class _Nowhere:
 
 def _in_one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
+    if isinstance(error, RefusedError):
+        return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

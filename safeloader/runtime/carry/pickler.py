@@ -25,10 +25,11 @@ from multiprocessing import context, resource_tracker
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
+from cloudpickle.cloudpickle import _dynamic_class_reduce
 
 from safeloader.runtime.carry import rebuild
 from safeloader.runtime.carry.importable import importable, importable_as
-from safeloader.runtime.carry.kinds import Reduced, reduce_memmap, reducers
+from safeloader.runtime.carry.kinds import Reduced, reduce_memmap, reduce_stream, reducers
 
 if TYPE_CHECKING:
     import pickle
@@ -55,9 +56,8 @@ def pack_into(packed: Packed, obj: Any) -> None:
 
     with handing_over(packed.fds):
         pickler = CarryPickler(file, keep, inherit=True)
-        with pickler.by_value():
-            # The list is filled while the object is pickled, and comes after it.
-            pickler.dump((obj, pickler.classes))
+        # The list is filled while the object is pickled, and comes after it.
+        pickler.dump((obj, pickler.classes))
     packed.stream, packed.classes = file.getvalue(), pickler.classes
     tracker: int | None = resource_tracker._resource_tracker._fd  # type: ignore[attr-defined]
     if tracker is not None:
@@ -69,13 +69,12 @@ def dump_bytes(obj: Any, classes: Sequence[type]) -> bytes:
     """Serialise `obj` with everything in one piece; `classes` go as numbers."""
     file = io.BytesIO()
     pickler = CarryPickler(file, None, inherit=False, known=classes)
-    with pickler.by_value():
-        pickler.dump(obj)
+    pickler.dump(obj)
     return file.getvalue()
 
 
 class CarryPickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """One dump by the rules of this module; use it inside `by_value`.
+    """One dump by the rules of this module.
 
     Args:
         file: Gets the stream.
@@ -98,22 +97,10 @@ class CarryPickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.inherit = inherit
         self.classes: list[type] = []
         self._known = {cls: number for number, cls in enumerate(known)}
-        self._keeps_classes = inherit
-        self._registered: list[types.ModuleType] = []
         self._storages: dict[tuple[int, int], Any] = {}
         # By id, as a metaclass may make its classes unhashable. Types live at least as long as their objects
         # here.
         self._handlers: dict[int, _Handler | None] = {}
-
-    @contextmanager
-    def by_value(self) -> Iterator[None]:
-        """Take back at the end what was told to cloudpickle, whose list of modules is the process's."""
-        try:
-            yield
-        finally:
-            for module in self._registered:
-                cloudpickle.unregister_pickle_by_value(module)
-            self._registered.clear()
 
     def reducer_override(self, obj: Any) -> Reduced:
         """Choose how `obj` goes; called for all but plain numbers, strings and containers."""
@@ -137,9 +124,8 @@ class CarryPickler(cloudpickle.Pickler):  # type: ignore[misc]
         number = self._known.get(cls)
         if number is not None:
             return rebuild.numbered_class, (number,)
-        self._look_at_module(cls)
-        reduced = super().reducer_override(cls)
-        if not self._keeps_classes or not isinstance(reduced, tuple) or len(reduced) != 6:
+        reduced = _dynamic_class_reduce(cls) if _only_here(cls) else super().reducer_override(cls)
+        if not self.inherit or not isinstance(reduced, tuple) or len(reduced) != 6:
             return reduced
         make, args, state, _, _, fill = reduced
         # Without cloudpickle's mark of origin each read makes a class of its own; with it a second read, or
@@ -158,13 +144,13 @@ class CarryPickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def reduce_function(self, function: types.FunctionType) -> Reduced:
         """By name if the reader can import it, else by value with the variables that it uses."""
-        self._look_at_module(function)
-        reduced = super().reducer_override(function)
+        here = _only_here(function)
+        reduced = self._dynamic_function_reduce(function) if here else super().reducer_override(function)
         if not isinstance(reduced, tuple) or function.__closure__ is None:
             return reduced
         make, (code, variables, name, defaults, _), (attributes, slots), *rest = reduced
-        # The cells themselves, where cloudpickle gives each function cells of its own: two functions may share
-        # a captured variable and change it.
+        # The cells themselves, where cloudpickle gives each function cells of its own: two functions may
+        # share a captured variable and change it.
         slots["__closure__"] = None
         return make, (code, variables, name, defaults, function.__closure__), (attributes, slots), *rest
 
@@ -186,17 +172,15 @@ class CarryPickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def storage(self, storage: Any) -> Any:
         """Return the one object that stands for this memory, so that two views of it stay aliases."""
+        if not storage.nbytes():  # nothing to share, and all of these are at address 0
+            return storage
         return self._storages.setdefault((storage.data_ptr(), storage.nbytes()), storage)
 
-    def _look_at_module(self, obj: Any) -> None:
-        """Have cloudpickle send by value what comes from a module that only this process has."""
-        module = sys.modules.get(getattr(obj, "__module__", None) or "")
-        if not isinstance(module, types.ModuleType) or importable(module.__name__):
-            return
-        name = module.__name__
-        if name in sys.modules and name not in cloudpickle.list_registry_pickle_by_value():
-            cloudpickle.register_pickle_by_value(module)
-            self._registered.append(module)
+
+def _only_here(obj: Any) -> bool:
+    """Return True for a class or function of a module that has a name, but in this process only."""
+    module: str | None = getattr(obj, "__module__", None)
+    return bool(module) and module in sys.modules and not importable(module)
 
 
 def _handler_for(kind: type) -> _Handler | None:
@@ -204,6 +188,8 @@ def _handler_for(kind: type) -> _Handler | None:
         return CarryPickler.reduce_class
     if kind in _HANDLERS:
         return _HANDLERS[kind]
+    if kind in (type(sys.stdout), type(sys.stderr)):
+        return lambda _, found: reduce_stream(found)
     # What is not imported has no instances.
     torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
     if torch is not None and issubclass(kind, (torch.Tensor, torch.UntypedStorage, torch.TypedStorage)):

@@ -13,7 +13,7 @@ import threading
 import types
 import weakref
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -109,6 +109,14 @@ def cached_property(function: Callable[..., Any], name: str | None) -> functools
     made = functools.cached_property(function)
     made.attrname = name
     return made
+
+
+def type_variable(
+    name: str, constraints: tuple[Any, ...], bound: Any, covariant: bool, contravariant: bool
+) -> Any:
+    """Build a `typing.TypeVar`."""
+    make: Any = TypeVar
+    return make(name, *constraints, bound=bound, covariant=covariant, contravariant=contravariant)
 
 
 def weak_dictionary(cls: type, items: Iterable[tuple[Any, Any]]) -> Any:

@@ -1,0 +1,141 @@
+"""Who did it: a task that was in work when its process died or hung is charged, and judged when that happens too often.
+
+The sample that was in work each time is bad; where that is not known, a hunt finds it. What is bad is raised at the
+batch's turn, or left out, as policy says.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import messages as m
+from .hunt import Hunt
+from .records import Case, Task, Worker
+
+if TYPE_CHECKING:
+    from .supervisor import Supervisor
+
+__all__ = ["Blame"]
+
+
+class Blame:
+    """Charges, verdicts and hunts."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._sup = supervisor
+
+    # ------------------------------------------------------------ charges and verdicts
+
+    def charge(self, task: Task, cause: str, sample: int | None, stack: str | None) -> None:
+        """A process died or hung while it worked on this task."""
+        case = task.case = task.case or Case()
+        case.same_sample = case.hurt == 0 or (case.same_sample and case.sample == sample)
+        case.hurt += 1
+        case.attempts += 1
+        case.cause, case.sample, case.stack = cause, sample, stack or case.stack
+
+    def judge(self, task: Task) -> None:
+        """Decide what is done with a task that was charged: it waits, first in its worker's queue."""
+        case = _case(task)
+        if task.abandoned:  # nobody wants it: it shall hurt nobody twice
+            self._drop(task, None)
+        elif case.hurt > self._sup.settings.bad_sample_attempts:
+            self._find_culprit(task, case)
+
+    def _find_culprit(self, task: Task, case: Case) -> None:
+        left = self._positions(task)
+        if not self._sup.settings.indexed:
+            self._fail(task, ())
+        elif len(left) == 1:
+            self._convict(task, left)
+        elif case.same_sample and case.sample in left:
+            self._convict(task, (case.sample,))
+        else:
+            self._sup.workers[task.worker].hunt = Hunt(left)
+
+    def _positions(self, task: Task) -> tuple[int, ...]:
+        """The positions of a batch that are not left out."""
+        try:
+            count = len(task.indices) if self._sup.settings.batched else 1  # type: ignore[arg-type]
+        except TypeError:
+            count = 1
+        return tuple(i for i in range(count) if i not in task.skip)
+
+    def _convict(self, task: Task, positions: tuple[int, ...]) -> None:
+        case = _case(task)
+        self._sup.fleet.faults.forgive(case.hurt)
+        if self._sup.settings.on_bad_sample != "skip":
+            self._fail(task, positions)
+            return
+        case.skip = tuple(sorted((*case.skip, *positions)))
+        case.hurt = 0
+        names = task.names(positions)
+        self._sup.emit(m.ReportSkipped(task.id, task.epoch, task.batch, names, case.cause))
+        if not self._positions(task):
+            self._drop(task, None)
+
+    def _fail(self, task: Task, positions: tuple[int, ...]) -> None:
+        case = _case(task)
+        if not self._sup.settings.indexed:  # its iterator cannot get past this point
+            worker = self._sup.workers[task.worker]
+            worker.exhausted = True
+            self._sup.ledger.worker_ended(worker)
+        error = m.DeliverBadSample(
+            task.id, task.worker, task.epoch, task.batch, task.names(positions), case.cause, case.attempts, case.stack
+        )
+        self._drop(task, error)
+
+    def _drop(self, task: Task, result: m.DeliverBadSample | None) -> None:
+        """It is not loaded again."""
+        self._sup.workers[task.worker].waiting.remove(task)
+        self._sup.ledger.settle(task, result)
+
+    # ------------------------------------------------------------ the hunt
+
+    def next_probe(self, worker: Worker) -> tuple[Task, tuple[int, ...]]:
+        """The suspected task, and the positions of it to load next."""
+        assert worker.hunt is not None
+        return self._hunted(worker), worker.hunt.probe()
+
+    def probe_survived(self, worker: Worker) -> bool:
+        """A part of the batch did no harm. True if the hunt is over."""
+        if worker.hunt is not None:
+            worker.hunt.survived()
+        return self._concluded(worker)
+
+    def probe_died(self, worker: Worker) -> None:
+        """A part of the batch killed or hung its process."""
+        if worker.hunt is not None:
+            worker.hunt.died()
+        self._concluded(worker)
+
+    def _concluded(self, worker: Worker) -> bool:
+        hunt, task = worker.hunt, self._hunted(worker)
+        assert hunt is not None
+        if task.abandoned:
+            worker.hunt = None
+            self._drop(task, None)
+        elif hunt.verdict is not None:
+            worker.hunt = None
+            self._sentence(task, hunt)
+        return worker.hunt is None
+
+    def _sentence(self, task: Task, hunt: Hunt) -> None:
+        case = _case(task)
+        if hunt.verdict:
+            self._convict(task, hunt.verdict)
+        elif case.cleared:
+            self._convict(task, hunt.suspects)
+        else:  # no part of it did any harm: whatever killed came from outside
+            case.cleared, case.hurt = True, 0
+
+    @staticmethod
+    def _hunted(worker: Worker) -> Task:
+        task = worker.waiting[0]
+        assert isinstance(task, Task)
+        return task
+
+
+def _case(task: Task) -> Case:
+    assert task.case is not None
+    return task.case

@@ -1,0 +1,245 @@
+"""What is in flight: tasks go out to the processes, acknowledgements come back.
+
+A channel is a queue, so a process answers in the order it was asked: an answer that is not about the oldest message in
+flight is stale, and dropped. What comes from a process that is off the books is dropped, too.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from . import messages as m
+from .records import Process, ProcessState, Resume, Task, TaskState, Work, Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Literal
+
+    from .supervisor import Supervisor
+
+__all__ = ["Traffic"]
+
+
+class Traffic:
+    """Sends what waits, and takes what is finished."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._sup = supervisor
+        self.stale = 0  # answers that were dropped
+
+    def handlers(self) -> dict[type, Callable[[Any], None]]:
+        return {
+            m.ProcessReady: self._process_ready,
+            m.WorkerReady: self._worker_ready,
+            m.WorkerResumed: self._worker_resumed,
+            m.TaskLoaded: self._task_loaded,
+            m.TaskRaised: self._task_raised,
+            m.WorkerEnded: self._worker_ended,
+            m.ProbeFinished: self._probe_finished,
+        }
+
+    # ------------------------------------------------------------ out
+
+    def set_up(self, worker: Worker, process: Process) -> None:
+        """Let a process make the worker, as it stood last."""
+        self._put(process, Work("setup", worker.id, worker.id, None, self._sup.now))
+        self._sup.emit(
+            m.HostWorker(
+                process.id, worker.id, worker.epoch, worker.position, worker.exhausted,
+                worker.epoch_snapshot, worker.snapshot,
+            )
+        )  # fmt: skip
+
+    def feed(self, worker: Worker) -> None:
+        """Send what the worker has waiting, if its process takes work."""
+        if worker.host is None or worker.host == m.INLINE or worker.moving:
+            return
+        process = self._sup.fleet.processes[worker.host]
+        if process.state is not ProcessState.READY:
+            return
+        if worker.hunt is not None:
+            self._probe(worker, process)
+            return
+        while worker.waiting:
+            item = worker.waiting.popleft()
+            worker.sent.append(item)
+            if isinstance(item, Task):
+                item.state = TaskState.SENT
+                item.lease = lease = self._sup.leases.acquire()
+                self._put(process, Work("task", item.id, worker.id, item, self._sup.now))
+                self._sup.emit(m.SendTask(process.id, worker.id, item.id, item.indices, item.skip, lease))
+            else:
+                self._resume(worker, process, item)
+
+    def load_inline(self) -> None:
+        """The consumer waits, and the trainer hosts the worker whose turn it is: do its next thing, now."""
+        inline = self._sup.fleet.processes[m.INLINE]
+        if inline.work or not inline.workers:
+            return
+        due = self._due_inline()
+        if due is None:
+            return
+        worker = self._sup.workers[due.worker]
+        item = worker.waiting.popleft()
+        worker.sent.append(item)
+        if not isinstance(item, Task):
+            self._resume(worker, inline, item)
+            return
+        item.state = TaskState.SENT
+        self._put(inline, Work("task", item.id, worker.id, item, self._sup.now))
+        timeout = self._sup.watch.deadlines.batch(0, worker.position == 0)
+        self._sup.emit(m.LoadInline(worker.id, item.id, item.indices, item.skip, timeout))
+
+    def _due_inline(self) -> Task | None:
+        queue, workers = self._sup.ledger.queue, self._sup.workers
+        candidates = [queue[0]] if self._sup.settings.in_order else queue
+        waiting = (t for t in candidates if t.state is TaskState.WAITING)
+        return next((t for t in waiting if workers[t.worker].host == m.INLINE), None)
+
+    def _resume(self, worker: Worker, process: Process, item: Resume) -> None:
+        self._put(process, Work("resume", worker.id, worker.id, None, self._sup.now))
+        self._sup.emit(m.ResumeWorker(process.id, worker.id, item.epoch))
+
+    def _probe(self, worker: Worker, process: Process) -> None:
+        """Send the next part of a suspected batch, if none is on its way."""
+        if any(work.kind == "probe" and work.worker == worker.id for work in process.work):
+            return
+        task, positions = self._sup.blame.next_probe(worker)
+        self._put(process, Work("probe", task.id, worker.id, task, self._sup.now))
+        self._sup.emit(m.SendProbe(process.id, worker.id, task.id, task.indices, positions))
+
+    def _put(self, process: Process, work: Work) -> None:
+        process.work.append(work)
+        if len(process.work) == 1:
+            self._sup.watch.arm(process)
+
+    # ------------------------------------------------------------ back
+
+    def _finish(
+        self, number: int, kind: Literal["setup", "resume", "task", "probe"], about: int, finished_at: float
+    ) -> Work | None:
+        """Take the oldest message in flight off the books; None if that is not what this is about."""
+        process = self._sup.fleet.processes.get(number)
+        if process is not None and process.work:
+            head = process.work[0]
+            if head.about == about and head.kind == kind:
+                process.work.popleft()
+                process.since = finished_at
+                if process.state is ProcessState.CAPTURING:
+                    self._sup.watch.acquit(process)
+                self._sup.watch.arm(process)
+                return head
+        self.stale += 1
+        return None
+
+    def _process_ready(self, event: m.ProcessReady) -> None:
+        process = self._sup.fleet.processes.get(event.process)
+        if process is None or process.state not in (ProcessState.STARTING, ProcessState.CAPTURING):
+            return
+        self._sup.watch.ready(process)
+        hosted = [self._sup.workers[i] for i in sorted(process.workers)]
+        for worker in hosted:
+            self.set_up(worker, process)
+        for worker in sorted(hosted, key=_next_number):
+            self.feed(worker)
+        self._sup.fleet.unbalanced = True
+
+    def _worker_ready(self, event: m.WorkerReady) -> None:
+        work = self._finish(event.process, "setup", event.worker, event.finished_at)
+        if work is not None:
+            self._sup.fleet.progressed(self._sup.workers[work.worker])
+
+    def _worker_resumed(self, event: m.WorkerResumed) -> None:
+        work = self._finish(event.process, "resume", event.worker, event.finished_at)
+        if work is None:
+            return
+        worker = self._sup.workers[work.worker]
+        resume = worker.sent.popleft()
+        assert isinstance(resume, Resume)
+        worker.epoch, worker.position, worker.exhausted = resume.epoch, 0, False
+        worker.epoch_snapshot = worker.snapshot
+        if event.snapshot is not None:
+            worker.snapshot = event.snapshot
+        self._sup.fleet.progressed(worker)
+
+    def _finish_task(self, event: m.TaskLoaded | m.TaskRaised | m.WorkerEnded) -> tuple[Task, Worker] | None:
+        work = self._finish(event.process, "task", event.task, event.finished_at)
+        if work is None or work.task is None:
+            return None
+        worker = self._sup.workers[work.worker]
+        worker.sent.popleft()
+        worker.setup_hurt = 0
+        if event.snapshot is not None:
+            worker.snapshot = event.snapshot
+        self._sup.fleet.faults.row = 0
+        return work.task, worker
+
+    def _task_loaded(self, event: m.TaskLoaded) -> None:
+        finished = self._finish_task(event)
+        if finished is None:
+            return
+        task, worker = finished
+        deadlines = self._sup.watch.deadlines
+        if deadlines.learns:
+            deadlines.observe(event.finished_at - event.taken_at, worker.position == 0)
+        worker.position += 1
+        if event.nbytes == 0 or event.batch is None:
+            self._sup.ledger.free_lease(task)
+        if event.dropped and not task.abandoned:
+            self._report_dropped(task, event.dropped)
+        result = None if event.batch is None else m.Deliver(task.id, event.batch, task.lease)
+        self._sup.ledger.settle(task, result)
+        self._sup.fleet.progressed(worker)
+
+    def _report_dropped(self, task: Task, dropped: tuple[tuple[int, str], ...]) -> None:
+        for position, why in dropped:
+            self._sup.emit(m.ReportSkipped(task.id, task.epoch, task.batch, task.names((position,)), why))
+
+    def _task_raised(self, event: m.TaskRaised) -> None:
+        finished = self._finish_task(event)
+        if finished is None:
+            return
+        task, worker = finished
+        worker.position += 1
+        self._sup.ledger.free_lease(task)
+        if not task.abandoned:
+            self._sup.report(event.cause, "", event.process, task, sample=event.sample, action="raised")
+        self._sup.ledger.settle(task, m.DeliverError(task.id, worker.id, event.error))
+        self._sup.fleet.progressed(worker)
+
+    def _worker_ended(self, event: m.WorkerEnded) -> None:
+        finished = self._finish_task(event)
+        if finished is None:
+            return
+        task, worker = finished
+        worker.exhausted = True
+        if not task.abandoned:
+            self._sup.ledger.worker_ended(worker)
+        self._sup.ledger.free_lease(task)
+        self._sup.ledger.settle(task, None)
+        self._sup.fleet.progressed(worker)
+
+    def _probe_finished(self, event: m.ProbeFinished) -> None:
+        work = self._finish(event.process, "probe", event.task, event.finished_at)
+        if work is None:
+            return
+        worker = self._sup.workers[work.worker]
+        if self._sup.blame.probe_survived(worker):
+            self._refresh(worker)
+        self.feed(worker)
+        self._sup.fleet.progressed(worker)
+
+    def _refresh(self, worker: Worker) -> None:
+        """Set a worker up again where it is: its copy there has seen what the stream must not know of."""
+        process = self._sup.fleet.processes[worker.host] if worker.host is not None else None
+        if process is not None and process.state is ProcessState.READY:
+            self._sup.emit(m.DropWorker(process.id, worker.id))
+            self.set_up(worker, process)
+
+
+def _next_number(worker: Worker) -> float:
+    if not worker.waiting:
+        return math.inf
+    item = worker.waiting[0]
+    return item.id if isinstance(item, Task) else item.before - 0.5

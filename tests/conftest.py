@@ -1,0 +1,112 @@
+"""What all tests share: a clean environment, spawn, and a check that a test left nothing behind."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing.resource_tracker
+import os
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import psutil
+import pytest
+import torch.multiprocessing
+
+from safeloader.runtime.process import lifeline
+
+_PATIENCE = 20.0  # seconds until what is on its way out must be gone
+_HERE = os.path.dirname(__file__)
+_CHECKED = tuple(os.path.join(_HERE, folder) + os.sep for folder in ("runtime", "api"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name in [name for name in os.environ if name.startswith("SAFELOADER_")]:
+        del os.environ[name]
+    # What is made once for a whole program is no leak of the test that happens to come first.
+    torch.multiprocessing.set_start_method("spawn", force=True)
+    multiprocessing.resource_tracker.ensure_running()
+    lifeline()
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # what is here stays: looking for garbage after each test is quick then
+
+
+class Belongings(NamedTuple):
+    """What a program holds, by kind, so that a restarted process equals the one it replaces."""
+
+    processes: Counter[str]
+    descriptors: Counter[str]
+    mappings: Counter[str]
+    threads: Counter[str]
+
+    @classmethod
+    def now(cls) -> Belongings:
+        return cls(_processes(), _descriptors(), _mappings(), Counter(t.name for t in threading.enumerate()))
+
+    def beyond(self, before: Belongings) -> dict[str, dict[str, int]]:
+        """What is here and was not there before."""
+        extra = {name: dict(now - then) for name, now, then in zip(self._fields, self, before, strict=True)}
+        return {name: more for name, more in extra.items() if more}
+
+
+def _processes() -> Counter[str]:
+    kinds: Counter[str] = Counter()
+    for child in psutil.Process().children(recursive=True):
+        try:
+            line = " ".join(child.cmdline())
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            line = "a zombie"
+        kinds["safeloader's" if "safeloader.runtime.host" in line else line] += 1
+    return kinds
+
+
+def _descriptors() -> Counter[str]:
+    kinds: Counter[str] = Counter()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            kinds[re.sub(r":\[\d+\]", "", os.readlink(f"/proc/self/fd/{number}"))] += 1
+        except FileNotFoundError:  # the listing's own
+            pass
+    return kinds
+
+
+def _mappings() -> Counter[str]:
+    with open("/proc/self/maps") as file:
+        return Counter(line.split(None, 5)[5].strip() for line in file if "memfd:safeloader" in line)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After the test: no process, descriptor, mapping or thread more than before.
+
+    A test that uses the shared loader (``rig``, ``stream_rig``) may make its arena larger.
+    """
+    if not str(request.path).startswith(_CHECKED):
+        yield
+        return
+    shared = {"rig", "stream_rig"}.intersection(request.fixturenames)
+    for rig in shared:  # its processes belong to what was there before
+        request.getfixturevalue(rig)
+    gc.collect()
+    before = Belongings.now()
+    yield
+    end = time.monotonic() + _PATIENCE
+    gc.collect()
+    while left := _left(before, bool(shared)):
+        if time.monotonic() > end:
+            pytest.fail(f"left behind: {left}")
+        time.sleep(0.02)
+        gc.collect()
+
+
+def _left(before: Belongings, arena_may_grow: bool) -> dict[str, dict[str, int]]:
+    left = Belongings.now().beyond(before)
+    if arena_may_grow:
+        left.pop("mappings", None)
+    return left

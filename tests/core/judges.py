@@ -1,0 +1,308 @@
+"""Those who compare: the consumer checks order and memory, the undisturbed run checks content."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from safeloader.core import messages as m
+
+from .simulated import SimWorker
+
+if TYPE_CHECKING:
+    from .world import World
+
+
+class Broken(AssertionError):
+    """The supervisor did something wrong."""
+
+
+class Consumer:
+    """Asks for batches, in order, and holds on to them. Also the sampler."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._settings = world.plot.settings
+        self.epoch = -1
+        self.waiting = False
+        self.over = False  # the epoch is
+        self.received = 0
+        self.received_since_rung = 0
+        self.held: list[tuple[m.Lease, int]] = []
+        self.returned: deque[m.Lease] = deque(maxlen=20)
+        self._plan: list[object] = []
+        self._next = 0  # in order: the first of the plan that has not come
+        self._left: set[object] = set()  # out of order: those that have not come
+        self._came = 0
+        self._ended = False  # the sampler has
+        self._empties: set[object] = set()
+        self._dropped: dict[object, set[object]] = {}
+        self._remaining: list[int] = []  # of iterators, for the rotation
+        self._turn = 0
+
+    # ------------------------------------------------------------ the sampler
+
+    def begin(self) -> None:
+        """A new epoch; whatever is left of the last one is not wanted any more."""
+        self.epoch += 1
+        self.waiting = self.over = self._ended = False
+        self._plan, self._next, self._came, self._left = [], 0, 0, set()
+        self._empties, self._dropped = set(), {}
+        self._remaining, self._turn = list(self._world.nature.lengths), 0
+        self._world.tell(m.EpochBegan(self.epoch))
+
+    def draw(self) -> m.Event:
+        plot, batch = self._world.plot, len(self._plan)
+        if not plot.nature.iterable and batch >= plot.batches:
+            self._ended = True
+            return m.PlanEnded()
+        first = (self.epoch * 1000 + batch) * plot.batch_size
+        indices: object
+        if plot.nature.iterable:
+            indices = (self.epoch * 1000 + batch,) * plot.batch_size
+        else:
+            indices = tuple(range(first, first + plot.batch_size)) if plot.nature.batched else first
+        self._plan.append(indices)
+        self._left.add(indices)
+        return m.TaskPlanned(indices)
+
+    def check_draws(self) -> None:
+        """As many draws as torch's loader would have made by now."""
+        if self._world.closed or self.epoch < 0 or self._world.nature.iterable:
+            return
+        window = self._settings.prefetch_factor * self._settings.num_workers
+        drawn, total = len(self._plan), self._world.plot.batches
+        left = self._came + len(self._empties)
+        if drawn > window + left or (drawn < min(total, window + self._came)):
+            raise Broken(f"{drawn} draws, window {window}, {self._came} came, {len(self._empties)} empty")
+
+    # ------------------------------------------------------------ the consumer
+
+    def request(self) -> None:
+        self.waiting = True
+        self._world.tell(m.BatchRequested())
+
+    def receive(self, c: m.Deliver | m.DeliverError | m.DeliverBadSample) -> None:
+        if not self.waiting:
+            raise Broken(f"{c}, and nobody asked")
+        self.waiting = False
+        self._came += 1
+        info = self._world.undisturbed.tasks.get(c.task)
+        if info is None or info.epoch != self.epoch:
+            raise Broken(f"{c} is not of this epoch")
+        self._in_turn(info.indices)
+        if self._world.nature.iterable and self._settings.in_order:
+            self._in_rotation(info.worker, isinstance(c, m.DeliverBadSample))
+        if isinstance(c, m.Deliver):
+            self.received += 1
+            self.received_since_rung += 1
+            if c.lease is not None:
+                if self._world.slots.get(c.lease.slot) != c.batch:
+                    raise Broken(f"slot {c.lease.slot} holds something else than task {c.task}")
+                self.held.append((c.lease, c.batch))  # type: ignore[arg-type]
+
+    def _in_turn(self, indices: object) -> None:
+        if indices not in self._left:
+            raise Broken(f"{indices} came twice")
+        self._left.discard(indices)
+        if not self._settings.in_order:
+            return
+        while self._plan[self._next] != indices:
+            if self._plan[self._next] not in self._empties:
+                raise Broken(f"{indices} came before {self._plan[self._next]}")
+            self._next += 1
+        self._next += 1
+
+    def _in_rotation(self, worker: int, is_last: bool) -> None:
+        """Iterators take turns; those with nothing left drop out."""
+        if not any(self._remaining):
+            raise Broken("a batch after the last")
+        while not self._remaining[self._turn]:
+            self._turn = (self._turn + 1) % len(self._remaining)
+        if worker != self._turn:
+            raise Broken(f"a batch of worker {worker}, and it is worker {self._turn}'s turn")
+        self._remaining[worker] = 0 if is_last else self._remaining[worker] - 1
+        self._turn = (self._turn + 1) % len(self._remaining)
+
+    def empty(self, indices: object) -> None:
+        """This task has nothing to deliver."""
+        self._empties.add(indices)
+
+    def skipped(self, c: m.ReportSkipped) -> None:
+        info = self._world.undisturbed.tasks[c.task]
+        dropped = self._dropped.setdefault(info.indices, set())
+        if dropped & set(c.indices):
+            raise Broken(f"{c.indices} are reported twice")
+        dropped |= set(c.indices)
+        if c.epoch == self.epoch and len(dropped) == (self._world.plot.batch_size if self._batched else 1):
+            self.empty(info.indices)
+
+    @property
+    def _batched(self) -> bool:
+        return self._world.nature.batched
+
+    def end_epoch(self) -> None:
+        if not self.waiting:
+            raise Broken("the epoch ends, and nobody asked")
+        self.waiting, self.over = False, True
+        left = self._left - self._empties
+        if self._world.nature.iterable:
+            if self._settings.in_order and any(self._remaining):
+                raise Broken(f"the epoch ends, and iterators have {self._remaining} left")
+            return
+        if left or not self._ended or len(self._plan) != self._world.plot.batches:
+            raise Broken(f"the epoch ends without {left}")
+
+    def release(self, number: int) -> None:
+        lease, _ = self.held.pop(number)
+        self.returned.append(lease)
+        self._world.tell(m.LeaseReturned(lease))
+
+
+class TaskInfo:
+    __slots__ = ("epoch", "hurt", "hurt_by_chance", "hurt_for_sure", "indices", "settled", "skip", "worker")
+
+    def __init__(self, epoch: int, indices: object, worker: int) -> None:
+        self.epoch = epoch
+        self.indices = indices
+        self.worker = worker
+        self.skip: tuple[int, ...] = ()
+        self.hurt = 0  # at most so many processes
+        self.hurt_by_chance = 0  # so many of them by the world's own doing
+        self.hurt_for_sure = False
+        self.settled = ""  # "loaded", "raised", "ended", "passed"
+
+
+class Undisturbed:
+    """Runs every worker as if nothing ever happened, one accepted result behind the other."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        settings = world.plot.settings
+        self._workers = [SimWorker(world.nature, i) for i in range(settings.num_workers)]
+        self._ahead: list[deque[int | None]] = [deque() for _ in self._workers]  # tasks; None: a new epoch
+        self._content: dict[int, Any] = {}
+        self._assigned: dict[int, int] = {}
+        self._next_task = 0
+        self.tasks: dict[int, TaskInfo] = {}
+        self.setups_hurt: dict[int, int] = {}
+
+    # ------------------------------------------------------------ what is asked of whom
+
+    def look(self) -> None:
+        """Read from the ledger which worker got the tasks that were planned last."""
+        tasks = self._world.sup.tasks
+        while self._next_task in tasks:
+            task = tasks[self._next_task]
+            self.tasks[task.id] = TaskInfo(task.epoch, task.indices, task.worker)
+            self._ahead[task.worker].append(task.id)
+            self._next_task += 1
+            plot = self._world.plot
+            if plot.settings.in_order and not plot.nature.iterable:
+                if task.worker != task.batch % len(self._workers):
+                    raise Broken(f"batch {task.batch} went to worker {task.worker}")
+
+    def sent(self, c: m.SendTask | m.LoadInline) -> None:
+        self.look()
+        info = self.tasks[c.task]
+        if info.settled:
+            raise Broken(f"task {c.task} is {info.settled}, and loaded again")
+        if info.worker != c.worker or info.indices != c.indices:
+            raise Broken(f"{c} is for worker {info.worker}")
+        info.skip = c.skip
+        self._assigned[c.task] = c.process if isinstance(c, m.SendTask) else m.INLINE
+
+    # ------------------------------------------------------------ what is answered
+
+    def hear(self, event: m.Event) -> None:
+        """Before the supervisor hears of it: what it has to believe, and what that must contain."""
+        if isinstance(event, m.EpochBegan):
+            self.look()
+            if event.epoch > 0:
+                for ahead in self._ahead:
+                    ahead.append(None)
+        elif isinstance(event, m.WorkerResumed):
+            if self._counts(event.process):
+                self._pass_to(event.worker, None)
+                self._workers[event.worker].resume()
+        elif isinstance(event, (m.TaskLoaded, m.TaskRaised, m.WorkerEnded)):
+            if self._counts(event.process) and self._assigned.get(event.task) == event.process:
+                self._finished(event)
+
+    def _counts(self, number: int) -> bool:
+        return number == m.INLINE or not self._world.processes[number].gone
+
+    def _finished(self, event: m.TaskLoaded | m.TaskRaised | m.WorkerEnded) -> None:
+        info = self.tasks[event.task]
+        if info.settled:
+            return
+        self._pass_to(info.worker, event.task)
+        self.setups_hurt[info.worker] = 0
+        outcome = self._workers[info.worker].load(info.indices, info.skip)
+        info.settled = outcome.kind
+        if isinstance(event, m.TaskLoaded):
+            if outcome.kind != "loaded" or outcome.content != event.batch:
+                raise Broken(f"task {event.task} differs from the undisturbed run")
+            self._content[event.task] = outcome.content
+        elif outcome.kind != ("raised" if isinstance(event, m.TaskRaised) else "ended"):
+            raise Broken(f"{event}, and undisturbed it is {outcome}")
+        if outcome.content is None and outcome.kind != "raised" and info.epoch == self._world.consumer.epoch:
+            self._world.consumer.empty(info.indices)
+
+    def _pass_to(self, worker: int, task: int | None) -> None:
+        """Everything that this worker had to do before must be done, or given up for good reason."""
+        self.look()
+        ahead = self._ahead[worker]
+        while ahead and ahead[0] != task:
+            self._give_up_on(ahead.popleft(), worker)
+        if not ahead:
+            raise Broken(f"worker {worker} was not asked for {task}")
+        ahead.popleft()
+
+    def _give_up_on(self, task: int | None, worker: int) -> None:
+        if task is None:
+            raise Broken(f"worker {worker} missed the new epoch")
+        info = self.tasks[task]
+        abandoned = info.epoch != self._world.consumer.epoch
+        if info.hurt <= (0 if abandoned else self._world.plot.settings.bad_sample_attempts):
+            raise Broken(f"task {task} of worker {worker} was left out or passed over")
+        info.settled = "passed"
+        if self._world.nature.iterable and not abandoned:
+            self._workers[worker].ended = True
+
+    # ------------------------------------------------------------ harm
+
+    def hurt(self, kind: str, about: int, worker: int, by_sample: bool, certain: bool) -> None:
+        """A process died or hung with this oldest in flight."""
+        if kind in ("setup", "resume"):
+            self.setups_hurt[worker] = self.setups_hurt.get(worker, 0) + 1
+            return
+        info = self.tasks[about]
+        info.hurt_by_chance += not by_sample
+        if kind == "task":
+            info.hurt += 1
+            info.hurt_for_sure |= certain
+
+    def certainly_hurt(self, task: int) -> bool:
+        return self.tasks[task].hurt_for_sure
+
+    def convicted(self, task: int, names: tuple[object, ...]) -> None:
+        """Samples of a task are called bad: they must be."""
+        info, nature = self.tasks[task], self._world.nature
+        if info.hurt <= self._world.plot.settings.bad_sample_attempts:
+            raise Broken(f"task {task} is convicted for {info.hurt} deaths")
+        if info.hurt_by_chance or nature.iterable:
+            return
+        bad = nature.kills | nature.hangs
+        if len(names) != 1 or names[0] not in bad:
+            raise Broken(f"{names} are convicted of what {bad} did")
+
+    # ------------------------------------------------------------ deliveries
+
+    def delivered(self, c: m.Deliver) -> None:
+        if self.tasks[c.task].settled != "loaded" or self._content[c.task] != c.batch:
+            raise Broken(f"{c} is not what was loaded")
+
+    def raised(self, c: m.DeliverError) -> None:
+        if self.tasks[c.task].settled != "raised":
+            raise Broken(f"{c}, and it was {self.tasks[c.task].settled}")

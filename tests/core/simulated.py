@@ -1,0 +1,288 @@
+"""The inhabitants of the simulated world: workers that are pure functions of their state, and processes that host them.
+
+A worker's generators are one number. Loading a task makes a batch out of that number and the task, and moves the number
+on, so a batch is right only if its worker did exactly what it was to do before, in order, once. Nothing here decides
+when something happens: the world does.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from safeloader.core import messages as m
+
+
+def mix(*parts: int) -> int:
+    """A hash chain's next link."""
+    return hash(parts)
+
+
+@dataclass(frozen=True)
+class Nature:
+    """What the simulated dataset is like. Samples are numbers; those of an iterable dataset are made up from worker and
+    position."""
+
+    seed: int = 0
+    iterable: bool = False
+    batched: bool = True
+    lengths: tuple[int, ...] = ()  # of the workers' iterators
+    iter_moves: bool = False  # making an iterator draws random numbers
+    kills: frozenset[int] = frozenset()
+    hangs: frozenset[int] = frozenset()
+    raises: frozenset[int] = frozenset()
+    skip_raising: bool = False
+    setup_kills: frozenset[int] = frozenset()  # workers
+    known: bool = True  # the progress page names the sample in work
+
+
+class Outcome(NamedTuple):
+    kind: str  # "loaded", "raised", "ended"
+    content: int | None
+    sample: int | None
+    dropped: tuple[tuple[int, str], ...]
+    snapshot: int | None
+
+
+class SimWorker:
+    """A worker's state, in a process, in the trainer, or in the undisturbed run that all is compared with."""
+
+    __slots__ = ("ended", "id", "nature", "position", "state")
+
+    def __init__(self, nature: Nature, worker: int) -> None:
+        self.nature = nature
+        self.id = worker
+        self.state = mix(nature.seed, worker)
+        self.position = 0
+        self.ended = False
+        self._make_iterator()
+
+    @classmethod
+    def hosted(cls, nature: Nature, command: m.HostWorker) -> SimWorker:
+        worker = cls.__new__(cls)
+        worker.nature, worker.id, worker.position, worker.ended = nature, command.worker, 0, False
+        worker.state = mix(nature.seed, command.worker)
+        if nature.iterable:
+            if isinstance(command.epoch_snapshot, int):
+                worker.state = command.epoch_snapshot
+            worker._make_iterator()
+            for _ in range(command.position):
+                worker.load((0,), ())
+            worker.ended = command.ended
+        if isinstance(command.snapshot, int):
+            worker.state = command.snapshot
+        return worker
+
+    def resume(self) -> int | None:
+        before = self.state
+        self.position, self.ended = 0, False
+        self._make_iterator()
+        return self._moved(before)
+
+    def _make_iterator(self) -> None:
+        if self.nature.iterable and self.nature.iter_moves:
+            self.state = mix(self.state, 4)
+
+    def _moved(self, before: int) -> int | None:
+        return None if self.state == before else self.state
+
+    def samples(self, indices: object, skip: tuple[int, ...]) -> list[tuple[int, int]]:
+        """The (position, sample) pairs that loading would touch."""
+        if self.nature.iterable:
+            if self.ended or self.position >= self.nature.lengths[self.id]:
+                return []
+            return [(0, sample_of_iterator(self.id, self.position))]
+        if not self.nature.batched:
+            assert isinstance(indices, int)
+            return [(0, indices)]
+        assert isinstance(indices, tuple)
+        return [(i, s) for i, s in enumerate(indices) if i not in skip]
+
+    def load(self, indices: object, skip: tuple[int, ...]) -> Outcome:
+        before, samples = self.state, self.samples(indices, skip)
+        if self.nature.iterable and not samples:
+            self.ended = True
+            return Outcome("ended", None, None, (), None)
+        self.position += 1
+        ids = [sample for _, sample in samples]
+        raising = [(i, s) for i, s in samples if s in self.nature.raises]
+        if raising and not self.nature.skip_raising:
+            self.state = mix(before, 3, raising[0][1])
+            return Outcome("raised", None, raising[0][0], (), self.state)
+        if ids[0] % 3:  # the others draw no random number
+            self.state = mix(before, 2, *ids)
+        good = [s for s in ids if s not in self.nature.raises]
+        content = mix(before, 1, *good) if good else None
+        return Outcome("loaded", content, None, tuple((i, "boom") for i, _ in raising), self._moved(before))
+
+    def probe(self) -> None:
+        self.state = mix(self.state, 5)
+
+
+def sample_of_iterator(worker: int, position: int) -> int:
+    return worker * 100_000 + position
+
+
+@dataclass
+class Page:
+    """What a process's progress page says."""
+
+    task: int | None = None
+    setup: int | None = None
+    sample: int | None = None
+    taken_at: float = 0.0
+    progressed_at: float = 0.0
+
+
+class Job:
+    """What a process works on: some steps, then a message."""
+
+    __slots__ = ("command", "event", "steps")
+
+    def __init__(self, command: m.Command, steps: list[tuple[int, int]]) -> None:
+        self.command = command
+        self.steps = steps
+        self.event: m.Event | None = None
+
+
+class SimProcess:
+    """An operating-system process. It moves only in ``step``."""
+
+    def __init__(self, number: int, nature: Nature, now: float, unkillable: bool) -> None:
+        self.id = number
+        self.nature = nature
+        self.life = "starting"  # "up", "hung", "stopped", "dead"
+        self.unkillable = unkillable
+        self.killed = False  # SIGKILL is on its way
+        self.asked: deque[tuple[str, int, int]] = deque()  # unanswered messages: kind, about, worker
+        self.sent_at: deque[float] = deque()
+        self.ready_told = False
+        self.lodgers: set[int] = set()  # the workers that the supervisor believes to live here
+        self.inbox: deque[m.Command] = deque()
+        self.outbox: deque[m.Event] = deque()
+        self.workers: dict[int, SimWorker] = {}
+        self.job: Job | None = None
+        self.page = Page(taken_at=now, progressed_at=now)
+        self.started_at = now
+        self.hurt_by_sample = False  # a bad sample did it
+        self.condemned = False
+        self.told_to_end = False
+        self.gone = False  # off the books: its exit was told, or it was abandoned
+        self.writes: list[tuple[int, int]] = []
+
+    # ------------------------------------------------------------ what can happen to it
+
+    @property
+    def can_move(self) -> bool:
+        if self.life == "starting":
+            return True
+        return self.life == "up" and (self.job is not None or bool(self.inbox))
+
+    def slots(self) -> set[int]:
+        """Where it may still write."""
+        if self.life == "dead":
+            return set()
+        jobs = [*self.inbox, self.job.command] if self.job is not None else self.inbox
+        return {c.lease.slot for c in jobs if type(c) is m.SendTask}
+
+    def die(self, detail: str, memory_short: bool = False, lost: int = 0) -> None:
+        """It ends, and its last ``lost`` messages with it."""
+        self.life = "dead"
+        for _ in range(min(lost, len(self.outbox))):
+            self.outbox.pop()
+        page = self.page
+        stack = "Fatal Python error" if detail == "SIGSEGV" else None
+        self.outbox.append(
+            m.ProcessExited(self.id, detail, page.task, page.setup, page.sample, stack, memory_short)
+        )
+        self.inbox.clear()
+        self.job = None
+
+    # ------------------------------------------------------------ what it does
+
+    def step(self, now: float) -> None:
+        if self.life == "starting":
+            self.life = "up"
+            self.outbox.append(m.ProcessReady(self.id))
+        elif self.job is None:
+            self._take(self.inbox.popleft(), now)
+        elif self.job.steps:
+            self._next_sample(self.job, now)
+        elif self.job.event is None:
+            self.page.progressed_at, self.page.sample = now, None
+            self.job.event = self._finish(self.job.command, now)
+        else:
+            self.outbox.append(self.job.event)
+            self.job, self.page.task, self.page.setup = None, None, None
+            self.page.progressed_at = now
+
+    def _take(self, command: m.Command, now: float) -> None:
+        page = self.page
+        if isinstance(command, m.StopProcess):
+            self.die("exit code 0")
+            return
+        if isinstance(command, m.DropWorker):
+            self.workers.pop(command.worker, None)
+            return
+        page.taken_at = page.progressed_at = now
+        page.task = page.setup = page.sample = None
+        steps: list[tuple[int, int]] = []
+        if isinstance(command, (m.SendTask, m.SendProbe)):
+            page.task = command.task
+            worker = self.workers[command.worker]
+            if isinstance(command, m.SendTask):
+                steps = worker.samples(command.indices, command.skip)
+                self.writes.append((command.lease.slot, -1 - command.task))
+            else:
+                steps = [s for s in worker.samples(command.indices, ()) if s[0] in command.positions]
+        else:
+            assert isinstance(command, (m.HostWorker, m.ResumeWorker))
+            page.setup = command.worker
+            if command.worker in self.nature.setup_kills:
+                self.hurt_by_sample = True
+                self.die("SIGSEGV")
+                return
+            if isinstance(command, m.HostWorker) and self.nature.iterable:
+                steps = [(0, -1)] * command.position
+        self.job = Job(command, steps)
+
+    def _next_sample(self, job: Job, now: float) -> None:
+        position, sample = job.steps.pop(0)
+        self.page.progressed_at = now
+        self.page.sample = position if self.nature.known else None
+        if sample in self.nature.kills:
+            self.hurt_by_sample = True
+            self.die("SIGSEGV")
+        elif sample in self.nature.hangs:
+            self.hurt_by_sample = True
+            self.life = "hung"
+
+    def _finish(self, command: m.Command, now: float) -> m.Event:
+        if isinstance(command, m.HostWorker):
+            self.workers[command.worker] = SimWorker.hosted(self.nature, command)
+            return m.WorkerReady(self.id, command.worker, now)
+        if isinstance(command, m.ResumeWorker):
+            return m.WorkerResumed(self.id, command.worker, now, self.workers[command.worker].resume())
+        if isinstance(command, m.SendProbe):
+            self.workers[command.worker].probe()
+            return m.ProbeFinished(self.id, command.task, now)
+        assert isinstance(command, m.SendTask)
+        outcome = self.workers[command.worker].load(command.indices, command.skip)
+        if outcome.content is not None:
+            self.writes.append((command.lease.slot, outcome.content))
+        return result(self.id, command.task, outcome, self.page.taken_at, now)
+
+
+def result(process: int, task: int, outcome: Outcome, taken_at: float, now: float) -> m.Event:
+    """The message that tells of a loaded task."""
+    if outcome.kind == "ended":
+        return m.WorkerEnded(process, task, outcome.snapshot, now)
+    if outcome.kind == "raised":
+        assert outcome.snapshot is not None
+        cause = "unpicklable" if outcome.snapshot % 2 else "raised"
+        return m.TaskRaised(process, task, "boom", cause, outcome.sample, outcome.snapshot, now)
+    inside = process == m.INLINE or outcome.content is None or outcome.content % 4 == 0
+    return m.TaskLoaded(
+        process, task, outcome.content, 0 if inside else 64, outcome.snapshot, taken_at, now, outcome.dropped
+    )

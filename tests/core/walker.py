@@ -1,0 +1,266 @@
+"""Random walks through the world: which plot, which hostility, and what happens next. A walk is its seed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from safeloader.core.messages import CloseRequested, LeaseReturned, ClockAdvanced
+from safeloader.core.policy import CoreSettings
+from safeloader.core.supervisor import Supervisor
+
+from .simulated import Nature, SimProcess, sample_of_iterator
+from .world import Broken, Plot, World
+
+__all__ = ["Walk", "walk"]
+
+
+@dataclass(frozen=True)
+class Hostility:
+    """How likely each misfortune is, at each step."""
+
+    death: float
+    hang: float
+    absence: float
+    impatience: float  # the clock jumps while processes could still move
+    stale: float
+    break_off: float
+    close: float
+
+
+def random_plot(rng: random.Random) -> Plot:
+    """A world that nobody would build by hand."""
+    workers = rng.choice((1, 2, 2, 3, 4))
+    iterable = rng.random() < 0.3
+    batches, size = rng.randrange(20), rng.randrange(1, 6)
+    batched = rng.random() < 0.85
+    size = size if batched else 1
+    settings = CoreSettings(
+        num_workers=workers,
+        prefetch_factor=rng.choice((1, 2, 3)),
+        in_order=rng.random() < 0.7,
+        indexed=not iterable,
+        batched=batched,
+        batch_timeout="auto" if rng.random() < 0.1 else 10.0,
+        startup_timeout=30.0,
+        max_restarts=rng.choice((0, 1, 2, 4, 4, 100)),
+        restart_period=rng.choice((5.0, 60.0, 600.0)),
+        fallback=rng.choice(("inline", "inline", "inline", "process", "off")),
+        recover_after=rng.choice((1, 2, 5, 1000)),
+        on_bad_sample=rng.choice(("raise", "skip")),
+        bad_sample_attempts=rng.choice((1, 2, 2, 3)),
+        max_processes=rng.choice((None, None, None, 0, 1, 2)),
+    )
+    nature = Nature(
+        seed=rng.randrange(1 << 30),
+        iterable=iterable,
+        batched=batched,
+        lengths=tuple(rng.randrange(8) for _ in range(workers)) if iterable else (),
+        iter_moves=rng.random() < 0.5,
+        skip_raising=settings.on_bad_sample == "skip" and not iterable,
+        known=rng.random() < 0.5,
+        setup_kills=frozenset([0]) if rng.random() < 0.02 else frozenset(),
+        **_bad_samples(rng, iterable, workers, batches * size),
+    )
+    return Plot(
+        settings, nature, batches, size,
+        bad_starts=rng.choice((0.0, 0.0, 0.0, 0.2, 0.6)),
+        refused_starts=rng.choice((0.0, 0.0, 0.0, 0.0, 0.3)),
+        unkillable=rng.choice((0.0, 0.0, 0.3)),
+    )  # fmt: skip
+
+
+def _bad_samples(rng: random.Random, iterable: bool, workers: int, total: int) -> dict[str, frozenset[int]]:
+    def some(share: float) -> frozenset[int]:
+        if rng.random() > share:
+            return frozenset()
+        if iterable:
+            return frozenset({sample_of_iterator(rng.randrange(workers), rng.randrange(5))})
+        return frozenset(rng.randrange(total) for _ in range(rng.randrange(1, 4))) if total else frozenset()
+
+    return {"kills": some(0.3), "hangs": some(0.2), "raises": some(0.3)}
+
+
+def random_hostility(rng: random.Random) -> Hostility:
+    level = rng.choice((0.0, 0.0, 0.3, 1.0, 1.0, 3.0))
+
+    def some(rate: float) -> float:
+        return rate * level if rng.random() < 0.7 else 0.0
+
+    return Hostility(
+        some(0.02), some(0.01), some(0.02), some(0.05), some(0.05), rng.choice((0.0, 0.01)), rng.choice((0.0, 0.002))
+    )
+
+
+class Walk:
+    """One random walk."""
+
+    def __init__(self, seed: int, supervisor: Any = Supervisor) -> None:
+        self.rng = rng = random.Random(seed)
+        plot = random_plot(rng)
+        self.hostility = random_hostility(rng)
+        self.world = World(plot, rng, supervisor)
+        self.epochs = rng.randrange(1, 4)
+
+    def run(self, steps: int = 250) -> World:
+        """Walk, then let the world calm down and see whether everything comes to its end."""
+        world = self.world
+        world.consumer.begin()
+        for _ in range(steps):
+            if world.closed:
+                break
+            self.step()
+            world.check_alive()
+        else:
+            self.calm()
+        self.end()
+        return world
+
+    def step(self) -> None:
+        """Let one thing happen."""
+        chance, hostile = self.rng.random(), self.hostility
+        for rate, misfortune in (
+            (hostile.death, self.death),
+            (hostile.hang, self.hang),
+            (hostile.absence, self.absence),
+            (hostile.impatience, self.world.jump if self.world.sup.next_deadline() < 1e9 else self.absence),
+            (hostile.stale, self.stale),
+            (hostile.break_off, self.break_off),
+            (hostile.close, self.close),
+        ):
+            if chance < rate:
+                misfortune()
+                return
+            chance -= rate
+        self.ordinary()
+
+    def ordinary(self) -> None:
+        """What happens on a good day: steps, messages, requests, deaths of the killed, and the clock."""
+        world, rng = self.world, self.rng
+        hearable, movable, killable = world.hearable(), world.movable(), world.killable()
+        consumer = world.consumer
+        choices: list[Any] = []
+        if hearable:
+            choices += [lambda: world.hear(rng.choice(hearable))] * 3
+        if movable:
+            choices += [lambda: self.work(rng.choice(movable))] * 3
+        if killable:
+            choices.append(lambda: rng.choice(killable).die("SIGKILL", rng.random() < 0.1))
+        if world.captures:
+            choices.append(lambda: world.tell(world.captures.popleft()))
+        if not consumer.waiting:
+            choices.append(self.next_request)
+        if consumer.held and rng.random() < 0.5:
+            choices.append(lambda: consumer.release(rng.randrange(len(consumer.held))))
+        if world.now >= world.sup.next_deadline():
+            choices.append(lambda: world.tell(ClockAdvanced()))
+        if choices:
+            rng.choice(choices)()
+        elif world.sup.next_deadline() < float("inf"):
+            world.jump()
+
+    def work(self, process: SimProcess) -> None:
+        """A process does a few steps, fast or slowly."""
+        seconds = self.rng.choice((0.01, 0.1, 2.0))
+        for _ in range(self.rng.choice((1, 2, 4, 8))):
+            if process.can_move:
+                self.world.move(process, seconds)
+
+    def next_request(self) -> None:
+        consumer = self.world.consumer
+        if not consumer.over:
+            consumer.request()
+        elif consumer.epoch + 1 < self.epochs:
+            consumer.begin()
+        elif self.rng.random() < 0.1:
+            consumer.request()  # once more past the end: told so again
+        elif self.rng.random() < 0.1:
+            self.close()
+
+    # ------------------------------------------------------------ misfortunes
+
+    def _alive(self) -> list[SimProcess]:
+        return [p for p in self.world.processes.values() if p.life != "dead"]
+
+    def death(self) -> None:
+        if alive := self._alive():
+            rng = self.rng
+            detail = rng.choice(("SIGKILL", "SIGSEGV", "exit code 0"))
+            rng.choice(alive).die(detail, detail == "SIGKILL" and rng.random() < 0.3, lost=rng.choice((0, 0, 1, 2)))
+
+    def hang(self) -> None:
+        if alive := self._alive():
+            self.rng.choice(alive).life = self.rng.choice(("hung", "hung", "stopped"))
+
+    def absence(self) -> None:
+        """The trainer is busy elsewhere for long; the processes go on meanwhile."""
+        for _ in range(self.rng.randrange(8)):
+            if movable := self.world.movable():
+                self.world.move(self.rng.choice(movable), 1.0)
+        self.world.now += self.rng.choice((1.0, 8.0, 200.0))
+
+    def stale(self) -> None:
+        world, rng = self.world, self.rng
+        if world.past and rng.random() < 0.5:
+            world.repeat(rng.choice(world.past))
+        elif world.consumer.returned:
+            world.tell(LeaseReturned(rng.choice(world.consumer.returned)))
+        for process in world.processes.values():
+            if process.gone and process.life != "dead":
+                world.haunt(process)
+
+    def break_off(self) -> None:
+        if self.world.consumer.epoch + 1 < self.epochs:
+            self.world.consumer.begin()
+
+    def close(self) -> None:
+        self.world.tell(CloseRequested())
+
+    # ------------------------------------------------------------ the end
+
+    def calm(self, steps: int = 4000) -> None:
+        """No new misfortune: the consumer must get its epoch, or an error, in bounded time."""
+        world = self.world
+        for process in self._alive():
+            process.unkillable = process.unkillable and process.killed
+        for _ in range(steps):
+            if world.closed or (world.consumer.over and world.consumer.epoch + 1 >= self.epochs):
+                return
+            world.check_alive()
+            self.ordinary()
+        raise Broken("it does not come to an end")
+
+    def end(self) -> None:
+        """Close, and see that nothing is left."""
+        world, sup = self.world, self.world.sup
+        world.tell(CloseRequested())
+        for _ in range(2000):
+            hearable, movable, killable = world.hearable(), world.movable(), world.killable()
+            if hearable:
+                world.hear(hearable[0])
+            elif movable and self.rng.random() < 0.9:
+                world.move(movable[0])
+            elif killable:
+                killable[0].die("SIGKILL")
+            elif sup.next_deadline() < float("inf"):
+                world.jump()
+            else:
+                break
+        left = [p.id for p in world.processes.values() if not p.gone]
+        if left or sup.next_deadline() < float("inf"):
+            raise Broken(f"processes {left} are left")
+        while world.consumer.held:
+            world.consumer.release(0)
+        sup.validate()
+        if sup.leases.held:
+            raise Broken(f"{sup.leases.held} leases are left")
+
+
+def walk(seed: int, supervisor: Any = Supervisor) -> World:
+    """One walk from beginning to end.
+
+    Raises:
+        Broken: the supervisor did something wrong.
+    """
+    return Walk(seed, supervisor).run()

@@ -1,0 +1,412 @@
+"""A hostile world for the supervisor: a driver, a sampler, a consumer and processes, on a virtual clock.
+
+The world plays the driver's part faithfully (commands in order, channels first in first out, results before the exit)
+and everything else as badly as it can. After every event it compares what the supervisor wants with what may be
+wanted, and every batch with that of an undisturbed run. What goes wrong raises ``Broken``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from safeloader.core import messages as m
+from safeloader.core.supervisor import Supervisor
+
+from .judges import Broken, Consumer, Undisturbed
+from .simulated import Nature, SimProcess, SimWorker, result
+
+if TYPE_CHECKING:
+    import random
+
+    from safeloader.core.policy import CoreSettings
+
+__all__ = ["Broken", "Plot", "World"]
+
+AFTER_CLOSE = (
+    m.StopProcess, m.KillProcess, m.AbandonProcess, m.FreeSlot, m.GiveUp, m.ReportFault, m.CaptureStacks,
+)  # fmt: skip
+MOST_COMMANDS = 400  # on one event
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One world: what is loaded, and under which settings."""
+
+    settings: CoreSettings
+    nature: Nature = field(default_factory=Nature)
+    batches: int = 8
+    batch_size: int = 2
+    bad_starts: float = 0.0  # share of processes that end while they start
+    refused_starts: float = 0.0  # the system cannot start one
+    unkillable: float = 0.0
+
+
+class World:
+    """Everything but the supervisor.
+
+    Args:
+        plot: what is loaded, and under which settings.
+        rng: decides what the plot leaves open.
+        supervisor: the class under test.
+    """
+
+    def __init__(self, plot: Plot, rng: random.Random, supervisor: Any = Supervisor) -> None:
+        self.plot = plot
+        self.nature = plot.nature
+        self.rng = rng
+        self.now = 100.0
+        self.sup = supervisor(plot.settings)
+        self.processes: dict[int, SimProcess] = {}
+        self.inline: dict[int, SimWorker] = {}
+        self.inline_work: tuple[str, int] | None = None
+        self.captures: deque[m.StacksCaptured] = deque()
+        self.consumer = Consumer(self)
+        self.undisturbed = Undisturbed(self)
+        self.slots: dict[int, int] = {}
+        self.freed: set[int] = set()
+        self.past: deque[m.Event] = deque(maxlen=40)  # messages of processes that are gone
+        self.faults = 0
+        self.rung = self.sup.fleet.rung
+        self.closed = False
+        self.given_up: m.GiveUp | None = None
+        self.told = 0
+        self._events: deque[m.Event] = deque()
+        self._actions = {kind: getattr(self, f"_{kind.__name__}") for kind in m.COMMANDS}
+
+    # ------------------------------------------------------------ the driver
+
+    def tell(self, event: m.Event) -> None:
+        """Tell an event and whatever follows from that, in order; look at everything after each."""
+        self._events.append(event)
+        while self._events:
+            event = self._events.popleft()
+            self.told += 1
+            if self.told > 60_000:
+                raise Broken("it never ends")
+            self._before(event)
+            was_waiting = self.consumer.waiting or isinstance(event, m.EpochBegan)
+            commands = self.sup.handle(event, self.now)
+            if len(commands) > MOST_COMMANDS:
+                raise Broken(f"{len(commands)} commands on {event}")
+            for command in commands:
+                if self.closed and type(command) not in AFTER_CLOSE:
+                    raise Broken(f"{command} after the end")
+                if type(command) is m.PlanTask and not was_waiting:
+                    raise Broken("a draw while nobody waits")
+                self._actions[type(command)](command)
+            self.sup.validate()
+        self.consumer.check_draws()
+
+    def _before(self, event: m.Event) -> None:
+        if isinstance(event, m.CloseRequested):
+            self.closed = True
+        elif isinstance(event, m.ProcessExited):
+            self._exit_told(event)
+        elif not self.closed:
+            self.undisturbed.hear(event)
+
+    def _exit_told(self, event: m.ProcessExited) -> None:
+        process = self.processes.get(event.process)
+        if process is None or process.gone:
+            return
+        process.gone = True
+        if process.told_to_end:
+            return
+        self.faults += 1
+        if not process.asked:
+            return
+        kind, about, worker = process.asked[0]
+        named = event.setup if kind in ("setup", "resume") else event.task
+        if process.condemned or named == about:
+            self.undisturbed.hurt(kind, about, worker, process.hurt_by_sample, certain=not process.condemned)
+
+    # ------------------------------------------------------------ commands
+
+    def _PlanTask(self, command: m.PlanTask) -> None:
+        self._events.append(self.consumer.draw())
+
+    def _StartProcess(self, command: m.StartProcess) -> None:
+        if command.process in self.processes:
+            raise Broken("a process number is used again")
+        unkillable = self.rng.random() < self.plot.unkillable
+        process = SimProcess(command.process, self.nature, self.now, unkillable)
+        self.processes[command.process] = process
+        alive = sum(not p.gone and not p.told_to_end for p in self.processes.values())
+        if alive > 2 * max(self.sup.fleet.rungs[0], 1) + 1:
+            raise Broken(f"{alive} processes")
+        chance = self.rng.random()
+        if chance < self.plot.refused_starts:
+            process.die("cannot allocate memory")
+            self._events.append(process.outbox.popleft())
+        elif chance < self.plot.refused_starts + self.plot.bad_starts:
+            if self.rng.random() < 0.5:
+                process.die("exit code 1")
+            else:
+                process.life = "hung"
+
+    def _HostWorker(self, c: m.HostWorker) -> None:
+        homes = [p for p in self.processes.values() if c.worker in p.lodgers and not p.gone]
+        if homes or c.worker in self.inline:
+            raise Broken(f"worker {c.worker} is hosted twice")
+        if c.process == m.INLINE:
+            self.inline[c.worker] = SimWorker.hosted(self.nature, c)
+            self._events.append(m.WorkerReady(m.INLINE, c.worker, self.now))
+            return
+        self._send(c, "setup", c.worker)
+
+    def _DropWorker(self, c: m.DropWorker) -> None:
+        if c.process == m.INLINE:
+            del self.inline[c.worker]
+            return
+        process = self._reachable(c.process)
+        if any(a[2] == c.worker for a in process.asked):
+            raise Broken(f"worker {c.worker} leaves with something in flight")
+        process.lodgers.discard(c.worker)
+        process.inbox.append(c)
+
+    def _ResumeWorker(self, c: m.ResumeWorker) -> None:
+        if c.process == m.INLINE:
+            snapshot = self.inline[c.worker].resume()
+            self._events.append(m.WorkerResumed(m.INLINE, c.worker, self.now, snapshot))
+            return
+        self._send(c, "resume", c.worker)
+
+    def _SendTask(self, c: m.SendTask) -> None:
+        slot = c.lease.slot
+        if slot in self.freed:
+            raise Broken(f"slot {slot} was given back to the system")
+        if any(slot in process.slots() for process in self.processes.values()):
+            raise Broken(f"another process may still write to slot {slot}")
+        if any(lease.slot == slot for lease, _ in self.consumer.held):
+            raise Broken(f"the consumer looks into slot {slot}")
+        self.undisturbed.sent(c)
+        self._send(c, "task", c.task)
+
+    def _SendProbe(self, c: m.SendProbe) -> None:
+        if not c.positions:
+            raise Broken("an empty probe")
+        self._send(c, "probe", c.task)
+
+    def _send(self, c: Any, kind: str, about: int) -> None:
+        process = self._reachable(c.process)
+        if kind == "setup":
+            process.lodgers.add(c.worker)
+        elif c.worker not in process.lodgers:
+            raise Broken(f"{c} for a worker that does not live there")
+        process.asked.append((kind, about, c.worker))
+        process.sent_at.append(self.now)
+        process.inbox.append(c)
+
+    def _reachable(self, number: int) -> SimProcess:
+        process = self.processes[number]
+        if process.gone or process.told_to_end or process.condemned or not process.ready_told:
+            raise Broken(f"work for process {number}, which takes none")
+        return process
+
+    def _LoadInline(self, c: m.LoadInline) -> None:
+        self.undisturbed.sent(c)
+        if self.undisturbed.certainly_hurt(c.task):
+            raise Broken(f"task {c.task} hurt a process, and is tried in the trainer")
+        worker = self.inline[c.worker]
+        bad = [
+            i for i, s in worker.samples(c.indices, c.skip) if s in self.nature.kills or s in self.nature.hangs
+        ]
+        if bad:
+            self.now += c.timeout
+            self.undisturbed.hurt("task", c.task, c.worker, by_sample=True, certain=True)
+            sample = bad[0] if self.nature.known else None
+            self._events.append(m.InlineInterrupted(c.task, sample, "stack"))
+            return
+        taken_at = self.now
+        self.now += 0.01
+        outcome = worker.load(c.indices, c.skip)
+        event = result(m.INLINE, c.task, outcome, taken_at, self.now)
+        if isinstance(event, m.TaskLoaded) and outcome.content is not None:
+            event = event._replace(snapshot=worker.state)
+        self._events.append(event)
+
+    def _InspectProcess(self, c: m.InspectProcess) -> None:
+        process = self.processes[c.process]
+        page = process.page
+        letter = {"stopped": "T", "hung": "S", "dead": "Z"}.get(process.life, "R")
+        if not process.gone:
+            self._events.append(
+                m.ProcessInspected(
+                    c.process, page.task, page.setup, page.sample, page.taken_at, page.progressed_at, letter
+                )
+            )
+
+    def _CaptureStacks(self, c: m.CaptureStacks) -> None:
+        process = self.processes[c.process]
+        self._condemned(process)
+        if process.life in ("up", "hung", "starting") and self.rng.random() < 0.7:
+            self.captures.append(m.StacksCaptured(c.process, f"stack of {c.process}"))
+
+    def _condemned(self, process: SimProcess) -> None:
+        """The supervisor takes it for hung: it must have been silent for long enough."""
+        settings = self.plot.settings
+        process.condemned = True
+        if settings.batch_timeout == "auto" or process.told_to_end:
+            return
+        starting = not process.ready_told
+        if starting or (process.asked and process.asked[0][0] in ("setup", "resume")):
+            allowed = settings.startup_timeout
+        else:
+            allowed = settings.batch_timeout
+        since = process.started_at if starting else max(process.page.progressed_at, process.sent_at[0])
+        if self.now - since < allowed - 1e-6:
+            raise Broken(f"process {process.id} moved {self.now - since:.3f} s ago, and is taken for hung")
+
+    def _KillProcess(self, c: m.KillProcess) -> None:
+        process = self.processes[c.process]
+        if process.gone:
+            raise Broken(f"process {c.process} is gone, and killed")
+        if not process.condemned and not self.closed:
+            self._condemned(process)
+        process.killed = True
+
+    def _StopProcess(self, c: m.StopProcess) -> None:
+        process = self.processes[c.process]
+        if not self.closed and process.asked:
+            raise Broken(f"process {c.process} is to end with work in flight")
+        process.told_to_end = True
+        process.inbox.append(c)
+
+    def _AbandonProcess(self, c: m.AbandonProcess) -> None:
+        process = self.processes[c.process]
+        if not process.killed:
+            raise Broken(f"process {c.process} is abandoned before it was killed")
+        process.gone = True
+        self.faults += not process.told_to_end
+        if process.asked and not process.told_to_end:
+            kind, about, worker = process.asked[0]
+            self.undisturbed.hurt(kind, about, worker, process.hurt_by_sample, certain=False)
+        self.past.extend(process.outbox)
+        process.outbox.clear()
+
+    def _Deliver(self, c: m.Deliver) -> None:
+        self.undisturbed.delivered(c)
+        self.consumer.receive(c)
+
+    def _DeliverError(self, c: m.DeliverError) -> None:
+        self.undisturbed.raised(c)
+        self.consumer.receive(c)
+
+    def _DeliverBadSample(self, c: m.DeliverBadSample) -> None:
+        self.undisturbed.convicted(c.task, c.indices)
+        self.consumer.receive(c)
+
+    def _EndEpoch(self, c: m.EndEpoch) -> None:
+        self.consumer.end_epoch()
+
+    def _FreeSlot(self, c: m.FreeSlot) -> None:
+        if any(lease.slot == c.slot for lease, _ in self.consumer.held):
+            raise Broken("the consumer looks into a slot that is freed")
+        self.freed.add(c.slot)
+
+    def _GiveUp(self, c: m.GiveUp) -> None:
+        if self.given_up is None:
+            self._may_give_up(c)
+        self.given_up, self.closed = c, True
+        self.consumer.waiting = False
+
+    def _may_give_up(self, c: m.GiveUp) -> None:
+        settings = self.plot.settings
+        if c.cause == "restarts":
+            lowest = self.sup.fleet.rungs[-1]
+            if self.faults <= settings.max_restarts or self.rung != lowest:
+                raise Broken(f"{c} after {self.faults} faults at rung {self.rung}")
+        elif c.cause == "setup":
+            if max(self.undisturbed.setups_hurt.values(), default=0) <= settings.bad_sample_attempts:
+                raise Broken(f"{c}: {self.undisturbed.setups_hurt}")
+        else:
+            raise Broken(f"nobody refused: {c}")
+
+    def _ReportFault(self, c: m.ReportFault) -> None:
+        pass
+
+    def _ReportRung(self, c: m.ReportRung) -> None:
+        rungs = self.sup.fleet.rungs
+        if c.old != self.rung or abs(rungs.index(c.old) - rungs.index(c.new)) != 1:
+            raise Broken(f"{c} at {self.rung}")
+        if c.new > c.old and self.consumer.received_since_rung + 1 < self.plot.settings.recover_after:
+            raise Broken(f"{c} after {self.consumer.received_since_rung + 1} batches")
+        self.rung, self.consumer.received_since_rung = c.new, 0
+
+    def _ReportSlow(self, c: m.ReportSlow) -> None:
+        pass
+
+    def _ReportSkipped(self, c: m.ReportSkipped) -> None:
+        if c.cause != "boom":
+            self.undisturbed.convicted(c.task, c.indices)
+        self.consumer.skipped(c)
+
+    # ------------------------------------------------------------ what may happen next
+
+    def hearable(self) -> list[SimProcess]:
+        return [p for p in self.processes.values() if p.outbox and not p.gone]
+
+    def movable(self) -> list[SimProcess]:
+        return [p for p in self.processes.values() if p.can_move]
+
+    def killable(self) -> list[SimProcess]:
+        return [p for p in self.processes.values() if p.killed and not p.unkillable and p.life != "dead"]
+
+    def hear(self, process: SimProcess) -> None:
+        """Read one message from a channel, or the exit."""
+        event = process.outbox.popleft()
+        if isinstance(event, m.ProcessReady):
+            process.ready_told = not process.condemned or not process.killed
+            if not process.killed:
+                process.condemned = False
+        elif process.asked and not isinstance(event, m.ProcessExited):
+            process.asked.popleft()
+            process.sent_at.popleft()
+            if not process.killed:  # a false alarm
+                process.condemned = False
+        if process.killed or isinstance(event, m.ProcessExited):
+            self.past.append(event)
+        self.tell(event)
+
+    def move(self, process: SimProcess, seconds: float = 0.01) -> None:
+        """Let a process do its next step."""
+        self.now += seconds
+        process.step(self.now)
+        for slot, value in process.writes:
+            self._write(slot, value)
+        process.writes.clear()
+
+    def _write(self, slot: int, value: int) -> None:
+        self.slots[slot] = value
+        for lease, content in self.consumer.held:
+            if lease.slot == slot and content != value:
+                raise Broken(f"slot {slot} is overwritten while the consumer holds it")
+
+    def haunt(self, process: SimProcess) -> None:
+        """A process that could not be killed writes to the memory that it had."""
+        for slot in process.slots():
+            self._write(slot, -7)
+
+    def repeat(self, event: m.Event) -> None:
+        """Tell a message of a process that is gone (again): nothing may follow from it."""
+        process = self.processes[event.process]  # type: ignore[union-attr]
+        if not process.gone:
+            return
+        commands = self.sup.handle(event, self.now)
+        if [c for c in commands if type(c) not in (m.ReportFault, m.GiveUp)]:
+            raise Broken(f"stale {event} led to {commands}")
+        self.sup.validate()
+
+    def jump(self) -> None:
+        """Nothing happens until the next deadline."""
+        self.now = max(self.now, self.sup.next_deadline())
+        self.tell(m.ClockAdvanced())
+
+    def check_alive(self) -> None:
+        """If nothing at all can happen any more, nobody may wait."""
+        idle = not (self.hearable() or self.movable() or self.captures or self.killable())
+        if idle and self.sup.next_deadline() == math.inf and self.consumer.waiting:
+            raise Broken("deadlock: the consumer waits, and nothing is in flight")

@@ -1,0 +1,192 @@
+"""The measure of every row: torch's own DataLoader with spawn, run once for each configuration."""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import psutil
+import torch
+from torch.utils.data import DataLoader as TorchLoader
+
+from safeloader import DataLoader, Policy
+from safeloader.observe.report import Fault
+from tests.fixtures_data import Draws, Stream, WithFacts
+
+ROOT = Path(__file__).resolve().parents[2]
+COUNT = 46  # samples; the last batch is a short one
+BATCH = 4
+
+
+class Epoch(NamedTuple):
+    """What came out of an epoch, to the byte, and the main process's generators after it."""
+
+    batches: list[bytes]
+    generators: str
+
+
+def seed(epoch: int = 0) -> None:
+    """The generators of the main process before an epoch."""
+    torch.manual_seed(1000 + epoch)
+    random.seed(2000 + epoch)
+    np.random.seed(3000 + epoch)
+
+
+def _generators() -> str:
+    states = (torch.get_rng_state().numpy().tobytes(), random.getstate(), np.random.get_state())
+    return repr([hash(part) for part in (states[0], states[1])]) + repr(states[2])
+
+
+def _bytes(batch: Any) -> bytes:
+    if isinstance(batch, torch.Tensor):
+        return str((batch.dtype, tuple(batch.shape))).encode() + batch.contiguous().numpy().tobytes()
+    if isinstance(batch, dict):
+        return b"".join(_bytes(key) + _bytes(value) for key, value in batch.items())
+    if isinstance(batch, (list, tuple)):
+        return b"".join(map(_bytes, batch))
+    return repr(batch).encode()
+
+
+def play(batches: Iterable[Any]) -> Epoch:
+    """Take everything; ``iter()`` draws from the generators, so they are looked at when all is over."""
+    taken = [_bytes(batch) for batch in batches]
+    return Epoch(taken, _generators())
+
+
+DATASETS: dict[str, Callable[[], Any]] = {
+    "draws": lambda: Draws(COUNT),
+    "stream": lambda: Stream(COUNT),
+    "facts": WithFacts,
+}
+
+
+@functools.cache
+def _reference(dataset: str, epochs: int, options: tuple[tuple[str, Any], ...]) -> list[Epoch]:
+    loader = TorchLoader(DATASETS[dataset](), multiprocessing_context="spawn", **dict(options))
+    played = []
+    for epoch in range(epochs):
+        seed(epoch)
+        played.append(play(loader))
+    return played
+
+
+def reference(dataset: str = "draws", epochs: int = 1, **options: Any) -> list[Epoch]:
+    """What torch's DataLoader with spawn gives; epoch ``n`` begins after ``seed(n)``. Kept for the whole session."""
+    asked = {"batch_size": BATCH, "num_workers": 2, "shuffle": dataset == "draws" or None, **options}
+    return _reference(dataset, epochs, tuple(sorted(asked.items())))
+
+
+def persistent_epochs(dataset: str = "draws") -> list[Epoch]:
+    """The same two workers over many epochs. The first of them is the reference of most rows."""
+    return reference(dataset, 40, persistent_workers=True)
+
+
+def make(dataset: Any, *, policy: Policy | None = None, **options: Any) -> DataLoader[Any]:
+    """The loader under test, with the reference's arguments."""
+    shuffle = True if isinstance(dataset, Draws) else None
+    asked: dict[str, Any] = {"batch_size": BATCH, "num_workers": 2, "name": "train", "shuffle": shuffle, **options}
+    return DataLoader(dataset, policy=policy, **asked)
+
+
+def run_epoch(loader: Any, epoch: int = 0) -> Epoch:
+    """Seed as the reference did, and take all batches."""
+    seed(epoch)
+    return play(loader)
+
+
+def fault_of(loader: DataLoader[Any], **facts: Any) -> Fault:
+    """The first fault of the report with these facts."""
+    faults = loader.report().faults
+    for fault in faults:
+        if all(getattr(fault, name) == value for name, value in facts.items()):
+            return fault
+    raise AssertionError(f"no fault with {facts} in the report:\n{loader.report()}")
+
+
+def children() -> list[psutil.Process]:
+    """The processes of all loaders of this program, oldest first."""
+    found = []
+    for child in psutil.Process().children():
+        try:
+            if "safeloader.runtime.host" in " ".join(child.cmdline()):
+                found.append(child)
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            pass
+    return sorted(found, key=lambda child: (child.create_time(), child.pid))
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def gone(pids: Iterable[int], seconds: float = 20.0) -> bool:
+    """Whether processes that are not ours end within the time; a zombie that nobody reaps has ended."""
+    processes = []
+    for pid in pids:
+        try:
+            processes.append(psutil.Process(pid))
+        except psutil.NoSuchProcess:
+            pass
+    alive = processes
+    end = time.monotonic() + seconds
+    while alive and time.monotonic() < end:
+        _, alive = psutil.wait_procs(alive, timeout=0.1)
+        alive = [process for process in alive if not _is_zombie(process)]
+    return not alive
+
+
+def _is_zombie(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+# ---------------------------------------------------------------- programs
+
+
+def program(folder: Path, text: str, name: str = "train.py") -> Path:
+    """Write a script."""
+    path = folder / name
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+def environment(**more: str) -> dict[str, str]:
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, **more}
+
+
+def start_script(path: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
+    """Start a program as the leader of its own session; its first lines can be read from ``stdout``."""
+    return subprocess.Popen(
+        [sys.executable, "-u", str(path), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=environment(**more),
+    )
+
+
+def run_script(path: Path, *arguments: str, timeout: float = 90, **more: str) -> str:
+    """Run a program to its end, which must be a good one and leave no process. Returns what it printed."""
+    running = start_script(path, *arguments, **more)
+    try:
+        out, err = running.communicate(timeout=timeout)
+    except BaseException:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.communicate()
+        raise
+    assert running.returncode == 0, f"exit code {running.returncode}\n{out}\n{err}"
+    return out

@@ -1,0 +1,111 @@
+"""Faults outside a sample: in the collate function, while a batch is serialised, while a worker is set up."""
+
+from __future__ import annotations
+
+import pytest
+
+from safeloader import Policy
+from safeloader.errors import StartError
+from tests.fixtures_data import Collate, Draws, DrawsAtOnce, InitFunction, Orders, UnpickleTrap, WithFacts, worker_facts
+from tests.runtime.conftest import Rig
+from tests.runtime.harness import COUNT, children, fault_of, make, persistent_epochs, play, reference, run_epoch
+
+
+def _a_first_index(rig: Rig) -> int:
+    """The index of the first sample of the coming epoch's fifth batch: the key of orders to the collate function."""
+    batch = persistent_epochs()[rig.epoch].batches[4]
+    return int.from_bytes(batch.partition(b")")[2][:8], "little")
+
+
+@pytest.mark.parametrize("place", ["collate", "collated"])
+def test_a_process_that_dies_in_the_collate_function_costs_no_batch(rig: Rig, place: str) -> None:
+    rig.orders.give(place, _a_first_index(rig), "SIGKILL")
+    (fault,) = rig.check_epoch()
+    assert (fault.cause, fault.detail, fault.batch, fault.sample) == ("died", "SIGKILL", 4, None)
+
+
+def test_a_hang_in_the_collate_function_is_reported_with_its_stack(rig: Rig) -> None:
+    rig.orders.give("collate", _a_first_index(rig), "sleep")
+    fault = next(fault for fault in rig.check_epoch() if fault.batch == 4)
+    assert (fault.cause, fault.sample) == ("hung", None)
+    assert "in __call__" in (fault.stack or "")
+
+
+def test_a_process_that_dies_while_a_batch_is_half_in_its_lease_costs_no_batch(orders: Orders) -> None:
+    expected = persistent_epochs()[0]
+    key = int.from_bytes(expected.batches[4].partition(b")")[2][:8], "little")
+    orders.give("pickle", key, "SIGKILL")
+    loader = make(Draws(COUNT, orders), collate_fn=Collate(orders, trap=True))
+    played = run_epoch(loader)
+    assert [batch.rstrip(b"0123456789") for batch in played.batches] != played.batches  # the second part is there
+    fault = fault_of(loader, cause="died", batch=4)
+    assert (fault.detail, fault.sample) == ("SIGKILL", None)
+    assert play(batch for batch, _ in _again(orders)).batches == expected.batches
+
+
+def _again(orders: Orders) -> object:
+    """The stream once more, with a death while another batch is serialised."""
+    from tests.runtime.harness import seed
+
+    seed()
+    key = int.from_bytes(persistent_epochs()[0].batches[7].partition(b")")[2][:8], "little")
+    orders.give("pickle", key, "SIGKILL")
+    return make(Draws(COUNT, orders), collate_fn=Collate(orders, trap=True))
+
+
+def test_a_process_that_dies_while_it_fetches_a_batch_at_once_costs_no_batch(orders: Orders) -> None:
+    orders.give("sample", 24, "SIGKILL")
+    loader = make(DrawsAtOnce(COUNT, orders))
+    assert run_epoch(loader) == persistent_epochs()[0]
+    fault = fault_of(loader, cause="died")
+    assert fault.indices is not None
+    assert 24 in fault.indices
+    assert fault.sample is None
+
+
+def test_a_process_that_dies_in_worker_init_fn_is_replaced(orders: Orders) -> None:
+    orders.give("init", 1, "SIGKILL")
+    loader = make(Draws(COUNT, orders), worker_init_fn=InitFunction(orders))
+    assert run_epoch(loader) == persistent_epochs()[0]
+    fault = fault_of(loader, worker=1)
+    assert (fault.cause, fault.detail, fault.batch) == ("died", "SIGKILL", None)
+
+
+@pytest.mark.parametrize("place", ["init", "unpickle"])
+def test_a_worker_that_can_never_be_set_up_is_one_clear_error(orders: Orders, place: str) -> None:
+    orders.give(place, 0 if place == "init" else "dataset", "SIGKILL", always=True)
+    policy = Policy(bad_sample_attempts=1, max_processes=1)
+    loader = make(UnpickleTrap(COUNT, orders), worker_init_fn=InitFunction(orders), policy=policy)
+    with pytest.raises(StartError, match="setting up a worker kills or hangs every process") as caught:
+        next(iter(loader))
+    assert "worker_init_fn" in caught.value.hint
+    assert caught.value.report is not None
+    assert [fault.detail for fault in caught.value.report.faults] == ["SIGKILL", "SIGKILL"]
+    assert children() == []
+
+
+def test_a_process_that_dies_while_the_dataset_is_unpickled_is_replaced(rig: Rig) -> None:
+    """The first process dies in a sample, the second while it rebuilds the dataset, the third goes on."""
+    rig.orders.give("sample", 24, "SIGKILL")
+    rig.orders.give("unpickle", "dataset", "SIGKILL")
+    first, second = rig.check_epoch()
+    assert (first.cause, first.sample, first.worker) == ("died", 24, second.worker)
+    assert (second.cause, second.batch) == ("died", None)
+    assert first.process != second.process
+
+
+def test_what_worker_init_fn_did_is_done_again_in_the_next_process() -> None:
+    """It changed the dataset copy and drew from all generators; the worker's draws go on where they were."""
+    (expected,) = reference("facts", worker_init_fn=worker_facts)
+    loader = make(WithFacts(), worker_init_fn=worker_facts)
+    from tests.runtime.harness import kill, seed
+
+    seed()
+    batches = []
+    for number, batch in enumerate(loader):
+        batches.append(batch)
+        if number == 1:
+            for process in children():
+                kill(process.pid)
+    assert play(batches).batches == expected.batches
+    assert len(loader.report().faults) == 2

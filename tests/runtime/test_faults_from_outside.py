@@ -1,0 +1,155 @@
+"""Processes are killed and stopped from outside, at moments that the dataset does not choose."""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import signal
+
+import psutil
+import pytest
+
+from safeloader import Policy
+from tests.fixtures_data import Draws, Orders, Pictures
+from tests.runtime.conftest import Rig
+from tests.runtime.harness import COUNT, children, kill, make, persistent_epochs, play, reference, run_epoch, seed
+
+
+def _kill_all() -> None:
+    for process in children():
+        kill(process.pid)
+
+
+def test_all_processes_killed_at_once_cost_no_batch(rig: Rig) -> None:
+    faults = rig.check_epoch({3: _kill_all})
+    assert {fault.worker for fault in faults} >= {0, 1}
+    assert {fault.detail for fault in faults} == {"SIGKILL"}
+
+
+def test_a_process_killed_between_two_epochs_costs_the_next_one_no_batch(rig: Rig) -> None:
+    victim = next(child for child in children() if child.pid in _pids(rig))
+    kill(victim.pid)
+    os.waitid(os.P_PID, victim.pid, os.WEXITED | os.WNOWAIT)
+    (fault,) = rig.check_epoch()
+    assert (fault.process, fault.cause, fault.detail, fault.batch) == (victim.pid, "died", "SIGKILL", None)
+
+
+def test_a_process_stopped_between_two_epochs_is_found_out(rig: Rig) -> None:
+    victim = next(child for child in children() if child.pid in _pids(rig))
+    victim.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, victim.pid, os.WSTOPPED)
+    assert "stopped" in {fault.cause for fault in rig.check_epoch() if fault.process == victim.pid}
+
+
+def _pids(rig: Rig) -> set[int]:
+    return {process.pid for process in rig.loader._iterator._driver.processes.values()}
+
+
+def test_processes_killed_after_they_finished_and_before_the_batch_is_read_cost_no_batch(rig: Rig) -> None:
+    def kill_when_a_batch_is_ready() -> None:
+        processes = rig.loader._iterator._driver.processes.values()
+        assert select.select([process.channel.socket for process in processes], [], [], 60)[0]
+        _kill_all()
+
+    faults = rig.check_epoch({5: kill_when_a_batch_is_ready})
+    assert {fault.detail for fault in faults} == {"SIGKILL"}
+
+
+def test_a_finished_batch_outlives_the_process_that_made_it(orders: Orders) -> None:
+    """Nothing of the second batch has to be loaded again: it lay finished in memory that is the trainer's."""
+    orders.give("sample", 8, "wait third")
+    loader = make(Draws(COUNT, orders), shuffle=False, num_workers=1, prefetch_factor=3)
+    stream = iter(loader)
+    next(stream)
+    pid = orders.await_arrival("third")  # the second batch is finished
+    kill(pid)
+    orders.give("sample", 4, "ValueError")  # would be raised if it were loaded again
+    assert next(stream)[:, 0].tolist() == [4, 5, 6, 7]
+    orders.withdraw()
+    assert [batch[0, 0].item() for batch in stream] == list(range(8, COUNT, 4))
+
+
+def test_a_process_killed_while_it_starts_is_replaced(orders: Orders) -> None:
+    loader = make(Draws(COUNT, orders))
+    seed()
+    stream = iter(loader)
+    killed = [process.pid for process in children()]
+    _kill_all()
+    assert play(stream) == persistent_epochs()[0]
+    faults = loader.report().faults
+    assert [fault.process for fault in faults] == killed
+    assert {(fault.cause, fault.detail, fault.batch) for fault in faults} == {("failed_start", "SIGKILL", None)}
+
+
+def test_a_process_killed_while_it_writes_a_large_batch_spoils_no_byte(orders: Orders) -> None:
+    """Batches of 40 MB: killed at a random moment of many, the next process writes the same lease anew."""
+    generator = random.Random(5)
+    expected = [sum(index % 251 for index in range(at, at + 4)) * 10_000_000 for at in range(0, 48, 4)]
+    loader = make(Pictures(48, 10_000_000, orders), policy=Policy(max_restarts=1000))
+    sums = []
+    for number, batch in enumerate(loader):
+        sums.append(int(batch.sum(dtype=batch.new_empty(0).long().dtype)))
+        if number in (2, 7):
+            victim = generator.choice(children())
+            before = victim.cpu_times().user
+            while victim.cpu_times().user == before and victim.is_running():  # it is at work now
+                if victim.status() == psutil.STATUS_SLEEPING:
+                    break
+            kill(victim.pid)
+    assert sums == expected
+    assert len(loader.report().faults) == 2
+
+
+def test_four_workers_on_fewer_processes_bear_the_same_faults(orders: Orders) -> None:
+    (expected,) = reference(num_workers=4)
+    for processes in (1, 2):
+        loader = make(Draws(COUNT, orders), num_workers=4, policy=Policy(max_processes=processes))
+        orders.give("sample", 24, "SIGKILL")
+        seed()
+        stream = iter(loader)
+        first = [next(stream) for _ in range(3)]
+        assert len(children()) <= processes
+        _kill_all()
+        assert play([*first, *stream]) == expected
+        assert len(loader.report().faults) >= 2
+        assert loader.report().rung == processes
+
+
+def test_a_loader_that_is_not_in_order_delivers_each_sample_once(orders: Orders) -> None:
+    loader = make(Draws(COUNT, orders), in_order=False, policy=Policy(max_restarts=100))
+    orders.give("sample", 24, "SIGKILL")
+    seen: list[int] = []
+    for number, batch in enumerate(loader):
+        seen += batch[:, 0].tolist()
+        if number == 4:
+            _kill_all()
+    assert sorted(seen) == list(range(COUNT))
+    assert len(loader.report().faults) >= 3
+
+
+def test_samples_without_batches_are_torchs_after_a_fault(orders: Orders) -> None:
+    (expected,) = reference(batch_size=None)
+    orders.give("sample", 24, "exit 0")
+    loader = make(Draws(COUNT, orders), batch_size=None)
+    assert run_epoch(loader) == expected
+    assert loader.report().faults[0].sample == 24
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true:UserWarning")
+def test_pinned_batches_are_torchs_after_a_fault(orders: Orders) -> None:
+    orders.give("sample", 24, "SIGKILL")
+    loader = make(Draws(COUNT, orders), pin_memory=True)
+    assert run_epoch(loader) == persistent_epochs()[0]
+
+
+@pytest.mark.slow
+def test_processes_killed_at_random_again_and_again_cost_no_batch(rig: Rig) -> None:
+    generator = random.Random(11)
+
+    def kill_one() -> None:
+        kill(generator.choice([child.pid for child in children() if child.pid in _pids(rig)]))
+
+    for _ in range(3):
+        faults = rig.check_epoch(dict.fromkeys(generator.sample(range(1, 12), 4), kill_one))
+        assert faults
