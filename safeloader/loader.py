@@ -97,6 +97,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             raise LoaderClosedError(
                 f"{self._safe.name} was closed", hint="make a new DataLoader: close() ends a loader for good"
             )
+        if isinstance(self._iterator, ProcessIterator) and self._iterator.closed:
+            self._iterator = None  # it gave up: a new epoch begins with new processes
         return super().__iter__()
 
     def _get_iterator(self) -> Any:
@@ -280,6 +282,11 @@ class ProcessIterator(torch_private.BaseIterator):
             if not self._persistent:
                 self.close()
             raise
+
+    @property
+    def closed(self) -> bool:
+        """True when its processes are gone for good."""
+        return self._driver.closed
 
     def close(self) -> None:
         """End this iterator's processes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import multiprocessing.resource_tracker
 import os
 import re
@@ -57,6 +58,7 @@ class Belongings(NamedTuple):
 
 def _processes() -> Counter[str]:
     kinds: Counter[str] = Counter()
+    multiprocessing.active_children()  # reaps those of torch's loaders, which they leave to Python
     for child in psutil.Process().children(recursive=True):
         try:
             line = " ".join(child.cmdline())

@@ -365,7 +365,7 @@ class WithFacts(Dataset[Any]):
     """Samples that tell what the worker believes about itself."""
 
     def __len__(self) -> int:
-        return 24
+        return 60
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         info = get_worker_info()

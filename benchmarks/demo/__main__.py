@@ -28,9 +28,7 @@ def heading(number: int, text: str) -> None:
     console.print(f"\n[bold]{number}. {text}[/bold]")
 
 
-def train(
-    name: str, loader: str, folder: Path, epochs: int, chaos: bool, limit: float = LIMIT
-) -> dict[str, Any]:
+def train(name: str, loader: str, folder: Path, epochs: int, chaos: bool, limit: float = LIMIT) -> dict[str, Any]:
     """Train in a program of its own; one that does not end is killed with its workers: a hang."""
     path = RESULTS / f"{name}.json"
     path.unlink(missing_ok=True)

@@ -37,9 +37,7 @@ class Strike:
     def words(self) -> str:
         """What happens, for a reader."""
         whom = "both workers" if self.everyone else "a worker"
-        what = {"kill": f"SIGKILL to {whom}", "stop": f"SIGSTOP to {whom}", "hang": "a sample hangs"}[
-            self.kind
-        ]
+        what = {"kill": f"SIGKILL to {whom}", "stop": f"SIGSTOP to {whom}", "hang": "a sample hangs"}[self.kind]
         idle = " (idle, between epochs)" if self.batch == 0 else ""
         return what + idle
 
@@ -79,9 +77,7 @@ class Chaos:
                 self._do(strike)
 
     def _do(self, strike: Strike) -> None:
-        self.say(
-            f"chaos: {strike.words()} (epoch {strike.epoch}, {strike.phase}, after batch {strike.batch})"
-        )
+        self.say(f"chaos: {strike.words()} (epoch {strike.epoch}, {strike.phase}, after batch {strike.batch})")
         self.struck.append({**asdict(strike), "words": strike.words(), "at": time.monotonic()})
         if strike.kind == "hang":
             (self.notes[strike.phase] / "hang").touch()

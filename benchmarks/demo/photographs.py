@@ -70,9 +70,7 @@ def find() -> list[Path]:
         package, _, inside = place.partition("/")
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
-            raise FileNotFoundError(
-                f"package {package} is not installed: pip install -c constraints.txt -e '.[bench]'"
-            )
+            raise FileNotFoundError(f"package {package} is not installed: pip install -c constraints.txt -e '.[bench]'")
         folder = Path(spec.submodule_search_locations[0]) / inside
         found += [folder / name for name in names]
     for path in found:

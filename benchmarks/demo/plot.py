@@ -35,9 +35,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def draw(
-    path: Path, undisturbed: Run, disturbed: Run, torch_disturbed: Run | None, batch_timeout: float
-) -> None:
+def draw(path: Path, undisturbed: Run, disturbed: Run, torch_disturbed: Run | None, batch_timeout: float) -> None:
     """Draw three runs into a PNG file.
 
     Args:
@@ -56,9 +54,7 @@ def draw(
         _counts(top, undisturbed, disturbed, torch_disturbed)
         _faults(top, disturbed)
         _waits(bottom, disturbed, batch_timeout)
-        top.legend(
-            loc="lower right", fontsize=8, handletextpad=0.5, labelspacing=0.35, bbox_to_anchor=(1, 0.03)
-        )
+        top.legend(loc="lower right", fontsize=8, handletextpad=0.5, labelspacing=0.35, bbox_to_anchor=(1, 0.03))
         figure.savefig(path)
         plt.close(figure)
 
@@ -80,9 +76,7 @@ def _steps(run: Run) -> tuple[list[float], list[int]]:
 
 def _counts(axes: Axes, undisturbed: Run, disturbed: Run, torch_disturbed: Run | None) -> None:
     faults = len(disturbed["struck"])
-    axes.step(
-        *_steps(undisturbed), where="post", color=GREY, lw=1.6, ls=(0, (4, 2)), label="torch, undisturbed"
-    )
+    axes.step(*_steps(undisturbed), where="post", color=GREY, lw=1.6, ls=(0, (4, 2)), label="torch, undisturbed")
     axes.step(*_steps(disturbed), where="post", color=BLUE, lw=1.8, label=f"safeloader, {faults} faults")
     if torch_disturbed is not None:
         times, counts = _steps(torch_disturbed)
@@ -98,6 +92,7 @@ def _counts(axes: Axes, undisturbed: Run, disturbed: Run, torch_disturbed: Run |
                 color=RED,
                 fontsize=8,
                 va="top",
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
             )
     axes.axhline(undisturbed["due"], color=INK, lw=0.6, ls=":", zorder=1)
     axes.annotate(
@@ -153,7 +148,7 @@ def _waits(axes: Axes, run: Run, batch_timeout: float) -> None:
         fontsize=7,
     )
     axes.set_yscale("log")
-    axes.set_ylim(1e-4, 20)
+    axes.set_ylim(1e-4, max(20, 2 * max(waits, default=0)))
     axes.set_yticks([1e-4, 1e-2, 1], ["0.1 ms", "10 ms", "1 s"])
     axes.yaxis.set_minor_locator(mpl.ticker.NullLocator())
     axes.set_ylabel("wait for the batch")

@@ -11,8 +11,7 @@ Run = dict[str, Any]
 def equal(undisturbed: Run, disturbed: Run) -> bool:
     """Whether two runs delivered the same batches and ended with the same weights and generators."""
     return bool(
-        undisturbed["outcome"] == disturbed["outcome"] == "finished"
-        and undisturbed["digests"] == disturbed["digests"]
+        undisturbed["outcome"] == disturbed["outcome"] == "finished" and undisturbed["digests"] == disturbed["digests"]
     )
 
 
@@ -45,9 +44,7 @@ def _reports(disturbed: Run) -> list[str]:
     for phase, report in disturbed["reports"].items():
         causes = Counter(fault["cause"] for fault in report["faults"])
         found = ", ".join(f"{count} × {cause}" for cause, count in sorted(causes.items())) or "no fault"
-        lines.append(
-            f"  {phase}: {found}; {report['restarts']} processes restarted, {report['fallbacks']} fallbacks."
-        )
+        lines.append(f"  {phase}: {found}; {report['restarts']} processes restarted, {report['fallbacks']} fallbacks.")
     return lines
 
 

@@ -134,9 +134,7 @@ class Training:
             {"epoch": epoch, "phase": phase, "loss": loss / seen, "accuracy": correct / seen, "samples": seen}
         )
 
-    def _note(
-        self, asked: float, epoch: int, phase: str, number: int, images: Tensor, labels: Tensor
-    ) -> None:
+    def _note(self, asked: float, epoch: int, phase: str, number: int, images: Tensor, labels: Tensor) -> None:
         now = time.monotonic()
         self.record.batches.append(
             {"at": now - self.begun, "waited": now - asked, "epoch": epoch, "phase": phase, "batch": number}
@@ -169,9 +167,7 @@ def generators() -> str:
     return hashlib.sha256(pickle.dumps(state)).hexdigest()
 
 
-def one_run(
-    kind: str, photographs: Path, epochs: int, batch_size: int, chaos: bool, notes: Path
-) -> dict[str, Any]:
+def one_run(kind: str, photographs: Path, epochs: int, batch_size: int, chaos: bool, notes: Path) -> dict[str, Any]:
     """Train once.
 
     Args:
@@ -189,9 +185,7 @@ def one_run(
     folders = {phase: notes / phase for phase in ("train", "val")}
     for folder in folders.values():
         folder.mkdir()
-    datasets = {
-        phase: Photographs(photographs / phase, phase == "train", folders[phase]) for phase in folders
-    }
+    datasets = {phase: Photographs(photographs / phase, phase == "train", folders[phase]) for phase in folders}
     loaders = {phase: build_loader(kind, dataset, phase, batch_size) for phase, dataset in datasets.items()}
     classes = len({path.name[:2] for path in datasets["train"].files})
     strikes = Chaos(PLAN if chaos else (), folders, tqdm.write)
@@ -212,9 +206,7 @@ def one_run(
         "batches": training.record.batches,
         "epochs": training.record.epochs,
         "struck": struck,
-        "reports": {
-            phase: loader.report().to_dict() for phase, loader in loaders.items() if hasattr(loader, "report")
-        },
+        "reports": {phase: loader.report().to_dict() for phase, loader in loaders.items() if hasattr(loader, "report")},
         "digests": {
             "batches": training.record.digest.hexdigest(),
             "weights": training.weights(),
@@ -235,9 +227,7 @@ def main() -> None:
     asked = parser.parse_args()
     logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="safeloader-demo-") as notes, logging_redirect_tqdm():
-        result = one_run(
-            asked.loader, asked.photographs, asked.epochs, asked.batch_size, asked.chaos, Path(notes)
-        )
+        result = one_run(asked.loader, asked.photographs, asked.epochs, asked.batch_size, asked.chaos, Path(notes))
         asked.json.write_text(json.dumps(result, indent=1), encoding="utf-8")
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.hangs import adapters, report, scenario
 from benchmarks.hangs.harness import Harness, HarnessError
-from benchmarks.hangs.judge import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from benchmarks.hangs.judge import Record
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,38 +42,40 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--jobs", type=int, default=1, help="programs that run at a time (default: 1)")
     made.add_argument("--json", type=Path, help="write all records to this file")
     made.add_argument("--markdown", type=Path, help="write the table to this file")
-    made.add_argument(
-        "--check", action="store_true", help="exit with 1 if safeloader does not do what it owes"
-    )
+    made.add_argument("--check", action="store_true", help="exit with 1 if safeloader does not do what it owes")
     made.add_argument("--list", action="store_true", help="list the scenarios and end")
     return made
 
 
 def measure(
     harness: Harness, names: Sequence[str], loaders: Sequence[adapters.Adapter], jobs: int, console: Console
-) -> list[Record]:
-    """Run every scenario under every loader, with a progress bar; records in the order of the arguments.
+) -> Iterator[Record]:
+    """Run every scenario under every loader, with a progress bar; yields the records in the order of the arguments.
 
     Raises:
         HarnessError: The benchmark itself failed.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress, ThreadPoolExecutor(jobs) as pool:
-        references = progress.add_task("undisturbed runs", total=len(names))
-        for _ in pool.map(harness.prepare_reference, _by_reference(names)):
-            progress.advance(references)
-        progress.update(references, completed=len(names))
-        runs = progress.add_task("runs", total=len(names) * len(loaders))
+    pool = ThreadPoolExecutor(jobs)
+    with Progress(*columns, console=console) as progress:
+        try:
+            needed = _by_reference(names)
+            references = progress.add_task("undisturbed runs".ljust(60), total=len(needed))
+            for _ in pool.map(harness.prepare_reference, needed):
+                progress.advance(references)
+            runs = progress.add_task("runs", total=len(names) * len(loaders))
 
-        def run(pair: tuple[str, adapters.Adapter]) -> Record:
-            name, loader = pair
-            record = harness.run(name, loader)
-            progress.update(
-                runs, advance=1, description=f"{name} under {loader.name}: {record.outcome}"[:60].ljust(60)
-            )
-            return record
+            def run(pair: tuple[str, adapters.Adapter]) -> Record:
+                record = harness.run(*pair)
+                told = f"{record.scenario} under {record.loader}: {record.outcome}"
+                progress.update(runs, advance=1, description=told[:60].ljust(60))
+                return record
 
-        return list(pool.map(run, [(name, loader) for name in names for loader in loaders]))
+            yield from pool.map(run, [(name, loader) for name in names for loader in loaders])
+        finally:
+            # However this ends, no program goes on without somebody to watch it.
+            harness.stop.set()
+            pool.shutdown(cancel_futures=True)
 
 
 def _by_reference(names: Sequence[str]) -> list[str]:
@@ -81,7 +88,7 @@ def _by_reference(names: Sequence[str]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark; returns the exit code: 2 for wrong arguments or a failed harness, 1 for a failed ``--check``."""
+    """Run the benchmark; returns 2 for wrong arguments or a failed harness, 1 for a failed ``--check``, else 0."""
     options = parser().parse_args(arguments)
     console = Console()
     try:
@@ -95,24 +102,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if options.list:
         for name in chosen:
-            console.print(
-                f"[bold]{name}[/bold] ({scenarios[name].row}): {scenarios[name].title}", highlight=False
-            )
+            console.print(f"[bold]{name}[/bold] ({scenarios[name].row}): {scenarios[name].title}", highlight=False)
         return 0
+    records: list[Record] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         jobs = max(options.jobs, 2 if options.quick else 1)
-        records = measure(Harness(options.cap), chosen, made, jobs, console)
+        for record in measure(Harness(options.cap), chosen, made, jobs, console):
+            records.append(record)
+            _write(records, options)
     except HarnessError as problem:
         print(f"the benchmark itself failed: {problem}", file=sys.stderr)
         return 2
-    _tell(records, options, console)
+    _tell(records, console)
     return 1 if options.check and report.problems(records) else 0
 
 
-def _tell(records: Sequence[Record], options: argparse.Namespace, console: Console) -> None:
+def _tell(records: Sequence[Record], console: Console) -> None:
     console.print(report.table(records))
     for line in (*report.summary(records), *report.problems(records)):
         console.print(line, highlight=False, markup=False)
+
+
+def _write(records: Sequence[Record], options: argparse.Namespace) -> None:
+    """Write the files after each record, so that a run that is ended early leaves what it has found."""
     if options.json:
         report.write(options.json, report.to_json(records, options.cap))
     if options.markdown:

@@ -1,8 +1,8 @@
 """Adapters: how a loader under test is made from the arguments of torch's DataLoader.
 
-To add a loader, write a function ``make(dataset, *, deadline, **arguments)`` that returns something that can be iterated once
-an epoch, and either put an `Adapter` for it in `ADAPTERS`, or name it on the command line: ``--loaders
-torch,mymodule:make``.
+To add a loader, write a function ``make(dataset, *, deadline, **arguments)`` that returns something that
+can be iterated once an epoch, and either put an `Adapter` for it in `ADAPTERS`, or name it on the command
+line: ``--loaders torch,mymodule:make``.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ class Adapter:
         name: As on the command line and in the tables.
         make: ``make(dataset, *, deadline, **arguments of torch's DataLoader)``; ``deadline`` in seconds.
         about: One line for the tables.
-        supervises: It acts on a silent worker by itself, so that a scenario may ask for more patience with it.
-        impatience: Factor on the cap: a loader that waits for ever need not be watched as long as one with a deadline.
+        supervises: It acts on a silent worker by itself, so that a scenario may ask for more patience with
+        it.
+        impatience: Factor on the cap: a loader that waits for ever need not be watched as long as one with
+        a deadline.
         module: What must be importable; otherwise its rows are skipped, visibly.
     """
 
@@ -84,9 +86,7 @@ def adapter(name: str) -> Adapter:
         make = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as problem:
         known = ", ".join(ADAPTERS)
-        raise LookupError(
-            f"no loader {name!r}: neither one of {known}, nor module:function ({problem})"
-        ) from problem
+        raise LookupError(f"no loader {name!r}: neither one of {known}, nor module:function ({problem})") from problem
     return Adapter(name, make, name, supervises=True)
 
 

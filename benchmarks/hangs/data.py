@@ -1,7 +1,7 @@
 """The samples of the scenarios, and the digest by which two batches are compared.
 
-A sample depends on its index and on the three random streams of the worker that made it, so equal digests mean equal data
-and equal generators.
+A sample depends on its index and on the three random streams of the worker that made it, so equal digests
+mean equal data and equal generators.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Facts: what a program under test notes while it runs, one JSON line each, so that a killed program leaves them all.
 
-Every line is one ``write`` to a file opened for appending, which Linux keeps whole among processes. Times are seconds of the
-monotonic clock, which all processes of one machine share.
+Every line is one ``write`` to a file opened for appending, which Linux keeps whole among processes. Times
+are seconds of the monotonic clock, which all processes of one machine share.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 DIRECTORY = "HANGS_DIRECTORY"
-"""Environment: the run's own directory. Its value is unique, so it also marks every process that the run has started."""
+"""Environment: the run's own directory. Its value is unique, so it also marks every process of the run."""
 LOADER = "HANGS_LOADER"
 """Environment: the adapter's name."""
 QUIET = "HANGS_QUIET"

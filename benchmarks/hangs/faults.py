@@ -68,7 +68,7 @@ def die_holding_locks() -> NoReturn:
     """Take every lock of `multiprocessing` that this process can see, then be killed."""
     for thing in gc.get_objects():
         if issubclass(type(thing), SemLock):
-            thing.acquire(False)  # type: ignore[attr-defined]
+            thing.acquire(False)
     die()
 
 

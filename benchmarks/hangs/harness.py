@@ -1,30 +1,27 @@
-"""Runs one scenario under one loader: starts its program, watches its facts, gives up at the cap, and cleans up after it.
+"""Runs one scenario under one loader: makes its surroundings, starts its program, watches it, cleans up, judges.
 
-The cap counts from the last fact: a program is said to hang when nothing happened for so long, however long it ran before.
+The cap counts from the last fact: a program is said to hang when nothing happened for so long, however long it ran
+before.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
-from benchmarks.hangs import adapters, facts, scenario
+from benchmarks.hangs import adapters, facts, processes, scenario
 from benchmarks.hangs.judge import Ending, Record, expect, judge
 from benchmarks.hangs.scenario import NotHere, Room, Scenario
 
 ROOT = Path(__file__).resolve().parents[2]
-GLANCE = 0.05
-"""Seconds between two looks at a program that runs."""
-TOTAL = 8
-"""A program that goes on without coming to an end is given up after so many caps."""
+REFERENCE_CAP = 60.0
+"""Seconds without a fact after which even an undisturbed run is given up."""
 
 
 class HarnessError(RuntimeError):
@@ -37,9 +34,11 @@ class Harness:
 
     Attributes:
         cap: Seconds without a fact after which a program is said to hang.
+        stop: Set from outside, ends every run that is under way by `processes.Interrupted`.
     """
 
     cap: float = 20.0
+    stop: threading.Event = field(default_factory=threading.Event)
     _references: dict[str, list[str]] = field(default_factory=dict)
 
     def prepare_reference(self, name: str) -> None:
@@ -52,10 +51,7 @@ class Harness:
         source = name if wanted == "own" else wanted
         if source is None or source in self._references:
             return
-        try:
-            record = self._run(source, scenario.load(source), adapters.ADAPTERS["torch"], quiet=True)
-        except NotHere:
-            return
+        record = self._undisturbed(source, scenario.load(source))
         if record.outcome != "finished":
             raise HarnessError(f"the undisturbed run of {source} did not finish: {record}\n{record.stderr}")
         self._references[source] = record.digests
@@ -75,134 +71,83 @@ class Harness:
             expect(record, wanted)
         return record
 
-    def _run(self, name: str, wanted: Scenario, loader: adapters.Adapter, *, quiet: bool = False) -> Record:
-        cap = self.cap * wanted.slow * loader.impatience * (wanted.patience if loader.supervises else 1.0)
+    def _run(self, name: str, wanted: Scenario, loader: adapters.Adapter) -> Record:
+        patience = wanted.slow * loader.impatience * (wanted.patience if loader.supervises else 1.0)
+        source = name if wanted.reference == "own" else wanted.reference
+        reference = self._references.get(source) if source else None
         with tempfile.TemporaryDirectory(prefix="hangs-", ignore_cleanup_errors=True) as place:
             directory = Path(place)
-            if quiet:
-                ending = self._watch(name, wanted, loader, directory, Room(), self.cap, quiet)
-            else:
-                with wanted.room(directory) as room:
-                    ending = self._watch(name, wanted, loader, directory, room, cap, quiet)
-            source = name if wanted.reference == "own" else wanted.reference
-            digests = self._references.get(source) if source and not quiet else None
-            return judge(name, wanted, loader.name, facts.read(directory), ending, digests)
+            with wanted.room(directory) as room:
+                ending = self._watch(Launch(name, wanted, loader.name, directory, room), self.cap * patience)
+            return judge(name, wanted, loader.name, facts.read(directory), ending, reference)
 
-    def _watch(
-        self,
-        name: str,
-        wanted: Scenario,
-        loader: adapters.Adapter,
-        directory: Path,
-        room: Room,
-        cap: float,
-        quiet: bool,
-    ) -> Ending:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
-            facts.DIRECTORY: str(directory),
-            facts.LOADER: loader.name,
-            facts.QUIET: "1" if quiet else "0",
-            **room.environment,
-        }
-        command, text = command_line(name, wanted, directory)
-        errors = directory / "stderr"
-        with errors.open("wb") as stderr, (directory / "stdin").open("w+b") as stdin:
-            stdin.write(text)
-            stdin.seek(0)
-            child = subprocess.Popen(
-                [*room.prefix, *command],
-                env=environment,
-                cwd=directory,
-                stdin=stdin,
-                stdout=stderr,
-                stderr=stderr,
-                start_new_session=True,
-            )
+    def _undisturbed(self, name: str, wanted: Scenario) -> Record:
+        with tempfile.TemporaryDirectory(prefix="hangs-", ignore_cleanup_errors=True) as place:
+            directory = Path(place)
+            launch = Launch(name, wanted, "torch", directory, quiet=True)
+            ending = self._watch(launch, max(self.cap, REFERENCE_CAP))
+            return judge(name, wanted, "torch", facts.read(directory), ending, None)
+
+    def _watch(self, launch: Launch, cap: float) -> Ending:
+        errors = launch.directory / "stderr"
+        with errors.open("wb") as stderr:
+            child = launch.start(stderr.fileno())
         try:
-            code = _wait(child, directory, cap)
+            code = processes.wait(child, launch.directory, cap, self.stop)
             ending = Ending(code, time.monotonic())
             if code is not None:
-                ending.left, ending.last_left = _left_behind(directory, wanted.grace)
+                ending.left, ending.last_left = processes.left_behind(launch.directory, launch.wanted.grace)
         finally:
-            _kill_all(child, directory)
+            if not processes.kill_all(child, launch.directory):
+                raise HarnessError(f"not all processes of {launch.name} under {launch.loader} could be killed")
         ending.stderr = errors.read_text(errors="replace")[-3000:]
         return ending
 
 
-def command_line(name: str, wanted: Scenario, directory: Path) -> tuple[list[str], bytes]:
-    """How the scenario's program is started: the command line and what it reads from standard input."""
-    if wanted.script is None:
-        return [sys.executable, "-m", f"benchmarks.hangs.scenarios.{name}"], b""
-    if wanted.stdin:
-        return [sys.executable, "-"], wanted.script.encode()
-    program = directory / "train.py"
-    program.write_text(wanted.script)
-    return [sys.executable, str(program)], b""
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How one program is started: which, under which loader, in which directory and surroundings."""
 
+    name: str
+    wanted: Scenario
+    loader: str
+    directory: Path
+    room: Room = field(default_factory=Room)
+    quiet: bool = False
 
-def members(directory: Path) -> list[psutil.Process]:
-    """The living processes of the run in ``directory``, known by their environment."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if (
-                process.environ().get(facts.DIRECTORY) == str(directory)
-                and process.status() != psutil.STATUS_ZOMBIE
-            ):
-                found.append(process)
-        except (psutil.Error, OSError):
-            continue
-    return found
+    def start(self, output: int) -> subprocess.Popen[bytes]:
+        """Start it in a session of its own, with what it writes going to the descriptor ``output``."""
+        command, text = self._command()
+        source = self.directory / "stdin"
+        source.write_text(text)
+        with source.open("rb") as stdin:
+            return subprocess.Popen(
+                [*self.room.prefix, *command],
+                env={**os.environ, **self._environment()},
+                cwd=self.directory,
+                stdin=stdin,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
 
+    def _environment(self) -> dict[str, str]:
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        return {
+            "PYTHONPATH": os.pathsep.join(paths),
+            facts.DIRECTORY: str(self.directory),
+            facts.LOADER: self.loader,
+            facts.QUIET: "1" if self.quiet else "0",
+            **self.room.environment,
+        }
 
-def _wait(child: subprocess.Popen[bytes], directory: Path, cap: float) -> int | None:
-    """The exit code, or None when nothing happened for ``cap`` seconds."""
-    begun = last = time.monotonic()
-    size = -1
-    while True:
-        try:
-            return child.wait(GLANCE)
-        except subprocess.TimeoutExpired:
-            pass
-        now = time.monotonic()
-        path = facts.path_in(directory)
-        if path.exists() and path.stat().st_size != size:
-            size, last = path.stat().st_size, now
-        if now - last > cap or now - begun > TOTAL * cap:
-            return None
-
-
-def _left_behind(directory: Path, grace: float) -> tuple[int, float | None]:
-    """How many processes of the run live on after ``grace`` seconds, and when the last one had ended."""
-    limit = time.monotonic() + grace
-    while True:
-        left = len(members(directory))
-        now = time.monotonic()
-        if not left:
-            return 0, now
-        if now > limit:
-            return left, None
-        time.sleep(0.2)
-
-
-def _kill_all(child: subprocess.Popen[bytes], directory: Path) -> None:
-    """Kill the program and everything that it has started."""
-    for _ in range(20):
-        doomed = members(directory)
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL)
-        elif not doomed:
-            return
-        for process in doomed:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
-        psutil.wait_procs(doomed, timeout=1)
-        try:
-            child.wait(1)
-        except subprocess.TimeoutExpired:
-            continue
-    raise HarnessError(f"processes of {directory.name} could not be killed: {members(directory)}")
+    def _command(self) -> tuple[list[str], str]:
+        """The command line, and what the program reads from standard input."""
+        script = self.wanted.script
+        if script is None:
+            return [sys.executable, "-m", f"benchmarks.hangs.scenarios.{self.name}"], ""
+        if self.wanted.stdin:
+            return [sys.executable, "-"], script
+        program = self.directory / "train.py"
+        program.write_text(script)
+        return [sys.executable, str(program)], ""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.hangs.facts import Fact
-from benchmarks.hangs.scenario import Scenario
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.hangs.facts import Fact
+    from benchmarks.hangs.scenario import Scenario
 
 
 @dataclass(slots=True)
@@ -88,9 +90,7 @@ def judge(
         ending: How it ended.
         reference: The digests of an undisturbed run, None where there is none.
     """
-    record = Record(
-        name, scenario.row, scenario.title, loader, "hang", due=scenario.batches, left=ending.left
-    )
+    record = Record(name, scenario.row, scenario.title, loader, "hang", due=scenario.batches, left=ending.left)
     record.stderr, record.seconds = ending.stderr, ending.time - facts[0].time if facts else 0.0
     started = next((fact for fact in facts if fact.kind == "start"), None)
     ours = [fact for fact in facts if started and fact.pid == started.pid]

@@ -1,4 +1,4 @@
-"""Stands for a library with a lock and threads of its own (logging, HDF5, gRPC), imported by trainer and workers alike."""
+"""Stands for a library with a lock and threads of its own (logging, HDF5, gRPC), in trainer and workers alike."""
 
 from __future__ import annotations
 

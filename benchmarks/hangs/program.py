@@ -1,7 +1,7 @@
 """What a scenario's program runs in: it makes the loader by the adapter and notes each batch, the error and the end.
 
-A scenario's file ends with ``if __name__ == "__main__": program(train)``. Without the harness around it, it is a program
-that can be run and watched by hand: ``python -m benchmarks.hangs.scenarios.sigkill torch``.
+A scenario's file ends with ``if __name__ == "__main__": program(train)``. Without the harness around it, it
+is a program that can be run and watched by hand: ``python -m benchmarks.hangs.scenarios.sigkill torch``.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from typing_extensions import Self
 
 from benchmarks.hangs import adapters, facts
 from benchmarks.hangs.data import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
 
 DEADLINE = 6.0
 """Seconds that a loader with a deadline is told to wait for a batch."""
@@ -88,7 +91,7 @@ class Run:
         """Note that the training script goes on; ends a wait as a batch does."""
         facts.note("resumed")
 
-    def __enter__(self) -> Run:
+    def __enter__(self) -> Self:
         (facts.directory() / "trainer").write_text(str(os.getpid()))
         torch.manual_seed(7)
         facts.note("start", loader=self.adapter.name)

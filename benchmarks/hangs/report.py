@@ -9,17 +9,20 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.table import Table
 from rich.text import Text
 
 from benchmarks.hangs.harness import ROOT
-from benchmarks.hangs.judge import Record
 from benchmarks.hangs.scenario import OUTCOMES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from benchmarks.hangs.judge import Record
 
 COLOURS = {"finished": "green", "error": "yellow", "skipped": "dim"}
 VERSION = 1
@@ -73,8 +76,8 @@ def table(records: Sequence[Record]) -> Table:
 
 
 LEGEND = (
-    "k/n: batches delivered of batches due. Seconds, after 'finished': the longest wait for a batch after the fault; after "
-    "'error': from the fault to the error. ≠: bytes differ from an undisturbed run. left: processes that live on."
+    "k/n: batches delivered of batches due. Seconds, after 'finished': the longest wait for a batch after the fault; "
+    "after 'error': from the fault to the error. ≠: bytes differ from an undisturbed run. left: processes that live on."
 )
 
 
@@ -151,9 +154,11 @@ def markdown(records: Sequence[Record], cap: float, command: str) -> str:
     lines = [
         "# Hangs, deaths and starvation: what comes of it, under each loader",
         "",
-        f"Made by `{command}`: Python {machine['python']}, torch {machine['torch']}, {machine['system']}, "
-        f"{machine['cores']} cores. A program is said to hang when nothing happened for {cap:g} s "
-        f"({cap * 0.6:g} s for torch without a timeout).",
+        (
+            f"Made by `{command}`: Python {machine['python']}, torch {machine['torch']}, {machine['system']}, "
+            f"{machine['cores']} cores. A program is said to hang when nothing happened for {cap:g} s "
+            f"({cap * 0.6:g} s for torch without a timeout)."
+        ),
         "",
         *[f"- **{line.replace(': ', ':** ', 1)}" for line in summary(records)],
         "",
@@ -167,9 +172,7 @@ def markdown(records: Sequence[Record], cap: float, command: str) -> str:
     lines += ["", LEGEND, "", "## Outcomes", ""]
     lines += [f"- **{word}**: {meaning}." for word, meaning in OUTCOMES.items()]
     lines += ["", "## What was said", "", "| scenario | loader | error or reason |", "|---|---|---|"]
-    lines += [
-        f"| `{record.scenario}` | {record.loader} | {_said(record)} |" for record in records if _said(record)
-    ]
+    lines += [f"| `{record.scenario}` | {record.loader} | {_said(record)} |" for record in records if _said(record)]
     return "\n".join(lines) + "\n"
 
 

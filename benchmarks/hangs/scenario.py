@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 OUTCOMES = {
     "finished": "every batch was delivered, each equal to the reference where there is one, and the program ended",
@@ -47,7 +50,8 @@ class Scenario:
         row: Which row of the catalogue; "-" for a control.
         title: What goes wrong, in a few words.
         batches: How many batches are due.
-        reference: The scenario whose undisturbed run gives the digests ("own": this one), None where there can be none.
+        reference: The scenario whose undisturbed run gives the digests ("own": this one), None where there
+        can be none.
         expect: The outcomes that safeloader may have.
         says: A pattern that the text of safeloader's error must match.
         longest: Seconds that safeloader may at most keep the trainer waiting after the fault.

@@ -66,9 +66,7 @@ def _judge(row: dict[str, Any], said: str, expected: str) -> None:
     if said == f"value {expected}":
         row["ok"] = True
     else:
-        row["error"] = (
-            said.removeprefix("error ") if said.startswith("error") else f"at use, {said} != {expected}"
-        )
+        row["error"] = said.removeprefix("error ") if said.startswith("error") else f"at use, {said} != {expected}"
 
 
 def _load(name: str, file: str, use: str) -> str:

@@ -78,10 +78,7 @@ def import_table() -> list[str]:
 
 
 def _import(first: str, module: str) -> float:
-    program = (
-        f"import {first}, time; t = time.perf_counter(); import {module}; "
-        "print((time.perf_counter() - t) * 1e3)"
-    )
+    program = f"import {first}, time; t = time.perf_counter(); import {module}; print((time.perf_counter() - t) * 1e3)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(
         [sys.executable, "-c", program],

@@ -78,10 +78,10 @@ def strike(loader_name: str, kind: str, batch_timeout: float) -> dict[str, Any]:
                 victim = workers()[0]
                 struck, struck_unix = time.perf_counter(), time.time()
                 os.kill(victim.pid, SIGNALS[kind])
-    except RuntimeError as problem:
+    except Exception as problem:
         # torch's own SIGCHLD handler may raise a second time, in whatever runs now.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        outcome = "error: " + re.sub(r" \(pid(\(s\))? [^)]*\)", "", str(problem).splitlines()[0])
+        outcome = f"{type(problem).__name__}: " + re.sub(r" \(pid(\(s\))? [^)]*\)", "", str(problem).partition("\n")[0])
         if struck:
             noticed = time.perf_counter() - struck
         else:

@@ -45,7 +45,10 @@ class Blame:
     def _find_culprit(self, task: Task, case: Case) -> None:
         left = self._positions(task)
         if not self._sup.settings.indexed:
-            self._fail(task, ())
+            if self._sup.workers[task.worker].exhausted:  # there was nothing left to load
+                self._drop(task, None)
+            else:
+                self._fail(task, ())
         elif len(left) == 1:
             self._convict(task, left)
         elif case.same_sample and case.sample in left:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from . import messages as m
 from .policy import RestartWindow, ladder
-from .records import Process, ProcessState, Worker
+from .records import Process, ProcessState, Task, Work, Worker
 
 if TYPE_CHECKING:
     from .supervisor import Supervisor
@@ -45,10 +45,11 @@ class Fleet:
 
     def lower(self, why: str) -> bool:
         """One rung down the ladder. False if there is none."""
-        below = [rung for rung in self.rungs if rung < self.rung]
-        if below:
-            self._change_rung(below[0], why)
-        return bool(below)
+        if self.rung == self.rungs[-1]:
+            return False
+        self.faults.clear()
+        self._change_rung(next(rung for rung in self.rungs if rung < self.rung), why)
+        return True
 
     def good_batch(self) -> None:
         """Count a delivered batch; enough of them lead one rung up."""
@@ -184,21 +185,22 @@ class Fleet:
 
     def validate(self) -> None:
         """Raise AssertionError if a worker has no home, or two, or work is where it must not be."""
-        for worker in self._sup.workers:
-            homes = [p.id for p in self.processes.values() if worker.id in p.workers]
-            assert homes == ([] if worker.host is None else [worker.host]), f"worker {worker.id} lives in {homes}"
-            if worker.host is None and not self._sup.closed and self._sup.epoch >= 0:
-                assert self.dying(), f"worker {worker.id} is homeless"
-            in_flight = [
-                w.task for p in self.processes.values() for w in p.work if w.worker == worker.id
-                if w.kind in ("task", "resume")
-            ]  # fmt: skip
-            sent = [i if i in in_flight else None for i in worker.sent]
-            assert in_flight == sent, f"worker {worker.id}: in flight {in_flight}, sent {worker.sent}"
+        homes: dict[int, int] = {}
+        in_flight: dict[int, list[Work]] = {}
         for process in self.processes.values():
-            assert all(w.worker in process.workers for w in process.work), "work is in flight for a worker elsewhere"
-        for work in self.processes[m.INLINE].work:
-            assert work.task is None or not work.task.tainted, "what kills is loaded in the trainer"
+            for number in process.workers:
+                assert homes.setdefault(number, process.id) == process.id, f"worker {number} has two homes"
+            for work in process.work:
+                assert work.worker in process.workers, f"{work} is in flight for a worker elsewhere"
+                assert process.id != m.INLINE or work.task is None or not work.task.tainted, f"{work} in the trainer"
+                in_flight.setdefault(work.worker, []).append(work)
+        for worker in self._sup.workers:
+            assert worker.host == homes.get(worker.id), f"worker {worker.id} is not at home"
+            works = [w.task for w in in_flight.get(worker.id, ()) if w.kind in ("task", "resume")]
+            sent = [item if isinstance(item, Task) else None for item in worker.sent]
+            assert works == sent, f"worker {worker.id}: in flight {works}, sent {sent}"
         if not self._sup.closed and self._sup.epoch >= 0:
-            assert self.staff() or self.dying() or self.rung == 0, "nobody is left to work"
-            assert len(self.staff()) <= max(self.rung, 1), "more processes than the rung allows"
+            staff = len(self.staff())
+            assert len(homes) == len(self._sup.workers) or self.dying(), "a worker is homeless"
+            assert staff or self.rung == 0 or self.dying(), "nobody is left to work"
+            assert staff <= max(self.rung, 1), "more processes than the rung allows"

@@ -189,11 +189,11 @@ class Ledger:
         assert queued == sorted(set(queued)), "a task is queued twice, or out of plan order"
         assert len(queued) <= self.window, "more tasks are outstanding than torch would draw"
         known = set(queued)
+        assert known <= self.tasks.keys(), "a queued task is forgotten"
         for task in self.tasks.values():
-            worker = self._sup.workers[task.worker]
-            places = sum(i is task for i in worker.waiting) + sum(i is task for i in worker.sent)
-            assert places == (task.state is not TaskState.SETTLED), f"task {task.id} is in {places} places"
             assert self._sup.closed or task.abandoned != (task.id in known), f"task {task.id} is lost"
             assert task.lease is None or self._sup.leases.holds(task.lease), f"task {task.id} lost its lease"
-        assert known <= self.tasks.keys(), "a queued task is forgotten"
-        assert self._active == sum(not worker.ended for worker in self._sup.workers)
+        unsettled = [task for task in self.tasks.values() if task.state is not TaskState.SETTLED]
+        listed = [i for worker in self._sup.workers for i in (*worker.waiting, *worker.sent) if isinstance(i, Task)]
+        assert len(listed) == len(unsettled) and set(listed) == set(unsettled), "a task is in no queue, or in two"
+        assert self._active == sum([not worker.ended for worker in self._sup.workers])

@@ -63,16 +63,17 @@ class RestartWindow:
         self.row = 0  # set to 0 whenever a task is finished
 
     def add(self, now: float) -> bool:
-        """Count a fault. Returns True if that is one too many; the count then begins anew."""
+        """Count a fault. Returns True if that is one too many."""
         self.row += 1
         self._hits.append(now)
         while self._hits[0] < now - self._period:
             self._hits.popleft()
-        if max(len(self._hits), self.row) <= self._limit:
-            return False
+        return max(len(self._hits), self.row) > self._limit
+
+    def clear(self) -> None:
+        """Something was done about the faults: the count begins anew."""
         self._hits.clear()
         self.row = 0
-        return True
 
     def forgive(self, count: int) -> None:
         """Take back the last ``count`` faults: a bad sample explains them, and fewer processes would not help."""

@@ -62,7 +62,7 @@ class Recovery:
             self._sup.blame.charge(work.task, cause, sample, stack)
         self._tell(process, event, cause, work, sample, stack)
         if not self._sup.closed:
-            self._decide(work, cause, cause == "oom")
+            self._decide(work, cause)
 
     def _in_work(self, process: Process, event: m.ProcessExited | None) -> tuple[Work | None, int | None]:
         """What the process worked on, and on which sample: only that can be to blame.
@@ -123,11 +123,11 @@ class Recovery:
 
     # ------------------------------------------------------------ what policy says
 
-    def _decide(self, work: Work | None, cause: str, memory_short: bool) -> None:
+    def _decide(self, work: Work | None, cause: str) -> None:
         if work is not None and work.kind == "probe":
             self._sup.blame.probe_died(self._sup.workers[work.worker])
             return
-        self._count(work, cause, memory_short)
+        self._count(work, cause)
         if self._sup.closed or work is None:
             return
         if work.task is not None:
@@ -135,18 +135,22 @@ class Recovery:
         elif self._sup.workers[work.worker].setup_hurt > self._sup.settings.bad_sample_attempts:
             self._sup.give_up("setup", None, cause)
 
-    def _count(self, work: Work | None, cause: str, memory_short: bool) -> None:
+    def _count(self, work: Work | None, cause: str) -> None:
         """Too many faults in too short a time, or too little memory: fewer processes.
 
         At the lowest rung what is blamed on a task does not end the loader, unless policy wants no fallback: a verdict
         on the task will follow.
         """
-        too_many = self._sup.fleet.faults.add(self._sup.now)
-        if not too_many and not memory_short:
+        fleet, fallback = self._sup.fleet, self._sup.settings.fallback
+        blamed = work is not None and work.kind == "task"
+        if blamed and fallback != "off" and fleet.rung == fleet.rungs[-1]:
             return
-        lowered = self._sup.fleet.lower("memory is short" if memory_short else "too many faults")
-        blamed = work is not None and work.kind == "task" and self._sup.settings.fallback != "off"
-        if too_many and not lowered and not blamed:
+        too_many = fleet.faults.add(self._sup.now)
+        if cause == "oom":
+            lowered = fleet.lower("memory is short")
+        else:
+            lowered = too_many and fleet.lower("too many faults")
+        if too_many and not lowered:
             self._sup.give_up("restarts", None, cause)
 
     # ------------------------------------------------------------ in the trainer

@@ -69,7 +69,7 @@ class Process:
         self.stacks = stack_reader
         os.set_blocking(stack_reader, False)
         self._stack_text = b""
-        self.pidfd = os.pidfd_open(self._popen.pid) if system.HAS_PIDFD else -1
+        self.pidfd = system.pidfd(self._popen.pid)
 
     def _start(self, spec: Spec, arena: Arena, channel: int, stacks: int) -> subprocess.Popen[bytes]:
         code = _BOOT.format(

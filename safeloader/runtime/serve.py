@@ -126,16 +126,18 @@ class Host:
         taken_at = self._page.take_task(task)
         worker = self._workers[number]
         self._switch(worker)
-        self._writer.open(slot)
         try:
-            message = self._load(worker, task, self._indices(indices), skip, taken_at)
+            message = self._load(worker, task, indices, skip, slot, taken_at)
         finally:
             self._writer.close()
         self._link.send(message)
 
-    def _load(self, worker: Worker, task: int, indices: Any, skip: tuple[int, ...], taken_at: float) -> Any:
+    def _load(
+        self, worker: Worker, task: int, indices: Any, skip: tuple[int, ...], slot: int, taken_at: float
+    ) -> Any:
         try:
-            loaded = worker.load(indices, skip)
+            self._writer.open(slot)
+            loaded = worker.load(self._indices(indices), skip)
         except Ended:
             return (p.ENDED, task, self._generators.moved(), self._page.rest())
         except Exception as error:

@@ -23,6 +23,7 @@ __all__ = [
     "die_with",
     "memory_file",
     "oom_kills",
+    "pidfd",
     "process_state",
     "seal",
     "share_of_memory_left",
@@ -135,6 +136,14 @@ def die_with(lifeline: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def pidfd(pid: int) -> int:
+    """A descriptor that becomes readable when the process exits; -1 where there is none to be had."""
+    try:
+        return os.pidfd_open(pid) if HAS_PIDFD else -1
+    except OSError:
+        return -1
 
 
 def process_state(pid: int) -> str:

@@ -45,7 +45,8 @@ class Teller:
             changed = self._drift.changed()
             if changed:
                 self._recorder.code_changed(changed)
-        workers = sorted(self._driver.supervisor.fleet.processes[process.number].workers)
+        books = self._driver.supervisor.fleet.processes.get(process.number)
+        workers = sorted(books.workers) if books is not None else []
         self._recorder.started(process.pid, workers, monotonic() - process.started_at)
 
     def fault(self, c: m.ReportFault) -> None:

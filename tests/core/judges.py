@@ -108,13 +108,15 @@ class Consumer:
         if not self._settings.in_order:
             return
         while self._plan[self._next] != indices:
-            if self._plan[self._next] not in self._empties:
+            if self._plan[self._next] not in self._empties and not self._world.nature.iterable:
                 raise Broken(f"{indices} came before {self._plan[self._next]}")
             self._next += 1
         self._next += 1
 
     def _in_rotation(self, worker: int, is_last: bool) -> None:
         """Iterators take turns; those with nothing left drop out."""
+        if is_last and not self._remaining[worker]:
+            return  # of a task that would have found the iterator's end
         if not any(self._remaining):
             raise Broken("a batch after the last")
         while not self._remaining[self._turn]:
@@ -160,16 +162,16 @@ class Consumer:
 
 
 class TaskInfo:
-    __slots__ = ("epoch", "hurt", "hurt_by_chance", "hurt_for_sure", "indices", "settled", "skip", "worker")
+    __slots__ = ("epoch", "hurt", "hurt_by_chance", "indices", "settled", "skip", "wanted", "worker")
 
     def __init__(self, epoch: int, indices: object, worker: int) -> None:
         self.epoch = epoch
         self.indices = indices
         self.worker = worker
         self.skip: tuple[int, ...] = ()
-        self.hurt = 0  # at most so many processes
+        self.hurt = 0  # so many processes
         self.hurt_by_chance = 0  # so many of them by the world's own doing
-        self.hurt_for_sure = False
+        self.wanted = True  # by the consumer, when it hurt a process last
         self.settled = ""  # "loaded", "raised", "ended", "passed"
 
 
@@ -186,6 +188,7 @@ class Undisturbed:
         self._next_task = 0
         self.tasks: dict[int, TaskInfo] = {}
         self.setups_hurt: dict[int, int] = {}
+        self.faults_in_a_row = 0  # with nothing finished in between
 
     # ------------------------------------------------------------ what is asked of whom
 
@@ -237,7 +240,7 @@ class Undisturbed:
         if info.settled:
             return
         self._pass_to(info.worker, event.task)
-        self.setups_hurt[info.worker] = 0
+        self.setups_hurt[info.worker] = self.faults_in_a_row = 0
         outcome = self._workers[info.worker].load(info.indices, info.skip)
         info.settled = outcome.kind
         if isinstance(event, m.TaskLoaded):
@@ -267,12 +270,18 @@ class Undisturbed:
         if info.hurt <= (0 if abandoned else self._world.plot.settings.bad_sample_attempts):
             raise Broken(f"task {task} of worker {worker} was left out or passed over")
         info.settled = "passed"
-        if self._world.nature.iterable and not abandoned:
+        if self._world.nature.iterable and info.wanted:
             self._workers[worker].ended = True
 
     # ------------------------------------------------------------ harm
 
-    def hurt(self, kind: str, about: int, worker: int, by_sample: bool, certain: bool) -> None:
+    def attempts(self, kind: str, about: int, worker: int) -> int:
+        """How often this was tried in vain: each time doubles the time it is given."""
+        if kind in ("setup", "resume"):
+            return self.setups_hurt.get(worker, 0)
+        return self.tasks[about].hurt if kind == "task" else 0
+
+    def hurt(self, kind: str, about: int, worker: int, by_sample: bool) -> None:
         """A process died or hung with this oldest in flight."""
         if kind in ("setup", "resume"):
             self.setups_hurt[worker] = self.setups_hurt.get(worker, 0) + 1
@@ -281,10 +290,7 @@ class Undisturbed:
         info.hurt_by_chance += not by_sample
         if kind == "task":
             info.hurt += 1
-            info.hurt_for_sure |= certain
-
-    def certainly_hurt(self, task: int) -> bool:
-        return self.tasks[task].hurt_for_sure
+            info.wanted = info.epoch == self._world.consumer.epoch
 
     def convicted(self, task: int, names: tuple[object, ...]) -> None:
         """Samples of a task are called bad: they must be."""

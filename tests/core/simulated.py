@@ -167,6 +167,7 @@ class SimProcess:
         self.started_at = now
         self.hurt_by_sample = False  # a bad sample did it
         self.condemned = False
+        self.suspect: tuple[str, int, int] | None = None  # what it was condemned for
         self.told_to_end = False
         self.gone = False  # off the books: its exit was told, or it was abandoned
         self.writes: list[tuple[int, int]] = []

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from safeloader.core.messages import CloseRequested, LeaseReturned, ClockAdvanced
+from safeloader.core.messages import BatchRequested, ClockAdvanced, CloseRequested, LeaseReturned
 from safeloader.core.policy import CoreSettings
 from safeloader.core.supervisor import Supervisor
 
@@ -235,6 +235,8 @@ class Walk:
         """Close, and see that nothing is left."""
         world, sup = self.world, self.world.sup
         world.tell(CloseRequested())
+        if world.given_up is not None and world.given_up not in sup.handle(BatchRequested(), world.now):
+            raise Broken("whoever asks again waits forever")
         for _ in range(2000):
             hearable, movable, killable = world.hearable(), world.movable(), world.killable()
             if hearable:

@@ -69,6 +69,8 @@ class World:
         self.freed: set[int] = set()
         self.past: deque[m.Event] = deque(maxlen=40)  # messages of processes that are gone
         self.faults = 0
+        self.fault_times: list[float] = []  # since the last rung
+        self.memory_short = False
         self.rung = self.sup.fleet.rung
         self.closed = False
         self.given_up: m.GiveUp | None = None
@@ -98,7 +100,18 @@ class World:
                     raise Broken("a draw while nobody waits")
                 self._actions[type(command)](command)
             self.sup.validate()
+            self._check_limits()
         self.consumer.check_draws()
+
+    def _check_limits(self) -> None:
+        """What policy says must have happened by now."""
+        settings = self.plot.settings
+        if self.closed:
+            return
+        if self.rung < self.sup.fleet.rungs[0] and self.consumer.received_since_rung >= settings.recover_after:
+            raise Broken(f"still at rung {self.rung} after {self.consumer.received_since_rung} good batches")
+        if max(self.undisturbed.setups_hurt.values(), default=0) > settings.bad_sample_attempts:
+            raise Broken("a worker cannot be set up, and it is tried again")
 
     def _before(self, event: m.Event) -> None:
         if isinstance(event, m.CloseRequested):
@@ -115,13 +128,23 @@ class World:
         process.gone = True
         if process.told_to_end:
             return
+        self._lost(process, event)
+
+    def _lost(self, process: SimProcess, event: m.ProcessExited | None) -> None:
+        """A process is gone: what it was condemned for, or what its page names, has hurt it."""
         self.faults += 1
+        self.undisturbed.faults_in_a_row += 1
+        self.fault_times.append(self.now)
+        self.memory_short = event is not None and event.memory_short
         if not process.asked:
             return
         kind, about, worker = process.asked[0]
-        named = event.setup if kind in ("setup", "resume") else event.task
-        if process.condemned or named == about:
-            self.undisturbed.hurt(kind, about, worker, process.hurt_by_sample, certain=not process.condemned)
+        if process.condemned or event is None:
+            to_blame = process.asked[0] is process.suspect
+        else:
+            to_blame = about == (event.setup if kind in ("setup", "resume") else event.task)
+        if to_blame:
+            self.undisturbed.hurt(kind, about, worker, process.hurt_by_sample)
 
     # ------------------------------------------------------------ commands
 
@@ -208,7 +231,7 @@ class World:
 
     def _LoadInline(self, c: m.LoadInline) -> None:
         self.undisturbed.sent(c)
-        if self.undisturbed.certainly_hurt(c.task):
+        if self.undisturbed.tasks[c.task].hurt:
             raise Broken(f"task {c.task} hurt a process, and is tried in the trainer")
         worker = self.inline[c.worker]
         bad = [
@@ -216,7 +239,7 @@ class World:
         ]
         if bad:
             self.now += c.timeout
-            self.undisturbed.hurt("task", c.task, c.worker, by_sample=True, certain=True)
+            self.undisturbed.hurt("task", c.task, c.worker, by_sample=True)
             sample = bad[0] if self.nature.known else None
             self._events.append(m.InlineInterrupted(c.task, sample, "stack"))
             return
@@ -249,6 +272,7 @@ class World:
         """The supervisor takes it for hung: it must have been silent for long enough."""
         settings = self.plot.settings
         process.condemned = True
+        process.suspect = process.asked[0] if process.asked else None
         if settings.batch_timeout == "auto" or process.told_to_end:
             return
         starting = not process.ready_told
@@ -257,6 +281,8 @@ class World:
         else:
             allowed = settings.batch_timeout
         since = process.started_at if starting else max(process.page.progressed_at, process.sent_at[0])
+        if process.suspect is not None:
+            allowed *= 2.0 ** self.undisturbed.attempts(*process.suspect)
         if self.now - since < allowed - 1e-6:
             raise Broken(f"process {process.id} moved {self.now - since:.3f} s ago, and is taken for hung")
 
@@ -264,7 +290,9 @@ class World:
         process = self.processes[c.process]
         if process.gone:
             raise Broken(f"process {c.process} is gone, and killed")
-        if not process.condemned and not self.closed:
+        if not process.ready_told and not process.condemned and not process.told_to_end:
+            process.told_to_end = True  # it had nothing to finish
+        elif not process.condemned and not self.closed:
             self._condemned(process)
         process.killed = True
 
@@ -280,10 +308,8 @@ class World:
         if not process.killed:
             raise Broken(f"process {c.process} is abandoned before it was killed")
         process.gone = True
-        self.faults += not process.told_to_end
-        if process.asked and not process.told_to_end:
-            kind, about, worker = process.asked[0]
-            self.undisturbed.hurt(kind, about, worker, process.hurt_by_sample, certain=False)
+        if not process.told_to_end:
+            self._lost(process, None)
         self.past.extend(process.outbox)
         process.outbox.clear()
 
@@ -317,13 +343,18 @@ class World:
         settings = self.plot.settings
         if c.cause == "restarts":
             lowest = self.sup.fleet.rungs[-1]
-            if self.faults <= settings.max_restarts or self.rung != lowest:
-                raise Broken(f"{c} after {self.faults} faults at rung {self.rung}")
+            if self.rung != lowest or not self._too_many():
+                raise Broken(f"{c} after {self.fault_times} at rung {self.rung}")
         elif c.cause == "setup":
             if max(self.undisturbed.setups_hurt.values(), default=0) <= settings.bad_sample_attempts:
                 raise Broken(f"{c}: {self.undisturbed.setups_hurt}")
         else:
             raise Broken(f"nobody refused: {c}")
+
+    def _too_many(self) -> bool:
+        settings = self.plot.settings
+        recent = sum(t >= self.now - settings.restart_period for t in self.fault_times)
+        return max(recent, self.undisturbed.faults_in_a_row) > settings.max_restarts
 
     def _ReportFault(self, c: m.ReportFault) -> None:
         pass
@@ -334,6 +365,10 @@ class World:
             raise Broken(f"{c} at {self.rung}")
         if c.new > c.old and self.consumer.received_since_rung + 1 < self.plot.settings.recover_after:
             raise Broken(f"{c} after {self.consumer.received_since_rung + 1} batches")
+        if c.new < c.old and not self.memory_short and not self._too_many():
+            raise Broken(f"{c} after {self.fault_times}")
+        if c.new < c.old:
+            self.fault_times.clear()
         self.rung, self.consumer.received_since_rung = c.new, 0
 
     def _ReportSlow(self, c: m.ReportSlow) -> None:

@@ -30,9 +30,7 @@ def run_benchmark(directory: Path, *arguments: str) -> dict[tuple[str, str], dic
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_killed_worker_ends_torchs_run_and_not_safeloaders(tmp_path: Path) -> None:
-    rows = run_benchmark(
-        tmp_path, "--only", "undisturbed,sigkill", "--loaders", "torch,safeloader", "--jobs", "2"
-    )
+    rows = run_benchmark(tmp_path, "--only", "undisturbed,sigkill", "--loaders", "torch,safeloader", "--jobs", "2")
     control = rows["undisturbed", "torch"]
     assert (control["outcome"], control["delivered"], control["equal"], control["left"]) == ("finished", 8, True, 0)
     lost = rows["sigkill", "torch"]
@@ -117,6 +115,10 @@ def test_processes_left_behind_or_an_unnamed_sample_are_complaints() -> None:
 
 
 def test_facts_of_other_processes_are_not_the_trainers() -> None:
-    noted = [*facts("start", "batch"), Fact(2.5, 2, "error", {"type": "X", "message": ""}), *facts("x", "x", "x", "batch", "end")[3:]]
+    noted = [
+        *facts("start", "batch"),
+        Fact(2.5, 2, "error", {"type": "X", "message": ""}),
+        *facts("x", "x", "x", "batch", "end")[3:],
+    ]
     record = judge("two", SCENARIO, "torch", noted, Ending(0, 10.0, 0), None)
     assert (record.outcome, record.delivered, record.error) == ("finished", 2, "")

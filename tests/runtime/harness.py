@@ -49,12 +49,17 @@ def _generators() -> str:
 
 def _bytes(batch: Any) -> bytes:
     if isinstance(batch, torch.Tensor):
-        return str((batch.dtype, tuple(batch.shape))).encode() + batch.contiguous().numpy().tobytes()
+        return str((batch.dtype, tuple(batch.shape))).encode() + b"|" + batch.contiguous().numpy().tobytes()
     if isinstance(batch, dict):
         return b"".join(_bytes(key) + _bytes(value) for key, value in batch.items())
     if isinstance(batch, (list, tuple)):
         return b"".join(map(_bytes, batch))
     return repr(batch).encode()
+
+
+def first_index(batch: bytes) -> int:
+    """The index of the first sample of a batch of ``Draws``: the key of orders to its collate function."""
+    return int.from_bytes(batch.partition(b"|")[2][:8], "little")
 
 
 def play(batches: Iterable[Any]) -> Epoch:

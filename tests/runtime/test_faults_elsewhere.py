@@ -8,49 +8,50 @@ from safeloader import Policy
 from safeloader.errors import StartError
 from tests.fixtures_data import Collate, Draws, DrawsAtOnce, InitFunction, Orders, UnpickleTrap, WithFacts, worker_facts
 from tests.runtime.conftest import Rig
-from tests.runtime.harness import COUNT, children, fault_of, make, persistent_epochs, play, reference, run_epoch
+from tests.runtime.harness import (
+    COUNT,
+    children,
+    fault_of,
+    first_index,
+    kill,
+    make,
+    persistent_epochs,
+    play,
+    reference,
+    run_epoch,
+    seed,
+)
 
 
-def _a_first_index(rig: Rig) -> int:
-    """The index of the first sample of the coming epoch's fifth batch: the key of orders to the collate function."""
-    batch = persistent_epochs()[rig.epoch].batches[4]
-    return int.from_bytes(batch.partition(b")")[2][:8], "little")
+def _fifth_key(rig: Rig) -> int:
+    return first_index(persistent_epochs()[rig.epoch].batches[4])
 
 
 @pytest.mark.parametrize("place", ["collate", "collated"])
 def test_a_process_that_dies_in_the_collate_function_costs_no_batch(rig: Rig, place: str) -> None:
-    rig.orders.give(place, _a_first_index(rig), "SIGKILL")
+    rig.orders.give(place, _fifth_key(rig), "SIGKILL")
     (fault,) = rig.check_epoch()
     assert (fault.cause, fault.detail, fault.batch, fault.sample) == ("died", "SIGKILL", 4, None)
 
 
 def test_a_hang_in_the_collate_function_is_reported_with_its_stack(rig: Rig) -> None:
-    rig.orders.give("collate", _a_first_index(rig), "sleep")
+    rig.orders.give("collate", _fifth_key(rig), "sleep")
     fault = next(fault for fault in rig.check_epoch() if fault.batch == 4)
     assert (fault.cause, fault.sample) == ("hung", None)
     assert "in __call__" in (fault.stack or "")
 
 
 def test_a_process_that_dies_while_a_batch_is_half_in_its_lease_costs_no_batch(orders: Orders) -> None:
-    expected = persistent_epochs()[0]
-    key = int.from_bytes(expected.batches[4].partition(b")")[2][:8], "little")
-    orders.give("pickle", key, "SIGKILL")
+    expected = persistent_epochs()[0].batches
+    orders.give("pickle", first_index(expected[4]), "SIGKILL")
+    orders.give("collated", first_index(expected[7]), "SIGKILL")
     loader = make(Draws(COUNT, orders), collate_fn=Collate(orders, trap=True))
-    played = run_epoch(loader)
-    assert [batch.rstrip(b"0123456789") for batch in played.batches] != played.batches  # the second part is there
-    fault = fault_of(loader, cause="died", batch=4)
-    assert (fault.detail, fault.sample) == ("SIGKILL", None)
-    assert play(batch for batch, _ in _again(orders)).batches == expected.batches
-
-
-def _again(orders: Orders) -> object:
-    """The stream once more, with a death while another batch is serialised."""
-    from tests.runtime.harness import seed
-
     seed()
-    key = int.from_bytes(persistent_epochs()[0].batches[7].partition(b")")[2][:8], "little")
-    orders.give("pickle", key, "SIGKILL")
-    return make(Draws(COUNT, orders), collate_fn=Collate(orders, trap=True))
+    assert play(batch for batch, _ in loader).batches == expected
+    faults = loader.report().faults
+    assert {(fault.detail, fault.batch, fault.sample) for fault in faults} == {
+        ("SIGKILL", 4, None), ("SIGKILL", 7, None),
+    }  # fmt: skip
 
 
 def test_a_process_that_dies_while_it_fetches_a_batch_at_once_costs_no_batch(orders: Orders) -> None:
@@ -98,14 +99,10 @@ def test_what_worker_init_fn_did_is_done_again_in_the_next_process() -> None:
     """It changed the dataset copy and drew from all generators; the worker's draws go on where they were."""
     (expected,) = reference("facts", worker_init_fn=worker_facts)
     loader = make(WithFacts(), worker_init_fn=worker_facts)
-    from tests.runtime.harness import kill, seed
-
     seed()
-    batches = []
-    for number, batch in enumerate(loader):
-        batches.append(batch)
-        if number == 1:
-            for process in children():
-                kill(process.pid)
-    assert play(batches).batches == expected.batches
+    stream = iter(loader)
+    batches = [next(stream), next(stream)]
+    for process in children():
+        kill(process.pid)
+    assert play([*batches, *stream]) == expected
     assert len(loader.report().faults) == 2

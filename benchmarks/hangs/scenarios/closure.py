@@ -22,7 +22,7 @@ def train(run: Run) -> None:
     if run.quiet:
         run.epoch(run.loader(Samples()))
     else:
-        run.epoch(run.loader(Local(), collate_fn=lambda samples: default_collate(samples)))
+        run.epoch(run.loader(Local(), collate_fn=lambda samples: default_collate(list(samples))))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,7 @@ from benchmarks.hangs.data import Samples
 from benchmarks.hangs.program import Run, program
 from benchmarks.hangs.scenario import Scenario
 
-SCENARIO = Scenario(
-    row="E2", title="128 open files, batches are kept", batches=300, reference="own", quick=True
-)
+SCENARIO = Scenario(row="E2", title="128 open files, batches are kept", batches=300, reference="own", quick=True)
 
 
 def train(run: Run) -> None:

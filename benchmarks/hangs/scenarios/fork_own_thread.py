@@ -1,7 +1,7 @@
 """The dataset has started a thread of its own that prepares samples (catalogue B6).
 
-torch: with fork, the thread is missing in the worker, which waits for it for ever once the prepared samples are used up. (With
-spawn: a TypeError that a lock cannot be pickled, without the name of the attribute.)
+torch: with fork, the thread is missing in the worker, which waits for it for ever once the prepared samples
+are used up. (With spawn: a TypeError that a lock cannot be pickled, without the name of the attribute.)
 """
 
 from __future__ import annotations

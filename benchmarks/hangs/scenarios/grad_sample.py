@@ -1,6 +1,7 @@
 """A sample is a tensor with a gradient history (catalogue A3).
 
-torch: "Cowardly refusing to serialize non-leaf tensor", in the worker's feeder thread, and the trainer waits for ever.
+torch: "Cowardly refusing to serialize non-leaf tensor", in the worker's feeder thread, and the trainer
+waits for ever.
 """
 
 from __future__ import annotations

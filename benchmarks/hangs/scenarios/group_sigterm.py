@@ -8,16 +8,17 @@ from __future__ import annotations
 import os
 import signal
 import time
-from types import FrameType
+from typing import TYPE_CHECKING
 
 from benchmarks.hangs import facts
 from benchmarks.hangs.data import Samples
 from benchmarks.hangs.program import Run, program
 from benchmarks.hangs.scenario import Scenario
 
-SCENARIO = Scenario(
-    row="G2", title="SIGTERM to the group, checkpoint wanted", batches=4, reference=None, quick=True
-)
+if TYPE_CHECKING:
+    from types import FrameType
+
+SCENARIO = Scenario(row="G2", title="SIGTERM to the group, checkpoint wanted", batches=4, reference=None, quick=True)
 LAST = 3
 
 

@@ -5,7 +5,7 @@ torch: an error.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
@@ -14,6 +14,9 @@ from benchmarks.hangs import faults
 from benchmarks.hangs.data import FAULT_AT, sample
 from benchmarks.hangs.program import Run, program
 from benchmarks.hangs.scenario import Scenario
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SCENARIO = Scenario(row="H7", title="killed in an iterable dataset", reference="own", longest=8.0)
 

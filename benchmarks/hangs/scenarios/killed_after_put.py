@@ -1,6 +1,7 @@
 """The workers are killed when they have sent batches that the trainer has not fetched yet (catalogue D4).
 
-torch: ``ConnectionRefusedError`` and the like, or "exited unexpectedly": a tensor's memory is fetched from the worker.
+torch: ``ConnectionRefusedError`` and the like, or "exited unexpectedly": a tensor's memory is fetched from
+the worker.
 """
 
 from __future__ import annotations

@@ -16,9 +16,7 @@ from benchmarks.hangs import faults
 from benchmarks.hangs.program import Run, program
 from benchmarks.hangs.scenario import Scenario
 
-SCENARIO = Scenario(
-    row="D3", title="killed while they write a batch", batches=12, reference="own", longest=8.0
-)
+SCENARIO = Scenario(row="D3", title="killed while they write a batch", batches=12, reference="own", longest=8.0)
 SIZE = 4 << 20
 
 
@@ -41,9 +39,7 @@ def loop(run: Run) -> None:
     for number, batch in enumerate(run.loader(Files(), batch_size=2, collate_fn=as_list)):
         run.batch(batch)
         if number == 1:
-            time.sleep(
-                1.5
-            )  # a long training step: the pipe is full, and the workers wait in the middle of a write
+            time.sleep(1.5)  # a long training step: the pipe is full, and the workers wait in the middle of a write
             if run.fault():
                 for pid in faults.workers():
                     os.kill(pid, signal.SIGKILL)

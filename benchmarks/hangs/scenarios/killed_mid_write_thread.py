@@ -1,4 +1,4 @@
-"""The workers are killed while they write a large batch into a full pipe; the training loop runs in a thread (catalogue D3).
+"""The workers are killed while they write a large batch; the training loop runs in a thread (catalogue D3).
 
 torch: no signal handler rescues a thread: it reads the rest of a message for ever, also with ``timeout``.
 """
@@ -17,9 +17,7 @@ from benchmarks.hangs import faults
 from benchmarks.hangs.program import Run, program
 from benchmarks.hangs.scenario import Scenario
 
-SCENARIO = Scenario(
-    row="D3", title="killed mid-write, loop in a thread", batches=12, reference="own", longest=8.0
-)
+SCENARIO = Scenario(row="D3", title="killed mid-write, loop in a thread", batches=12, reference="own", longest=8.0)
 SIZE = 4 << 20
 
 
@@ -42,9 +40,7 @@ def loop(run: Run) -> None:
     for number, batch in enumerate(run.loader(Files(), batch_size=2, collate_fn=as_list)):
         run.batch(batch)
         if number == 1:
-            time.sleep(
-                1.5
-            )  # a long training step: the pipe is full, and the workers wait in the middle of a write
+            time.sleep(1.5)  # a long training step: the pipe is full, and the workers wait in the middle of a write
             if run.fault():
                 for pid in faults.workers():
                     os.kill(pid, signal.SIGKILL)

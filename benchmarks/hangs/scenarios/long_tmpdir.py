@@ -1,6 +1,7 @@
 """TMPDIR is too long for a socket's address, as a job's directory on many clusters (catalogue A4).
 
-torch: the descriptor server cannot bind its socket, in the worker's feeder thread; the trainer waits for ever.
+torch: the descriptor server cannot bind its socket, in the worker's feeder thread; the trainer waits for
+ever.
 """
 
 from __future__ import annotations

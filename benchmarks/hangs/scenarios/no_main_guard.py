@@ -1,6 +1,7 @@
 """A training script without ``if __name__ == "__main__"`` (catalogue C2).
 
-torch: every spawned worker runs the script again and fails; the trainer is told only that workers "exited unexpectedly".
+torch: every spawned worker runs the script again and fails; the trainer is told only that workers "exited
+unexpectedly".
 """
 
 from __future__ import annotations

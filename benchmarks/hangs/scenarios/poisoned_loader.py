@@ -1,4 +1,4 @@
-"""A worker of a persistent loader dies; the training script catches the error and goes on with the next epoch (catalogue 0.9).
+"""A worker of a persistent loader dies; the script catches the error and begins the next epoch (catalogue 0.9).
 
 torch: every later epoch fails for the same dead worker, after 5 s each.
 """

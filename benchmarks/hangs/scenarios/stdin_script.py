@@ -1,7 +1,7 @@
 """A training script that is read from standard input, as a stand-in for a notebook (catalogue C3).
 
-torch: the worker cannot find the dataset's class in its own main module; the trainer is told only that workers "exited
-unexpectedly".
+torch: the worker cannot find the dataset's class in its own main module; the trainer is told only that
+workers "exited unexpectedly".
 """
 
 from __future__ import annotations

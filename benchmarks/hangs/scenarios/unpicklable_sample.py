@@ -26,11 +26,7 @@ SCENARIO = Scenario(
 class Faulty(Samples):
     def __getitem__(self, index: int) -> Any:
         value = super().__getitem__(index)
-        return (
-            {"value": value, "lock": threading.Lock()}
-            if index == FAULT_AT and faults.fires(always=True)
-            else value
-        )
+        return {"value": value, "lock": threading.Lock()} if index == FAULT_AT and faults.fires(always=True) else value
 
 
 def as_list(samples: list[Any]) -> list[Any]:

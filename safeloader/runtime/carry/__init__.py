@@ -72,6 +72,9 @@ class Packed:
             os.close(self.fds.pop())
         self.tracker = None
 
+    def __del__(self) -> None:
+        self.close()
+
     def _layout(self) -> tuple[list[int], int]:
         """Return where the stream and each buffer start, and the bytes in all."""
         head = _HEADER.size + _BUFFER.size * len(self.buffers) + _DESCRIPTOR.size * len(self.fds)
@@ -91,9 +94,7 @@ class Packed:
         table = b"".join(
             _BUFFER.pack(start, buffer.nbytes) for start, buffer in zip(starts[1:], self.buffers, strict=True)
         )
-        head = _HEADER.pack(
-            _MAGIC, total, starts[0], len(self.stream), len(self.buffers), len(self.fds), tracker
-        )
+        head = _HEADER.pack(_MAGIC, total, starts[0], len(self.stream), len(self.buffers), len(self.fds), tracker)
         head += table + b"".join(map(_DESCRIPTOR.pack, self.fds))
         yield head
         position = len(head)

@@ -26,9 +26,7 @@ _MOST_SECONDS = 10.0
 _MOST_STEPS = 60
 
 
-def not_carriable(
-    error: Exception, obj: Any, what: Mapping[str, object] | None, *, inherit: bool
-) -> NotCarriableError:
+def not_carriable(error: Exception, obj: Any, what: Mapping[str, object] | None, *, inherit: bool) -> NotCarriableError:
     """Build the error that names the part of `obj` on which serialising ended with `error`.
 
     Args:

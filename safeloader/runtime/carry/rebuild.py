@@ -111,9 +111,7 @@ def cached_property(function: Callable[..., Any], name: str | None) -> functools
     return made
 
 
-def type_variable(
-    name: str, constraints: tuple[Any, ...], bound: Any, covariant: bool, contravariant: bool
-) -> Any:
+def type_variable(name: str, constraints: tuple[Any, ...], bound: Any, covariant: bool, contravariant: bool) -> Any:
     """Build a `typing.TypeVar`."""
     make: Any = TypeVar
     return make(name, *constraints, bound=bound, covariant=covariant, contravariant=contravariant)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # Meta tensors have no memory and mean the same everywhere.
 _ANYWHERE = ("cpu", "meta")
+_SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
 
 def handler_for(kind: type) -> Callable[[Any, Any], Any]:
@@ -56,7 +57,10 @@ def _reduce_plain(pickler: CarryPickler, tensor: torch.Tensor) -> Any:
         and not tensor.__dict__
     )
     if not common:
-        return _reduce_tensor(pickler, tensor)
+        reduced = _reduce_tensor(pickler, tensor)
+        # torch's own way for sparse ones keeps what it rebuilds in a list for ever, for torch.load to look at.
+        sparse = tensor.layout in _SPARSE and tensor.device.type == "cpu"
+        return reductions.reduce_sparse_tensor(tensor) if sparse else reduced  # type: ignore[no-untyped-call]
     storage = pickler.storage(tensor.untyped_storage())
     shape = tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
     return rebuild.tensor_over, (storage, tensor.dtype, *shape, tensor.requires_grad)

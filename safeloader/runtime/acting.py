@@ -1,0 +1,254 @@
+"""The supervisor's commands, carried out."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import weakref
+from time import monotonic
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy
+
+from ..core import messages as m
+from . import carry, codec
+from . import protocol as p
+from .generators import States
+from .inline import InlineBatch, InlineHost, Interrupted
+from .process import Process
+from .worker import Ended, WorkerPlace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .driver import Driver
+    from .hearing import Hearing
+    from .tell import Teller
+
+__all__ = ["Acting"]
+
+_Batch = tuple[bytes, "tuple[int, int] | None", "list[tuple[int, int]]", int]
+
+
+class Acting:
+    """Acts for one driver; decides nothing."""
+
+    def __init__(
+        self, driver: Driver, teller: Teller, hearing: Hearing, finish: Callable[[Any], Any] | None
+    ) -> None:
+        self._driver = driver
+        self._teller = teller
+        self._hearing = hearing
+        self._finish = finish
+        self._inline = InlineHost(driver.spec.config.load, driver.spec)
+        self._anchors: dict[int, weakref.ref[Any]] = {}
+        self._draw: Callable[[], Any] | None = None
+        self._draw_error: Exception | None = None
+        self._shared_seed: int | None = None
+
+    def actions(self) -> dict[type, Callable[[Any], None]]:
+        """What to do on each command."""
+        teller = self._teller
+        return {
+            m.PlanTask: self._plan_task,
+            m.StartProcess: self._start_process,
+            m.HostWorker: self._host_worker,
+            m.DropWorker: self._drop_worker,
+            m.ResumeWorker: self._resume_worker,
+            m.SendTask: self._send_task,
+            m.SendProbe: self._send_probe,
+            m.LoadInline: self._load_inline,
+            m.InspectProcess: self._inspect,
+            m.CaptureStacks: lambda c: self._with(c.process, self._hearing.await_stacks),
+            m.KillProcess: lambda c: self._with(c.process, Process.kill),
+            m.StopProcess: lambda c: self._with(c.process, Process.ask_to_end),
+            m.AbandonProcess: lambda c: self._with(c.process, self._abandon),
+            m.Deliver: self._deliver,
+            m.DeliverError: lambda c: self._end_with(lambda: teller.raise_error(c, self._driver.spec.classes)),
+            m.DeliverBadSample: lambda c: self._end_with(lambda: teller.raise_bad_sample(c)),
+            m.EndEpoch: lambda c: self._end_with(self._end_epoch),
+            m.FreeSlot: lambda c: self._driver.arena.free(c.slot),
+            m.GiveUp: lambda c: self._end_with(lambda: self._give_up(c)),
+            m.ReportFault: teller.fault,
+            m.ReportRung: teller.rung,
+            m.ReportSlow: teller.slow,
+            m.ReportSkipped: teller.skipped,
+        }
+
+    # ------------------------------------------------------------ planning
+
+    def new_epoch(self, shared_seed: int | None) -> None:
+        self._draw_error = None
+        self._shared_seed = shared_seed
+
+    @contextlib.contextmanager
+    def drawing(self, draw: Callable[[], Any]) -> Iterator[None]:
+        """Within this context the sampler can be asked; beyond it, nothing here keeps the iterator alive."""
+        self._draw = draw
+        try:
+            yield
+        finally:
+            self._draw = None
+
+    def _plan_task(self, c: m.PlanTask) -> None:
+        event: m.Event = m.PlanEnded()
+        if self._draw is not None and self._draw_error is None:
+            try:
+                event = m.TaskPlanned(self._draw())
+            except StopIteration:
+                pass
+            except Exception as error:  # raised when the batches planned before it have been delivered
+                self._draw_error = error
+        self._driver.later(event)
+
+    # ------------------------------------------------------------ processes
+
+    def _with(self, number: int, act: Callable[[Process], None]) -> None:
+        process = self._driver.processes.get(number)
+        if process is not None:
+            act(process)
+
+    def _start_process(self, c: m.StartProcess) -> None:
+        try:
+            process = Process(c.process, self._driver.spec, self._driver.arena)
+        except OSError as error:
+            self._driver.later(m.ProcessExited(c.process, str(error), None, None, None, None, False))
+        else:
+            self._driver.add(process)
+
+    def _inspect(self, c: m.InspectProcess) -> None:
+        process = self._driver.processes.get(c.process)
+        if process is not None:
+            task, setup, sample, taken_at, progressed_at = process.page.read()
+            self._driver.later(
+                m.ProcessInspected(c.process, task, setup, sample, taken_at, progressed_at, process.state())
+            )
+
+    def _abandon(self, process: Process) -> None:
+        self._driver.remove(process)
+        process.close()
+
+    # ------------------------------------------------------------ workers and tasks
+
+    def _host_worker(self, c: m.HostWorker) -> None:
+        place = WorkerPlace(
+            c.worker, c.epoch, c.position, c.ended, _states(c.epoch_snapshot), _states(c.snapshot), self._shared_seed
+        )
+        if c.process == m.INLINE:
+            self._inline.host(place)
+            self._driver.later(m.WorkerReady(m.INLINE, c.worker, monotonic()))
+        else:
+            self._driver.send(c.process, p.HOST, place)
+
+    def _drop_worker(self, c: m.DropWorker) -> None:
+        if c.process == m.INLINE:
+            self._inline.drop(c.worker)
+        else:
+            self._driver.send(c.process, p.DROP, c.worker)
+
+    def _resume_worker(self, c: m.ResumeWorker) -> None:
+        if c.process == m.INLINE:
+            self._inline.resume(c.worker, self._shared_seed)
+            states = self._inline.states(c.worker)
+            self._driver.later(m.WorkerResumed(m.INLINE, c.worker, monotonic(), states))
+        else:
+            self._driver.send(c.process, p.RESUME, c.worker, self._shared_seed)
+
+    def _send_task(self, c: m.SendTask) -> None:
+        self._driver.send(c.process, p.TASK, c.worker, c.task, self._carried(c.indices), c.skip, c.lease.slot)
+
+    def _send_probe(self, c: m.SendProbe) -> None:
+        self._driver.send(c.process, p.PROBE, c.worker, c.task, self._carried(c.indices), c.positions)
+
+    def _carried(self, indices: Any) -> Any:
+        """Indices as they are if any interpreter can read them, else by value."""
+        if type(indices) is list and (not indices or type(indices[0]) is int):
+            return indices
+        try:
+            plain = b"__main__" not in pickle.dumps(indices, protocol=5)
+        except Exception:
+            plain = False
+        if plain:
+            return indices
+        return p.Carried(carry.dumps(indices, self._driver.spec.classes, what={"indices": indices}))
+
+    def _load_inline(self, c: m.LoadInline) -> None:
+        inline, taken_at = self._inline, monotonic()
+        event: m.Event
+        try:
+            loaded = inline.load(c.worker, c.indices, c.skip, c.timeout)
+        except Ended:
+            event = m.WorkerEnded(m.INLINE, c.task, inline.states(c.worker), monotonic())
+        except Interrupted as interrupted:
+            event = m.InlineInterrupted(c.task, inline.sample(c.worker), interrupted.stack)
+        except Exception as error:
+            states, sample = inline.states(c.worker), inline.sample(c.worker)
+            event = m.TaskRaised(m.INLINE, c.task, error, "raised", sample, states, monotonic())
+        else:
+            batch = None if loaded.empty else InlineBatch(loaded.batch)
+            states = inline.states(c.worker)
+            event = m.TaskLoaded(m.INLINE, c.task, batch, 0, states, taken_at, monotonic(), loaded.dropped)
+        self._driver.later(event)
+
+    # ------------------------------------------------------------ outcomes
+
+    def _end_with(self, outcome: Callable[[], Any]) -> None:
+        if self._driver.outcome is None:
+            self._driver.outcome = outcome
+
+    def _deliver(self, c: m.Deliver) -> None:
+        self._teller.delivered(c.task)
+        try:
+            batch = self._decode(c)
+            if self._finish is not None:
+                batch = self._finish(batch)
+        except Exception as error:  # say, a class that only the worker can import
+            failure = error
+            self._end_with(lambda: self._teller.raise_undecodable(c.task, failure))
+        else:
+            self._end_with(lambda: batch)
+
+    def _decode(self, c: m.Deliver) -> Any:
+        if isinstance(c.batch, InlineBatch):
+            return c.batch.value
+        stream, place, pieces, nbytes = cast("_Batch", c.batch)
+        if c.lease is None:
+            return codec.decode(stream, (), None)
+        anchor = self._anchor(c.lease, nbytes)
+        memory = anchor.data
+        if place is not None:
+            stream = bytes(memory[place[0] : place[0] + place[1]])
+        return codec.decode(stream, pieces, memory)
+
+    def _anchor(self, lease: m.Lease, nbytes: int) -> Any:
+        """An array over the lease that all views refer to: when it dies, the lease comes back.
+
+        That may be in any thread and inside anything, so all that happens then is an append, which is atomic.
+        """
+        memory = self._driver.arena.map(lease.slot, nbytes).view()
+        anchor = numpy.frombuffer(memory, dtype=numpy.uint8, count=nbytes)
+        returned, anchors = self._driver.returned, self._anchors
+
+        def back(_: Any) -> None:
+            returned.append(lease)
+            anchors.pop(lease.serial, None)
+
+        anchors[lease.serial] = weakref.ref(anchor, back)
+        return anchor
+
+    def _give_up(self, c: m.GiveUp) -> Any:
+        try:
+            self._teller.raise_given_up(c)
+        finally:
+            self._driver.close()
+
+    def _end_epoch(self) -> Any:
+        self._teller.epoch_ended()
+        if self._draw_error is not None:
+            error, self._draw_error = self._draw_error, None
+            raise error
+        raise StopIteration
+
+
+def _states(snapshot: object) -> States | None:
+    return snapshot if isinstance(snapshot, States) else None

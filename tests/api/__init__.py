@@ -1,0 +1,1 @@
+"""What users see: the same as torch's DataLoader, to the byte, and the few names beside it."""
