@@ -21,24 +21,6 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset, default_collate, get_worker_info
 
-__all__ = [
-    "DEEDS",
-    "BareClass",
-    "Collate",
-    "Draws",
-    "DrawsAtOnce",
-    "InitFunction",
-    "OddError",
-    "Orders",
-    "Pictures",
-    "Stream",
-    "UnpickleTrap",
-    "hostile_import",
-    "jit_collate",
-    "keep_all",
-    "worker_facts",
-]
-
 
 class OddError(Exception):
     """An exception whose constructor cannot take its own ``args``."""
@@ -389,6 +371,19 @@ def jit_collate(samples: list[Any]) -> Any:
     return only_in_the_worker.Batch(default_collate(samples))
 
 
-def hostile_import(folder: str) -> None:
-    """Make ``only_in_the_worker`` importable here."""
-    sys.path.append(folder)
+def hostile_import(worker: int) -> None:
+    """A ``worker_init_fn`` that makes ``only_in_the_worker`` importable here."""
+    info = get_worker_info()
+    assert info is not None
+    sys.path.append(info.dataset.inside["thing"])
+
+
+def locked_batch(samples: list[Any]) -> Any:
+    """Collate; two batches hold what cannot be carried."""
+    batch = default_collate(samples)
+    first = int(batch[0, 0])
+    if first == 8:
+        return batch, threading.Lock()
+    if first == 20:
+        return batch, torch.ones(3, requires_grad=True) * 2
+    return batch

@@ -85,14 +85,13 @@ def _counts(axes: Axes, undisturbed: Run, disturbed: Run, torch_disturbed: Run |
         if torch_disturbed["outcome"] != "finished":
             axes.plot(times[-1], counts[-1], marker="x", ms=9, mew=2.2, color=RED, zorder=6)
             axes.annotate(
-                f"{torch_disturbed['outcome'].split(':')[0]}: the run is over",
+                f"{torch_disturbed['outcome'].split(':')[0]}:\nthe run is over",
                 (times[-1], counts[-1]),
-                xytext=(10, -3),
-                textcoords="offset points",
+                xytext=(0.015, 0.5),
+                textcoords="axes fraction",
                 color=RED,
                 fontsize=8,
-                va="top",
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
+                arrowprops={"arrowstyle": "-", "color": RED, "lw": 0.7, "shrinkB": 5},
             )
     axes.axhline(undisturbed["due"], color=INK, lw=0.6, ls=":", zorder=1)
     axes.annotate(

@@ -394,6 +394,20 @@ obj = [Kind.A, Bits.X | Bits.Y]
 """,
     ),
     _case(
+        "enum with an alias, and attributes made by __init__",
+        "obj.area, type(obj)['BIG'] is type(obj).M, type(obj).BIG.name, list(type(obj))",
+        """
+import enum
+class Size(enum.Enum):
+    S = 1, 2
+    M = 3, 4
+    BIG = 3, 4
+    def __init__(self, width, height):
+        self.area = width * height
+obj = Size.S
+""",
+    ),
+    _case(
         "collections.namedtuple",
         "obj, obj._replace(x=5), obj._asdict()",
         "import collections\nP = collections.namedtuple('P', 'x y')\nobj = P(1, 2)",
@@ -424,6 +438,33 @@ class Impl(Base):
         return 8
 Base.register(int)
 obj = Impl()
+""",
+    ),
+    _case(
+        "descriptor, partialmethod, total_ordering, __call__",
+        "obj.d, obj.both(2), obj >= type(obj)(), obj(3)",
+        """
+import functools
+class Descriptor:
+    def __set_name__(self, owner, name):
+        self.name = "_" + name
+    def __get__(self, instance, owner):
+        return self if instance is None else getattr(instance, self.name)
+    def __set__(self, instance, value):
+        setattr(instance, self.name, value)
+@functools.total_ordering
+class C:
+    d = Descriptor()
+    both = functools.partialmethod(lambda self, a, b: (a, b), 1)
+    def __init__(self):
+        self.d = 4
+    def __eq__(self, other):
+        return self.d == other.d
+    def __lt__(self, other):
+        return self.d < other.d
+    def __call__(self, x):
+        return x
+obj = C()
 """,
     ),
     _case(

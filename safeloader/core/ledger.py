@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Ledger"]
 
+_PLAN = m.PlanTask()
+
 
 class Ledger:
     """The tasks, from the sampler to the consumer."""
@@ -67,7 +69,7 @@ class Ledger:
     def plan_ahead(self) -> None:
         """Draw the first tasks of an epoch."""
         for _ in range(self.window):
-            self._sup.emit(m.PlanTask())
+            self._sup.emit(_PLAN)
 
     def abandon_rest(self) -> None:
         """What was loaded is freed; what was sent or planned is finished and dropped, since torch lets its workers
@@ -154,7 +156,7 @@ class Ledger:
         del self.tasks[task.id]
         self._sup.workers[task.worker].outstanding -= 1
         if not self.plan_over:
-            self._sup.emit(m.PlanTask())
+            self._sup.emit(_PLAN)
 
     def _deliver(self, task: Task, result: m.Deliver | m.DeliverError | m.DeliverBadSample) -> None:
         self.requested = False

@@ -65,11 +65,16 @@ class ProcessReady(NamedTuple):
 
 
 class WorkerReady(NamedTuple):
-    """A process set a worker up: dataset copy, generators, ``worker_init_fn``, and its place in the epoch."""
+    """A process set a worker up: dataset copy, generators, ``worker_init_fn``, and its place in the epoch.
+
+    ``snapshot`` is the state of its generators after that, or None where they are as seeding left them, or as
+    HostWorker gave them. (An iterable dataset may draw random numbers when its iterator is made.)
+    """
 
     process: int
     worker: int
     finished_at: float
+    snapshot: object = None
 
 
 class WorkerResumed(NamedTuple):

@@ -1,7 +1,7 @@
 """What happened, kept in a bounded ring: every error tells it, and a dumped story replays in a test.
 
-Batches and exceptions are not kept (they may be large, and hold what should die): a word stands for them. The core
-never looks inside them, so the story still replays to the same commands.
+Exceptions, and batches that came whole in their message, are not kept (they may be large, and hold what should die): a
+word stands for them. The core never looks inside them, so the story still replays to the same commands.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Story:
         if type(event) in _HEAVY:
             event = _lightened(event)
         for command in commands:
-            if type(command) in _HEAVY:
+            if type(command) in _HEAVY and _lightened(command) is not command:
                 commands = [_lightened(c) for c in commands]
                 break
         self._ring.append((now, event, commands))
@@ -80,10 +80,13 @@ class Story:
 
 def _lightened(message: Any) -> Any:
     """The same message, with a word for what may be large. None stays None: the core tells these two apart."""
-    field = _HEAVY.get(type(message))
-    if field is None or getattr(message, field) is None:
+    kind = type(message)
+    if kind not in _HEAVY:
         return message
-    return message._replace(**{field: field})
+    if (kind is m.TaskLoaded and message.nbytes) or (kind is m.Deliver and message.lease is not None):
+        return message  # the batch lies in its lease: this only says where
+    field = _HEAVY[kind]
+    return message if getattr(message, field) is None else message._replace(**{field: field})
 
 
 def _speaks_of(message: object, task: int | None, process: int | None) -> bool:

@@ -135,7 +135,10 @@ class Traffic:
 
     def _process_ready(self, event: m.ProcessReady) -> None:
         process = self._sup.fleet.processes.get(event.process)
-        if process is None or process.state not in (ProcessState.STARTING, ProcessState.CAPTURING):
+        if process is None:
+            return
+        late = process.state is ProcessState.CAPTURING and process.cause == "failed_start"
+        if process.state is not ProcessState.STARTING and not late:
             return
         self._sup.watch.ready(process)
         hosted = [self._sup.workers[i] for i in sorted(process.workers)]
@@ -147,8 +150,12 @@ class Traffic:
 
     def _worker_ready(self, event: m.WorkerReady) -> None:
         work = self._finish(event.process, "setup", event.worker, event.finished_at)
-        if work is not None:
-            self._sup.fleet.progressed(self._sup.workers[work.worker])
+        if work is None:
+            return
+        worker = self._sup.workers[work.worker]
+        if event.snapshot is not None:
+            worker.snapshot = event.snapshot
+        self._sup.fleet.progressed(worker)
 
     def _worker_resumed(self, event: m.WorkerResumed) -> None:
         work = self._finish(event.process, "resume", event.worker, event.finished_at)

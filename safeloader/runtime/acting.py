@@ -136,7 +136,7 @@ class Acting:
         )
         if c.process == m.INLINE:
             self._inline.host(place)
-            self._driver.later(m.WorkerReady(m.INLINE, c.worker, monotonic()))
+            self._driver.later(m.WorkerReady(m.INLINE, c.worker, monotonic(), self._inline.states(c.worker)))
         else:
             self._driver.send(c.process, p.HOST, place)
 

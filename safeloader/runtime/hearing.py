@@ -31,7 +31,7 @@ class Hearing:
         self._teller = teller
         self._hearers: dict[int, Callable[..., None]] = {
             p.READY: self._ready,
-            p.HOSTED: lambda q, worker, at: driver.tell(m.WorkerReady(q.number, worker, at)),
+            p.HOSTED: lambda q, worker, states, at: driver.tell(m.WorkerReady(q.number, worker, at, states)),
             p.RESUMED: lambda q, worker, states, at: driver.tell(m.WorkerResumed(q.number, worker, at, states)),
             p.LOADED: self._loaded,
             p.EMPTY: self._empty,

@@ -69,8 +69,11 @@ class InlineHost:
         self._workers: dict[int, Worker] = {}
 
     def host(self, place: WorkerPlace) -> None:
-        """Take a worker in; it is set up when it is first needed."""
+        """Take a worker in. It is set up when it is first needed, an iterator (it may draw random numbers) at once."""
         self._places[place.worker] = place
+        if self._load.iterable:
+            with self._as_worker(place.worker):
+                pass
 
     def drop(self, worker: int) -> None:
         self._places.pop(worker, None)

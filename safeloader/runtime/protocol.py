@@ -4,7 +4,7 @@ To a process: ``(HOST, WorkerPlace)``, ``(DROP, worker)``, ``(RESUME, worker, sh
 ``(TASK, worker, task, indices, skip, slot)``, ``(PROBE, worker, task, indices, positions)``.
 ``indices`` are ``Carried`` if they hold something of the main script.
 
-From a process: ``(READY,)``, ``(HOSTED, worker, finished_at)``, ``(RESUMED, worker, states, finished_at)``,
+From a process: ``(READY,)``, ``(HOSTED, worker, states, finished_at)``, ``(RESUMED, worker, states, finished_at)``,
 ``(LOADED, task, nbytes, stream, place, pieces, states_at, taken_at, finished_at, dropped)``: the pickle stream comes
 in the message, or lies in the lease at ``place``; ``states_at`` is where the generators' states lie in the lease;
 ``(EMPTY, ...)`` like LOADED for a batch of which policy left nothing;

@@ -94,7 +94,7 @@ class Host:
             self._generators, self._marks,
         )  # fmt: skip
         self._workers[worker.id] = self._inside = worker
-        self._link.send((p.HOSTED, worker.id, self._page.rest()))
+        self._link.send((p.HOSTED, worker.id, self._generators.moved(), self._page.rest()))
 
     def _drop(self, worker: int) -> None:
         gone = self._workers.pop(worker, None)

@@ -31,6 +31,7 @@ class Nature:
     iter_moves: bool = False  # making an iterator draws random numbers
     kills: frozenset[int] = frozenset()
     hangs: frozenset[int] = frozenset()
+    fits: tuple[tuple[int, int], ...] = ()  # samples that kill some times, and then never again
     raises: frozenset[int] = frozenset()
     skip_raising: bool = False
     setup_kills: frozenset[int] = frozenset()  # workers
@@ -48,13 +49,14 @@ class Outcome(NamedTuple):
 class SimWorker:
     """A worker's state, in a process, in the trainer, or in the undisturbed run that all is compared with."""
 
-    __slots__ = ("ended", "id", "nature", "position", "state")
+    __slots__ = ("ended", "id", "nature", "order", "position", "state")
 
     def __init__(self, nature: Nature, worker: int) -> None:
         self.nature = nature
         self.id = worker
         self.state = mix(nature.seed, worker)
         self.position = 0
+        self.order = 0  # what the iterator drew when it was made: a shuffle, say
         self.ended = False
         self._make_iterator()
 
@@ -62,7 +64,7 @@ class SimWorker:
     def hosted(cls, nature: Nature, command: m.HostWorker) -> SimWorker:
         worker = cls.__new__(cls)
         worker.nature, worker.id, worker.position, worker.ended = nature, command.worker, 0, False
-        worker.state = mix(nature.seed, command.worker)
+        worker.state, worker.order = mix(nature.seed, command.worker), 0
         if nature.iterable:
             if isinstance(command.epoch_snapshot, int):
                 worker.state = command.epoch_snapshot
@@ -74,6 +76,10 @@ class SimWorker:
             worker.state = command.snapshot
         return worker
 
+    def first_state(self, command: m.HostWorker) -> int | None:
+        """What WorkerReady tells of the generators."""
+        return self._moved(mix(self.nature.seed, self.id)) if command.snapshot is None else None
+
     def resume(self) -> int | None:
         before = self.state
         self.position, self.ended = 0, False
@@ -82,6 +88,7 @@ class SimWorker:
 
     def _make_iterator(self) -> None:
         if self.nature.iterable and self.nature.iter_moves:
+            self.order = mix(self.state, 6)
             self.state = mix(self.state, 4)
 
     def _moved(self, before: int) -> int | None:
@@ -113,7 +120,7 @@ class SimWorker:
         if ids[0] % 3:  # the others draw no random number
             self.state = mix(before, 2, *ids)
         good = [s for s in ids if s not in self.nature.raises]
-        content = mix(before, 1, *good) if good else None
+        content = mix(before, self.order, *good) if good else None
         return Outcome("loaded", content, None, tuple((i, "boom") for i, _ in raising), self._moved(before))
 
     def probe(self) -> None:
@@ -149,9 +156,12 @@ class Job:
 class SimProcess:
     """An operating-system process. It moves only in ``step``."""
 
-    def __init__(self, number: int, nature: Nature, now: float, unkillable: bool) -> None:
+    def __init__(
+        self, number: int, nature: Nature, now: float, unkillable: bool, fits: dict[int, int]
+    ) -> None:
         self.id = number
         self.nature = nature
+        self.fits = fits
         self.life = "starting"  # "up", "hung", "stopped", "dead"
         self.unkillable = unkillable
         self.killed = False  # SIGKILL is on its way
@@ -258,11 +268,14 @@ class SimProcess:
         elif sample in self.nature.hangs:
             self.hurt_by_sample = True
             self.life = "hung"
+        elif self.fits.get(sample, 0) > 0:
+            self.fits[sample] -= 1
+            self.die("SIGSEGV")
 
     def _finish(self, command: m.Command, now: float) -> m.Event:
         if isinstance(command, m.HostWorker):
-            self.workers[command.worker] = SimWorker.hosted(self.nature, command)
-            return m.WorkerReady(self.id, command.worker, now)
+            worker = self.workers[command.worker] = SimWorker.hosted(self.nature, command)
+            return m.WorkerReady(self.id, command.worker, now, worker.first_state(command))
         if isinstance(command, m.ResumeWorker):
             return m.WorkerResumed(self.id, command.worker, now, self.workers[command.worker].resume())
         if isinstance(command, m.SendProbe):

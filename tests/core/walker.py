@@ -27,6 +27,7 @@ class Hostility:
     stale: float
     break_off: float
     close: float
+    hoard: bool  # the consumer keeps what it gets for long
 
 
 def random_plot(rng: random.Random) -> Plot:
@@ -60,12 +61,14 @@ def random_plot(rng: random.Random) -> Plot:
         iter_moves=rng.random() < 0.5,
         skip_raising=settings.on_bad_sample == "skip" and not iterable,
         known=rng.random() < 0.5,
-        setup_kills=frozenset([0]) if rng.random() < 0.02 else frozenset(),
+        setup_kills=frozenset([0]) if rng.random() < 0.04 else frozenset(),
+        fits=_fits(rng, iterable, batches * size, settings.bad_sample_attempts),
         **_bad_samples(rng, iterable, workers, batches * size),
     )
     return Plot(
         settings, nature, batches, size,
-        bad_starts=rng.choice((0.0, 0.0, 0.0, 0.2, 0.6)),
+        bad_starts=rng.choice((0.0,) * 12 + (0.2,) * 4 + (0.6,) * 3 + (1.0,)),
+        hanging_starts=rng.choice((0.0, 0.5, 1.0)),
         refused_starts=rng.choice((0.0, 0.0, 0.0, 0.0, 0.3)),
         unkillable=rng.choice((0.0, 0.0, 0.3)),
     )  # fmt: skip
@@ -82,6 +85,13 @@ def _bad_samples(rng: random.Random, iterable: bool, workers: int, total: int) -
     return {"kills": some(0.3), "hangs": some(0.2), "raises": some(0.3)}
 
 
+def _fits(rng: random.Random, iterable: bool, total: int, attempts: int) -> tuple[tuple[int, int], ...]:
+    """A sample that kills just so often that its batch comes under suspicion, and is harmless then."""
+    if iterable or total == 0 or rng.random() < 0.8:
+        return ()
+    return ((rng.randrange(total), attempts + rng.choice((1, 1, 1, 2))),)
+
+
 def random_hostility(rng: random.Random) -> Hostility:
     level = rng.choice((0.0, 0.0, 0.3, 1.0, 1.0, 3.0))
 
@@ -89,8 +99,9 @@ def random_hostility(rng: random.Random) -> Hostility:
         return rate * level if rng.random() < 0.7 else 0.0
 
     return Hostility(
-        some(0.02), some(0.01), some(0.02), some(0.05), some(0.05), rng.choice((0.0, 0.01)), rng.choice((0.0, 0.002))
-    )
+        some(0.02), some(0.01), some(0.02), some(0.05), some(0.1), rng.choice((0.0, 0.01, 0.03)), rng.choice((0.0, 0.002)),
+        hoard=rng.random() < 0.1,
+    )  # fmt: skip
 
 
 class Walk:
@@ -101,7 +112,7 @@ class Walk:
         plot = random_plot(rng)
         self.hostility = random_hostility(rng)
         self.world = World(plot, rng, supervisor)
-        self.epochs = rng.randrange(1, 4)
+        self.epochs = rng.randrange(1, 5)
 
     def run(self, steps: int = 250) -> World:
         """Walk, then let the world calm down and see whether everything comes to its end."""
@@ -151,14 +162,23 @@ class Walk:
             choices.append(lambda: world.tell(world.captures.popleft()))
         if not consumer.waiting:
             choices.append(self.next_request)
-        if consumer.held and rng.random() < 0.5:
+        if consumer.held and rng.random() < 0.5 and (not self.hostility.hoard or self.hoarded_enough()):
             choices.append(lambda: consumer.release(rng.randrange(len(consumer.held))))
+        if any(p.condemned and p.can_move and not p.killed for p in movable):  # a false alarm in the making
+            choices += [lambda: self.work(rng.choice(movable)), self.break_off]
         if world.now >= world.sup.next_deadline():
             choices.append(lambda: world.tell(ClockAdvanced()))
         if choices:
             rng.choice(choices)()
         elif world.sup.next_deadline() < float("inf"):
             world.jump()
+
+    def hoarded_enough(self) -> bool:
+        """Whether the consumer, which keeps what it gets, drops all of it now."""
+        if self.rng.random() < 0.02:
+            while self.world.consumer.held:
+                self.world.consumer.release(0)
+        return False
 
     def work(self, process: SimProcess) -> None:
         """A process does a few steps, fast or slowly."""

@@ -39,7 +39,8 @@ class Plot:
     nature: Nature = field(default_factory=Nature)
     batches: int = 8
     batch_size: int = 2
-    bad_starts: float = 0.0  # share of processes that end while they start
+    bad_starts: float = 0.0  # share of processes that end or hang while they start
+    hanging_starts: float = 0.5  # share of those that hang
     refused_starts: float = 0.0  # the system cannot start one
     unkillable: float = 0.0
 
@@ -65,9 +66,10 @@ class World:
         self.captures: deque[m.StacksCaptured] = deque()
         self.consumer = Consumer(self)
         self.undisturbed = Undisturbed(self)
+        self.fits = dict(plot.nature.fits)
         self.slots: dict[int, int] = {}
         self.freed: set[int] = set()
-        self.past: deque[m.Event] = deque(maxlen=40)  # messages of processes that are gone
+        self.past: deque[m.Event] = deque(maxlen=40)  # messages to be told again
         self.faults = 0
         self.fault_times: list[float] = []  # since the last rung
         self.memory_short = False
@@ -86,7 +88,7 @@ class World:
         while self._events:
             event = self._events.popleft()
             self.told += 1
-            if self.told > 60_000:
+            if self.told > 15_000:
                 raise Broken("it never ends")
             self._before(event)
             was_waiting = self.consumer.waiting or isinstance(event, m.EpochBegan)
@@ -155,28 +157,29 @@ class World:
         if command.process in self.processes:
             raise Broken("a process number is used again")
         unkillable = self.rng.random() < self.plot.unkillable
-        process = SimProcess(command.process, self.nature, self.now, unkillable)
+        process = SimProcess(command.process, self.nature, self.now, unkillable, self.fits)
         self.processes[command.process] = process
-        alive = sum(not p.gone and not p.told_to_end for p in self.processes.values())
-        if alive > 2 * max(self.sup.fleet.rungs[0], 1) + 1:
-            raise Broken(f"{alive} processes")
+        fleet = self.sup.fleet
+        seats = [n for n, p in self.processes.items() if not (p.gone or p.told_to_end)]
+        if sum(n not in fleet.processes or not fleet.processes[n].retiring for n in seats) > max(self.rung, 1):
+            raise Broken(f"processes {seats} at rung {self.rung}")
         chance = self.rng.random()
         if chance < self.plot.refused_starts:
             process.die("cannot allocate memory")
             self._events.append(process.outbox.popleft())
         elif chance < self.plot.refused_starts + self.plot.bad_starts:
-            if self.rng.random() < 0.5:
-                process.die("exit code 1")
-            else:
+            if self.rng.random() < self.plot.hanging_starts:
                 process.life = "hung"
+            else:
+                process.die("exit code 1")
 
     def _HostWorker(self, c: m.HostWorker) -> None:
         homes = [p for p in self.processes.values() if c.worker in p.lodgers and not p.gone]
         if homes or c.worker in self.inline:
             raise Broken(f"worker {c.worker} is hosted twice")
         if c.process == m.INLINE:
-            self.inline[c.worker] = SimWorker.hosted(self.nature, c)
-            self._events.append(m.WorkerReady(m.INLINE, c.worker, self.now))
+            worker = self.inline[c.worker] = SimWorker.hosted(self.nature, c)
+            self._events.append(m.WorkerReady(m.INLINE, c.worker, self.now, worker.first_state(c)))
             return
         self._send(c, "setup", c.worker)
 
@@ -402,8 +405,7 @@ class World:
             process.sent_at.popleft()
             if not process.killed:  # a false alarm
                 process.condemned = False
-        if process.killed or isinstance(event, m.ProcessExited):
-            self.past.append(event)
+        self.past.append(event)
         self.tell(event)
 
     def move(self, process: SimProcess, seconds: float = 0.01) -> None:
@@ -426,9 +428,9 @@ class World:
             self._write(slot, -7)
 
     def repeat(self, event: m.Event) -> None:
-        """Tell a message of a process that is gone (again): nothing may follow from it."""
+        """Tell a message again, or that of a process that is gone: nothing may follow from it."""
         process = self.processes[event.process]  # type: ignore[union-attr]
-        if not process.gone:
+        if not process.gone and (isinstance(event, m.WorkerReady) or not process.asked):
             return
         commands = self.sup.handle(event, self.now)
         if [c for c in commands if type(c) not in (m.ReportFault, m.GiveUp)]:

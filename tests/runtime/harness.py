@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import random
 import signal
@@ -21,7 +22,7 @@ from torch.utils.data import DataLoader as TorchLoader
 
 from safeloader import DataLoader, Policy
 from safeloader.observe.report import Fault
-from tests.fixtures_data import Draws, Stream, WithFacts
+from tests.fixtures_data import Draws, InitFunction, Orders, Stream, UnpickleTrap, WithFacts  # noqa: F401 - programs take them from here
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNT = 46  # samples; the last batch is a short one
@@ -43,8 +44,8 @@ def seed(epoch: int = 0) -> None:
 
 
 def _generators() -> str:
-    states = (torch.get_rng_state().numpy().tobytes(), random.getstate(), np.random.get_state())
-    return repr([hash(part) for part in (states[0], states[1])]) + repr(states[2])
+    states = torch.get_rng_state().numpy().tobytes(), random.getstate(), np.random.get_state()
+    return hashlib.sha256(repr(states).encode()).hexdigest()[:16]
 
 
 def _bytes(batch: Any) -> bytes:
@@ -96,6 +97,11 @@ def persistent_epochs(dataset: str = "draws") -> list[Epoch]:
     return reference(dataset, 40, persistent_workers=True)
 
 
+def digest(played: Epoch) -> str:
+    """An epoch in a few characters: what a program prints of it."""
+    return hashlib.sha256(repr(played).encode()).hexdigest()[:16]
+
+
 def make(dataset: Any, *, policy: Policy | None = None, **options: Any) -> DataLoader[Any]:
     """The loader under test, with the reference's arguments."""
     shuffle = True if isinstance(dataset, Draws) else None
@@ -118,20 +124,16 @@ def fault_of(loader: DataLoader[Any], **facts: Any) -> Fault:
     raise AssertionError(f"no fault with {facts} in the report:\n{loader.report()}")
 
 
-def children() -> list[psutil.Process]:
-    """The processes of all loaders of this program, oldest first."""
-    found = []
-    for child in psutil.Process().children():
-        try:
-            if "safeloader.runtime.host" in " ".join(child.cmdline()):
-                found.append(child)
-        except (psutil.NoSuchProcess, psutil.ZombieProcess):
-            pass
-    return sorted(found, key=lambda child: (child.create_time(), child.pid))
+def processes_of(loader: DataLoader[Any]) -> list[psutil.Process]:
+    """The processes of a loader, as its drivers know them, oldest first."""
+    drivers = [iterator._driver for iterator in loader._safe.iterators]
+    return [psutil.Process(driver.processes[n].pid) for driver in drivers for n in sorted(driver.processes)]
 
 
-def kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
+def kill_all(loader: DataLoader[Any]) -> None:
+    """SIGKILL to all processes of a loader."""
+    for process in processes_of(loader):
+        process.kill()
 
 
 def gone(pids: Iterable[int], seconds: float = 20.0) -> bool:

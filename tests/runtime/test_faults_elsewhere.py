@@ -10,13 +10,13 @@ from tests.fixtures_data import Collate, Draws, DrawsAtOnce, InitFunction, Order
 from tests.runtime.conftest import Rig
 from tests.runtime.harness import (
     COUNT,
-    children,
     fault_of,
     first_index,
-    kill,
+    kill_all,
     make,
     persistent_epochs,
     play,
+    processes_of,
     reference,
     run_epoch,
     seed,
@@ -82,7 +82,7 @@ def test_a_worker_that_can_never_be_set_up_is_one_clear_error(orders: Orders, pl
     assert "worker_init_fn" in caught.value.hint
     assert caught.value.report is not None
     assert [fault.detail for fault in caught.value.report.faults] == ["SIGKILL", "SIGKILL"]
-    assert children() == []
+    assert processes_of(loader) == []
 
 
 def test_a_process_that_dies_while_the_dataset_is_unpickled_is_replaced(rig: Rig) -> None:
@@ -102,7 +102,6 @@ def test_what_worker_init_fn_did_is_done_again_in_the_next_process() -> None:
     seed()
     stream = iter(loader)
     batches = [next(stream), next(stream)]
-    for process in children():
-        kill(process.pid)
+    kill_all(loader)
     assert play([*batches, *stream]) == expected
     assert len(loader.report().faults) == 2

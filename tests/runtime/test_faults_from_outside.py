@@ -13,44 +13,35 @@ import pytest
 from safeloader import Policy
 from tests.fixtures_data import Draws, Orders, Pictures
 from tests.runtime.conftest import Rig
-from tests.runtime.harness import COUNT, children, kill, make, persistent_epochs, play, reference, run_epoch, seed
-
-
-def _kill_all() -> None:
-    for process in children():
-        kill(process.pid)
+from tests.runtime.harness import COUNT, kill_all, make, persistent_epochs, play, processes_of, reference, run_epoch, seed
 
 
 def test_all_processes_killed_at_once_cost_no_batch(rig: Rig) -> None:
-    faults = rig.check_epoch({3: _kill_all})
+    faults = rig.check_epoch({3: lambda: kill_all(rig.loader)})
     assert {fault.worker for fault in faults} >= {0, 1}
     assert {fault.detail for fault in faults} == {"SIGKILL"}
 
 
 def test_a_process_killed_between_two_epochs_costs_the_next_one_no_batch(rig: Rig) -> None:
-    victim = next(child for child in children() if child.pid in _pids(rig))
-    kill(victim.pid)
+    victim = processes_of(rig.loader)[0]
+    victim.kill()
     os.waitid(os.P_PID, victim.pid, os.WEXITED | os.WNOWAIT)
     (fault,) = rig.check_epoch()
     assert (fault.process, fault.cause, fault.detail, fault.batch) == (victim.pid, "died", "SIGKILL", None)
 
 
 def test_a_process_stopped_between_two_epochs_is_found_out(rig: Rig) -> None:
-    victim = next(child for child in children() if child.pid in _pids(rig))
+    victim = processes_of(rig.loader)[0]
     victim.send_signal(signal.SIGSTOP)
     os.waitid(os.P_PID, victim.pid, os.WSTOPPED)
     assert "stopped" in {fault.cause for fault in rig.check_epoch() if fault.process == victim.pid}
-
-
-def _pids(rig: Rig) -> set[int]:
-    return {process.pid for process in rig.loader._iterator._driver.processes.values()}
 
 
 def test_processes_killed_after_they_finished_and_before_the_batch_is_read_cost_no_batch(rig: Rig) -> None:
     def kill_when_a_batch_is_ready() -> None:
         processes = rig.loader._iterator._driver.processes.values()
         assert select.select([process.channel.socket for process in processes], [], [], 60)[0]
-        _kill_all()
+        kill_all(rig.loader)
 
     faults = rig.check_epoch({5: kill_when_a_batch_is_ready})
     assert {fault.detail for fault in faults} == {"SIGKILL"}
@@ -63,7 +54,7 @@ def test_a_finished_batch_outlives_the_process_that_made_it(orders: Orders) -> N
     stream = iter(loader)
     next(stream)
     pid = orders.await_arrival("third")  # the second batch is finished
-    kill(pid)
+    os.kill(pid, signal.SIGKILL)
     orders.give("sample", 4, "ValueError")  # would be raised if it were loaded again
     assert next(stream)[:, 0].tolist() == [4, 5, 6, 7]
     orders.withdraw()
@@ -74,11 +65,11 @@ def test_a_process_killed_while_it_starts_is_replaced(orders: Orders) -> None:
     loader = make(Draws(COUNT, orders))
     seed()
     stream = iter(loader)
-    killed = [process.pid for process in children()]
-    _kill_all()
+    killed = {process.pid for process in processes_of(loader)}
+    kill_all(loader)
     assert play(stream) == persistent_epochs()[0]
     faults = loader.report().faults
-    assert [fault.process for fault in faults] == killed
+    assert {fault.process for fault in faults} == killed
     assert {(fault.cause, fault.detail, fault.batch) for fault in faults} == {("failed_start", "SIGKILL", None)}
 
 
@@ -91,16 +82,17 @@ def test_a_process_killed_while_it_writes_a_large_batch_spoils_no_byte(orders: O
     for number, batch in enumerate(loader):
         sums.append(int(batch.sum(dtype=batch.new_empty(0).long().dtype)))
         if number in (2, 7):
-            victim = generator.choice(children())
+            victim = generator.choice(processes_of(loader))
             before = victim.cpu_times().user
             while victim.cpu_times().user == before and victim.is_running():  # it is at work now
                 if victim.status() == psutil.STATUS_SLEEPING:
                     break
-            kill(victim.pid)
+            victim.kill()
     assert sums == expected
     assert len(loader.report().faults) == 2
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4:UserWarning")
 def test_four_workers_on_fewer_processes_bear_the_same_faults(orders: Orders) -> None:
     (expected,) = reference(num_workers=4)
     for processes in (1, 2):
@@ -109,8 +101,8 @@ def test_four_workers_on_fewer_processes_bear_the_same_faults(orders: Orders) ->
         seed()
         stream = iter(loader)
         first = [next(stream) for _ in range(3)]
-        assert len(children()) <= processes
-        _kill_all()
+        assert len(processes_of(loader)) == processes
+        kill_all(loader)
         assert play([*first, *stream]) == expected
         assert len(loader.report().faults) >= 2
         assert loader.report().rung == processes
@@ -123,7 +115,7 @@ def test_a_loader_that_is_not_in_order_delivers_each_sample_once(orders: Orders)
     for number, batch in enumerate(loader):
         seen += batch[:, 0].tolist()
         if number == 4:
-            _kill_all()
+            kill_all(loader)
     assert sorted(seen) == list(range(COUNT))
     assert len(loader.report().faults) >= 3
 
@@ -148,7 +140,7 @@ def test_processes_killed_at_random_again_and_again_cost_no_batch(rig: Rig) -> N
     generator = random.Random(11)
 
     def kill_one() -> None:
-        kill(generator.choice([child.pid for child in children() if child.pid in _pids(rig)]))
+        generator.choice(processes_of(rig.loader)).kill()
 
     for _ in range(3):
         faults = rig.check_epoch(dict.fromkeys(generator.sample(range(1, 12), 4), kill_one))

@@ -9,7 +9,7 @@ import pytest
 
 from tests.fixtures_data import Orders, Stream
 from tests.runtime.conftest import Rig
-from tests.runtime.harness import COUNT, children, fault_of, kill, make, persistent_epochs, reference, run_epoch
+from tests.runtime.harness import COUNT, fault_of, kill_all, make, persistent_epochs, reference, run_epoch
 
 MOMENTS = {
     "its very first sample": "stream 0-0",
@@ -38,16 +38,12 @@ def test_a_hang_in_an_iterable_dataset_costs_no_batch(stream_rig: Rig) -> None:
 
 
 def test_all_processes_of_an_iterable_dataset_may_die_at_once(stream_rig: Rig) -> None:
-    def kill_all() -> None:
-        for process in children():
-            kill(process.pid)
-
-    assert {fault.worker for fault in stream_rig.check_epoch({4: kill_all})} == {0, 1}
+    faults = stream_rig.check_epoch({4: lambda: kill_all(stream_rig.loader)})
+    assert {fault.worker for fault in faults} == {0, 1}
 
 
 def test_an_iterable_dataset_killed_between_epochs_begins_the_next_one_as_torchs(stream_rig: Rig) -> None:
-    for process in stream_rig.loader._iterator._driver.processes.values():
-        kill(process.pid)
+    kill_all(stream_rig.loader)
     assert {fault.worker for fault in stream_rig.check_epoch()} == {0, 1}
 
 

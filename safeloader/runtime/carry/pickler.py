@@ -14,6 +14,7 @@ tensors on an accelerator, open text files              refused, with advice
 
 from __future__ import annotations
 
+import enum
 import functools
 import io
 import os
@@ -133,14 +134,8 @@ class CarryPickler(cloudpickle.Pickler):  # type: ignore[misc]
         args = (*args[:-2], None, args[-1])
         number = len(self.classes)
         self.classes.append(cls)
-        return (
-            rebuild.make_class,
-            (number, make, args),
-            (fill, state),
-            None,
-            None,
-            rebuild.fill_class,
-        )
+        state = fill, state, _enum_extras(cls) if issubclass(cls, enum.Enum) else None
+        return rebuild.make_class, (number, make, args), state, None, None, rebuild.fill_class
 
     def reduce_function(self, function: types.FunctionType) -> Reduced:
         """By name if the reader can import it, else by value with the variables that it uses."""
@@ -175,6 +170,20 @@ class CarryPickler(cloudpickle.Pickler):  # type: ignore[misc]
         if not storage.nbytes():  # nothing to share, and all of these are at address 0
             return storage
         return self._storages.setdefault((storage.data_ptr(), storage.nbytes()), storage)
+
+
+def _enum_extras(cls: type[enum.Enum]) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """Return what cloudpickle leaves behind: the second names of members, and what ``__init__`` gave them."""
+    members = cls.__members__
+    aliases = {name: member.name for name, member in members.items() if member.name != name}
+    attributes = {
+        member.name: {name: value for name, value in vars(member).items() if not _of_enum(name)} for member in cls
+    }
+    return aliases, {name: found for name, found in attributes.items() if found}
+
+
+def _of_enum(name: str) -> bool:
+    return name.startswith("__") or (name.startswith("_") and name.endswith("_"))
 
 
 def _only_here(obj: Any) -> bool:

@@ -72,11 +72,18 @@ def make_class(number: int, make: Callable[..., type], args: tuple[Any, ...]) ->
     return make(*args) if _reading.classes is None else _reading.classes[number]
 
 
-def fill_class(cls: type, state: tuple[Callable[[type, Any], object], Any]) -> None:
+def fill_class(cls: Any, state: tuple[Callable[[type, Any], object], Any, Any]) -> None:
     """Give a class built by `make_class` its methods; the reader's own class stays as it is."""
-    if _reading.classes is None:
-        fill, contents = state
-        fill(cls, contents)
+    if _reading.classes is not None:
+        return
+    fill, contents, of_enum = state
+    fill(cls, contents)
+    aliases, attributes = of_enum or ({}, {})
+    for name, member in aliases.items():
+        type.__setattr__(cls, name, cls[member])  # an Enum class itself does not let its members be set
+        cls._member_map_[name] = cls[member]
+    for name, found in attributes.items():
+        vars(cls[name]).update(found)
 
 
 def empty_cell() -> types.CellType:

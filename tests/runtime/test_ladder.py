@@ -1,0 +1,142 @@
+"""Fewer processes, same workers, same bytes: the ladder down to the trainer itself, and up again."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+
+import pytest
+import torch
+from torch.utils.data import get_worker_info
+
+from safeloader import Policy, SafeLoaderError
+from tests.fixtures_data import Draws, Orders, Stream, WithFacts, worker_facts
+from tests.runtime.harness import (
+    COUNT,
+    first_index,
+    make,
+    persistent_epochs,
+    processes_of,
+    reference,
+    run_epoch,
+    seed,
+    play,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 4:UserWarning")
+
+
+# ---------------------------------------------------------------- no process at all
+
+
+@pytest.mark.parametrize("kind", ["draws", "stream"])
+def test_without_any_process_the_bytes_are_torchs_over_several_epochs(kind: str) -> None:
+    dataset = Draws(COUNT) if kind == "draws" else Stream(COUNT)
+    loader = make(dataset, persistent_workers=True, policy=Policy(max_processes=0))
+    for epoch in range(3):
+        assert run_epoch(loader, epoch) == persistent_epochs(kind)[epoch]
+        assert processes_of(loader) == []
+    assert multiprocessing.active_children() == []
+    loader.close()
+
+
+def test_workers_in_the_trainer_know_who_they_are() -> None:
+    """``get_worker_info()``, ``worker_init_fn``, the collation of dicts and the number of threads are a worker's."""
+    (expected,) = reference("facts", worker_init_fn=worker_facts)
+    threads = torch.get_num_threads()
+    loader = make(WithFacts(), worker_init_fn=worker_facts, policy=Policy(max_processes=0))
+    assert run_epoch(loader) == expected
+    assert get_worker_info() is None
+    assert torch.get_num_threads() == threads
+    assert run_epoch(loader, 1) == reference("facts", 2, worker_init_fn=worker_facts)[1]
+
+
+def test_an_exception_out_of_a_worker_in_the_trainer_is_the_datasets_own(orders: Orders) -> None:
+    orders.give("sample", 24, "OddError")
+    loader = make(Draws(COUNT, orders), shuffle=False, policy=Policy(max_processes=0))
+    stream = iter(loader)
+    delivered = [next(stream) for _ in range(6)]
+    with pytest.raises(Exception, match="7: odd") as caught:
+        next(stream)
+    assert type(caught.value).__name__ == "OddError"
+    assert len(delivered) + len(list(stream)) == 11
+
+
+@pytest.mark.parametrize("deed", ["sleep", "lock", "spin"])
+def test_a_hang_in_the_trainer_is_interrupted_and_goes_on_in_a_process(orders: Orders, deed: str) -> None:
+    orders.give("sample", 24, deed)
+    loader = make(Draws(COUNT, orders), policy=Policy(max_processes=0, batch_timeout=1.0))
+    assert run_epoch(loader) == persistent_epochs()[0]
+    fault = next(fault for fault in loader.report().faults if fault.sample == 24)
+    assert (fault.cause, fault.process, fault.action) == ("hung", os.getpid(), "moved to a process")
+    assert "__getitem__" in (fault.stack or "")
+    assert threading.active_count() == 1 or all(t.name != "safeloader-watchdog" for t in threading.enumerate())
+
+
+# ---------------------------------------------------------------- down
+
+
+def test_many_faults_lead_down_to_the_trainer_and_the_bytes_stay_torchs(orders: Orders) -> None:
+    (expected,) = reference(num_workers=4)
+    for number in (1, 3, 5):
+        orders.give("sample", first_index(expected.batches[number]), "SIGKILL")
+    loader = make(Draws(COUNT, orders), num_workers=4, policy=Policy(max_restarts=0))
+    seed()
+    stream = iter(loader)
+    assert len(processes_of(loader)) == 4
+    assert play(stream) == expected
+    report = loader.report()
+    assert (report.rung, report.fallbacks, report.workers) == (0, 3, 4)
+    assert [fault.detail for fault in report.faults] == ["SIGKILL"] * 3
+
+
+def test_fallback_to_processes_stays_at_one(orders: Orders) -> None:
+    (expected,) = persistent_epochs()[:1]
+    for number in (1, 3, 5, 8):
+        orders.give("sample", first_index(expected.batches[number]), "SIGKILL")
+    loader = make(Draws(COUNT, orders), policy=Policy(max_restarts=0, fallback="process"))
+    seed()
+    stream = iter(loader)
+    first = [next(stream) for _ in range(9)]
+    assert len(processes_of(loader)) == 1
+    assert play([*first, *stream]) == expected
+    report = loader.report()
+    assert (report.rung, report.fallbacks) == (1, 1)
+
+
+def test_without_fallback_too_many_faults_are_an_error_that_lists_them(orders: Orders) -> None:
+    orders.give("sample", 8, "SIGKILL")
+    loader = make(Draws(COUNT, orders), shuffle=False, policy=Policy(max_restarts=0, fallback="off"))
+    stream = iter(loader)
+    with pytest.raises(SafeLoaderError, match="too many faults") as caught:
+        list(stream)
+    assert caught.value.report is not None
+    assert [(fault.sample, fault.detail) for fault in caught.value.report.faults] == [(8, "SIGKILL")]
+    assert processes_of(loader) == []
+
+
+# ---------------------------------------------------------------- up
+
+
+def test_after_enough_good_batches_the_processes_are_as_many_as_before(orders: Orders) -> None:
+    expected = persistent_epochs()[0]
+    orders.give("sample", first_index(expected.batches[1]), "SIGKILL")
+    loader = make(Draws(COUNT, orders), policy=Policy(max_restarts=0, recover_after=3))
+    seed()
+    stream = iter(loader)
+    first = [next(stream) for _ in range(8)]
+    assert len(processes_of(loader)) == 2
+    assert play([*first, *stream]) == expected
+    report = loader.report()
+    assert (report.rung, report.fallbacks, report.recoveries) == (2, 1, 1)
+
+
+def test_from_the_trainer_the_workers_go_back_to_a_process(orders: Orders) -> None:
+    """One worker: a fault leads to no process, good batches back to one, in the middle of the epoch."""
+    expected = reference(num_workers=1)[0]
+    orders.give("sample", first_index(expected.batches[1]), "SIGKILL")
+    loader = make(Draws(COUNT, orders), num_workers=1, policy=Policy(max_restarts=0, recover_after=3))
+    assert run_epoch(loader) == expected
+    report = loader.report()
+    assert (report.rung, report.fallbacks, report.recoveries) == (1, 1, 1)
