@@ -55,8 +55,11 @@ def _verdict(undisturbed: Run, disturbed: Run) -> str:
             "Every batch, the final weights and the random generators equal those of the undisturbed run, "
             f"to the byte (weights: SHA-256 {digest}...)."
         )
-    parts = [name for name, value in undisturbed["digests"].items() if disturbed["digests"][name] != value]
-    return f"NOT EQUAL to the undisturbed run: {', '.join(parts) or 'one of the runs did not finish'}."
+    for name, run in (("undisturbed", undisturbed), ("disturbed", disturbed)):
+        if run["outcome"] != "finished":
+            return f"NOT EQUAL: the {name} run did not finish."
+    parts = [name for name, value in undisturbed["digests"].items() if disturbed["digests"].get(name) != value]
+    return f"NOT EQUAL to the undisturbed run: {', '.join(parts)}."
 
 
 def _torch(run: Run) -> str:

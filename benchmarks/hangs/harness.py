@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.hangs import adapters, facts, processes, scenario
-from benchmarks.hangs.judge import Ending, Record, expect, judge
+from benchmarks.hangs.judge import Ending, Record, expect, judge, start_seconds
 from benchmarks.hangs.scenario import NotHere, Room, Scenario
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +40,7 @@ class Harness:
     cap: float = 20.0
     stop: threading.Event = field(default_factory=threading.Event)
     _references: dict[str, list[str]] = field(default_factory=dict)
+    _start: float = 0.0
 
     def prepare_reference(self, name: str) -> None:
         """Make the undisturbed run that the scenario called ``name`` is compared with, once.
@@ -68,7 +69,7 @@ class Harness:
         if reason is not None:
             return Record(name, wanted.row, wanted.title, loader.name, "skipped", reason, due=wanted.batches)
         if loader.name == "safeloader":
-            expect(record, wanted)
+            expect(record, wanted, self._start)
         return record
 
     def _run(self, name: str, wanted: Scenario, loader: adapters.Adapter) -> Record:
@@ -86,7 +87,9 @@ class Harness:
             directory = Path(place)
             launch = Launch(name, wanted, "torch", directory, quiet=True)
             ending = self._watch(launch, max(self.cap, REFERENCE_CAP))
-            return judge(name, wanted, "torch", facts.read(directory), ending, None)
+            noted = facts.read(directory)
+            self._start = max(self._start, start_seconds(noted))
+            return judge(name, wanted, "torch", noted, ending, None)
 
     def _watch(self, launch: Launch, cap: float) -> Ending:
         errors = launch.directory / "stderr"

@@ -54,7 +54,7 @@ class Scenario:
         can be none.
         expect: The outcomes that safeloader may have.
         says: A pattern that the text of safeloader's error must match.
-        longest: Seconds that safeloader may at most keep the trainer waiting after the fault.
+        longest: Seconds that safeloader may keep the trainer waiting after the fault, beyond the start of processes.
         script: The whole program as a text, for programs that are not importable modules.
         stdin: The script is read from standard input (``python -``).
         room: Makes the surroundings in the run's directory; raises `NotHere` where that is not allowed.

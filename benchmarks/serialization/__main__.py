@@ -23,7 +23,7 @@ from benchmarks.serialization.bulk import bulk_table, import_table
 from benchmarks.serialization.cases import ALL, Case
 from benchmarks.serialization.methods import NAMES
 
-_SECONDS = 60
+_SECONDS = 30
 _ROOT = Path(__file__).resolve().parents[2]
 _EPILOGUE = """
 
@@ -73,7 +73,7 @@ def _load(name: str, file: str, use: str) -> str:
     try:
         done = _run(["-c", _LOAD, name, file, use], "")
     except subprocess.TimeoutExpired:
-        return "error at load, no end"
+        return f"error at load or use, no end within {_SECONDS} s"
     lines = done.stdout.strip().splitlines()
     return lines[-1] if lines else f"error at load, exit code {done.returncode}"
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Traffic"]
 
+_READY, _SENT = ProcessState.READY, TaskState.SENT  # looked up for every batch
+
 
 class Traffic:
     """Sends what waits, and takes what is finished."""
@@ -53,10 +55,11 @@ class Traffic:
 
     def feed(self, worker: Worker) -> None:
         """Send what the worker has waiting, if its process takes work."""
-        if worker.host is None or worker.host == m.INLINE or worker.moving:
+        if not worker.host or worker.moving:  # homeless, or in the trainer
             return
-        process = self._sup.fleet.processes[worker.host]
-        if process.state is not ProcessState.READY:
+        sup = self._sup
+        process = sup.fleet.processes[worker.host]
+        if process.state is not _READY:
             return
         if worker.hunt is not None:
             self._probe(worker, process)
@@ -65,10 +68,10 @@ class Traffic:
             item = worker.waiting.popleft()
             worker.sent.append(item)
             if isinstance(item, Task):
-                item.state = TaskState.SENT
-                item.lease = lease = self._sup.leases.acquire()
-                self._put(process, Work("task", item.id, worker.id, item, self._sup.now))
-                self._sup.emit(m.SendTask(process.id, worker.id, item.id, item.indices, item.skip, lease))
+                item.state = _SENT
+                item.lease = lease = sup.leases.acquire()
+                self._put(process, Work("task", item.id, worker.id, item, sup.now))
+                sup.emit(m.SendTask(process.id, worker.id, item.id, item.indices, item.skip, lease))
             else:
                 self._resume(worker, process, item)
 
@@ -86,7 +89,7 @@ class Traffic:
         if not isinstance(item, Task):
             self._resume(worker, inline, item)
             return
-        item.state = TaskState.SENT
+        item.state = _SENT
         self._put(inline, Work("task", item.id, worker.id, item, self._sup.now))
         timeout = self._sup.watch.deadlines.batch(0, worker.position == 0)
         self._sup.emit(m.LoadInline(worker.id, item.id, item.indices, item.skip, timeout))

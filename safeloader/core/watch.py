@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Watch"]
 
+_READY = ProcessState.READY  # looked up for every batch
+
 
 class Watch:
     """The supervisor's view of time."""
@@ -61,12 +63,11 @@ class Watch:
 
     def arm(self, process: Process) -> None:
         """Set the deadline for the oldest work in flight."""
-        if process.id == m.INLINE or process.state is not ProcessState.READY:
+        if process.state is not _READY or process.id == m.INLINE:
             return
         if process.work:
             head = process.work[0]
-            since = process.since
-            process.deadline = (since if since > head.sent_at else head.sent_at) + self._allowed(head)
+            process.deadline = max(process.since, head.sent_at) + self._allowed(head)
         else:
             process.deadline = math.inf
 
@@ -87,6 +88,8 @@ class Watch:
 
     def _allowed(self, work: Work) -> float:
         worker, task = self._sup.workers[work.worker], work.task
+        if work.kind == "resume" and self._sup.settings.indexed:  # there is next to nothing to do
+            return self.deadlines.batch(worker.setup_hurt, first=True)
         if task is None:
             return self.deadlines.startup(worker.setup_hurt)
         return self.deadlines.batch(task.attempts if work.kind == "task" else 0, worker.position == 0)

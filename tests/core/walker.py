@@ -105,14 +105,27 @@ def random_hostility(rng: random.Random) -> Hostility:
 
 
 class Walk:
-    """One random walk."""
+    """One random walk through a world.
 
-    def __init__(self, seed: int, supervisor: Any = Supervisor) -> None:
-        self.rng = rng = random.Random(seed)
-        plot = random_plot(rng)
-        self.hostility = random_hostility(rng)
-        self.world = World(plot, rng, supervisor)
-        self.epochs = rng.randrange(1, 5)
+    Args:
+        world: where.
+        rng: decides what happens.
+        hostility: how bad it gets.
+        epochs: how many the consumer wants.
+    """
+
+    def __init__(self, world: World, rng: random.Random, hostility: Hostility, epochs: int) -> None:
+        self.world = world
+        self.rng = rng
+        self.hostility = hostility
+        self.epochs = epochs
+
+    @classmethod
+    def of(cls, seed: int, supervisor: Any = Supervisor) -> Walk:
+        """The walk with this number."""
+        rng = random.Random(seed)
+        plot, hostility, epochs = random_plot(rng), random_hostility(rng), rng.randrange(1, 5)
+        return cls(World(plot, rng, supervisor), rng, hostility, epochs)
 
     def run(self, steps: int = 250) -> World:
         """Walk, then let the world calm down and see whether everything comes to its end."""
@@ -285,4 +298,4 @@ def walk(seed: int, supervisor: Any = Supervisor) -> World:
     Raises:
         Broken: the supervisor did something wrong.
     """
-    return Walk(seed, supervisor).run()
+    return Walk.of(seed, supervisor).run()

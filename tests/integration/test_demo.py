@@ -71,7 +71,9 @@ def test_one_differing_digest_is_called_unequal(digest: str) -> None:
 
 
 def test_a_run_that_did_not_finish_is_not_equal() -> None:
-    assert not summary.equal(made_up_run(), made_up_run(outcome="RuntimeError: dead"))
+    hung = made_up_run(outcome="hang: no end within 300 s", batches=[], struck=[], reports={}, digests={})
+    assert not summary.equal(made_up_run(), hung)
+    assert any("did not finish" in line for line in summary.sentences(made_up_run(), hung, hung))
 
 
 def test_the_plot_is_drawn_also_from_runs_that_ended_early(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_waits_are_counted_from_the_fault() -> None:
 def test_processes_left_behind_or_an_unnamed_sample_are_complaints() -> None:
     wanted = Scenario(row="-", title="names the sample", batches=2, expect=("error",), says=r"\b18\b")
     record = judge("two", wanted, "safeloader", facts("start", "batch", "error"), Ending(1, 10.0, 2), None)
-    expect(record, wanted)
+    expect(record, wanted, 0.0)
     assert record.as_expected is False
     assert "2 processes left behind" in record.complaint
     assert "18" in record.complaint

@@ -12,7 +12,7 @@ from benchmarks.hangs.data import Samples
 from benchmarks.hangs.program import Run, program
 from benchmarks.hangs.scenario import Scenario
 
-SCENARIO = Scenario(row="F7", title="leaving while workers are busy", batches=2, longest=3.0)
+SCENARIO = Scenario(row="F7", title="leaving while workers are busy", batches=2, longest=1.0)
 
 
 class Busy(Samples):

@@ -10,7 +10,7 @@ from benchmarks.hangs.data import FAULT_AT, Samples
 from benchmarks.hangs.program import Run, program
 from benchmarks.hangs.scenario import Scenario
 
-SCENARIO = Scenario(row="F1", title="stopped (SIGSTOP)", quick=True, longest=15.0)
+SCENARIO = Scenario(row="F1", title="stopped (SIGSTOP)", quick=True, longest=8.0)
 
 
 class Faulty(Samples):

@@ -10,9 +10,7 @@ from benchmarks.hangs.data import FAULT_AT, Samples
 from benchmarks.hangs.program import Run, program
 from benchmarks.hangs.scenario import Scenario
 
-SCENARIO = Scenario(
-    row="A2", title="an exception cannot be pickled", expect=("error",), says="broken header", quick=True
-)
+SCENARIO = Scenario(row="A2", title="an exception cannot be pickled", expect=("error",), says="broken header")
 
 
 class Faulty(Samples):

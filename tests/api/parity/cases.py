@@ -64,7 +64,7 @@ class Case:
 
 
 _MAPS = ["items", "items", "at once", "subset", "concat", "random_split", "tensors"]
-_ORDERS = ["none", "shuffle", "subset", "weighted", "lazy", "endless", "one shot", "names", "batches",
+_ORDERS = ["none", "shuffle", "subset", "weighted", "lazy", "endless", "iterator", "names", "batches",
            "shuffled batches", "lazy"]  # fmt: skip
 
 
@@ -170,7 +170,7 @@ def _order(c: Case, length: int, generator: torch.Generator | None) -> dict[str,
         "weighted": lambda: tud.WeightedRandomSampler(weights, length + 3, generator=generator),
         "lazy": lambda: data.LazySampler(length),
         "endless": lambda: data.EndlessSampler(length, generator),
-        "one shot": lambda: data.OneShotSampler(length),
+        "iterator": lambda: data.SamplerWithIterator(length),
         "names": lambda: data.NameSampler(length),
     }
     return {"sampler": samplers[c.order]()}

@@ -145,18 +145,25 @@ class EndlessSampler(Sampler[int]):
             yield from torch.randperm(self.length, generator=self.generator).tolist()
 
 
-class OneShotSampler(Sampler[int]):
-    """Is its own iterator: making one draws, and steps draw."""
+class SamplerWithIterator(Sampler[int]):
+    """Its iterator is an object, not a generator: making one draws at once, and each step draws."""
 
     def __init__(self, length: int) -> None:
         self.length = length
-        self.left = 0
 
     def __len__(self) -> int:
         return self.length
 
     def __iter__(self) -> Iterator[int]:
-        self.left = self.length - random.randrange(3)
+        return _Steps(self.length, self.length - random.randrange(3))
+
+
+class _Steps:
+    def __init__(self, length: int, left: int) -> None:
+        self.length = length
+        self.left = left
+
+    def __iter__(self) -> Iterator[int]:
         return self
 
     def __next__(self) -> int:

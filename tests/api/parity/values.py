@@ -108,7 +108,7 @@ class StatefulTensor(torch.Tensor):
     note: str
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"note": self.note + "!"}
+        return {"note": getattr(self, "note", "") + "!"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.note = state["note"]

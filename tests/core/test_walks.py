@@ -1,0 +1,74 @@
+"""Long random walks through the hostile world. A failing walk is named by its seed: ``Walk.of(seed).run()``."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from safeloader.core import messages as m
+from safeloader.core.supervisor import Supervisor
+
+from tests.core.walker import random_plot, walk
+
+CHUNK = 250
+
+
+@pytest.mark.parametrize("chunk", range(8))
+def test_every_walk_ends_with_the_undisturbed_batches_and_nothing_left(chunk: int) -> None:
+    for seed in range(chunk * CHUNK, (chunk + 1) * CHUNK):
+        try:
+            walk(seed)
+        except AssertionError as error:
+            error.add_note(f"walk {seed}")
+            raise
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("chunk", range(100))
+def test_a_hundred_thousand_walks_end_well_too(chunk: int) -> None:
+    for seed in range(1_000_000 + chunk * 1000, 1_000_000 + (chunk + 1) * 1000):
+        try:
+            walk(seed)
+        except AssertionError as error:
+            error.add_note(f"walk {seed}")
+            raise
+
+
+def test_the_walks_are_hostile_enough_to_meet_every_word_and_every_rung() -> None:
+    met: Counter[str] = Counter()
+
+    class Listening(Supervisor):
+        def handle(self, event: m.Event, now: float) -> list[m.Command]:
+            commands = super().handle(event, now)
+            for message in (event, *commands):
+                met[type(message).__name__] += 1
+                if isinstance(message, m.ReportRung):
+                    met[f"rung {message.old} to {message.new}"] += 1
+                elif isinstance(message, (m.ReportFault, m.GiveUp)):
+                    met[f"{type(message).__name__} {message.cause}"] += 1
+            return commands
+
+    received = sum(walk(seed, Listening).consumer.received for seed in range(400))
+    words = {kind.__name__ for kind in (*m.EVENTS, *m.COMMANDS)} - {"StartRefused"}
+    faults = {f"ReportFault {c}" for c in "died oom hung stopped failed_start raised unpicklable".split()}
+    rungs = {"rung 4 to 2", "rung 2 to 1", "rung 1 to 0", "rung 0 to 1", "rung 1 to 2", "rung 2 to 4"}
+    endings = {"GiveUp restarts", "GiveUp setup"}
+    assert not (words | faults | rungs | endings) - met.keys()
+    assert received > 2000
+
+
+def test_the_plots_cover_every_setting() -> None:
+    plots = [random_plot(random.Random(seed)).settings for seed in range(200)]
+
+    def values(name: str) -> set[Any]:
+        return {getattr(settings, name) for settings in plots}
+
+    assert values("fallback") == {"inline", "process", "off"}
+    assert values("in_order") == values("indexed") == values("batched") == {True, False}
+    assert values("max_processes") == {None, 0, 1, 2}
+    assert values("on_bad_sample") == {"raise", "skip"}
+    assert "auto" in values("batch_timeout")
