@@ -60,15 +60,15 @@ def measure(
     with Progress(*columns, console=console) as progress:
         try:
             needed = _by_reference(names)
-            references = progress.add_task("undisturbed runs".ljust(60), total=len(needed))
+            references = progress.add_task("undisturbed runs".ljust(44), total=len(needed))
             for _ in pool.map(harness.prepare_reference, needed):
                 progress.advance(references)
-            runs = progress.add_task("runs", total=len(names) * len(loaders))
+            runs = progress.add_task("runs".ljust(44), total=len(names) * len(loaders))
 
             def run(pair: tuple[str, adapters.Adapter]) -> Record:
                 record = harness.run(*pair)
                 told = f"{record.scenario} under {record.loader}: {record.outcome}"
-                progress.update(runs, advance=1, description=told[:60].ljust(60))
+                progress.update(runs, advance=1, description=told[:44].ljust(44))
                 return record
 
             yield from pool.map(run, [(name, loader) for name in names for loader in loaders])
@@ -92,8 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     console = Console()
     try:
-        names = options.only.split(",") if options.only else scenario.names()
-        scenarios = {name: scenario.load(name) for name in names}
+        scenarios = {
+            name: scenario.load(name) for name in (options.only.split(",") if options.only else scenario.names())
+        }
+        names = sorted(scenarios, key=lambda name: (scenarios[name].row != "-", scenarios[name].row, name))
         chosen = [name for name in names if scenarios[name].quick or not options.quick]
         loaders = "torch,safeloader" if options.quick and options.loaders.count(",") == 2 else options.loaders
         made = [adapters.adapter(name) for name in loaders.split(",")]
@@ -108,9 +110,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         jobs = max(options.jobs, 2 if options.quick else 1)
-        for record in measure(Harness(options.cap), chosen, made, jobs, console):
+        harness = Harness(options.cap)
+        for record in measure(harness, chosen, made, jobs, console):
             records.append(record)
-            _write(records, options)
+            _write(records, harness.start, options)
     except HarnessError as problem:
         print(f"the benchmark itself failed: {problem}", file=sys.stderr)
         return 2
@@ -124,13 +127,13 @@ def _tell(records: Sequence[Record], console: Console) -> None:
         console.print(line, highlight=False, markup=False)
 
 
-def _write(records: Sequence[Record], options: argparse.Namespace) -> None:
+def _write(records: Sequence[Record], start: float, options: argparse.Namespace) -> None:
     """Write the files after each record, so that a run that is ended early leaves what it has found."""
     if options.json:
-        report.write(options.json, report.to_json(records, options.cap))
+        report.write(options.json, report.to_json(records, options.cap, start))
     if options.markdown:
         command = "python -m benchmarks.hangs" + (" --quick" if options.quick else "")
-        report.write(options.markdown, report.markdown(records, options.cap, command))
+        report.write(options.markdown, report.markdown(records, options.cap, start, command))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def safeloader_loader(dataset: Any, *, deadline: float, **arguments: Any) -> Ite
 ADAPTERS = {
     adapter.name: adapter
     for adapter in (
-        Adapter("torch", torch_loader, "torch.utils.data.DataLoader", impatience=0.6),
+        Adapter("torch", torch_loader, "torch.utils.data.DataLoader", impatience=0.4),
         Adapter("torch-timeout", torch_timeout_loader, "torch.utils.data.DataLoader(timeout=deadline)"),
         Adapter(
             "safeloader",

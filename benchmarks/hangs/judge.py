@@ -168,7 +168,7 @@ def _where_it_hung(record: Record, kinds: set[str]) -> str:
         return "at exit"
     if "error" in kinds:
         return "after the error"
-    return "after the last batch" if record.delivered >= record.due else ""
+    return "after the last batch" if 0 < record.due <= record.delivered else ""
 
 
 def expect(record: Record, scenario: Scenario, start: float) -> None:

@@ -15,6 +15,7 @@ import torch
 from rich.table import Table
 from rich.text import Text
 
+from benchmarks.hangs.adapters import ADAPTERS
 from benchmarks.hangs.harness import ROOT
 from benchmarks.hangs.scenario import OUTCOMES
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from benchmarks.hangs.judge import Record
 
 COLOURS = {"finished": "green", "error": "yellow", "skipped": "dim"}
+WITHOUT_DEADLINE = ADAPTERS["torch"].impatience
 VERSION = 1
 """Of the JSON file's form."""
 
@@ -135,7 +137,7 @@ def facts_of_machine() -> dict[str, Any]:
     }
 
 
-def to_json(records: Sequence[Record], cap: float) -> str:
+def to_json(records: Sequence[Record], cap: float, start: float) -> str:
     """All records and what they depend on."""
     rows = []
     for record in records:
@@ -143,11 +145,11 @@ def to_json(records: Sequence[Record], cap: float) -> str:
         for key in ("error", "error_text", "stderr", "report", "reason"):
             row[key] = tidy(row[key])
         rows.append(row)
-    whole = {"version": VERSION, "cap": cap, "machine": facts_of_machine(), "records": rows}
+    whole = {"version": VERSION, "cap": cap, "start": start, "machine": facts_of_machine(), "records": rows}
     return json.dumps(whole, indent=1) + "\n"
 
 
-def markdown(records: Sequence[Record], cap: float, command: str) -> str:
+def markdown(records: Sequence[Record], cap: float, start: float, command: str) -> str:
     """The table, the summary and the errors, as Markdown."""
     loaders, rows = loaders_of(records), by_scenario(records)
     machine = facts_of_machine()
@@ -156,8 +158,8 @@ def markdown(records: Sequence[Record], cap: float, command: str) -> str:
         "",
         (
             f"Made by `{command}`: Python {machine['python']}, torch {machine['torch']}, {machine['system']}, "
-            f"{machine['cores']} cores. A program is said to hang when nothing happened for {cap:g} s "
-            f"({cap * 0.6:g} s for torch without a timeout)."
+            f"{machine['cores']} cores. A program is said to hang when nothing happened for {cap:g} s (torch without a "
+            f"timeout: {cap * WITHOUT_DEADLINE:g} s) and twice the time that workers take to start here, {start:.1f} s."
         ),
         "",
         *[f"- **{line.replace(': ', ':** ', 1)}" for line in summary(records)],
@@ -182,7 +184,10 @@ def _bold(record: Record) -> str:
 
 
 def _said(record: Record) -> str:
-    told = record.reason if record.outcome == "skipped" else f"{record.error_type}: {record.error}"
+    lines = [line.strip() for line in record.error_text.splitlines() if line.strip()]
+    # The first line of an error that comes out of a worker says only that; the last one says what it was.
+    said = lines[-1] if record.error.startswith("Caught ") else f"{record.error_type}: {record.error}"
+    told = record.reason if record.outcome == "skipped" else said
     if not told.strip(": "):
         return ""
     told = tidy(told).replace("|", "\\|").replace("<", "&lt;")

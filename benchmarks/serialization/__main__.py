@@ -100,7 +100,7 @@ def _page(cases: list[Case], rows: list[dict[str, Any]], *, whole: bool) -> str:
         "Written by `python -m benchmarks.serialization --write`.",
         "",
         "A case counts (✓) if the object can be loaded and used, with the same result, in an interpreter",
-        "that never saw the script. Then: bytes, and the best time of up to 20 dumps in microseconds.",
+        "that never saw the script. Then: bytes, and the best of up to 20 dumps in microseconds of CPU time.",
         "*safeloader* is `safeloader.runtime.carry`, which is cloudpickle with additions; *multiprocess* is",
         "dill as that package sets it, without `recurse`.",
         "",

@@ -120,14 +120,15 @@ class Watch:
         head, now = process.work[0], self._sup.now
         on_it = head.about == (event.setup if head.task is None else event.task)
         progress = max(head.sent_at, process.since, event.progressed_at, event.taken_at if on_it else -math.inf)
-        deadline = progress + self._allowed(head)
-        if deadline > now:
-            process.deadline = deadline
-            if on_it and head.task is not None and event.taken_at + self._allowed(head) <= now:
+        allowed = self._allowed(head)
+        stopped = event.state == "T"  # it will not move, so there is nothing to wait for
+        if progress + allowed > now and not stopped:
+            process.deadline = progress + allowed
+            if on_it and head.task is not None and event.taken_at + 2 * allowed <= now:
                 self._report_slow(process, head, now - event.taken_at, event.sample)
             return
         process.suspect, process.sample = head, event.sample if on_it else None
-        self._condemn(process, "stopped" if event.state in ("T", "t") else "hung", now - progress)
+        self._condemn(process, "stopped" if stopped else "hung", now - progress)
 
     def _report_slow(self, process: Process, head: Work, seconds: float, sample: int | None) -> None:
         task = head.task

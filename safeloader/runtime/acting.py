@@ -117,12 +117,18 @@ class Acting:
             self._driver.add(process)
 
     def _inspect(self, c: m.InspectProcess) -> None:
-        process = self._driver.processes.get(c.process)
-        if process is not None:
-            task, setup, sample, taken_at, progressed_at = process.page.read()
-            self._driver.later(
-                m.ProcessInspected(c.process, task, setup, sample, taken_at, progressed_at, process.state())
-            )
+        self._with(c.process, lambda process: self._driver.later(self._inspected(process)))
+
+    @staticmethod
+    def _inspected(process: Process) -> m.ProcessInspected:
+        task, setup, sample, taken_at, progressed_at = process.page.read()
+        return m.ProcessInspected(process.number, task, setup, sample, taken_at, progressed_at, process.state())
+
+    def inspect_stopped(self) -> None:
+        """Tell of processes that somebody stopped, before an epoch waits for them."""
+        for process in list(self._driver.processes.values()):
+            if process.state() == "T":
+                self._driver.tell(self._inspected(process))
 
     def _abandon(self, process: Process) -> None:
         self._driver.remove(process)

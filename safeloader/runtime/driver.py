@@ -86,6 +86,7 @@ class Driver:
             self._acting.new_epoch(shared_seed)
             self._look(0.0)
             self.tell(m.EpochBegan(epoch))
+            self._acting.inspect_stopped()
 
     def next(self, draw: Callable[[], Any]) -> Any:
         """The next batch.

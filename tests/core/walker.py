@@ -13,7 +13,7 @@ from safeloader.core.supervisor import Supervisor
 from .simulated import Nature, SimProcess, sample_of_iterator
 from .world import Broken, Plot, World
 
-__all__ = ["Walk", "walk"]
+__all__ = ["CALM", "Hostility", "Walk", "random_plot", "walk"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,9 @@ class Hostility:
     break_off: float
     close: float
     hoard: bool  # the consumer keeps what it gets for long
+
+
+CALM = Hostility(0, 0, 0, 0, 0, 0, 0, hoard=False)
 
 
 def random_plot(rng: random.Random) -> Plot:
@@ -252,7 +255,7 @@ class Walk:
 
     # ------------------------------------------------------------ the end
 
-    def calm(self, steps: int = 4000) -> None:
+    def calm(self, steps: int = 2000) -> None:
         """No new misfortune: the consumer must get its epoch, or an error, in bounded time."""
         world = self.world
         for process in self._alive():

@@ -279,7 +279,8 @@ class World:
         if settings.batch_timeout == "auto" or process.told_to_end:
             return
         starting = not process.ready_told
-        if starting or (process.asked and process.asked[0][0] in ("setup", "resume")):
+        slow = ("setup", "resume") if self.nature.iterable else ("setup",)
+        if starting or (process.asked and process.asked[0][0] in slow):
             allowed = settings.startup_timeout
         else:
             allowed = settings.batch_timeout

@@ -379,5 +379,6 @@ def deliver(mode: str, names: list[str], loader_class: Any, **more: Any) -> dict
         try:
             seen[name] = describe(next(batches))
         except Exception as error:
-            seen[name] = ("error", type(error).__name__, str(error).strip().splitlines()[-1].partition(": ")[2])
+            line = str(error).strip().splitlines()[-1]
+            seen[name] = ("error", type(error).__name__, line.removeprefix(f"{type(error).__name__}: "))
     return seen

@@ -1,0 +1,1 @@
+"""The core against a simulated world: no process, no clock."""

@@ -1,0 +1,74 @@
+"""The core decides and touches nothing: it may import itself and a few pure parts of the standard library."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import safeloader.core
+
+PURE = {"__future__", "typing", "collections", "collections.abc", "dataclasses", "enum", "math"}
+FILES = sorted(Path(safeloader.core.__path__[0]).glob("*.py"))
+ORDER = (
+    "messages", "policy", "leases", "hunt", "records", "story", "ledger", "fleet", "traffic", "watch", "blame",
+    "recovery", "supervisor",
+)  # fmt: skip
+BUILTINS = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"}
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, bool]]:
+    """(Module, whether it is one of the core's own)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, False) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield str(node.module), False
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 1, "the core does not look above itself"
+            yield from ((alias.name, True) for alias in node.names) if node.module is None else [(node.module, True)]
+
+
+def at_run_time(tree: ast.Module) -> ast.Module:
+    """The tree without ``if TYPE_CHECKING`` blocks."""
+    kept = [n for n in tree.body if not (isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")]
+    return ast.Module(kept, [])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_module_of_the_core_imports_nothing_that_acts(path: Path) -> None:
+    for name, own in imports(ast.parse(path.read_text())):
+        assert (name in ORDER) if own else (name in PURE), f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_modules_of_the_core_import_only_those_before_them(path: Path) -> None:
+    if path.stem == "__init__":
+        return
+    tree = at_run_time(ast.parse(path.read_text()))
+    own = [name for name, own in imports(tree) if own]
+    assert all(ORDER.index(name) < ORDER.index(path.stem) for name in own), own
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_module_of_the_core_calls_nothing_that_acts_and_imports_nothing_late(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in BUILTINS, f"{path.name}:{node.lineno} calls {node.func.id}"
+        if isinstance(node, (ast.FunctionDef, ast.Lambda)):
+            late = [n for n in ast.walk(node) if isinstance(n, (ast.Import, ast.ImportFrom))]
+            assert not late, f"{path.name}:{node.lineno} imports late"
+
+
+def test_every_module_of_the_core_is_in_the_order() -> None:
+    assert {path.stem for path in FILES} == {*ORDER, "__init__"}
+
+
+def test_this_test_notices_an_import_that_acts() -> None:
+    assert list(imports(ast.parse("import time\nfrom os import path\nfrom . import fleet"))) == [
+        ("time", False),
+        ("os", False),
+        ("fleet", True),
+    ]
