@@ -73,5 +73,5 @@ class Leases:
         """Raise AssertionError unless each slot is in exactly one place."""
         free, held = set(self._free), set(self._held)
         assert len(free) == len(self._free), "a slot is free twice"
-        assert not free & held and not free & self.retired and not held & self.retired, "a slot is in two places"
+        assert len(free) + len(held) + len(self.retired) == len(free | held | self.retired), "a slot is in two places"
         assert free | held | self.retired == set(range(self._new)), "a slot is lost"

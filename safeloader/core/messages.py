@@ -384,12 +384,12 @@ class ReportSkipped(NamedTuple):
     cause: str
 
 
-Event = Union[
+Event = Union[  # noqa: UP007 - a bar between nineteen names is no easier to read
     EpochBegan, TaskPlanned, PlanEnded, BatchRequested, LeaseReturned, CloseRequested, ProcessReady, WorkerReady,
     WorkerResumed, TaskLoaded, TaskRaised, WorkerEnded, ProbeFinished, ProcessInspected, StacksCaptured, StartRefused,
     ProcessExited, InlineInterrupted, ClockAdvanced,
 ]  # fmt: skip
-Command = Union[
+Command = Union[  # noqa: UP007
     PlanTask, StartProcess, HostWorker, DropWorker, ResumeWorker, SendTask, SendProbe, LoadInline, InspectProcess,
     CaptureStacks, KillProcess, StopProcess, AbandonProcess, Deliver, DeliverError, DeliverBadSample, EndEpoch,
     FreeSlot, GiveUp, ReportFault, ReportRung, ReportSlow, ReportSkipped,

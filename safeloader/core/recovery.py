@@ -58,8 +58,8 @@ class Recovery:
         stack = process.stack or (event.stack if event is not None else None)
         if work is not None and task is None:
             self._sup.workers[work.worker].setup_hurt += 1
-        if work is not None and work.kind == "task":
-            self._sup.blame.charge(work.task, cause, sample, stack)
+        if work is not None and task is not None and work.kind == "task":
+            self._sup.blame.charge(task, cause, sample, stack)
         self._tell(process, event, cause, work, sample, stack)
         if not self._sup.closed:
             self._decide(work, cause)

@@ -1,9 +1,10 @@
 """The one door of the core: ``handle(event, now) -> list[Command]``, and ``next_deadline()``.
 
 Theory of operation. The *ledger* knows which tasks are planned and whose turn it is; the *fleet* which processes there
-are and which worker lives where; *traffic* what is in flight to them; the *watch* how long that may take. When a process
-is gone, *recovery* puts the books right and *blame* judges the task that was in work. They are parts of one state, speak
-to each other through the supervisor, and write commands to one list, in the order in which they are to be carried out.
+are and which worker lives where; *traffic* what is in flight to them; the *watch* how long that may take. When a
+process is gone, *recovery* puts the books right and *blame* judges the task that was in work. They are parts of one
+state, speak to each other through the supervisor, and write commands to one list, in the order in which they are to be
+carried out.
 
 After each event the door itself does what any of them may have made possible: it balances the fleet, and hands over the
 next batch if the consumer waits. Closing replaces the table of handlers: then only the end of processes counts.

@@ -446,5 +446,5 @@ class World:
     def check_alive(self) -> None:
         """If nothing at all can happen any more, nobody may wait."""
         idle = not (self.hearable() or self.movable() or self.captures or self.killable())
-        if idle and self.sup.next_deadline() == math.inf and self.consumer.waiting:
+        if idle and self.sup.next_deadline() == math.inf and self.consumer.waiting and not self.closed:
             raise Broken("deadlock: the consumer waits, and nothing is in flight")
