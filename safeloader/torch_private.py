@@ -29,6 +29,7 @@ __all__ = [
     "default_collate_fn_map",
     "index_sampler",
     "is_iterable",
+    "plain_tensor",
     "profiling",
     "seed_worker",
     "set_worker_info",
@@ -102,6 +103,12 @@ def apply_shared_seed(dataset: Any, shared_seed: int | None) -> Any:
     generator = torch.Generator()
     generator.manual_seed(shared_seed)
     return apply_random_seed(dataset, generator)
+
+
+def plain_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """A detached view of a subclass's data as a plain tensor, past whatever the subclass overrides."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return tensor.detach().as_subclass(torch.Tensor)
 
 
 def profiling() -> bool:

@@ -95,7 +95,7 @@ DEEDS: dict[str, Callable[[], Any]] = {
     "OddError": lambda: _raise(OddError(7, "odd"))(),
     "local error": _raise_local,
     "StopIteration": lambda: next(iter(())),
-    "MemoryError": lambda: np.zeros(1 << 60),
+    "MemoryError": lambda: np.zeros(1 << 57),
     "import": _import_fails,
 }
 DEADLY = {"SIGKILL", "SIGABRT", "SIGSEGV", "SIGSTOP", "exit 0", "exit 7", "lock in C"}

@@ -37,10 +37,11 @@ class Blame:
     def judge(self, task: Task) -> None:
         """Decide what is done with a task that was charged: it waits, first in its worker's queue."""
         case = _case(task)
-        if task.abandoned:  # nobody wants it: it shall hurt nobody twice
-            self._drop(task, None)
-        elif case.hurt > self._sup.settings.bad_sample_attempts:
-            self._find_culprit(task, case)
+        if case.hurt > self._sup.settings.bad_sample_attempts:
+            if task.abandoned:  # nobody wants it, so nobody asks who did it
+                self._drop(task, None)
+            else:
+                self._find_culprit(task, case)
 
     def _find_culprit(self, task: Task, case: Case) -> None:
         left = self._positions(task)

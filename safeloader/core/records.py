@@ -139,6 +139,7 @@ class Process:
     retiring: bool = False  # policy wants fewer processes: it ends when its workers have moved
     asked: bool = False  # it was told to end: its exit is no fault
     slow_reported: int | None = None
+    pardoned: Work | None = None  # it was idle when this was overdue: that excuses it once
     cause: str | None = None  # why it is condemned; the fields below belong to that
     suspect: Work | None = None
     sample: int | None = None

@@ -80,6 +80,7 @@ class Supervisor:
         if self.ledger.requested:
             self.ledger.advance()
         self.story.add(now, event, out)
+        self._out = []  # what was said is the driver's: keep no batch alive
         return out
 
     def next_deadline(self) -> float:

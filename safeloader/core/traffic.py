@@ -190,10 +190,9 @@ class Traffic:
         if finished is None:
             return
         task, worker = finished
-        deadlines = self._sup.watch.deadlines
-        if deadlines.learns:
-            deadlines.observe(event.finished_at - event.taken_at, worker.position == 0)
         worker.position += 1
+        if self._sup.watch.deadlines.learns:
+            self._sup.watch.learn(event, worker)
         if event.nbytes == 0 or event.batch is None:
             self._sup.ledger.free_lease(task)
         if event.dropped and not task.abandoned:

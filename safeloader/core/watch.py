@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from . import messages as m
 from .policy import Deadlines
-from .records import Process, ProcessState, Work
+from .records import Process, ProcessState, Work, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Watch"]
 
 _READY = ProcessState.READY  # looked up for every batch
+_DOUBLINGS = 2  # of the time to start: what needs more than four times of it will not come
 
 
 class Watch:
@@ -71,6 +72,11 @@ class Watch:
         else:
             process.deadline = math.inf
 
+    def learn(self, event: m.TaskLoaded, worker: Worker) -> None:
+        """Let automatic deadlines know how long a batch took; what is in flight behind it profits at once."""
+        self.deadlines.observe(event.finished_at - event.taken_at, first=worker.position == 1)
+        self.arm(self._sup.fleet.processes[event.process])
+
     def ask_to_end(self, process: Process) -> None:
         """Let a process end by itself, soon; one that still starts has nothing to finish, and is killed."""
         if process.state is ProcessState.STARTING:
@@ -105,7 +111,7 @@ class Watch:
                 process.deadline = now + self._sup.settings.capture_timeout  # should nobody answer
                 self._sup.emit(m.InspectProcess(process.id))
             elif process.state is ProcessState.STARTING:
-                self._slow_starts += 1
+                self._slow_starts = min(self._slow_starts + 1, _DOUBLINGS)
                 self._condemn(process, "failed_start", now - process.since)
             elif process.state is ProcessState.KILLING:
                 self._sup.emit(m.AbandonProcess(process.id))
@@ -120,6 +126,8 @@ class Watch:
         head, now = process.work[0], self._sup.now
         on_it = head.about == (event.setup if head.task is None else event.task)
         progress = max(head.sent_at, process.since, event.progressed_at, event.taken_at if on_it else -math.inf)
+        if event.task is None and event.setup is None and process.pardoned is not head:
+            process.pardoned, progress = head, now  # it may just have waited to be heard, while the trainer was busy
         allowed = self._allowed(head)
         stopped = event.state == "T"  # it will not move, so there is nothing to wait for
         if progress + allowed > now and not stopped:

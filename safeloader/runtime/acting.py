@@ -219,7 +219,7 @@ class Acting:
             return c.batch.value
         stream, place, pieces, nbytes = cast("_Batch", c.batch)
         if c.lease is None:
-            return codec.decode(stream, (), None)
+            return codec.decode(stream, pieces, None)
         anchor = self._anchor(c.lease, nbytes)
         memory = anchor.data
         if place is not None:

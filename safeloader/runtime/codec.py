@@ -8,23 +8,31 @@ from __future__ import annotations
 
 import io
 import pickle
-import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy
 import torch
+
+from .. import torch_private
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .arena import Arena
-    from .system import Mapping
+__all__ = ["ClassTable", "Decoded", "Encoder", "decode"]
 
-__all__ = ["ClassTable", "Decoded", "Encoder", "LeaseWriter", "decode"]
-
-_ALIGN = 64  # a cache line; also enough for every dtype and vector instruction
 _DTYPES: list[torch.dtype] = sorted({v for v in vars(torch).values() if isinstance(v, torch.dtype)}, key=str)
 _WAYS = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__slots__")
 _CODES = {dtype: code for code, dtype in enumerate(_DTYPES)}
+
+_BY_ROW, _BY_COLUMN = ("crow_indices", "col_indices", "values"), ("ccol_indices", "row_indices", "values")
+_PARTS = {
+    torch.sparse_coo: ("_indices", "_values"),
+    torch.sparse_csr: _BY_ROW,
+    torch.sparse_bsr: _BY_ROW,
+    torch.sparse_csc: _BY_COLUMN,
+    torch.sparse_bsc: _BY_COLUMN,
+}
+_ARRAY_KINDS = "biufcmMSUV"
 
 ClassTable = list[type]
 _tables: dict[str, ClassTable] = {}
@@ -34,6 +42,7 @@ class Writer(Protocol):
     """Memory that a batch is put into, piece after piece; pieces are named by their offset."""
 
     def tensor(self, dtype: torch.dtype, count: int) -> tuple[torch.Tensor, int]: ...
+    def room(self, nbytes: int) -> tuple[memoryview, int]: ...
     def write(self, data: memoryview | bytes) -> int: ...
     def offset_of(self, address: int, nbytes: int) -> int | None: ...
 
@@ -42,87 +51,6 @@ class Memory(Protocol):
     """Memory that a batch is read from, by slices of offsets."""
 
     def __getitem__(self, wanted: slice, /) -> memoryview: ...
-
-
-def _references(anchors: list[memoryview], number: int) -> int:
-    return sys.getrefcount(anchors[number])
-
-
-_UNSHARED = _references([memoryview(b"")], 0)
-"""What ``_references`` gives for an anchor that only its list knows."""
-
-
-class LeaseWriter:
-    """Hands out the memory of one lease, piece after piece; grows as needed.
-
-    The dataset or the collate function may keep what was put into a lease, and the lease's memory is used again. So
-    ``close`` looks whether anything still refers to it: if so, this process's view of the slot becomes private memory
-    with the same content at the same address, and from then on nothing is collated in place.
-
-    Args:
-        arena: the process's side of the arena.
-    """
-
-    def __init__(self, arena: Arena) -> None:
-        self._arena = arena
-        self._slot = -1
-        self._mappings: list[Mapping] = []
-        self._anchors: list[memoryview] = []
-        self.used = 0
-        self.in_place = True
-
-    def open(self, slot: int) -> None:
-        """Begin with an empty lease."""
-        self._slot = slot
-        self.used = 0
-        self._add(self._arena.map(slot, 1))
-
-    def _add(self, mapping: Mapping) -> None:
-        self._mappings.append(mapping)
-        self._anchors.append(mapping.view())
-
-    def close(self) -> None:
-        """Nothing further is written, and the batch is no longer referred to, unless somebody kept it."""
-        for number, mapping in enumerate(self._mappings):
-            if _references(self._anchors, number) > _UNSHARED:
-                mapping.make_private(min(self.used, mapping.length))
-                self._arena.forget(self._slot)
-                self.in_place = False
-        self._slot = -1
-        self._mappings.clear()
-        self._anchors.clear()
-
-    @property
-    def is_open(self) -> bool:
-        return self._slot >= 0
-
-    def allocate(self, nbytes: int) -> int:
-        """Reserve ``nbytes``; returns their offset."""
-        offset = (self.used + _ALIGN - 1) & -_ALIGN
-        end = offset + nbytes
-        if end > self._mappings[-1].length:
-            self._add(self._arena.map(self._slot, end))
-        self.used = end
-        return offset
-
-    def tensor(self, dtype: torch.dtype, count: int) -> tuple[torch.Tensor, int]:
-        """A flat tensor in the lease, and its offset."""
-        offset = self.allocate(count * dtype.itemsize)
-        return torch.frombuffer(self._anchors[-1], dtype=dtype, count=count, offset=offset), offset
-
-    def write(self, data: memoryview | bytes) -> int:
-        """Copy bytes into the lease; returns their offset."""
-        offset = self.allocate(len(data))
-        self._anchors[-1][offset : offset + len(data)] = data
-        return offset
-
-    def offset_of(self, address: int, nbytes: int) -> int | None:
-        """The offset of memory that already lies in this lease (under any of its mappings: it may have grown)."""
-        for mapping in self._mappings:
-            offset = address - mapping.address
-            if offset >= 0 and offset + nbytes <= mapping.length:
-                return offset
-        return None
 
 
 class Encoder:
@@ -177,6 +105,19 @@ class _Places:
             flat, offset = self._writer.tensor(tensor.dtype, span)
             source = tensor.detach()
             flat.copy_(source.reshape(-1) if contiguous else source.as_strided((span,), (1,)))
+        return self._mark(offset, nbytes)
+
+    def place_array(self, array: numpy.ndarray[Any, Any], dtype: numpy.dtype[Any], order: Any) -> pickle.PickleBuffer:
+        """The same for an array, which becomes contiguous."""
+        offset = None
+        if dtype is array.dtype and (array.flags.c_contiguous or array.flags.f_contiguous):
+            offset = self._writer.offset_of(array.__array_interface__["data"][0], array.nbytes)
+        if offset is None:
+            memory, offset = self._writer.room(array.nbytes)
+            numpy.copyto(numpy.ndarray(array.shape, dtype, memory, order=order), array)
+        return self._mark(offset, array.nbytes)
+
+    def _mark(self, offset: int, nbytes: int) -> pickle.PickleBuffer:
         buffer = pickle.PickleBuffer(bytearray())
         self._placed[id(buffer)] = (offset, nbytes)
         return buffer
@@ -191,6 +132,8 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, torch.Tensor):
             return self._tensor(obj)
+        if type(obj) is numpy.ndarray:
+            return self._array(obj)
         if isinstance(obj, type):
             number = self._encoder.numbers.get(obj)
             if number is not None:
@@ -205,6 +148,8 @@ class _Pickler(pickle.Pickler):
             )
         if type(tensor) is not torch.Tensor:
             return _reduce_subclass(tensor)
+        if tensor.layout in _PARTS:
+            return _reduce_sparse(tensor)
         if not _is_plain(tensor):
             return NotImplemented
         shape, stride = tuple(tensor.shape), tensor.stride()
@@ -217,6 +162,19 @@ class _Pickler(pickle.Pickler):
         if tensor.requires_grad or not contiguous or 1 in shape:  # a dimension of one has any stride
             return _strided, (buffer, code, shape, stride, tensor.requires_grad)
         return _contiguous, (buffer, code, shape)
+
+    def _array(self, array: numpy.ndarray[Any, Any]) -> Any:
+        """As from torch's workers, who send arrays by an older protocol: native, writable, contiguous."""
+        dtype = array.dtype
+        if dtype.hasobject or dtype.kind not in _ARRAY_KINDS:
+            return NotImplemented
+        if dtype.byteorder not in "=|":
+            dtype = dtype.newbyteorder("=")
+        order = "F" if array.flags.fnc else "C"
+        name = dtype if dtype.kind == "V" else dtype.str
+        if array.nbytes == 0:
+            return array.__reduce__()
+        return _array, (self._places.place_array(array, dtype, order), name, array.shape, order)
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
@@ -231,6 +189,14 @@ def _is_plain(tensor: torch.Tensor) -> bool:
     )
 
 
+def _reduce_sparse(tensor: torch.Tensor) -> Any:
+    """Not by torch's pickling, which keeps a sparse tensor that it rebuilt for ever, to validate it."""
+    plain = tensor.detach()
+    parts = tuple(getattr(plain, part)() for part in _PARTS[plain.layout])
+    coalesced = plain.is_coalesced() if plain.layout is torch.sparse_coo else None
+    return _sparse, (plain.layout, parts, tuple(plain.shape), coalesced, tensor.requires_grad)
+
+
 def _has_a_way_of_its_own(cls: type) -> bool:
     own = cls.__mro__[: cls.__mro__.index(torch.Tensor)]
     return any(name in vars(base) for base in own for name in _WAYS)
@@ -241,8 +207,7 @@ def _reduce_subclass(tensor: torch.Tensor) -> Any:
     cls = type(tensor)
     if isinstance(tensor, torch.nn.Parameter) or _has_a_way_of_its_own(cls):
         return NotImplemented
-    with torch._C.DisableTorchFunctionSubclass():
-        plain = tensor.detach().as_subclass(torch.Tensor)
+    plain = torch_private.plain_tensor(tensor)
     if not _is_plain(plain) or type(plain) is not torch.Tensor:
         return NotImplemented
     return _subclass, (plain, cls, tensor.__dict__, tensor.requires_grad)
@@ -290,6 +255,21 @@ def _strided(
 
 def _empty(code: int, shape: tuple[int, ...], stride: tuple[int, ...], requires_grad: bool) -> torch.Tensor:
     return torch.empty_strided(shape, stride, dtype=_DTYPES[code], requires_grad=requires_grad)
+
+
+def _sparse(
+    layout: torch.layout, parts: Any, shape: tuple[int, ...], coalesced: bool | None, requires_grad: bool
+) -> torch.Tensor:
+    options: Any = {"check_invariants": False}
+    if layout is torch.sparse_coo:
+        tensor = torch.sparse_coo_tensor(*parts, shape, is_coalesced=coalesced, **options)
+    else:
+        tensor = torch.sparse_compressed_tensor(*parts, shape, layout=layout, **options)
+    return tensor.requires_grad_() if requires_grad else tensor
+
+
+def _array(buffer: memoryview, dtype: Any, shape: tuple[int, ...], order: Any) -> Any:
+    return numpy.ndarray(shape, dtype, buffer, order=order)
 
 
 def _subclass(plain: torch.Tensor, cls: type, attributes: dict[str, Any], requires_grad: bool) -> torch.Tensor:

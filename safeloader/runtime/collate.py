@@ -17,7 +17,7 @@ from .. import torch_private
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .codec import LeaseWriter
+    from .lease import LeaseWriter
 
 __all__ = ["collating_into"]
 

@@ -21,7 +21,8 @@ class PrivateMemory:
         self._pieces: list[memoryview] = []
         self._end = 0
 
-    def _allocate(self, nbytes: int) -> tuple[memoryview, int]:
+    def room(self, nbytes: int) -> tuple[memoryview, int]:
+        """Memory, and its offset."""
         piece, start = torch.empty(nbytes, dtype=torch.uint8).numpy().data, self._end
         self._starts.append(start)
         self._pieces.append(piece)
@@ -30,12 +31,12 @@ class PrivateMemory:
 
     def tensor(self, dtype: torch.dtype, count: int) -> tuple[torch.Tensor, int]:
         """A flat tensor of ``count`` elements, and its offset."""
-        piece, offset = self._allocate(count * dtype.itemsize)
+        piece, offset = self.room(count * dtype.itemsize)
         return torch.frombuffer(piece, dtype=dtype), offset
 
     def write(self, data: memoryview | bytes) -> int:
         """Copy bytes; returns their offset."""
-        piece, offset = self._allocate(len(data))
+        piece, offset = self.room(len(data))
         piece[:] = data
         return offset
 

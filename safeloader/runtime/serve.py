@@ -12,9 +12,10 @@ import torch
 from .. import torch_private
 from . import carry
 from . import protocol as p
-from .codec import Encoder, LeaseWriter
+from .codec import Encoder
 from .collate import collating_into
 from .generators import Generators
+from .lease import LeaseWriter
 from .page import Page
 from .spec import HostConfig, open_parts
 from .worker import Ended, Loaded, Marks, Worker, WorkerPlace
@@ -55,7 +56,7 @@ class Host:
         self._encoder = Encoder(self._writer, config.token)
         self._generators = Generators()
         self._workers: dict[int, Worker] = {}
-        self._classes: list[type] = []
+        self._tables: dict[int, list[type]] = {}  # each worker has its own classes of the main script
         self._inside: Worker | None = None
         self._handlers: dict[int, Callable[..., None]] = {
             p.HOST: self._host,
@@ -85,7 +86,7 @@ class Host:
             self._page.rest()
             self._link.send((p.REFUSED, self._exception(error, f"in worker process {os.getpid()}")))
             raise SystemExit(0) from None
-        self._classes = parts.classes
+        self._tables[place.worker] = parts.classes
         self._encoder.numbers.update({cls: number for number, cls in enumerate(parts.classes)})
         if self._config.accelerators:  # a worker seeds the CPU's generator only, being in the trainer at times
             torch.manual_seed(self._config.load.base_seed + place.worker)
@@ -166,16 +167,17 @@ class Host:
         from ..errors import NotCarriableError
 
         reason, path = str(error) or type(error).__name__, ""
+        hint = "return tensors, arrays, plain values, or objects of importable classes"
         try:
-            carry.dumps(batch, self._classes, what={"batch": batch})
+            carry.dumps(batch, self._classes(), what={"batch": batch})
         except NotCarriableError as found:
-            reason, path = found.what, found.path
+            reason, path, hint = found.what, found.path, found.hint or hint
         except Exception:
             pass
         return NotCarriableError(
             f"the batch of samples {_short(indices)} was loaded but cannot be sent to the main process: {reason}",
             path=path,
-            hint="return tensors, arrays, plain values, or objects of importable classes",
+            hint=hint,
         )
 
     def _put_states(self) -> tuple[int, int] | None:
@@ -194,15 +196,18 @@ class Host:
         """torch's wrapper, so that the same error comes out as from torch's workers; as text if its class cannot."""
         wrapper = torch_private.wrap_exception(error, where)
         try:
-            return carry.dumps(wrapper, self._classes)
+            return carry.dumps(wrapper, self._classes())
         except Exception:
             name = wrapper.exc_type.__name__
             wrapper.exc_type = RuntimeError
             wrapper.exc_msg = f"(its class, {name}, cannot leave the worker)\n{wrapper.exc_msg}"
             return carry.dumps(wrapper)
 
+    def _classes(self) -> list[type]:
+        return self._tables.get(self._inside.id, []) if self._inside is not None else []
+
     def _indices(self, indices: Any) -> Any:
-        return carry.loads(indices.data, self._classes) if isinstance(indices, p.Carried) else indices
+        return carry.loads(indices.data, self._classes()) if isinstance(indices, p.Carried) else indices
 
     def _probe(self, number: int, task: int, indices: Any, positions: tuple[int, ...]) -> None:
         self._page.take_task(task)

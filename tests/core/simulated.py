@@ -156,9 +156,7 @@ class Job:
 class SimProcess:
     """An operating-system process. It moves only in ``step``."""
 
-    def __init__(
-        self, number: int, nature: Nature, now: float, unkillable: bool, fits: dict[int, int]
-    ) -> None:
+    def __init__(self, number: int, nature: Nature, now: float, unkillable: bool, fits: dict[int, int]) -> None:
         self.id = number
         self.nature = nature
         self.fits = fits
@@ -204,9 +202,7 @@ class SimProcess:
             self.outbox.pop()
         page = self.page
         stack = "Fatal Python error" if detail == "SIGSEGV" else None
-        self.outbox.append(
-            m.ProcessExited(self.id, detail, page.task, page.setup, page.sample, stack, memory_short)
-        )
+        self.outbox.append(m.ProcessExited(self.id, detail, page.task, page.setup, page.sample, stack, memory_short))
         self.inbox.clear()
         self.job = None
 

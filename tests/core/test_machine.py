@@ -119,7 +119,12 @@ class Machine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------ misfortunes
 
-    @rule(number=some_number, lost=st.integers(0, 2), detail=st.sampled_from(["SIGKILL", "exit code 0"]), oom=st.booleans())
+    @rule(
+        number=some_number,
+        lost=st.integers(0, 2),
+        detail=st.sampled_from(["SIGKILL", "exit code 0"]),
+        oom=st.booleans(),
+    )
     def a_process_dies(self, number: int, lost: int, detail: str, oom: bool) -> None:
         if process := self._process(number):
             process.die(detail, memory_short=oom, lost=lost)
@@ -176,17 +181,12 @@ class Machine(RuleBasedStateMachine):
         walk.end()
 
 
-Machine.TestCase.settings = settings(
-    max_examples=60,
+TestMachine: Any = Machine.TestCase
+TestMachine.settings = settings(
+    max_examples=100,
     stateful_step_count=50,
     deadline=None,
     derandomize=True,
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
-
-
-class TestMachine(Machine.TestCase):  # type: ignore[misc]
-    """The world, as Hypothesis would have it."""
-
-    settings: Any = Machine.TestCase.settings

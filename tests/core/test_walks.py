@@ -10,32 +10,29 @@ import pytest
 
 from safeloader.core import messages as m
 from safeloader.core.supervisor import Supervisor
-
 from tests.core.walker import random_plot, walk
 
 CHUNK = 250
 
 
-@pytest.mark.parametrize("chunk", range(8))
-def test_every_walk_ends_with_the_undisturbed_batches_and_nothing_left(chunk: int) -> None:
-    for seed in range(chunk * CHUNK, (chunk + 1) * CHUNK):
+def walk_all(first: int, count: int) -> None:
+    for seed in range(first, first + count):
         try:
             walk(seed)
         except AssertionError as error:
-            error.add_note(f"walk {seed}")
-            raise
+            raise AssertionError(f"walk {seed}: {error}") from error
+
+
+@pytest.mark.parametrize("chunk", range(8))
+def test_every_walk_ends_with_the_undisturbed_batches_and_nothing_left(chunk: int) -> None:
+    walk_all(chunk * CHUNK, CHUNK)
 
 
 @pytest.mark.stress
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("chunk", range(100))
 def test_a_hundred_thousand_walks_end_well_too(chunk: int) -> None:
-    for seed in range(1_000_000 + chunk * 1000, 1_000_000 + (chunk + 1) * 1000):
-        try:
-            walk(seed)
-        except AssertionError as error:
-            error.add_note(f"walk {seed}")
-            raise
+    walk_all(1_000_000 + chunk * 1000, 1000)
 
 
 def test_the_walks_are_hostile_enough_to_meet_every_word_and_every_rung() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from safeloader.core.messages import BatchRequested, ClockAdvanced, CloseRequested, LeaseReturned
@@ -68,9 +68,12 @@ def random_plot(rng: random.Random) -> Plot:
         fits=_fits(rng, iterable, batches * size, settings.bad_sample_attempts),
         **_bad_samples(rng, iterable, workers, batches * size),
     )
+    bad_starts = rng.choice((0.0,) * 12 + (0.2,) * 4 + (0.6,) * 3 + (1.0,))
+    if bad_starts > 0.5:
+        settings = replace(settings, max_restarts=min(settings.max_restarts, 4))
     return Plot(
         settings, nature, batches, size,
-        bad_starts=rng.choice((0.0,) * 12 + (0.2,) * 4 + (0.6,) * 3 + (1.0,)),
+        bad_starts=bad_starts,
         hanging_starts=rng.choice((0.0, 0.5, 1.0)),
         refused_starts=rng.choice((0.0, 0.0, 0.0, 0.0, 0.3)),
         unkillable=rng.choice((0.0, 0.0, 0.3)),
@@ -102,7 +105,8 @@ def random_hostility(rng: random.Random) -> Hostility:
         return rate * level if rng.random() < 0.7 else 0.0
 
     return Hostility(
-        some(0.02), some(0.01), some(0.02), some(0.05), some(0.1), rng.choice((0.0, 0.01, 0.03)), rng.choice((0.0, 0.002)),
+        some(0.02), some(0.01), some(0.02), some(0.05), some(0.1), rng.choice((0.0, 0.01, 0.03)),
+        rng.choice((0.0, 0.002)),
         hoard=rng.random() < 0.1,
     )  # fmt: skip
 

@@ -237,9 +237,7 @@ class World:
         if self.undisturbed.tasks[c.task].hurt:
             raise Broken(f"task {c.task} hurt a process, and is tried in the trainer")
         worker = self.inline[c.worker]
-        bad = [
-            i for i, s in worker.samples(c.indices, c.skip) if s in self.nature.kills or s in self.nature.hangs
-        ]
+        bad = [i for i, s in worker.samples(c.indices, c.skip) if s in self.nature.kills or s in self.nature.hangs]
         if bad:
             self.now += c.timeout
             self.undisturbed.hurt("task", c.task, c.worker, by_sample=True)
@@ -276,7 +274,7 @@ class World:
         settings = self.plot.settings
         process.condemned = True
         process.suspect = process.asked[0] if process.asked else None
-        if settings.batch_timeout == "auto" or process.told_to_end:
+        if settings.batch_timeout == "auto" or process.told_to_end or process.life == "stopped":
             return
         starting = not process.ready_told
         slow = ("setup", "resume") if self.nature.iterable else ("setup",)
@@ -431,8 +429,9 @@ class World:
     def repeat(self, event: m.Event) -> None:
         """Tell a message again, or that of a process that is gone: nothing may follow from it."""
         process = self.processes[event.process]  # type: ignore[union-attr]
-        if not process.gone and (isinstance(event, m.WorkerReady) or not process.asked):
-            return
+        about = getattr(event, "task", getattr(event, "worker", None))
+        if not process.gone and (not process.asked or process.asked[0][1] == about):
+            return  # from a living process it would be an answer
         commands = self.sup.handle(event, self.now)
         if [c for c in commands if type(c) not in (m.ReportFault, m.GiveUp)]:
             raise Broken(f"stale {event} led to {commands}")

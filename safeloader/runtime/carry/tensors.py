@@ -42,7 +42,7 @@ def _reduce_tensor(_: CarryPickler, tensor: torch.Tensor) -> Any:
     if tensor.requires_grad and not tensor.is_leaf:
         raise RefusedError(
             "cannot pickle a tensor that is the result of a computation with gradients",
-            hint="store tensor.detach() in the dataset",
+            hint="call .detach() on it, in the dataset or in the collate function",
         )
     return NotImplemented
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import random
+import re
 import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -215,8 +216,8 @@ def trace(c: Case, loader_class: Any, **more: Any) -> list[Any]:
             seen += _epoch(c, loader, limit)
             seen.append(("generators", _generators(generator)))
         getattr(loader, "close", gc.collect)()
-    said = [(w.category.__name__, str(w.message)) for w in warned if "multi-threaded" not in str(w.message)]
-    seen.append(("warnings", said))
+    said = [(w.category.__name__, re.sub("0x[0-9a-f]+", "0x", str(w.message))) for w in warned]
+    seen.append(("warnings", [one for one in said if "multi-threaded" not in one[1]]))  # Python's, about fork
     return seen
 
 

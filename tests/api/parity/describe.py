@@ -21,7 +21,7 @@ __all__ = ["describe"]
 
 _PRINTED = (
     bool, int, float, complex, type, range, slice, enum.Enum, pathlib.PurePath, datetime.datetime, decimal.Decimal,
-    uuid.UUID, torch.dtype, types.FunctionType,
+    uuid.UUID, torch.dtype,
 )  # fmt: skip
 _SHORT = 256  # bytes; longer content is compared by its hash
 
@@ -40,6 +40,8 @@ def describe(value: Any) -> Any:
         return name, _content(value.encode("utf-8", "surrogatepass") if isinstance(value, str) else bytes(value))
     if value is None or isinstance(value, _PRINTED):
         return name, repr(value)
+    if isinstance(value, types.FunctionType):
+        return name, value.__module__, value.__qualname__
     return (name, *_container(value))
 
 
@@ -67,7 +69,9 @@ def _attributes(value: Any) -> tuple[Any, ...]:
 
 def _tensor(tensor: torch.Tensor) -> tuple[Any, ...]:
     attributes = tuple((key, describe(item)) for key, item in tensor.__dict__.items())
-    plain = tensor.detach().as_subclass(torch.Tensor)
+    plain = tensor.detach()
+    if type(plain) is not torch.Tensor:
+        plain = plain.as_subclass(torch.Tensor)
     common = str(tensor.dtype), str(tensor.layout), str(tensor.device), tensor.requires_grad, tensor.is_leaf, attributes
     if plain.is_nested:
         return *common, "nested", tuple(describe(part) for part in plain.unbind())
@@ -75,8 +79,10 @@ def _tensor(tensor: torch.Tensor) -> tuple[Any, ...]:
     if plain.layout is torch.sparse_coo:
         parts = plain._indices(), plain._values()  # type: ignore[no-untyped-call]
         return *common, shape, plain.is_coalesced(), tuple(map(describe, parts))
-    if plain.layout is torch.sparse_csr:
+    if plain.layout in (torch.sparse_csr, torch.sparse_bsr):
         return *common, shape, tuple(map(describe, (plain.crow_indices(), plain.col_indices(), plain.values())))
+    if plain.layout is torch.sparse_csc:
+        return *common, shape, tuple(map(describe, (plain.ccol_indices(), plain.row_indices(), plain.values())))
     if plain.is_quantized:
         scale = plain.q_scale(), plain.q_zero_point()
         return *common, shape, plain.stride(), scale, _content(plain.int_repr().numpy().tobytes())

@@ -188,6 +188,9 @@ _add(
     subclass_with_a_state=lambda: _noted(_grid(3), StatefulTensor),
     sparse_coo=lambda: torch.eye(3).to_sparse(),
     sparse_coo_uncoalesced=lambda: torch.sparse_coo_tensor([[0, 0]], [1.0, 2.0], (3,), check_invariants=True),
+    sparse_with_dense_values=lambda: torch.sparse_coo_tensor([[0, 2]], torch.ones(2, 3), (4, 3)),
+    sparse_bsr=lambda: _quietly(lambda: torch.eye(4).to_sparse_bsr((2, 2))),
+    sparse_csc=lambda: _quietly(lambda: torch.eye(3).to_sparse_csc()),
     sparse_csr=lambda: _quietly(lambda: torch.eye(3).to_sparse_csr()),
     nested=lambda: _quietly(lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])),
     quantized=lambda: _quietly(lambda: torch.quantize_per_tensor(_grid(4), 0.5, 3, torch.quint8)),
@@ -338,6 +341,8 @@ else:
 WRONG_IN_TORCH = {
     "tensor conjugate": "torch's workers lose the conjugate bit",
     "tensor negative": "torch's workers lose the negative bit",
+    "subclass requiring grad": "torch's workers make a tensor of it that is no leaf",
+    "quantized": "torch's workers lose the scale and the zero point",
 }
 """Values that come out of torch's own workers as others than went in; safeloader delivers what went in."""
 

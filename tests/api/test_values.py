@@ -1,0 +1,112 @@
+"""What datasets and collate functions return comes out as through torch's own loader: value, type, strides."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from safeloader import DataLoader, Policy
+from tests.api.parity import values
+from tests.api.parity.describe import describe
+from tests.api.parity.reference import Job
+
+pytestmark = [
+    pytest.mark.timeout(600),  # the first to come waits for all references
+    pytest.mark.filterwarnings("ignore"),  # torch warns about most of the stranger kinds of tensors
+]
+
+NAMES = [name for name in values.VALUES if name not in values.WRONG_IN_TORCH]
+NO_COLLATE_IN_TORCH = {f"tensor of {name}" for name in ("bits8", "bits16", "bits1x8", "bits2x4", "bits4x2")}
+"""torch's workers cannot collate these dtypes (their storage has no type); safeloader's can, as torch can elsewhere."""
+
+
+@pytest.fixture(autouse=True)
+def _errors_are_expected(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "safeloader")
+
+
+@pytest.mark.parametrize("max_processes", [None, 0], ids=["process", "inline"])
+@pytest.mark.parametrize(
+    "mode",
+    [pytest.param(mode, marks=pytest.mark.needs_reference(Job("values", mode))) for mode in values.MODES],
+)
+def test_every_value_comes_out_as_through_torch(
+    mode: str, max_processes: int | None, reference: Callable[[Job], Any]
+) -> None:
+    expected = dict(reference(Job("values", mode)))
+    if mode == "collated":
+        for name in NO_COLLATE_IN_TORCH & expected.keys():
+            assert expected[name][0] == "error"
+            expected[name] = describe(torch.stack([values.VALUES[name]()] * 2))
+    seen = values.deliver(mode, NAMES, DataLoader, policy=Policy(max_processes=max_processes))
+    assert {name: seen[name] for name in NAMES if seen[name] != expected[name]} == {}, "differ from torch's"
+
+
+@pytest.mark.parametrize("max_processes", [None, 0], ids=["process", "inline"])
+def test_what_torch_delivers_wrongly_comes_out_as_it_went_in(max_processes: int | None) -> None:
+    seen = values.deliver("as it is", [*values.WRONG_IN_TORCH], DataLoader, policy=Policy(max_processes=max_processes))
+    assert seen == {name: describe(values.VALUES[name]()) for name in values.WRONG_IN_TORCH}
+
+
+# ---------------------------------------------------------------- what a description does not show
+
+
+class _Once(torch.utils.data.Dataset[Any]):
+    """One value, made in the worker."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.make = make
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Any:
+        return self.make()
+
+
+def _load(make: Callable[[], Any], max_processes: int | None) -> Any:
+    loader = DataLoader(
+        _Once(make), None, num_workers=1, collate_fn=values.as_it_is, policy=Policy(max_processes=max_processes)
+    )
+    with loader:
+        return next(iter(loader))
+
+
+def _make_everything() -> dict[str, Any]:
+    base = torch.arange(12.0).reshape(3, 4)
+    cycle: list[Any] = [torch.ones(2)]
+    cycle.append(cycle)
+    array = np.arange(3)
+    return {
+        "tensor": [base, base],
+        "array": [array, array],
+        "cycle": cycle,
+        "big": (torch.arange(70 << 20, dtype=torch.int32) % 251).to(torch.uint8),
+        "held": np.arange(6.0).reshape(2, 3),
+        "frozen": (torch.zeros(2), b"x" * 100_000, "y" * 100_000),
+    }
+
+
+@pytest.mark.parametrize("max_processes", [None, 0], ids=["process", "inline"])
+def test_a_batch_keeps_its_identities_is_writable_and_outlives_its_loader(max_processes: int | None) -> None:
+    batch = _load(_make_everything, max_processes)
+    assert batch["tensor"][0] is batch["tensor"][1]
+    assert batch["array"][0] is batch["array"][1]
+    assert batch["cycle"][1] is batch["cycle"]
+    big = batch["big"]
+    assert big.numel() > 64 << 20
+    assert torch.equal(big[-300:], (torch.arange((70 << 20) - 300, 70 << 20) % 251).to(torch.uint8))
+    big.add_(1)
+    assert int(big[5]) == 6
+    batch["held"] += 1.0
+    assert batch["held"].sum() == 21.0
+    leaf = batch["tensor"][0].requires_grad_()
+    (leaf * 2).sum().backward()
+    assert torch.equal(leaf.grad, torch.full((3, 4), 2.0))
+    assert batch["frozen"][0].detach_().add_(1).tolist() == [1.0, 1.0]
+    assert (len(batch["frozen"][1]), len(batch["frozen"][2])) == (100_000, 100_000)
