@@ -289,7 +289,7 @@ class Collate:
         self.orders = orders
         self.trap = trap
 
-    def __call__(self, samples: Sequence[torch.Tensor]) -> Any:
+    def __call__(self, samples: list[torch.Tensor]) -> Any:
         key = int(samples[0].reshape(-1)[0])
         self.orders.obey("collate", key)
         batch = default_collate(samples)
@@ -337,7 +337,7 @@ def worker_facts(worker: int) -> None:
     info = get_worker_info()
     assert info is not None
     assert (info.id, info.seed) == (worker, torch.initial_seed())
-    info.dataset.count_of_init = worker + 10
+    vars(info.dataset)["count_of_init"] = worker + 10
     random.random()
     np.random.random(worker + 1)
     torch.rand(worker + 2)
@@ -375,7 +375,7 @@ def hostile_import(worker: int) -> None:
     """A ``worker_init_fn`` that makes ``only_in_the_worker`` importable here."""
     info = get_worker_info()
     assert info is not None
-    sys.path.append(info.dataset.inside["thing"])
+    sys.path.append(vars(info.dataset)["inside"]["thing"])
 
 
 def locked_batch(samples: list[Any]) -> Any:

@@ -6,7 +6,6 @@ flight is stale, and dropped. What comes from a process that is off the books is
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from . import messages as m
@@ -28,7 +27,6 @@ class Traffic:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._sup = supervisor
-        self.stale = 0  # answers that were dropped
 
     def handlers(self) -> dict[type, Callable[[Any], None]]:
         return {
@@ -57,23 +55,25 @@ class Traffic:
         """Send what the worker has waiting, if its process takes work."""
         if not worker.host or worker.moving:  # homeless, or in the trainer
             return
-        sup = self._sup
-        process = sup.fleet.processes[worker.host]
+        process = self._sup.fleet.processes[worker.host]
         if process.state is not _READY:
             return
         if worker.hunt is not None:
             self._probe(worker, process)
             return
         while worker.waiting:
-            item = worker.waiting.popleft()
-            worker.sent.append(item)
-            if isinstance(item, Task):
-                item.state = _SENT
-                item.lease = lease = sup.leases.acquire()
-                self._put(process, Work("task", item.id, worker.id, item, sup.now))
-                sup.emit(m.SendTask(process.id, worker.id, item.id, item.indices, item.skip, lease))
-            else:
-                self._resume(worker, process, item)
+            self._send_next(worker, process)
+
+    def _send_next(self, worker: Worker, process: Process) -> None:
+        item = worker.waiting.popleft()
+        worker.sent.append(item)
+        if not isinstance(item, Task):
+            self._resume(worker, process, item)
+            return
+        item.state = _SENT
+        item.lease = lease = self._sup.leases.acquire()
+        self._put(process, Work("task", item.id, worker.id, item, self._sup.now))
+        self._sup.emit(m.SendTask(process.id, worker.id, item.id, item.indices, item.skip, lease))
 
     def load_inline(self) -> None:
         """The consumer waits, and the trainer hosts the worker whose turn it is: do its next thing, now."""
@@ -133,7 +133,6 @@ class Traffic:
                     self._sup.watch.acquit(process)
                 self._sup.watch.arm(process)
                 return head
-        self.stale += 1
         return None
 
     def _process_ready(self, event: m.ProcessReady) -> None:
@@ -144,12 +143,22 @@ class Traffic:
         if process.state is not ProcessState.STARTING and not late:
             return
         self._sup.watch.ready(process)
-        hosted = [self._sup.workers[i] for i in sorted(process.workers)]
-        for worker in hosted:
-            self.set_up(worker, process)
-        for worker in sorted(hosted, key=_next_number):
-            self.feed(worker)
+        self._furnish(process)
         self._sup.fleet.unbalanced = True
+
+    def _furnish(self, process: Process) -> None:
+        """Set up the workers of a new process and send what waits, in the order in which the batches are due."""
+        to_set_up = [self._sup.workers[i] for i in sorted(process.workers)]
+        eager = [worker for worker in to_set_up if worker.waiting and worker.hunt is None]
+        while eager:
+            worker = min(eager, key=_next_number)
+            if worker in to_set_up:
+                to_set_up.remove(worker)
+                self.set_up(worker, process)
+            self._send_next(worker, process)
+            eager = [worker for worker in eager if worker.waiting]
+        for worker in to_set_up:
+            self.set_up(worker, process)
 
     def _worker_ready(self, event: m.WorkerReady) -> None:
         work = self._finish(event.process, "setup", event.worker, event.finished_at)
@@ -248,7 +257,5 @@ class Traffic:
 
 
 def _next_number(worker: Worker) -> float:
-    if not worker.waiting:
-        return math.inf
     item = worker.waiting[0]
     return item.id if isinstance(item, Task) else item.before - 0.5

@@ -266,8 +266,7 @@ class Undisturbed:
         if task is None:
             raise Broken(f"worker {worker} missed the new epoch")
         info = self.tasks[task]
-        abandoned = info.epoch != self._world.consumer.epoch
-        if info.hurt <= (0 if abandoned else self._world.plot.settings.bad_sample_attempts):
+        if info.hurt <= self._world.plot.settings.bad_sample_attempts:
             raise Broken(f"task {task} of worker {worker} was left out or passed over")
         info.settled = "passed"
         if self._world.nature.iterable and info.wanted:

@@ -116,6 +116,17 @@ def test_max_processes_hosts_all_workers_in_fewer_processes() -> None:
     assert [stage.tasks[k].worker for k in range(4)] == [0, 1, 2, 3]
 
 
+def test_a_process_with_several_workers_loads_in_the_order_in_which_batches_are_due() -> None:
+    stage = Stage(num_workers=4, max_processes=2, prefetch_factor=2)
+    stage.begin()
+    to_first = [
+        c for c in stage.commands if getattr(c, "process", 0) == 1 and isinstance(c, (m.HostWorker, m.SendTask))
+    ]
+    assert [c.task if isinstance(c, m.SendTask) else f"worker {c.worker}" for c in to_first] == [
+        "worker 0", 0, "worker 2", 2, 4, 6,
+    ]  # fmt: skip
+
+
 def test_max_processes_zero_loads_in_the_trainer_when_a_batch_is_asked_for() -> None:
     stage = Stage(max_processes=0, batches=2)
     said = stage.begin()

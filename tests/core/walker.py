@@ -60,7 +60,7 @@ def random_plot(rng: random.Random) -> Plot:
         seed=rng.randrange(1 << 30),
         iterable=iterable,
         batched=batched,
-        lengths=tuple(rng.randrange(8) for _ in range(workers)) if iterable else (),
+        lengths=tuple(rng.choice((0, 1, 1, 2, 3, 5, 7)) for _ in range(workers)) if iterable else (),
         iter_moves=rng.random() < 0.5,
         skip_raising=settings.on_bad_sample == "skip" and not iterable,
         known=rng.random() < 0.5,

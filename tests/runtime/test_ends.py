@@ -6,10 +6,12 @@ import functools
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch.utils.data import DataLoader as TorchLoader
 
+from safeloader import DataLoader
 from tests.fixtures_data import Draws, Orders
 from tests.runtime.conftest import Rig
 from tests.runtime.harness import (
@@ -41,12 +43,12 @@ def test_a_loop_that_is_left_early_leaves_nothing() -> None:
 def test_an_exception_in_the_loop_leaves_nothing() -> None:
     loader = make(Draws(COUNT))
 
-    def train() -> None:
+    def train(loader: DataLoader[Any]) -> None:
         for batch in loader:
             raise ArithmeticError(f"loss is not finite at {batch.shape}")
 
     with pytest.raises(ArithmeticError):
-        train()
+        train(loader)
     del loader
 
 

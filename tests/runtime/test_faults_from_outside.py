@@ -13,7 +13,18 @@ import pytest
 from safeloader import Policy
 from tests.fixtures_data import Draws, Orders, Pictures
 from tests.runtime.conftest import Rig
-from tests.runtime.harness import COUNT, kill_all, make, persistent_epochs, play, processes_of, reference, run_epoch, seed
+from tests.runtime.harness import (
+    COUNT,
+    driver_of,
+    kill_all,
+    make,
+    persistent_epochs,
+    play,
+    processes_of,
+    reference,
+    run_epoch,
+    seed,
+)
 
 
 def test_all_processes_killed_at_once_cost_no_batch(rig: Rig) -> None:
@@ -39,7 +50,7 @@ def test_a_process_stopped_between_two_epochs_is_found_out(rig: Rig) -> None:
 
 def test_processes_killed_after_they_finished_and_before_the_batch_is_read_cost_no_batch(rig: Rig) -> None:
     def kill_when_a_batch_is_ready() -> None:
-        processes = rig.loader._iterator._driver.processes.values()
+        processes = driver_of(rig.loader._iterator).processes.values()
         assert select.select([process.channel.socket for process in processes], [], [], 60)[0]
         kill_all(rig.loader)
 

@@ -17,11 +17,11 @@ from tests.runtime.harness import (
     first_index,
     make,
     persistent_epochs,
+    play,
     processes_of,
     reference,
     run_epoch,
     seed,
-    play,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 4:UserWarning")

@@ -9,7 +9,7 @@ import torch
 
 from safeloader import Policy
 from tests.fixtures_data import Draws, Orders, Pictures, keep_all
-from tests.runtime.harness import COUNT, kill_all, make, persistent_epochs, play, processes_of, seed
+from tests.runtime.harness import COUNT, driver_of, kill_all, make, persistent_epochs, play, processes_of, seed
 
 BATCHES = 300
 
@@ -75,7 +75,7 @@ def test_memory_of_batches_that_were_kept_goes_back_to_the_system() -> None:
     megabyte = 1 << 20
     loader = make(Pictures(160, megabyte // 2), batch_size=2, shuffle=False, persistent_workers=True)
     kept: list[Any] = list(loader)
-    arena = loader._iterator._driver.arena.descriptor
+    arena = driver_of(loader._iterator).arena.descriptor
     assert os.fstat(arena).st_blocks * 512 >= 80 * megabyte
     assert [int(batch[1, -1]) for batch in kept] == [index % 251 for index in range(1, 160, 2)]
     kept.clear()

@@ -14,6 +14,9 @@ import numpy as np
 import torch
 import torch.utils.data as tud
 
+from torch.utils.data.datapipes.iter import IterableWrapper
+from torch.utils.data.datapipes.map import SequenceWrapper
+
 from tests.api.parity import data
 from tests.api.parity.describe import describe
 
@@ -57,14 +60,17 @@ class Case:
 
     @property
     def iterable(self) -> bool:
-        return self.kind in ("shards", "chain")
+        return self.kind in _STREAMS
 
     def __str__(self) -> str:
-        said = {k: v for k, v in asdict(self).items() if v not in (None, False, "", (), "none")}
+        said = {key: value for key, value in asdict(self).items() if value not in (None, False, "", (), "none")}
+        del said["length" if self.iterable else "shards"]
+        said["in_order"] = self.in_order
         return " ".join(f"{key}={value}" for key, value in said.items())
 
 
-_MAPS = ["items", "items", "at once", "subset", "concat", "random_split", "tensors"]
+_MAPS = ["items", "items", "at once", "subset", "concat", "random_split", "tensors", "map pipe"]
+_STREAMS = ["shards", "chain", "shards", "pipe"]
 _ORDERS = ["none", "shuffle", "subset", "weighted", "lazy", "endless", "iterator", "names", "batches",
            "shuffled batches", "lazy"]  # fmt: skip
 
@@ -83,11 +89,11 @@ def case(number: int) -> Case:
     iterable = number % 3 == 1
     maps = number - (number + 1) // 3
     order = "none" if iterable else _deal(maps, "order", _ORDERS)
-    kind = _deal(number // 3, "stream", ["shards", "chain", "shards"]) if iterable else _kind(maps, order)
+    kind = _deal(number // 3, "stream", _STREAMS) if iterable else _kind(maps, order)
     own_batches = order in ("batches", "shuffled batches")
     batch_size = 1 if own_batches else _deal(number, "batch size", [None, 1, 2, 3, 4])
     workers = 0 if number % 12 == 0 else _deal(number, "workers", [1, 2, 2, 3, 4])
-    persistent = workers > 0 and rng.random() < 0.6
+    persistent = workers > 0 and rng.random() < 0.7
     in_order = not (workers > 1 and not iterable and number % 5 == 0)
     leaves = in_order and rng.random() < 0.5
     draws = tuple(kind for kind in _ALL if rng.random() < 0.7)
@@ -96,8 +102,8 @@ def case(number: int) -> Case:
     return Case(
         number=number,
         kind=kind,
-        length=rng.choice([1, 7, 12, 17]),
-        shards=tuple(rng.choice([0, 1, 3, 5, 8]) for _ in range(rng.choice([1, 2, 4, 5]))),
+        length=rng.choice([3, 7, 12, 12, 17, 17]),
+        shards=tuple(rng.choice([0, 1, 3, 5, 8, 8]) for _ in range(rng.choice([2, 3, 4, 5]))),
         order=order,
         batch_size=batch_size,
         drop_last=batch_size is not None and not own_batches and rng.random() < 0.4,
@@ -113,7 +119,7 @@ def case(number: int) -> Case:
         asks_length=rng.random() < 0.5 and order != "endless",
         pin_memory=rng.random() < 0.2,
         raises=rng.random() < 0.2,
-        max_processes=_deal(number, "processes", [None, 1, 2, 2]),
+        max_processes=_deal(number, "processes", [None, 1, 1, 2]),
     )
 
 
@@ -152,11 +158,21 @@ def _dataset(c: Case) -> Any:
         "tensors": lambda: tud.TensorDataset(torch.arange(c.length * 3.0).reshape(-1, 3), torch.arange(c.length)),
         "shards": lambda: data.Shards(c.shards, c.draws, shows, bad),
         "chain": lambda: tud.ChainDataset([data.Shards((3,), c.draws, shows), data.Shards(c.shards, c.draws, shows)]),
+        "pipe": lambda: _pipe(c, shows, bad),
+        "map pipe": lambda: SequenceWrapper(range(c.length)).map(data.PipeItem(c.draws, shows, bad)),
     }[c.kind]()
 
 
+def _pipe(c: Case, shows: bool, bad: int | None) -> Any:
+    """Shuffled alike in all workers, by a seed that they share, then sharded."""
+    indices = IterableWrapper(range(c.length)).shuffle(buffer_size=5).sharding_filter()
+    return indices.map(data.PipeItem(c.draws, shows, bad))
+
+
 def _order(c: Case, length: int, generator: torch.Generator | None) -> dict[str, Any]:
-    if length == 0 or c.iterable or c.order == "none":
+    if c.kind == "pipe" and c.number % 2:
+        return {"shuffle": c.drop_last}
+    if c.iterable or c.order == "none":
         return {}
     if c.order == "shuffle":
         return {"shuffle": True}
@@ -184,7 +200,7 @@ def build(c: Case, loader_class: Any, generator: torch.Generator | None, **more:
     init = {"": None, "seeding": data.init_seeding, "sharding": data.init_sharding}[c.init]
     return loader_class(
         dataset,
-        **_order(c, 0 if c.iterable else len(dataset), generator),
+        **_order(c, c.length if c.kind == "pipe" else len(dataset), generator),
         **({} if c.order in ("batches", "shuffled batches") else {"batch_size": c.batch_size}),
         drop_last=c.drop_last,
         num_workers=c.num_workers,

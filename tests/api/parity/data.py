@@ -80,6 +80,20 @@ class ItemsAtOnce(Items):
         return [{**self[index], "extra": torch.tensor(extra)} for index in indices]
 
 
+class PipeItem:
+    """What a data pipe makes of an index."""
+
+    def __init__(self, draws: Draws, shows_worker: bool, bad: int | None) -> None:
+        self.draws = draws
+        self.shows_worker = shows_worker
+        self.bad = bad
+
+    def __call__(self, index: int) -> Any:
+        if index == self.bad:
+            raise ValueError(f"sample {index} is bad")
+        return _sample(index, self.draws, self.shows_worker, self)
+
+
 class Shards(IterableDataset[Any]):
     """An iterable dataset of uneven shards, one of which may be empty.
 
