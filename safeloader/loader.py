@@ -244,7 +244,6 @@ class ProcessIterator(torch_private.BaseIterator):
             batch_size=loader.batch_size or 1,
             drop_last=loader.drop_last,
             base_seed=int(self._base_seed),
-            shared_seed=self._shared_seed,
             skip_raising=settings.on_bad_sample == "skip",
         )
         config = HostConfig(load, uuid.uuid4().hex, authkey(), loader._safe.name, settings.accelerators)
@@ -259,9 +258,12 @@ class ProcessIterator(torch_private.BaseIterator):
         return lambda batch: torch_private.pin(batch, device)
 
     def _reset(self, loader: Any, first_iter: bool = False) -> None:
+        seed_at_start = self._shared_seed
         super()._reset(loader, first_iter)
         self._ended = False
-        self._driver.begin_epoch(loader._safe.epochs, self._next_index, self._shared_seed)
+        # torch draws another shared seed even for a new iterator, whose workers it has given the one before.
+        seed = seed_at_start if first_iter else self._shared_seed
+        self._driver.begin_epoch(loader._safe.epochs, self._next_index, seed)
         loader._safe.epochs += 1
 
     def __next__(self) -> Any:

@@ -131,3 +131,24 @@ def pin(batch: Any, device: str | None) -> Any:
     from torch.utils.data._utils.pin_memory import pin_memory
 
     return pin_memory(batch, device)  # type: ignore[no-untyped-call]
+
+
+# ---------------------------------------------------------------- storages: tests/runtime/test_carry_shared.py
+
+
+def untyped(storage: Any) -> torch.UntypedStorage:
+    """The memory under a typed storage, without torch's warning that typed storages will go."""
+    memory: torch.UntypedStorage = storage._untyped_storage
+    return memory
+
+
+def share_storage_by_name(storage: torch.UntypedStorage) -> Any:
+    """Share memory under a name (sharing strategy ``file_system``): manager, handle and bytes."""
+    return storage._share_filename_cpu_()
+
+
+def open_named_storage(manager: bytes, handle: bytes, size: int) -> torch.UntypedStorage:
+    """Open what ``share_storage_by_name`` shared."""
+    opening: Any = torch.UntypedStorage._new_shared_filename_cpu
+    opened: torch.UntypedStorage = opening(manager, handle, size)
+    return opened

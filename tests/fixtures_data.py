@@ -91,6 +91,7 @@ DEEDS: dict[str, Callable[[], Any]] = {
     "lock": _lock_twice,
     "lock in C": _deadlock_in_c,
     "spin": _spin,
+    "thread": lambda: threading.Thread(target=time.sleep, args=(10_000,)).start(),
     "ValueError": _raise(ValueError("a bad picture")),
     "OddError": lambda: _raise(OddError(7, "odd"))(),
     "local error": _raise_local,

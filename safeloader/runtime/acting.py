@@ -14,7 +14,7 @@ from ..core import messages as m
 from . import carry, codec
 from . import protocol as p
 from .generators import States
-from .inline import InlineBatch, InlineHost, Interrupted
+from .inline import InlineBatch, InlineHost, Interrupted, NotEncodable
 from .process import Process
 from .worker import Ended, WorkerPlace
 
@@ -187,6 +187,9 @@ class Acting:
             event = m.WorkerEnded(m.INLINE, c.task, inline.states(c.worker), monotonic())
         except Interrupted as interrupted:
             event = m.InlineInterrupted(c.task, inline.sample(c.worker), interrupted.stack)
+        except NotEncodable as failure:
+            states = inline.states(c.worker)
+            event = m.TaskRaised(m.INLINE, c.task, failure.error, "unpicklable", None, states, monotonic())
         except Exception as error:
             states, sample = inline.states(c.worker), inline.sample(c.worker)
             event = m.TaskRaised(m.INLINE, c.task, error, "raised", sample, states, monotonic())

@@ -260,11 +260,9 @@ def _empty(code: int, shape: tuple[int, ...], stride: tuple[int, ...], requires_
 def _sparse(
     layout: torch.layout, parts: Any, shape: tuple[int, ...], coalesced: bool | None, requires_grad: bool
 ) -> torch.Tensor:
-    options: Any = {"check_invariants": False}
-    if layout is torch.sparse_coo:
-        tensor = torch.sparse_coo_tensor(*parts, shape, is_coalesced=coalesced, **options)
-    else:
-        tensor = torch.sparse_compressed_tensor(*parts, shape, layout=layout, **options)
+    make: Any = torch.sparse_coo_tensor if layout is torch.sparse_coo else torch.sparse_compressed_tensor
+    more = {"is_coalesced": coalesced} if layout is torch.sparse_coo else {"layout": layout}
+    tensor: torch.Tensor = make(*parts, shape, check_invariants=False, **more)
     return tensor.requires_grad_() if requires_grad else tensor
 
 

@@ -20,6 +20,7 @@ from . import codec, system
 from .collate import collating_into
 from .generators import Generators, States
 from .private import PrivateMemory
+from .unsendable import unsendable
 from .worker import Loaded, LoadSpec, Marks, Worker, WorkerPlace
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class InlineHost:
             try:
                 stream, pieces = codec.Encoder(memory, self._token, self._spec.classes).encode(loaded.batch)
             except Exception as error:
-                raise NotEncodable(error) from error
+                raise NotEncodable(unsendable(error, loaded.batch, indices, self._spec.classes)) from error
         return loaded._replace(batch=codec.decode(stream, pieces, memory))
 
     def states(self, worker: int) -> States | None:

@@ -18,6 +18,7 @@ from .generators import Generators
 from .lease import LeaseWriter
 from .page import Page
 from .spec import HostConfig, open_parts
+from .unsendable import unsendable
 from .worker import Ended, Loaded, Marks, Worker, WorkerPlace
 
 if TYPE_CHECKING:
@@ -146,7 +147,8 @@ class Host:
         try:
             return self._loaded(task, loaded, taken_at)
         except Exception as error:
-            return self._raised(worker, task, self._unsendable(error, loaded.batch, indices), unpicklable=True)
+            told = unsendable(error, loaded.batch, indices, self._classes())
+            return self._raised(worker, task, told, unpicklable=True)
 
     def _loaded(self, task: int, loaded: Loaded, taken_at: float) -> Any:
         if loaded.empty:
@@ -161,24 +163,6 @@ class Host:
         return (
             p.LOADED, task, nbytes, stream, place, pieces, states_at, taken_at, self._page.rest(), loaded.dropped,
         )  # fmt: skip
-
-    def _unsendable(self, error: Exception, batch: Any, indices: Any) -> Exception:
-        """Say which samples it is about, and which part of the batch cannot be sent."""
-        from ..errors import NotCarriableError
-
-        reason, path = str(error) or type(error).__name__, ""
-        hint = "return tensors, arrays, plain values, or objects of importable classes"
-        try:
-            carry.dumps(batch, self._classes(), what={"batch": batch})
-        except NotCarriableError as found:
-            reason, path, hint = found.what, found.path, found.hint or hint
-        except Exception:
-            pass
-        return NotCarriableError(
-            f"the batch of samples {_short(indices)} was loaded but cannot be sent to the main process: {reason}",
-            path=path,
-            hint=hint,
-        )
 
     def _put_states(self) -> tuple[int, int] | None:
         states = self._generators.moved()
@@ -221,8 +205,3 @@ class Host:
             pass
         self._page.rest()
         self._link.send((p.PROBED, task, monotonic()))
-
-
-def _short(indices: Any) -> str:
-    shown = repr(indices)
-    return shown if len(shown) <= 200 else f"{shown[:200]}..."

@@ -28,7 +28,6 @@ class LoadSpec(NamedTuple):
     batch_size: int  # of an iterable dataset's automatic batches
     drop_last: bool
     base_seed: int
-    shared_seed: int | None
     skip_raising: bool
 
 
@@ -105,8 +104,7 @@ class Worker:
         self.failure: BaseException | None = None
         self._seed = torch_private.seed_worker(spec.base_seed, self.id)
         generators.mark()
-        shared_seed = spec.shared_seed if place.epoch == 0 else place.shared_seed
-        self._dataset = torch_private.apply_shared_seed(dataset, shared_seed)
+        self._dataset = torch_private.apply_shared_seed(dataset, place.shared_seed)
         self.enter()
         try:
             if init_fn is not None:

@@ -5,9 +5,17 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from safeloader.core.messages import ClockAdvanced, CloseRequested, LeaseReturned
 from safeloader.core.policy import CoreSettings
@@ -181,8 +189,7 @@ class Machine(RuleBasedStateMachine):
         walk.end()
 
 
-TestMachine: Any = Machine.TestCase
-TestMachine.settings = settings(
+CALMLY = settings(
     max_examples=100,
     stateful_step_count=50,
     deadline=None,
@@ -190,3 +197,12 @@ TestMachine.settings = settings(
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
+
+TestMachine: Any = Machine.TestCase
+TestMachine.settings = CALMLY
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(0)
+def test_hypothesis_plays_for_long() -> None:
+    run_state_machine_as_test(Machine, settings=settings(CALMLY, max_examples=5000, derandomize=False))  # type: ignore[no-untyped-call]

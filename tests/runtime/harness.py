@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc  # noqa: F401 - programs take it from here
 import hashlib
 import os
 import random

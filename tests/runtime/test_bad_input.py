@@ -30,7 +30,7 @@ from tests.fixtures_data import (
     jit_collate,
     locked_batch,
 )
-from tests.runtime.harness import COUNT, make, processes_of
+from tests.runtime.harness import COUNT, digest, make, persistent_epochs, processes_of, program, run_script
 
 
 class Holds(Draws):
@@ -161,7 +161,7 @@ def test_what_cannot_be_carried_out_of_a_worker_is_an_error_that_names_it(orders
     assert errors.keys() == {2, 5}
     assert "lock" in str(errors[2])
     assert ".detach()" in str(errors[5])
-    assert [(fault.cause, fault.batch) for fault in loader.report().faults] == [("unpicklable", 2), ("unpicklable", 5)]
+    assert {(fault.cause, fault.batch) for fault in loader.report().faults} == {("unpicklable", 2), ("unpicklable", 5)}
 
 
 def test_a_batch_whose_class_only_the_worker_can_import_is_one_clear_error(tmp_path: Path) -> None:
@@ -209,6 +209,27 @@ def test_what_the_sampler_raises_comes_after_the_batches_that_were_planned() -> 
     assert [next(stream)[:, 0].tolist() for _ in range(2)] == [[0, 1], [2, 3]]
     with pytest.raises(KeyError, match="the list of files is gone"):
         next(stream)
+
+
+def test_where_no_process_can_be_started_the_trainer_loads_all_itself(tmp_path: Path) -> None:
+    """The program has used up its descriptors: every start fails, the ladder leads down to the trainer."""
+    script = program(
+        tmp_path,
+        """
+        import os, resource
+        from tests.runtime.harness import *
+        loader = make(Draws(COUNT))
+        seed()
+        iter(loader)  # all modules are there, and what is opened once
+        gc.collect()
+        used = max(map(int, os.listdir("/proc/self/fd")))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 4, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        played = run_epoch(loader)
+        report = loader.report()
+        print(digest(played), report.rung, {(fault.cause, "Too many open files" in fault.detail) for fault in report.faults})
+        """,
+    )
+    assert run_script(script).strip() == f"{digest(persistent_epochs()[0])} 0 {{('failed_start', True)}}"
 
 
 # ---------------------------------------------------------------- wrong use

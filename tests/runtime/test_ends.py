@@ -60,7 +60,7 @@ def test_a_with_block_ends_the_processes_and_keeps_the_batches() -> None:
     assert sorted(int(row[0]) for batch in batches for row in batch) == list(range(COUNT))
 
 
-@pytest.mark.parametrize("deed", ["wait there", "lock in C", "SIGSTOP"])
+@pytest.mark.parametrize("deed", ["wait there", "lock in C", "SIGSTOP", "thread"])
 def test_close_ends_processes_that_are_busy_stuck_or_stopped(orders: Orders, deed: str) -> None:
     orders.give("sample", 4, deed)
     loader = make(Draws(COUNT, orders), shuffle=False, num_workers=1, persistent_workers=True)
@@ -244,9 +244,12 @@ STAGES = """
     for loader, orders, place, key in begun:
         while not orders.carried_out(place, key):
             time.sleep(0.01)
-    late = make(Draws(COUNT))
+    late = make(Draws(COUNT), name="late")
     iter_of_late = iter(late)  # these are starting
     loaders = [late, *(loader for loader, *_ in begun)]
+    if not os.fork():  # a fork that outlives the trainer must not keep them alive
+        os.close(1), os.close(2)
+        signal.pause()
     print(*[process.pid for loader in loaders for process in processes_of(loader)], flush=True)
     signal.pause()
     """
@@ -260,6 +263,9 @@ def test_a_trainer_that_is_killed_takes_its_processes_with_it_whatever_they_do(t
     assert running.stdout is not None
     pids = [int(pid) for pid in running.stdout.readline().split()]
     running.kill()
-    _, err = running.communicate(timeout=60)
-    assert len(pids) == 6, err
-    assert gone(pids)
+    try:
+        _, err = running.communicate(timeout=60)
+        assert len(pids) == 6, err
+        assert gone(pids)
+    finally:
+        os.killpg(running.pid, signal.SIGKILL)  # the fork

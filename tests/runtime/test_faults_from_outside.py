@@ -6,11 +6,16 @@ import os
 import random
 import select
 import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
 
 import psutil
 import pytest
+import torch
+from torch.utils.data import Dataset
 
-from safeloader import Policy
+from safeloader import DataLoader, Policy
 from tests.fixtures_data import Draws, Orders, Pictures
 from tests.runtime.conftest import Rig
 from tests.runtime.harness import (
@@ -129,6 +134,83 @@ def test_a_loader_that_is_not_in_order_delivers_each_sample_once(orders: Orders)
             kill_all(loader)
     assert sorted(seen) == list(range(COUNT))
     assert len(loader.report().faults) >= 3
+
+
+def test_an_exception_out_of_a_signal_handler_costs_no_batch(rig: Rig) -> None:
+    """Ctrl-C in a notebook, say, while the trainer waits for a batch: the next call goes on where this one was."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    def come_between() -> None:
+        rig.orders.await_arrival("there")
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    interrupted = 0
+
+    def stream() -> Iterator[torch.Tensor]:
+        nonlocal interrupted
+        batches = iter(rig.loader)
+        while True:
+            try:
+                batch = next(batches)
+            except KeyboardInterrupt:
+                interrupted += 1
+                rig.orders.release("there")
+            except StopIteration:
+                return
+            else:
+                yield batch
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    rig.orders.give("sample", 24, "wait there")
+    thread = threading.Thread(target=come_between)
+    thread.start()
+    try:
+        assert rig.check_epoch(stream=stream()) == []
+    finally:
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert interrupted == 1
+
+
+class LongLists:
+    """Batches of very many indices: far more than a channel holds at once."""
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for number in range(12):
+            yield list(range(number, 400_000 + number))
+
+    def __len__(self) -> int:
+        return 12
+
+
+class Sums(Dataset[Any]):
+    """Fetches a batch at once, and says what it was asked for."""
+
+    def __init__(self, orders: Orders) -> None:
+        self.orders = orders
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+    def __getitems__(self, indices: list[int]) -> list[int]:
+        self.orders.obey("sums", indices[0])
+        return [indices[0], len(indices), sum(indices)]
+
+
+@pytest.mark.parametrize("deed", ["SIGKILL", "SIGSTOP"])
+def test_messages_that_do_not_fit_into_the_channel_hold_nobody_up(orders: Orders, deed: str) -> None:
+    """The process dies, or stops, while the next message to it is half sent."""
+    orders.give("sums", 1, deed)
+    orders.give("sums", 6, deed)
+    sampler: Any = LongLists()
+    loader: DataLoader[Any] = DataLoader(
+        Sums(orders), batch_sampler=sampler, num_workers=2, policy=Policy(batch_timeout=2.0, max_restarts=100)
+    )
+    got = [batch.tolist() for batch in loader]
+    assert got == [[n, 400_000, sum(range(n, 400_000 + n))] for n in range(12)]
+    assert len(loader.report().faults) >= 2
 
 
 def test_samples_without_batches_are_torchs_after_a_fault(orders: Orders) -> None:

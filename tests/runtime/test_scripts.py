@@ -71,7 +71,7 @@ for number in range(6):
         assert type(pair) is Pair and isinstance(pair.left, torch.Tensor)
         total += pair.total()
 expected = sum(i * i + 101 for i in range(20)) + 5 * offset
-print("total", total == expected, [fault.cause for fault in loader.report().faults])
+print("total", total == expected, sorted(fault.cause for fault in loader.report().faults))
 """
 
 

@@ -151,12 +151,10 @@ def storage_over(buffer: Any) -> torch.UntypedStorage:
 
 def storage_by_name(manager: bytes, handle: bytes, size: int) -> torch.UntypedStorage:
     """Open a storage that torch shares under a name (sharing strategy ``file_system``)."""
-    import torch
+    from safeloader import torch_private
 
     # torch's own rebuild function also gives up the sender's reference, which is right for one reader only.
-    opening: Any = torch.UntypedStorage._new_shared_filename_cpu
-    opened: torch.UntypedStorage = opening(manager, handle, size)
-    return opened
+    return torch_private.open_named_storage(manager, handle, size)
 
 
 def tensor_over(

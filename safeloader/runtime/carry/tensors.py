@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.multiprocessing import get_sharing_strategy, reductions
 
+from safeloader import torch_private
 from safeloader.runtime.carry import rebuild
 from safeloader.runtime.carry.kinds import RefusedError
 
@@ -67,7 +68,7 @@ def _reduce_plain(pickler: CarryPickler, tensor: torch.Tensor) -> Any:
 
 
 def _reduce_typed(pickler: CarryPickler, storage: Any) -> Any:
-    untyped = pickler.storage(storage._untyped_storage)
+    untyped = pickler.storage(torch_private.untyped(storage))
     return reductions.rebuild_typed_storage, (untyped, storage.dtype)
 
 
@@ -88,7 +89,7 @@ def _reduce_shared(storage: torch.UntypedStorage) -> Any:
     strategy: Any = get_sharing_strategy
     if strategy() == "file_system":
         # torch's own reduction leaves a reference for one reader, who gives it up; here may be none or many.
-        return rebuild.storage_by_name, storage._share_filename_cpu_()
+        return rebuild.storage_by_name, torch_private.share_storage_by_name(storage)
     return reductions.reduce_storage(storage)  # type: ignore[no-untyped-call]
 
 

@@ -88,6 +88,9 @@ class PipeItem:
         self.shows_worker = shows_worker
         self.bad = bad
 
+    def __repr__(self) -> str:  # the pipes' errors show it
+        return "PipeItem"
+
     def __call__(self, index: int) -> Any:
         if index == self.bad:
             raise ValueError(f"sample {index} is bad")
