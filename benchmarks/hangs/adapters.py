@@ -46,8 +46,8 @@ def torch_loader(dataset: Any, *, deadline: float, **arguments: Any) -> Iterable
 
 
 def torch_timeout_loader(dataset: Any, *, deadline: float, **arguments: Any) -> Iterable[Any]:
-    """torch's DataLoader with ``timeout=deadline``."""
-    return TorchDataLoader(dataset, timeout=deadline, **arguments)
+    """torch's DataLoader with a ``timeout`` of twice the deadline, because it covers the start of its workers, too."""
+    return TorchDataLoader(dataset, timeout=2 * deadline, **arguments)
 
 
 def safeloader_loader(dataset: Any, *, deadline: float, **arguments: Any) -> Iterable[Any]:
@@ -61,7 +61,7 @@ ADAPTERS = {
     adapter.name: adapter
     for adapter in (
         Adapter("torch", torch_loader, "torch.utils.data.DataLoader", impatience=0.4),
-        Adapter("torch-timeout", torch_timeout_loader, "torch.utils.data.DataLoader(timeout=deadline)"),
+        Adapter("torch-timeout", torch_timeout_loader, "torch.utils.data.DataLoader(timeout=2 * deadline)"),
         Adapter(
             "safeloader",
             safeloader_loader,

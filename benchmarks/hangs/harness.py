@@ -7,6 +7,7 @@ before. To it comes the time that processes need to start, which the undisturbed
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -36,14 +37,19 @@ class Harness:
 
     Attributes:
         cap: Seconds without a fact, on top of `STARTS` starts, after which a program is said to hang.
-        start: Seconds that torch's workers took to start, the most of all undisturbed runs; load makes it longer.
+        starts: Seconds that torch's workers took to start in each undisturbed run.
         stop: Set from outside, ends every run that is under way by `processes.Interrupted`.
     """
 
     cap: float = 20.0
     stop: threading.Event = field(default_factory=threading.Event)
-    start: float = 0.0
+    starts: list[float] = field(default_factory=list)
     _references: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def start(self) -> float:
+        """Seconds that torch's workers take to start on this machine, under its present load."""
+        return statistics.median(self.starts) if self.starts else 0.0
 
     def prepare_reference(self, name: str) -> None:
         """Make the undisturbed run that the scenario called ``name`` is compared with, once.
@@ -92,7 +98,7 @@ class Harness:
             launch = Launch(name, wanted, "torch", directory, quiet=True)
             ending = self._watch(launch, max(self.cap, REFERENCE_CAP))
             noted = facts.read(directory)
-            self.start = max(self.start, start_seconds(noted))
+            self.starts.append(start_seconds(noted))
             return judge(name, wanted, "torch", noted, ending, None)
 
     def _watch(self, launch: Launch, cap: float) -> Ending:

@@ -27,17 +27,17 @@ def unsendable(error: Exception, batch: Any, indices: Any, classes: Sequence[typ
     """
     from ..errors import NotCarriableError
 
-    reason, path = str(error) or type(error).__name__, ""
+    reason, path, hint = str(error) or type(error).__name__, "", ""
     try:
         carry.dumps(batch, classes, what={"batch": batch})
     except NotCarriableError as found:
-        reason, path = found.what, found.path
+        reason, path, hint = found.what, found.path, found.hint
     except Exception:
         pass
     return NotCarriableError(
         f"the batch of samples {_short(indices)} was loaded but cannot be sent to the main process: {reason}",
         path=path,
-        hint="return tensors, arrays, plain values, or objects of importable classes",
+        hint=hint or "return tensors, arrays, plain values, or objects of importable classes",
     )
 
 

@@ -205,4 +205,4 @@ TestMachine.settings = CALMLY
 @pytest.mark.stress
 @pytest.mark.timeout(0)
 def test_hypothesis_plays_for_long() -> None:
-    run_state_machine_as_test(Machine, settings=settings(CALMLY, max_examples=5000, derandomize=False))  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(Machine, settings=settings(CALMLY, max_examples=5000, derandomize=False))

@@ -62,18 +62,15 @@ class Rig:
         self.epoch = 0
         self.check_epoch()
 
-    def check_epoch(
-        self, at: Mapping[int, Callable[[], object]] | None = None, stream: Iterator[Any] | None = None
-    ) -> list[Fault]:
+    def check_epoch(self, at: Mapping[int, Callable[[], object]] | None = None) -> list[Fault]:
         """One more epoch equals torch's. Returns the faults that it had.
 
         Args:
             at: what to do after so many batches.
-            stream: another way to go through the loader.
         """
         known = len(self.loader.report().faults)
         seed(self.epoch)
-        played = play(stream or self._with_deeds(at or {}))
+        played = play(self._with_deeds(at or {}))
         expected = persistent_epochs(self._kind)[self.epoch]
         self.epoch += 1
         assert played == expected

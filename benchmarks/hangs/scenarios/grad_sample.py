@@ -20,7 +20,7 @@ SCENARIO = Scenario(
     title="a sample carries a gradient",
     reference=None,
     expect=("error",),
-    says=r"(?=.*detach)(?=.*\b18\b)",
+    says=r"(?=.*gradient)(?=.*\b18\b)",
 )
 
 

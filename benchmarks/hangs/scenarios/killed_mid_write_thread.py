@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from torch.utils.data import Dataset
@@ -47,9 +47,8 @@ def loop(run: Run) -> None:
 
 
 def train(run: Run) -> None:
-    thread = threading.Thread(target=loop, args=(run,))
-    thread.start()
-    thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(loop, run).result()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.utils.data as tud
-
 from torch.utils.data.datapipes.iter import IterableWrapper
 from torch.utils.data.datapipes.map import SequenceWrapper
 
