@@ -24,7 +24,10 @@ from .observe import Recorder, Report
 from .settings import Policy, Settings, resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+    from torch.utils.data import Dataset, Sampler
+    from typing_extensions import Self
 
     from .runtime.driver import Driver
 
@@ -58,11 +61,11 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
 
     def __init__(
         self,
-        dataset: Any,
+        dataset: Dataset[T_co],
         batch_size: int | None = 1,
         shuffle: bool | None = None,
-        sampler: Any = None,
-        batch_sampler: Any = None,
+        sampler: Sampler[Any] | Iterable[Any] | None = None,
+        batch_sampler: Sampler[list[Any]] | Iterable[list[Any]] | None = None,
         num_workers: int = 0,
         collate_fn: Callable[[list[Any]], Any] | None = None,
         pin_memory: bool = False,
@@ -92,7 +95,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         )  # fmt: skip
         self.in_order = in_order
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> torch_private.BaseIterator:
         if self._safe.closed:
             raise LoaderClosedError(
                 f"{self._safe.name} was closed", hint="make a new DataLoader: close() ends a loader for good"
@@ -101,7 +104,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             self._iterator = None  # it gave up: a new epoch begins with new processes
         return super().__iter__()
 
-    def _get_iterator(self) -> Any:
+    def _get_iterator(self) -> torch_private.BaseIterator:
         settings = self._safe.settings
         if settings.disable:
             return super()._get_iterator()
@@ -123,7 +126,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._iterator = None
         self._safe.recorder.closed()
 
-    def __enter__(self) -> DataLoader[T_co]:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -221,6 +224,8 @@ class ProcessIterator(torch_private.BaseIterator):
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         super().__init__(loader)
+        if loader.prefetch_factor == 0:  # torch's constructor lets it pass, its iterator says this
+            raise AssertionError("prefetch_factor must be greater than 0 for MultiProcessingDataLoaderIter")
         self._loader_state = loader._safe
         self._persistent = loader.persistent_workers
         self._profile_name = "enumerate(DataLoader)#_MultiProcessingDataLoaderIter.__next__"

@@ -19,8 +19,9 @@ from hypothesis.stateful import (
 
 from safeloader.core.messages import ClockAdvanced, CloseRequested, LeaseReturned
 from safeloader.core.policy import CoreSettings
+from tests.core.plots import CALM
 from tests.core.simulated import Nature, SimProcess
-from tests.core.walker import CALM, Walk
+from tests.core.walker import Walk
 from tests.core.world import Plot, World
 
 EPOCHS = 3

@@ -10,7 +10,8 @@ import pytest
 
 from safeloader.core import messages as m
 from safeloader.core.supervisor import Supervisor
-from tests.core.walker import random_plot, walk
+from tests.core.plots import random_plot
+from tests.core.walker import walk
 
 CHUNK = 250
 
@@ -49,13 +50,13 @@ def test_the_walks_are_hostile_enough_to_meet_every_word_and_every_rung() -> Non
                     met[f"{type(message).__name__} {message.cause}"] += 1
             return commands
 
-    received = sum(walk(seed, Listening).consumer.received for seed in range(400))
+    received = sum(walk(seed, Listening).consumer.received for seed in range(300))
     words = {kind.__name__ for kind in (*m.EVENTS, *m.COMMANDS)} - {"StartRefused"}
     faults = {f"ReportFault {c}" for c in "died oom hung stopped failed_start raised unpicklable".split()}
     rungs = {"rung 4 to 2", "rung 2 to 1", "rung 1 to 0", "rung 0 to 1", "rung 1 to 2", "rung 2 to 4"}
     endings = {"GiveUp restarts", "GiveUp setup"}
     assert not (words | faults | rungs | endings) - met.keys()
-    assert received > 2000
+    assert received > 1500
 
 
 def test_the_plots_cover_every_setting() -> None:

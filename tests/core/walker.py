@@ -3,112 +3,16 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
 from typing import Any
 
 from safeloader.core.messages import BatchRequested, ClockAdvanced, CloseRequested, LeaseReturned
-from safeloader.core.policy import CoreSettings
 from safeloader.core.supervisor import Supervisor
 
-from .simulated import Nature, SimProcess, sample_of_iterator
-from .world import Broken, Plot, World
+from .plots import Hostility, random_hostility, random_plot
+from .simulated import SimProcess
+from .world import Broken, World
 
-__all__ = ["CALM", "Hostility", "Walk", "random_plot", "walk"]
-
-
-@dataclass(frozen=True)
-class Hostility:
-    """How likely each misfortune is, at each step."""
-
-    death: float
-    hang: float
-    absence: float
-    impatience: float  # the clock jumps while processes could still move
-    stale: float
-    break_off: float
-    close: float
-    hoard: bool  # the consumer keeps what it gets for long
-
-
-CALM = Hostility(0, 0, 0, 0, 0, 0, 0, hoard=False)
-
-
-def random_plot(rng: random.Random) -> Plot:
-    """A world that nobody would build by hand."""
-    workers = rng.choice((1, 2, 2, 3, 4))
-    iterable = rng.random() < 0.3
-    batches, size = rng.randrange(20), rng.randrange(1, 6)
-    batched = rng.random() < 0.85
-    size = size if batched else 1
-    settings = CoreSettings(
-        num_workers=workers,
-        prefetch_factor=rng.choice((1, 2, 3)),
-        in_order=rng.random() < 0.7,
-        indexed=not iterable,
-        batched=batched,
-        batch_timeout="auto" if rng.random() < 0.1 else 10.0,
-        startup_timeout=30.0,
-        max_restarts=rng.choice((0, 1, 2, 4, 4, 100)),
-        restart_period=rng.choice((5.0, 60.0, 600.0)),
-        fallback=rng.choice(("inline", "inline", "inline", "process", "off")),
-        recover_after=rng.choice((1, 2, 5, 1000)),
-        on_bad_sample=rng.choice(("raise", "skip")),
-        bad_sample_attempts=rng.choice((1, 2, 2, 3)),
-        max_processes=rng.choice((None, None, None, 0, 1, 2)),
-    )
-    nature = Nature(
-        seed=rng.randrange(1 << 30),
-        iterable=iterable,
-        batched=batched,
-        lengths=tuple(rng.choice((0, 1, 1, 2, 3, 5, 7)) for _ in range(workers)) if iterable else (),
-        iter_moves=rng.random() < 0.5,
-        skip_raising=settings.on_bad_sample == "skip" and not iterable,
-        known=rng.random() < 0.5,
-        setup_kills=frozenset([0]) if rng.random() < 0.04 else frozenset(),
-        fits=_fits(rng, iterable, batches * size, settings.bad_sample_attempts),
-        **_bad_samples(rng, iterable, workers, batches * size),
-    )
-    bad_starts = rng.choice((0.0,) * 12 + (0.2,) * 4 + (0.6,) * 3 + (1.0,))
-    if bad_starts > 0.5:
-        settings = replace(settings, max_restarts=min(settings.max_restarts, 4))
-    return Plot(
-        settings, nature, batches, size,
-        bad_starts=bad_starts,
-        hanging_starts=rng.choice((0.0, 0.5, 1.0)),
-        refused_starts=rng.choice((0.0, 0.0, 0.0, 0.0, 0.3)),
-        unkillable=rng.choice((0.0, 0.0, 0.3)),
-    )  # fmt: skip
-
-
-def _bad_samples(rng: random.Random, iterable: bool, workers: int, total: int) -> dict[str, frozenset[int]]:
-    def some(share: float) -> frozenset[int]:
-        if rng.random() > share:
-            return frozenset()
-        if iterable:
-            return frozenset({sample_of_iterator(rng.randrange(workers), rng.randrange(5))})
-        return frozenset(rng.randrange(total) for _ in range(rng.randrange(1, 4))) if total else frozenset()
-
-    return {"kills": some(0.3), "hangs": some(0.2), "raises": some(0.3)}
-
-
-def _fits(rng: random.Random, iterable: bool, total: int, attempts: int) -> tuple[tuple[int, int], ...]:
-    """A sample that kills just so often that its batch comes under suspicion, and is harmless then."""
-    if iterable or total == 0 or rng.random() < 0.8:
-        return ()
-    return ((rng.randrange(total), attempts + rng.choice((1, 1, 1, 2))),)
-
-
-def random_hostility(rng: random.Random) -> Hostility:
-    level = rng.choice((0.0, 0.0, 0.3, 1.0, 1.0, 3.0))
-
-    def some(rate: float) -> float:
-        return rate * level if rng.random() < 0.7 else 0.0
-
-    return Hostility(
-        some(0.02), some(0.01), some(0.02), some(0.05), some(0.1), rng.choice((0.0, 0.01, 0.03)),
-        rng.choice((0.0, 0.002)),
-        hoard=rng.random() < 0.1,
-    )  # fmt: skip
+__all__ = ["Walk", "walk"]
 
 
 class Walk:

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from safeloader.core import messages as m
 from safeloader.core.supervisor import Supervisor
 
 from .judges import Broken, Consumer, Undisturbed
-from .simulated import Nature, SimProcess, SimWorker, result
+from .obeying import Obeying, Plot
+from .simulated import SimProcess, SimWorker
 
 if TYPE_CHECKING:
     import random
-
-    from safeloader.core.policy import CoreSettings
 
 __all__ = ["Broken", "Plot", "World"]
 
@@ -31,21 +29,7 @@ AFTER_CLOSE = (
 MOST_COMMANDS = 400  # on one event
 
 
-@dataclass(frozen=True)
-class Plot:
-    """One world: what is loaded, and under which settings."""
-
-    settings: CoreSettings
-    nature: Nature = field(default_factory=Nature)
-    batches: int = 8
-    batch_size: int = 2
-    bad_starts: float = 0.0  # share of processes that end or hang while they start
-    hanging_starts: float = 0.5  # share of those that hang
-    refused_starts: float = 0.0  # the system cannot start one
-    unkillable: float = 0.0
-
-
-class World:
+class World(Obeying):
     """Everything but the supervisor.
 
     Args:
@@ -131,255 +115,6 @@ class World:
         if process.told_to_end:
             return
         self._lost(process, event)
-
-    def _lost(self, process: SimProcess, event: m.ProcessExited | None) -> None:
-        """A process is gone: what it was condemned for, or what its page names, has hurt it."""
-        self.faults += 1
-        self.undisturbed.faults_in_a_row += 1
-        self.fault_times.append(self.now)
-        self.memory_short = event is not None and event.memory_short
-        if not process.asked:
-            return
-        kind, about, worker = process.asked[0]
-        if process.condemned or event is None:
-            to_blame = process.asked[0] is process.suspect
-        else:
-            to_blame = about == (event.setup if kind in ("setup", "resume") else event.task)
-        if to_blame:
-            self.undisturbed.hurt(kind, about, worker, process.hurt_by_sample)
-
-    # ------------------------------------------------------------ commands
-
-    def _PlanTask(self, command: m.PlanTask) -> None:
-        self._events.append(self.consumer.draw())
-
-    def _StartProcess(self, command: m.StartProcess) -> None:
-        if command.process in self.processes:
-            raise Broken("a process number is used again")
-        unkillable = self.rng.random() < self.plot.unkillable
-        process = SimProcess(command.process, self.nature, self.now, unkillable, self.fits)
-        self.processes[command.process] = process
-        fleet = self.sup.fleet
-        seats = [n for n, p in self.processes.items() if not (p.gone or p.told_to_end)]
-        if sum(n not in fleet.processes or not fleet.processes[n].retiring for n in seats) > max(self.rung, 1):
-            raise Broken(f"processes {seats} at rung {self.rung}")
-        chance = self.rng.random()
-        if chance < self.plot.refused_starts:
-            process.die("cannot allocate memory")
-            self._events.append(process.outbox.popleft())
-        elif chance < self.plot.refused_starts + self.plot.bad_starts:
-            if self.rng.random() < self.plot.hanging_starts:
-                process.life = "hung"
-            else:
-                process.die("exit code 1")
-
-    def _HostWorker(self, c: m.HostWorker) -> None:
-        homes = [p for p in self.processes.values() if c.worker in p.lodgers and not p.gone]
-        if homes or c.worker in self.inline:
-            raise Broken(f"worker {c.worker} is hosted twice")
-        if c.process == m.INLINE:
-            worker = self.inline[c.worker] = SimWorker.hosted(self.nature, c)
-            self._events.append(m.WorkerReady(m.INLINE, c.worker, self.now, worker.first_state(c)))
-            return
-        self._send(c, "setup", c.worker)
-
-    def _DropWorker(self, c: m.DropWorker) -> None:
-        if c.process == m.INLINE:
-            del self.inline[c.worker]
-            return
-        process = self._reachable(c.process)
-        if any(a[2] == c.worker for a in process.asked):
-            raise Broken(f"worker {c.worker} leaves with something in flight")
-        process.lodgers.discard(c.worker)
-        process.inbox.append(c)
-
-    def _ResumeWorker(self, c: m.ResumeWorker) -> None:
-        if c.process == m.INLINE:
-            snapshot = self.inline[c.worker].resume()
-            self._events.append(m.WorkerResumed(m.INLINE, c.worker, self.now, snapshot))
-            return
-        self._send(c, "resume", c.worker)
-
-    def _SendTask(self, c: m.SendTask) -> None:
-        slot = c.lease.slot
-        if slot in self.freed:
-            raise Broken(f"slot {slot} was given back to the system")
-        if any(slot in process.slots() for process in self.processes.values()):
-            raise Broken(f"another process may still write to slot {slot}")
-        if any(lease.slot == slot for lease, _ in self.consumer.held):
-            raise Broken(f"the consumer looks into slot {slot}")
-        self.undisturbed.sent(c)
-        self._send(c, "task", c.task)
-
-    def _SendProbe(self, c: m.SendProbe) -> None:
-        if not c.positions:
-            raise Broken("an empty probe")
-        self._send(c, "probe", c.task)
-
-    def _send(self, c: Any, kind: str, about: int) -> None:
-        process = self._reachable(c.process)
-        if kind == "setup":
-            process.lodgers.add(c.worker)
-        elif c.worker not in process.lodgers:
-            raise Broken(f"{c} for a worker that does not live there")
-        process.asked.append((kind, about, c.worker))
-        process.sent_at.append(self.now)
-        process.inbox.append(c)
-
-    def _reachable(self, number: int) -> SimProcess:
-        process = self.processes[number]
-        if process.gone or process.told_to_end or process.condemned or not process.ready_told:
-            raise Broken(f"work for process {number}, which takes none")
-        return process
-
-    def _LoadInline(self, c: m.LoadInline) -> None:
-        self.undisturbed.sent(c)
-        if self.undisturbed.tasks[c.task].hurt:
-            raise Broken(f"task {c.task} hurt a process, and is tried in the trainer")
-        worker = self.inline[c.worker]
-        bad = [i for i, s in worker.samples(c.indices, c.skip) if s in self.nature.kills or s in self.nature.hangs]
-        if bad:
-            self.now += c.timeout
-            self.undisturbed.hurt("task", c.task, c.worker, by_sample=True)
-            sample = bad[0] if self.nature.known else None
-            self._events.append(m.InlineInterrupted(c.task, sample, "stack"))
-            return
-        taken_at = self.now
-        self.now += 0.01
-        outcome = worker.load(c.indices, c.skip)
-        event = result(m.INLINE, c.task, outcome, taken_at, self.now)
-        if isinstance(event, m.TaskLoaded) and outcome.content is not None:
-            event = event._replace(snapshot=worker.state)
-        self._events.append(event)
-
-    def _InspectProcess(self, c: m.InspectProcess) -> None:
-        process = self.processes[c.process]
-        page = process.page
-        letter = {"stopped": "T", "hung": "S", "dead": "Z"}.get(process.life, "R")
-        if not process.gone:
-            self._events.append(
-                m.ProcessInspected(
-                    c.process, page.task, page.setup, page.sample, page.taken_at, page.progressed_at, letter
-                )
-            )
-
-    def _CaptureStacks(self, c: m.CaptureStacks) -> None:
-        process = self.processes[c.process]
-        self._condemned(process)
-        if process.life in ("up", "hung", "starting") and self.rng.random() < 0.7:
-            self.captures.append(m.StacksCaptured(c.process, f"stack of {c.process}"))
-
-    def _condemned(self, process: SimProcess) -> None:
-        """The supervisor takes it for hung: it must have been silent for long enough."""
-        settings = self.plot.settings
-        process.condemned = True
-        process.suspect = process.asked[0] if process.asked else None
-        if settings.batch_timeout == "auto" or process.told_to_end or process.life == "stopped":
-            return
-        starting = not process.ready_told
-        slow = ("setup", "resume") if self.nature.iterable else ("setup",)
-        if starting or (process.asked and process.asked[0][0] in slow):
-            allowed = settings.startup_timeout
-        else:
-            allowed = settings.batch_timeout
-        since = process.started_at if starting else max(process.page.progressed_at, process.sent_at[0])
-        if process.suspect is not None:
-            allowed *= 2.0 ** self.undisturbed.attempts(*process.suspect)
-        if self.now - since < allowed - 1e-6:
-            raise Broken(f"process {process.id} moved {self.now - since:.3f} s ago, and is taken for hung")
-
-    def _KillProcess(self, c: m.KillProcess) -> None:
-        process = self.processes[c.process]
-        if process.gone:
-            raise Broken(f"process {c.process} is gone, and killed")
-        if not process.ready_told and not process.condemned and not process.told_to_end:
-            process.told_to_end = True  # it had nothing to finish
-        elif not process.condemned and not self.closed:
-            self._condemned(process)
-        process.killed = True
-
-    def _StopProcess(self, c: m.StopProcess) -> None:
-        process = self.processes[c.process]
-        if not self.closed and process.asked:
-            raise Broken(f"process {c.process} is to end with work in flight")
-        process.told_to_end = True
-        process.inbox.append(c)
-
-    def _AbandonProcess(self, c: m.AbandonProcess) -> None:
-        process = self.processes[c.process]
-        if not process.killed:
-            raise Broken(f"process {c.process} is abandoned before it was killed")
-        process.gone = True
-        if not process.told_to_end:
-            self._lost(process, None)
-        self.past.extend(process.outbox)
-        process.outbox.clear()
-
-    def _Deliver(self, c: m.Deliver) -> None:
-        self.undisturbed.delivered(c)
-        self.consumer.receive(c)
-
-    def _DeliverError(self, c: m.DeliverError) -> None:
-        self.undisturbed.raised(c)
-        self.consumer.receive(c)
-
-    def _DeliverBadSample(self, c: m.DeliverBadSample) -> None:
-        self.undisturbed.convicted(c.task, c.indices)
-        self.consumer.receive(c)
-
-    def _EndEpoch(self, c: m.EndEpoch) -> None:
-        self.consumer.end_epoch()
-
-    def _FreeSlot(self, c: m.FreeSlot) -> None:
-        if any(lease.slot == c.slot for lease, _ in self.consumer.held):
-            raise Broken("the consumer looks into a slot that is freed")
-        self.freed.add(c.slot)
-
-    def _GiveUp(self, c: m.GiveUp) -> None:
-        if self.given_up is None:
-            self._may_give_up(c)
-        self.given_up, self.closed = c, True
-        self.consumer.waiting = False
-
-    def _may_give_up(self, c: m.GiveUp) -> None:
-        settings = self.plot.settings
-        if c.cause == "restarts":
-            lowest = self.sup.fleet.rungs[-1]
-            if self.rung != lowest or not self._too_many():
-                raise Broken(f"{c} after {self.fault_times} at rung {self.rung}")
-        elif c.cause == "setup":
-            if max(self.undisturbed.setups_hurt.values(), default=0) <= settings.bad_sample_attempts:
-                raise Broken(f"{c}: {self.undisturbed.setups_hurt}")
-        else:
-            raise Broken(f"nobody refused: {c}")
-
-    def _too_many(self) -> bool:
-        settings = self.plot.settings
-        recent = sum(t >= self.now - settings.restart_period for t in self.fault_times)
-        return max(recent, self.undisturbed.faults_in_a_row) > settings.max_restarts
-
-    def _ReportFault(self, c: m.ReportFault) -> None:
-        pass
-
-    def _ReportRung(self, c: m.ReportRung) -> None:
-        rungs = self.sup.fleet.rungs
-        if c.old != self.rung or abs(rungs.index(c.old) - rungs.index(c.new)) != 1:
-            raise Broken(f"{c} at {self.rung}")
-        if c.new > c.old and self.consumer.received_since_rung + 1 < self.plot.settings.recover_after:
-            raise Broken(f"{c} after {self.consumer.received_since_rung + 1} batches")
-        if c.new < c.old and not self.memory_short and not self._too_many():
-            raise Broken(f"{c} after {self.fault_times}")
-        if c.new < c.old:
-            self.fault_times.clear()
-        self.rung, self.consumer.received_since_rung = c.new, 0
-
-    def _ReportSlow(self, c: m.ReportSlow) -> None:
-        pass
-
-    def _ReportSkipped(self, c: m.ReportSkipped) -> None:
-        if c.cause != "boom":
-            self.undisturbed.convicted(c.task, c.indices)
-        self.consumer.skipped(c)
 
     # ------------------------------------------------------------ what may happen next
 

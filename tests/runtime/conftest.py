@@ -35,7 +35,7 @@ class Rig:
 
     def __init__(self, folder: Path, kind: str) -> None:
         self._folder = folder
-        self._kind = kind
+        self.kind = kind
         self._loader: DataLoader[Any] | None = None
         self.epoch = 0
         self.orders = Orders()
@@ -52,7 +52,7 @@ class Rig:
         self._folder.mkdir(exist_ok=True)
         self.orders = Orders(self._folder)
         self.orders.withdraw()
-        dataset: Any = UnpickleTrap(COUNT, self.orders) if self._kind == "draws" else Stream(COUNT, self.orders)
+        dataset: Any = UnpickleTrap(COUNT, self.orders) if self.kind == "draws" else Stream(COUNT, self.orders)
         self._loader = make(
             dataset,
             persistent_workers=True,
@@ -71,7 +71,7 @@ class Rig:
         known = len(self.loader.report().faults)
         seed(self.epoch)
         played = play(self._with_deeds(at or {}))
-        expected = persistent_epochs(self._kind)[self.epoch]
+        expected = persistent_epochs(self.kind)[self.epoch]
         self.epoch += 1
         assert played == expected
         return self.loader.report().faults[known:]

@@ -15,8 +15,8 @@ from tests.runtime.harness import COUNT, first_index, make, persistent_epochs, r
 
 def test_a_slow_batch_whose_samples_finish_is_reported_and_not_killed(orders: Orders) -> None:
     for index in (20, 21, 22, 23):
-        orders.give("sample", index, "sleep 1.2", always=True)
-    loader = make(Draws(COUNT, orders), shuffle=False, policy=Policy(batch_timeout=3.0, max_processes=1))
+        orders.give("sample", index, "sleep 2.4", always=True)
+    loader = make(Draws(COUNT, orders), shuffle=False, policy=Policy(batch_timeout=4.0, max_processes=1))
     assert [int(row[0]) for batch in loader for row in batch] == list(range(COUNT))
     report = loader.report()
     assert report.slow_batches >= 1

@@ -229,15 +229,3 @@ def test_pinned_batches_are_torchs_after_a_fault(orders: Orders) -> None:
     orders.give("sample", 24, "SIGKILL")
     loader = make(Draws(COUNT, orders), pin_memory=True)
     assert run_epoch(loader) == persistent_epochs()[0]
-
-
-@pytest.mark.slow
-def test_processes_killed_at_random_again_and_again_cost_no_batch(rig: Rig) -> None:
-    generator = random.Random(11)
-
-    def kill_one() -> None:
-        generator.choice(processes_of(rig.loader)).kill()
-
-    for _ in range(3):
-        faults = rig.check_epoch(dict.fromkeys(generator.sample(range(1, 12), 4), kill_one))
-        assert faults

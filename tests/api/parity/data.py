@@ -15,6 +15,15 @@ __all__ = ["Items", "ItemsAtOnce", "Shards", "collate_identity", "collate_with_d
 Draws = tuple[str, ...]
 
 
+class OddError(Exception):
+    """An error that cannot be made from its message alone."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"{code}: {text}")
+
+
+
+
 def draw(kinds: Draws) -> list[float]:
     """Numbers of the global generators, among them normals, of which Python and numpy keep halves."""
     drawn: list[float] = []
