@@ -11,11 +11,13 @@ import itertools
 import uuid
 import warnings
 import weakref
+from collections.abc import Callable, Iterable  # noqa: TC003 - tools read the constructor's type hints
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.multiprocessing
 import torch.utils.data
+from torch.utils.data import Dataset, Sampler  # noqa: TC002
 
 from . import torch_private
 from .core.policy import CoreSettings
@@ -24,9 +26,6 @@ from .observe import Recorder, Report
 from .settings import Policy, Settings, resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from torch.utils.data import Dataset, Sampler
     from typing_extensions import Self
 
     from .runtime.driver import Driver

@@ -6,9 +6,8 @@ import copy
 import inspect
 import logging
 import pickle
-import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -53,13 +52,19 @@ def test_every_argument_can_be_given_by_position_and_is_kept() -> None:
         data.Items(7), 2, False, sampler, None, 1, data.collate_identity, False, True, 7.5, data.init_seeding, "spawn",
         generator,
     )  # fmt: skip
-    more = {"prefetch_factor": 3, "persistent_workers": True, "pin_memory_device": "", "in_order": False}
-    ours, torchs = DataLoader(*arguments, **more), tud.DataLoader(*arguments, **more)
+    more: dict[str, Any] = {"prefetch_factor": 3, "persistent_workers": True, "pin_memory_device": "", "in_order": False}
+    ours: Any = DataLoader(*arguments, **more)
+    torchs: Any = tud.DataLoader(*arguments, **more)
     for name, value in vars(torchs).items():
         if name != "batch_sampler":
             assert vars(ours)[name] is value or vars(ours)[name] == value, name
     assert ours.multiprocessing_context is torchs.multiprocessing_context
     assert (ours.policy, ours.name) == (None, None)
+
+
+def test_tools_can_read_the_type_hints_of_every_argument() -> None:
+    hints = get_type_hints(DataLoader.__init__)
+    assert inspect.signature(DataLoader.__init__).parameters.keys() - hints.keys() == {"self"}
 
 
 def test_policy_and_name_are_attributes() -> None:
@@ -97,7 +102,7 @@ def test_a_loader_made_again_from_what_tools_find_in_it_is_the_same_one() -> Non
         data.Items(9), 2, shuffle=True, num_workers=2, prefetch_factor=3, persistent_workers=True, in_order=False,
         timeout=4.0, drop_last=True, collate_fn=data.collate_identity, policy=policy, name="train",
     )  # fmt: skip
-    other = _as_trainers_do(one, sampler=tud.SequentialSampler(one.dataset))
+    other = _as_trainers_do(one, sampler=tud.SequentialSampler(range(9)))
     for name in ("batch_size", "num_workers", "prefetch_factor", "persistent_workers", "in_order", "timeout",
                  "drop_last", "collate_fn", "policy", "name", "dataset"):  # fmt: skip
         assert getattr(other, name) == getattr(one, name), name
@@ -186,8 +191,8 @@ def test_what_torch_lets_be_set_can_be_set() -> None:
     assert [[item["index"] for item in batch] for batch in loader] == [[0, 1], [2, 3]]
     with pytest.raises(ValueError, match="valid start method"):
         loader.multiprocessing_context = "spoon"
+    loader.multiprocessing_context = "fork"
     with pytest.warns(UserWarning, match="asks for fork"):
-        loader.multiprocessing_context = "fork"
         list(loader)
     loader.close()
 
@@ -242,8 +247,8 @@ def test_a_subclass_that_replaces_its_batch_sampler_repeats_for_ever() -> None:
     drawn = []
     for loader_class, more in ((tud.DataLoader, {}), (DataLoader, {"num_workers": 2, "policy": INLINE})):
         torch.manual_seed(3)
-        loader = _endless(loader_class)(data.Items(10), 4, shuffle=True, **more)
-        assert isinstance(loader, loader_class)
+        loader: Any = _endless(loader_class)(data.Items(10), 4, shuffle=True, **more)
+        assert issubclass(type(loader), loader_class)
         drawn.append([[batch["index"].tolist() for batch in loader] for _ in range(3)])
         loader.reset()
         again = [index for batch in loader for index in batch["index"].tolist()]
@@ -353,10 +358,10 @@ def test_the_main_process_never_takes_itself_for_a_worker(max_processes: int) ->
 
 
 def test_default_collate_is_torchs_again_after_inline_loading() -> None:
-    before = dict(tud._utils.collate.default_collate_fn_map)  # type: ignore[attr-defined]
+    before = dict(tud._utils.collate.default_collate_fn_map)
     with DataLoader(data.Items(4), 2, num_workers=1, policy=INLINE) as loader:
         list(loader)
-    assert tud._utils.collate.default_collate_fn_map == before  # type: ignore[attr-defined]
+    assert tud._utils.collate.default_collate_fn_map == before
 
 
 def test_a_profile_shows_torchs_names() -> None:

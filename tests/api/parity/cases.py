@@ -158,14 +158,20 @@ def _dataset(c: Case) -> Any:
         "shards": lambda: data.Shards(c.shards, c.draws, shows, bad),
         "chain": lambda: tud.ChainDataset([data.Shards((3,), c.draws, shows), data.Shards(c.shards, c.draws, shows)]),
         "pipe": lambda: _pipe(c, shows, bad),
-        "map pipe": lambda: SequenceWrapper(range(c.length)).map(data.PipeItem(c.draws, shows, bad)),
+        "map pipe": lambda: _map_pipe(c, shows, bad),
     }[c.kind]()
 
 
 def _pipe(c: Case, shows: bool, bad: int | None) -> Any:
     """Shuffled alike in all workers, by a seed that they share, then sharded."""
-    indices = IterableWrapper(range(c.length)).shuffle(buffer_size=5).sharding_filter()
+    wrap: Any = IterableWrapper
+    indices = wrap(range(c.length)).shuffle(buffer_size=5).sharding_filter()
     return indices.map(data.PipeItem(c.draws, shows, bad))
+
+
+def _map_pipe(c: Case, shows: bool, bad: int | None) -> Any:
+    wrap: Any = SequenceWrapper
+    return wrap(range(c.length)).map(data.PipeItem(c.draws, shows, bad))
 
 
 def _order(c: Case, length: int, generator: torch.Generator | None) -> dict[str, Any]:

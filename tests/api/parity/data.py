@@ -248,11 +248,13 @@ def init_seeding(worker: int) -> None:
     random.seed(info.seed % 1000 + worker)
     np.random.seed(info.seed % 2**32)
     torch.manual_seed(info.seed + 5)
-    info.dataset.mark = worker + random.randrange(100)
+    dataset: Any = info.dataset
+    dataset.mark = worker + random.randrange(100)
 
 
 def init_sharding(worker: int) -> None:
     """Sets this worker's shard in its copy of the dataset: the other way round."""
     info = get_worker_info()
     assert info is not None
-    info.dataset.mine = info.num_workers - 1 - info.id, info.num_workers
+    dataset: Any = info.dataset
+    dataset.mine = info.num_workers - 1 - info.id, info.num_workers

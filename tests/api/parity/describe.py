@@ -77,7 +77,7 @@ def _tensor(tensor: torch.Tensor) -> tuple[Any, ...]:
         return *common, "nested", tuple(describe(part) for part in plain.unbind())
     shape = tuple(plain.shape)
     if plain.layout is torch.sparse_coo:
-        parts = plain._indices(), plain._values()  # type: ignore[no-untyped-call]
+        parts = plain._indices(), plain._values()
         return *common, shape, plain.is_coalesced(), tuple(map(describe, parts))
     if plain.layout in (torch.sparse_csr, torch.sparse_bsr):
         return *common, shape, tuple(map(describe, (plain.crow_indices(), plain.col_indices(), plain.values())))

@@ -168,7 +168,7 @@ _add(
     tensor_requiring_grad=lambda: torch.ones(2, 3, requires_grad=True),
     tensor_transposed_requiring_grad=lambda: torch.ones(2, 3).T.requires_grad_(),
     tensor_with_an_attribute=lambda: _noted(_grid(2), torch.Tensor),
-    tensor_in_shared_memory=lambda: _grid(3, 2).share_memory_(),
+    tensor_in_shared_memory=lambda: _grid(3, 2).share_memory_(),  # type: ignore[no-untyped-call]
     tensor_of_numpy=lambda: torch.from_numpy(np.arange(5)),
     tensor_of_readonly_memory=lambda: torch.frombuffer(bytearray(b"abcdefgh"), dtype=torch.uint8)[1:7],
     tensor_detached=lambda: (torch.ones(2, requires_grad=True) * 2).detach(),
@@ -187,8 +187,8 @@ _add(
     subclass_requiring_grad=lambda: _noted(_grid(2, 4), Boxes).requires_grad_(),
     subclass_with_a_state=lambda: _noted(_grid(3), StatefulTensor),
     sparse_coo=lambda: torch.eye(3).to_sparse(),
-    sparse_coo_uncoalesced=lambda: torch.sparse_coo_tensor([[0, 0]], [1.0, 2.0], (3,), check_invariants=True),
-    sparse_with_dense_values=lambda: torch.sparse_coo_tensor([[0, 2]], torch.ones(2, 3), (4, 3)),
+    sparse_coo_uncoalesced=lambda: _sparse([[0, 0]], torch.tensor([1.0, 2.0]), (3,)),
+    sparse_with_dense_values=lambda: _sparse([[0, 2]], torch.ones(2, 3), (4, 3)),
     sparse_bsr=lambda: _quietly(lambda: torch.eye(4).to_sparse_bsr((2, 2))),
     sparse_csc=lambda: _quietly(lambda: torch.eye(3).to_sparse_csc()),
     sparse_csr=lambda: _quietly(lambda: torch.eye(3).to_sparse_csr()),
@@ -198,6 +198,10 @@ _add(
     same_tensor_twice=lambda: [_grid(3)] * 2,
     two_hundred_tensors=lambda: [torch.full((i % 5,), i) for i in range(200)],
 )
+
+
+def _sparse(indices: Any, values: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.sparse_coo_tensor(torch.tensor(indices), values, shape, check_invariants=True)
 
 
 def _in_inference_mode() -> torch.Tensor:
