@@ -92,6 +92,7 @@ DEEDS: dict[str, Callable[[], Any]] = {
     "lock in C": _deadlock_in_c,
     "spin": _spin,
     "thread": lambda: threading.Thread(target=time.sleep, args=(10_000,)).start(),
+    "OSError": _raise(OSError("the file server does not answer")),
     "ValueError": _raise(ValueError("a bad picture")),
     "OddError": lambda: _raise(OddError(7, "odd"))(),
     "local error": _raise_local,

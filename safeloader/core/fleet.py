@@ -34,6 +34,7 @@ class Fleet:
         self.faults = RestartWindow(settings.max_restarts, settings.restart_period)
         self.processes: dict[int, Process] = {m.INLINE: Process(m.INLINE, ProcessState.READY)}
         self.unbalanced = False  # something changed: balance() has to look
+        self.proven = False  # a process has set a worker up: what it was given can be rebuilt
         self._next_process = m.INLINE + 1
         self._good = 0
 

@@ -34,7 +34,12 @@ class Recovery:
         }
 
     def _start_refused(self, event: m.StartRefused) -> None:
-        if event.process in self._sup.fleet.processes:
+        """No retry can help, unless it went well before: then the exit that follows is a fault like any other."""
+        process = self._sup.fleet.processes.get(event.process)
+        if process is None:
+            return
+        hurt = self._sup.workers[process.work[0].worker].setup_hurt if process.work else 0
+        if not self._sup.fleet.proven or hurt >= self._sup.settings.bad_sample_attempts:
             self._sup.give_up("refused", event.error, "")
 
     def _process_exited(self, event: m.ProcessExited) -> None:

@@ -167,6 +167,7 @@ class Traffic:
         worker = self._sup.workers[work.worker]
         if event.snapshot is not None:
             worker.snapshot = event.snapshot
+        self._sup.fleet.proven = self._sup.fleet.proven or event.process != m.INLINE
         self._sup.fleet.progressed(worker)
 
     def _worker_resumed(self, event: m.WorkerResumed) -> None:

@@ -17,7 +17,7 @@ __all__ = ["Arena", "SlotTooSmall"]
 _PAGE = mmap.PAGESIZE
 _MEMORY_WINDOW = 1 << 40
 _MEMORY_SIZE = 1 << 62
-_FILE_WINDOW = 1 << 34  # an ordinary file system allows files of 16 TiB: 1,000 slots
+_FILE_WINDOW = 1 << 34  # an ordinary file system allows files of less than 16 TiB: 511 slots
 _FILE_SIZE = 1 << 43
 _FIRST_MAPPING = 1 << 26
 

@@ -9,6 +9,7 @@ taken if it does not match. Only the comparison reads memory; states are capture
 from __future__ import annotations
 
 import ctypes
+import pickle
 import random
 import sys
 from typing import Any, NamedTuple
@@ -34,6 +35,7 @@ class Generators:
     def __init__(self) -> None:
         self._python_words = _python_words()
         self._numpy: Any = None
+        self._numpy_source: Any = None  # numpy's global bit generator, which users may replace
         self._numpy_words: Any = None
         self._last_torch = b""
         self._last_python: Any = None
@@ -51,8 +53,14 @@ class Generators:
         torch.set_rng_state(torch.frombuffer(bytearray(states.torch), dtype=torch.uint8))
         random.setstate(states.python)
         if states.numpy is not None:
-            self._load_numpy().random.set_state(states.numpy)
+            self._restore_numpy(states.numpy)
         self.mark()
+
+    def _restore_numpy(self, state: Any) -> None:
+        numpy, kind = self._load_numpy(), state["bit_generator"]
+        if type(numpy.random.get_bit_generator()).__name__ != kind:
+            numpy.random.set_bit_generator(getattr(numpy.random, kind)())
+        numpy.random.set_state(state)
 
     def mark(self) -> None:
         """Remember the states as those that ``moved`` compares with."""
@@ -60,7 +68,7 @@ class Generators:
         self._last_python = self._python_now()
         self._last_gauss = random.getstate()[2]
         self._last_numpy = self._numpy_now()
-        self._numpy_gauss = self._numpy is not None and bool(self._numpy.random.get_state()[3])
+        self._numpy_gauss = self._numpy is not None and bool(self._numpy_state()["has_gauss"])
 
     def moved(self) -> States | None:
         """The states, if any generator moved since the last mark (then marked anew); else None."""
@@ -83,17 +91,19 @@ class Generators:
             if "numpy" not in sys.modules:
                 return None
             self._load_numpy()
-        return self._numpy_words.raw if self._numpy_words is not None else self._numpy_state()[1:3]
+        source = self._numpy.random.get_bit_generator()
+        if source is not self._numpy_source:
+            self._numpy_source, self._numpy_words = source, _numpy_words(self._numpy)
+        return self._numpy_words.raw if self._numpy_words is not None else pickle.dumps(self._numpy_state())
 
     def _numpy_state(self) -> Any:
-        return self._load_numpy().random.get_state() if "numpy" in sys.modules else None
+        return self._load_numpy().random.get_state(legacy=False) if "numpy" in sys.modules else None
 
     def _load_numpy(self) -> Any:
         if self._numpy is None:
             import numpy
 
             self._numpy = numpy
-            self._numpy_words = _numpy_words(numpy)
         return self._numpy
 
 
@@ -124,9 +134,11 @@ def _numpy_words(numpy: Any) -> Any:
     """Where numpy's legacy generator keeps its words, or None for another bit generator."""
     try:
         address = numpy.random.get_bit_generator().ctypes.state_address
-        name, key, position, *_ = numpy.random.get_state()
+        state = numpy.random.get_state(legacy=False)
         words = (ctypes.c_uint32 * (_WORDS + 1)).from_address(address)
-        if name != "MT19937" or list(words[:_WORDS]) != key.tolist() or words[_WORDS] != position:
+        if state["bit_generator"] != "MT19937" or words[_WORDS] != state["state"]["pos"]:
+            return None
+        if list(words[:_WORDS]) != state["state"]["key"].tolist():
             return None
         return (ctypes.c_char * (4 * (_WORDS + 1))).from_address(address)
     except (AttributeError, TypeError, ValueError, ImportError):

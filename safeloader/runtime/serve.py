@@ -83,10 +83,9 @@ class Host:
         self._switch(None)
         try:
             parts = open_parts(self._spec)
-        except BaseException as error:
-            self._page.rest()
+        except Exception as error:
             self._link.send((p.REFUSED, self._exception(error, f"in worker process {os.getpid()}")))
-            raise SystemExit(0) from None
+            raise  # this process is of no use
         self._tables[place.worker] = parts.classes
         self._encoder.numbers.update({cls: number for number, cls in enumerate(parts.classes)})
         if self._config.accelerators:  # a worker seeds the CPU's generator only, being in the trainer at times

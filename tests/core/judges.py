@@ -189,6 +189,8 @@ class Undisturbed:
         self.tasks: dict[int, TaskInfo] = {}
         self.setups_hurt: dict[int, int] = {}
         self.faults_in_a_row = 0  # with nothing finished in between
+        self.proven = False  # a process could rebuild the dataset
+        self.refused_for_good = False
 
     # ------------------------------------------------------------ what is asked of whom
 
@@ -224,6 +226,12 @@ class Undisturbed:
             if event.epoch > 0:
                 for ahead in self._ahead:
                     ahead.append(None)
+        elif isinstance(event, m.WorkerReady):
+            self.proven |= event.process != m.INLINE and self._counts(event.process)
+        elif isinstance(event, m.StartRefused):
+            worker = self._world.processes[event.process].asked[0][2]
+            attempts = self._world.plot.settings.bad_sample_attempts
+            self.refused_for_good = not self.proven or self.setups_hurt.get(worker, 0) >= attempts
         elif isinstance(event, m.WorkerResumed):
             if self._counts(event.process):
                 self._pass_to(event.worker, None)

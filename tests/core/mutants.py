@@ -164,6 +164,8 @@ MUTANTS = (
     Mutant("a_hunt_leaves_its_traces", "traffic", "        if self._sup.blame.probe_survived(worker):\n", "        if not self._sup.blame.probe_survived(worker):\n"),
     Mutant("a_hunt_looks_in_the_wrong_half", "hunt", "self.suspects[middle:] if self._first_half_survived else self.suspects[:middle]",
            "self.suspects[:middle]"),
+    Mutant("a_refusal_is_taken_lightly", "recovery", "if not self._sup.fleet.proven or hurt >=", "if hurt >="),
+    Mutant("any_refusal_ends_it", "recovery", "if not self._sup.fleet.proven or hurt >= self._sup.settings.bad_sample_attempts:", "if True:"),
     Mutant("setting_up_is_tried_for_ever", "recovery", "        elif self._sup.workers[work.worker].setup_hurt > self._sup.settings.bad_sample_attempts:\n", "        elif False:\n"),
     # ---------------------------------------------------------------- the end
     Mutant("a_starting_process_is_left_behind", "fleet", "            if process.id != m.INLINE and process.alive:\n",

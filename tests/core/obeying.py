@@ -32,6 +32,7 @@ class Plot:
     bad_starts: float = 0.0  # share of processes that end or hang while they start
     hanging_starts: float = 0.5  # share of those that hang
     refused_starts: float = 0.0  # the system cannot start one
+    refusals: float = 0.0  # share of processes that cannot rebuild the dataset
     unkillable: float = 0.0
 
 
@@ -69,6 +70,7 @@ class Obeying:
             raise Broken("a process number is used again")
         unkillable = self.rng.random() < self.plot.unkillable
         process = SimProcess(command.process, self.nature, self.now, unkillable, self.fits)
+        process.refuses = self.rng.random() < self.plot.refusals
         self.processes[command.process] = process
         fleet = self.sup.fleet
         seats = [n for n, p in self.processes.items() if not (p.gone or p.told_to_end)]
@@ -277,8 +279,8 @@ class Obeying:
         elif c.cause == "setup":
             if max(self.undisturbed.setups_hurt.values(), default=0) <= settings.bad_sample_attempts:
                 raise Broken(f"{c}: {self.undisturbed.setups_hurt}")
-        else:
-            raise Broken(f"nobody refused: {c}")
+        elif not self.undisturbed.refused_for_good:
+            raise Broken(f"nobody refused, or it went well before: {c}")
 
     def _too_many(self) -> bool:
         settings = self.plot.settings

@@ -33,7 +33,7 @@ CALM = Hostility(0, 0, 0, 0, 0, 0, 0, hoard=False)
 def random_plot(rng: random.Random) -> Plot:
     """A world that nobody would build by hand."""
     workers = rng.choice((1, 2, 2, 3, 4))
-    iterable = rng.random() < 0.3
+    iterable = rng.random() < 0.35
     batches, size = rng.randrange(20), rng.randrange(1, 6)
     batched = rng.random() < 0.85
     size = size if batched else 1
@@ -57,8 +57,8 @@ def random_plot(rng: random.Random) -> Plot:
         seed=rng.randrange(1 << 30),
         iterable=iterable,
         batched=batched,
-        lengths=tuple(rng.choice((0, 1, 1, 2, 3, 5, 7)) for _ in range(workers)) if iterable else (),
-        iter_moves=rng.random() < 0.5,
+        lengths=tuple(rng.choice((0, 1, 1, 1, 2, 4, 7)) for _ in range(workers)) if iterable else (),
+        iter_moves=rng.random() < 0.8,
         skip_raising=settings.on_bad_sample == "skip" and not iterable,
         known=rng.random() < 0.5,
         setup_kills=frozenset([0]) if rng.random() < 0.04 else frozenset(),
@@ -73,6 +73,7 @@ def random_plot(rng: random.Random) -> Plot:
         bad_starts=bad_starts,
         hanging_starts=rng.choice((0.0, 0.5, 1.0)),
         refused_starts=rng.choice((0.0, 0.0, 0.0, 0.0, 0.3)),
+        refusals=rng.choice((0.0,) * 9 + (0.1,)),
         unkillable=rng.choice((0.0, 0.0, 0.3)),
     )  # fmt: skip
 

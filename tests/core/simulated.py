@@ -174,6 +174,7 @@ class SimProcess:
         self.page = Page(taken_at=now, progressed_at=now)
         self.started_at = now
         self.hurt_by_sample = False  # a bad sample did it
+        self.refuses = False  # it cannot rebuild the dataset
         self.condemned = False
         self.suspect: tuple[str, int, int] | None = None  # what it was condemned for
         self.told_to_end = False
@@ -246,6 +247,10 @@ class SimProcess:
         else:
             assert isinstance(command, (m.HostWorker, m.ResumeWorker))
             page.setup = command.worker
+            if self.refuses:
+                self.outbox.append(m.StartRefused(self.id, "no module"))
+                self.die("exit code 1")
+                return
             if command.worker in self.nature.setup_kills:
                 self.hurt_by_sample = True
                 self.die("SIGSEGV")

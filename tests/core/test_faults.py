@@ -187,6 +187,18 @@ def test_a_process_that_refuses_the_dataset_ends_the_loader() -> None:
     assert only(m.GiveUp, said) == [m.GiveUp("refused", "no module named cats", "")]
 
 
+def test_a_dataset_that_could_be_rebuilt_before_is_tried_again_and_then_given_up() -> None:
+    stage = Stage(num_workers=1, bad_sample_attempts=1, max_restarts=100)
+    stage.begin()
+    process = only(m.StartProcess, stage.die(1))[0].process
+    stage.tell(m.ProcessReady(process))
+    assert stage.tell(m.StartRefused(process, "no answer")) == []
+    process = only(m.StartProcess, stage.die(process, setup=0, detail="exit code 1"))[0].process
+    stage.tell(m.ProcessReady(process))
+    said = stage.tell(m.StartRefused(process, "still no answer"))
+    assert only(m.GiveUp, said) == [m.GiveUp("refused", "still no answer", "")]
+
+
 def test_a_worker_whose_setting_up_kills_ends_the_loader() -> None:
     stage = Stage(num_workers=1, bad_sample_attempts=1, max_restarts=100)
     said = stage.begin(ready=False)

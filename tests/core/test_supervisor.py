@@ -157,6 +157,19 @@ def test_what_a_broken_off_epoch_left_is_finished_first_and_dropped() -> None:
     assert [c.task for c in only(m.Deliver, stage.load(2))] == [2]
 
 
+def test_what_making_an_iterator_draws_is_part_of_the_workers_state() -> None:
+    stage = Stage(num_workers=1, prefetch_factor=1, indexed=False)
+    stage.begin(ready=False)
+    stage.tell(m.ProcessReady(1))
+    stage.tell(m.WorkerReady(1, 0, 0.0, "after the first iterator"))
+    stage.load(0)
+    stage.begin()
+    stage.tell(m.WorkerResumed(1, 0, 0.0, "after the second"))
+    host = only(m.HostWorker, stage.bring_up(stage.die(1)))[0]
+    assert (host.epoch, host.position) == (1, 0)
+    assert (host.epoch_snapshot, host.snapshot) == ("after the first iterator", "after the second")
+
+
 def test_an_epoch_broken_off_before_any_process_was_ready_is_made_up_for() -> None:
     stage = Stage(num_workers=1, prefetch_factor=1)
     stage.begin(ready=False)

@@ -35,7 +35,8 @@ class Walk:
     def of(cls, seed: int, supervisor: Any = Supervisor) -> Walk:
         """The walk with this number."""
         rng = random.Random(seed)
-        plot, hostility, epochs = random_plot(rng), random_hostility(rng), rng.randrange(1, 5)
+        plot, hostility = random_plot(rng), random_hostility(rng)
+        epochs = rng.randrange(1, 5) + plot.nature.iterable
         return cls(World(plot, rng, supervisor), rng, hostility, epochs)
 
     def run(self, steps: int = 250) -> World:

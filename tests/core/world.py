@@ -98,6 +98,8 @@ class World(Obeying):
             raise Broken(f"still at rung {self.rung} after {self.consumer.received_since_rung} good batches")
         if max(self.undisturbed.setups_hurt.values(), default=0) > settings.bad_sample_attempts:
             raise Broken("a worker cannot be set up, and it is tried again")
+        if self.undisturbed.refused_for_good:
+            raise Broken("the dataset cannot be rebuilt, and it is tried again")
 
     def _before(self, event: m.Event) -> None:
         if isinstance(event, m.CloseRequested):
@@ -134,7 +136,7 @@ class World(Obeying):
             process.ready_told = not process.condemned or not process.killed
             if not process.killed:
                 process.condemned = False
-        elif process.asked and not isinstance(event, m.ProcessExited):
+        elif process.asked and not isinstance(event, (m.ProcessExited, m.StartRefused)):
             process.asked.popleft()
             process.sent_at.popleft()
             if not process.killed:  # a false alarm

@@ -34,7 +34,7 @@ def _disturb(rig: Rig, generator: random.Random, deeds: list[str]) -> int:
             (place, f"{worker}-{generator.randrange(14)}" if place == "stream" else worker) for place, worker in places
         ]
     for place, key in places:
-        rig.orders.give(place, key, generator.choice(QUICK if place in ("unpickle", "iter") else deeds))
+        rig.orders.give(place, key, generator.choice([*QUICK, "OSError"] if place == "unpickle" else QUICK if place == "iter" else deeds))
 
     def kill_one() -> None:
         generator.choice(processes_of(rig.loader)).kill()

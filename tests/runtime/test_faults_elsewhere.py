@@ -95,6 +95,16 @@ def test_a_process_that_dies_while_the_dataset_is_unpickled_is_replaced(rig: Rig
     assert first.process != second.process
 
 
+@pytest.mark.parametrize("deed", ["OSError", "interrupt"])
+def test_a_dataset_that_could_be_rebuilt_before_is_tried_again(rig: Rig, deed: str) -> None:
+    """The file server hiccups just when a new process imports the dataset's module, say."""
+    rig.orders.give("sample", 24, "SIGKILL")
+    rig.orders.give("unpickle", "dataset", deed)
+    first, second = rig.check_epoch()
+    assert (first.detail, second.detail) == ("SIGKILL", "exit code 1")
+    assert "__setstate__" in (second.stack or "")
+
+
 def test_what_worker_init_fn_did_is_done_again_in_the_next_process() -> None:
     """It changed the dataset copy and drew from all generators; the worker's draws go on where they were."""
     (expected,) = reference("facts", worker_init_fn=worker_facts)

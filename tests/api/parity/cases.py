@@ -7,6 +7,7 @@ import hashlib
 import random
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -148,7 +149,7 @@ def _init(rng: random.Random, kind: str, workers: int) -> str:
 def _dataset(c: Case) -> Any:
     shows, bad = c.in_order, 3 if c.raises else None
     plain = data.Items(c.length, c.draws, shows, bad)
-    return {
+    made: dict[str, Callable[[], Any]] = {
         "items": lambda: plain,
         "at once": lambda: data.ItemsAtOnce(c.length, c.draws, shows, bad),
         "subset": lambda: tud.Subset(plain, [*range(c.length)][::-1]),
@@ -159,7 +160,8 @@ def _dataset(c: Case) -> Any:
         "chain": lambda: tud.ChainDataset([data.Shards((3,), c.draws, shows), data.Shards(c.shards, c.draws, shows)]),
         "pipe": lambda: _pipe(c, shows, bad),
         "map pipe": lambda: _map_pipe(c, shows, bad),
-    }[c.kind]()
+    }
+    return made[c.kind]()
 
 
 def _pipe(c: Case, shows: bool, bad: int | None) -> Any:
@@ -187,7 +189,7 @@ def _order(c: Case, length: int, generator: torch.Generator | None) -> dict[str,
         return {"batch_sampler": tud.BatchSampler(tud.RandomSampler(range(length), generator=generator), 3, False)}
     subset = [*range(0, length, 2)]
     weights = [1.0 + i % 3 for i in range(length)]
-    samplers = {
+    samplers: dict[str, Callable[[], Any]] = {
         "subset": lambda: tud.SubsetRandomSampler(subset, generator),
         "weighted": lambda: tud.WeightedRandomSampler(weights, length + 3, generator=generator),
         "lazy": lambda: data.LazySampler(length),

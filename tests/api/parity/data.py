@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -87,6 +88,34 @@ class ItemsAtOnce(Items):
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         extra = draw(self.draws)
         return [{**self[index], "extra": torch.tensor(extra)} for index in indices]
+
+
+class Facts(Dataset[Any]):
+    """What a worker finds when it loads its first sample; as many samples as workers."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Any:
+        return worker_facts()
+
+
+def worker_facts() -> Any:
+    """All that ``get_worker_info()`` says (but for the dataset), and the first draws of each generator."""
+    info = get_worker_info()
+    names = [name for name in dir(info) if name[0] != "_" and name != "dataset"]
+    said = {name: getattr(info, name) for name in names}
+    return said, torch.initial_seed(), draw(("torch", "numpy", "python")), torch.get_rng_state().tolist()[:50]
+
+
+class Modules(Dataset[Any]):
+    """The names of the modules that a worker has imported."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Any:
+        return sorted(sys.modules)
 
 
 class PipeItem:

@@ -21,7 +21,7 @@ __all__ = ["Job", "references"]
 
 
 class Job(NamedTuple):
-    """What to run: ``("case", number)`` or ``("values", mode)``, and how torch starts its workers."""
+    """What to run: ``("case", number)``, ``("values", mode)`` or ``("workers", None)``; how torch starts its workers."""
 
     what: str
     which: Any
@@ -46,12 +46,30 @@ def _run(job: Job) -> Any:
 
     from tests.api.parity import cases, values
 
+    if job.what == "workers":
+        return _facts(job.method)
     if job.what == "values":
         names = [name for name in values.VALUES if name not in values.WRONG_IN_TORCH]
         return values.deliver(job.which, names, DataLoader, multiprocessing_context=job.method)
     configuration = cases.case(job.which)
     context = {"multiprocessing_context": job.method} if configuration.num_workers else {}
     return cases.trace(configuration, DataLoader, **context)
+
+
+def _facts(method: str) -> Any:
+    """The base seed of an iterator, and what its workers find when they begin."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    from tests.api.parity import data
+
+    generator = torch.Generator().manual_seed(7)
+    loader = DataLoader(
+        data.Facts(), None, num_workers=2, multiprocessing_context=method, generator=generator,
+        collate_fn=data.collate_identity,
+    )  # fmt: skip
+    iterator = iter(loader)
+    return iterator._base_seed, list(iterator)
 
 
 class _Running:
