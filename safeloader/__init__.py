@@ -13,7 +13,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from safeloader.auditing import AuditReport, audit
     from safeloader.errors import (
+        AuditError,
         BadSampleError,
         BatchTimeoutError,
         ConcurrentUseError,
@@ -26,9 +28,12 @@ if TYPE_CHECKING:
     )
     from safeloader.loader import DataLoader
     from safeloader.observe import Fault, Report
+    from safeloader.patching import patch, unpatch
     from safeloader.settings import Policy, Settings, settings
 
 __all__ = [
+    "AuditError",
+    "AuditReport",
     "BadSampleError",
     "BatchTimeoutError",
     "ConcurrentUseError",
@@ -43,17 +48,24 @@ __all__ = [
     "Settings",
     "SettingsError",
     "StartError",
+    "audit",
+    "patch",
     "settings",
+    "unpatch",
 ]
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AuditReport": "auditing",
     "DataLoader": "loader",
     "Fault": "observe",
     "Policy": "settings",
     "Report": "observe",
     "Settings": "settings",
+    "audit": "auditing",
+    "patch": "patching",
+    "unpatch": "patching",
 }
 
 

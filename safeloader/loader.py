@@ -19,7 +19,7 @@ import torch.multiprocessing
 import torch.utils.data
 from torch.utils.data import Dataset, Sampler  # noqa: TC002
 
-from . import torch_private
+from . import rebuilding, torch_private
 from .core.policy import CoreSettings
 from .errors import ForkRefusedError, LoaderClosedError
 from .observe import Recorder, Report
@@ -83,6 +83,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     ) -> None:
         if policy is not None and not isinstance(policy, Policy):
             raise TypeError(f"policy must be a safeloader.Policy or None, not {type(policy).__name__}")
+        if policy is None and name is None:
+            policy, name = rebuilding.inherited(dataset)
         self.policy = policy
         self.name = name
         self._safe = _State(name or f"loader {next(_counter)}", _resolve(policy, timeout), num_workers)
@@ -112,6 +114,13 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         _without_fork(self.multiprocessing_context, self.num_workers, settings, 5)
         self.check_worker_number_rationality()
         return ProcessIterator(self)
+
+    if not TYPE_CHECKING:  # else every attribute would seem to exist
+
+        def __getattr__(self, name: str) -> Any:
+            if name == rebuilding.MARK:
+                rebuilding.about_to_rebuild(self)
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def report(self) -> Report:
         """What happened so far: every fault with its cause, worker, batch, samples, stack and cost."""

@@ -22,12 +22,22 @@ if TYPE_CHECKING:
 
     from safeloader.settings import Settings
 
-__all__ = ["MOST_FAULTS", "Recorder"]
+__all__ = ["MOST_FAULTS", "Recorder", "keep_recorders"]
 
 MOST_FAULTS = 1000
 """Faults kept whole; of older ones only the counts stay, and their lines in the file of events."""
 
 _NEEDS_NEW_PROCESS = ("died", "oom", "hung", "stopped", "failed_start")
+
+
+_kept: list[list[Recorder]] = []
+
+
+def keep_recorders() -> list[Recorder]:
+    """A list to which every recorder made from now on is added, so that it outlives its loader."""
+    kept: list[Recorder] = []
+    _kept.append(kept)
+    return kept
 
 
 class Recorder:
@@ -64,6 +74,8 @@ class Recorder:
         self._seconds_lost = 0.0
         self._closed = self._told_own_fault = False
         self._events = EventFile(settings.events) if settings.events else None
+        for kept in _kept:
+            kept.append(self)
         with self._unharmed():
             log.configure(settings)
 
