@@ -145,7 +145,7 @@ class Blocking:
         self.socket.sendall(frame(message))
 
     def receive_descriptors(self) -> tuple[Any, list[int]] | None:
-        """The first message and its descriptors, whose count is its last part; None when the trainer closed its side."""
+        """The first message and its descriptors (how many: its last part); None when the trainer closed its side."""
         message, descriptors = None, []
         while message is None or len(descriptors) < message[-1]:
             flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)

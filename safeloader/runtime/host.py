@@ -3,7 +3,8 @@
 Everything happens in the main thread: what cannot be serialised is an exception here, never a silence. The process
 ignores SIGINT and SIGTERM (a trainer may want to write its checkpoint first) and dies with the trainer.
 
-A spawned process comes in through ``main``; one that the fork server forked begins at ``protect``, and was born with everything learned.
+A spawned process comes in through ``main``; one that the fork server forked begins at ``protect``, and was born with
+everything learned.
 """
 
 from __future__ import annotations
@@ -58,8 +59,9 @@ def work(channel: int, stacks: int, modules: tuple[str, ...]) -> NoReturn:
         gc.freeze()
         gc.enable()
         link = Blocking(socket.socket(fileno=channel))
-        if joined := _ready(link):
-            _join(*joined, link).serve()
+        joined = _ready(link)
+        if joined is not None:
+            _join(joined[0], joined[1], link).serve()
         code = 0
     except SystemExit as end:  # the dataset's own wish
         code = end.code if isinstance(end.code, int) else int(end.code is not None)

@@ -13,7 +13,6 @@ from . import protocol as p
 from . import system
 from .channel import NonBlocking
 from .page import Page
-from .start.lifeline import lifeline
 from .start.way import LOST
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from .spec import Spec
     from .start.way import Way
 
-__all__ = ["Exit", "Process", "lifeline"]
+__all__ = ["Exit", "Process"]
 
 _STACK_LIMIT = 1 << 20
 _LITTLE_MEMORY = 0.05  # share of all memory; a SIGKILL below it is taken for the kernel's own
@@ -125,7 +124,7 @@ class Process:
         """The exit in words; only once ``exited``."""
         code = self._body.poll()
         if code == LOST:
-            return Exit("how is not known, as its fork server was gone", killed=True)
+            return Exit(self._body.why_lost, killed=True)
         if code is None or code >= 0:
             return Exit(f"exit code {code}", killed=False)
         try:

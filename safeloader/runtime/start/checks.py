@@ -67,7 +67,7 @@ def _cuda_is_up() -> bool:
 
 
 def fresh_generators(modules: set[str]) -> str:
-    """A random generator made since ``gc.freeze()``, or held by one of these modules, for people; "" if there is none."""
+    """A random generator made since ``gc.freeze()``, or held by one of these modules; "" if there is none."""
     import numpy
 
     kinds = (random.Random, numpy.random.Generator, numpy.random.RandomState, numpy.random.BitGenerator)

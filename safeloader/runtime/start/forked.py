@@ -47,11 +47,13 @@ class Forked:
         pid: 0 until it is known.
         pidfd: becomes readable when there is something to ``poll`` for.
         returncode: as ``subprocess``'s; ``LOST`` where nobody knows.
+        why_lost: what is known then, for people.
     """
 
     def __init__(self, way: Way, channel: int, stacks: int, modules: tuple[str, ...]) -> None:
         self.pid = 0
         self.returncode: int | None = None
+        self.why_lost = "how is not known, as its fork server was gone"
         self._way = way
         self._modules = modules
         self._ends = [os.dup(channel), os.dup(stacks)]  # kept until somebody has them
@@ -93,14 +95,15 @@ class Forked:
         told = boot.write(self._modules)
         try:
             streams = [number for number in (1, 2) if _is_open(number)]
-            server.ask(tuple(streams), [told, link, *self._ends, *streams])
+            server.ask(tuple(streams), [link, told, *self._ends, *streams])
         finally:
             os.close(told)
 
     def _spawn(self, why: str) -> None:
         self._way.complain(why)
         self._server = None
-        self._instead = Spawned(*self._ends, self._modules)
+        channel, stacks = self._ends
+        self._instead = Spawned(channel, stacks, self._modules)
         self.pid = self._instead.pid
         self._watch.register(self._instead.pidfd, select.EPOLLIN)
         self._let_go_of_ends()
@@ -146,7 +149,7 @@ class Forked:
         else:
             client.failed(self._server, why)
         self._drop_link()
-        self._begin()
+        self._begin_again()
 
     def _hung_up(self) -> None:
         """The server is gone. Who is not born yet is asked for elsewhere."""
@@ -154,7 +157,13 @@ class Forked:
         if self.pid or self.returncode is not None or self._server is None:
             return
         client.failed(self._server, self._server.how_it_ended() or "it hung up")
-        self._begin()
+        self._begin_again()
+
+    def _begin_again(self) -> None:
+        try:
+            self._begin()
+        except OSError as error:
+            self.returncode, self.why_lost = LOST, str(error)
 
     def _drop_link(self) -> None:
         if self._link is not None:
@@ -167,12 +176,13 @@ class Forked:
 
     def poll(self) -> int | None:
         """Its exit code, or minus the signal that ended it; None while it lives, or is still to be born."""
-        if self._instead is not None:
-            return self._instead.poll()
         self._hear()
-        if self._instead is None and self.returncode is None and self._exit >= 0 and _readable(self._exit, 0.0):
+        instead = self._instead
+        if instead is not None:
+            return instead.poll()
+        if self.returncode is None and self._exit >= 0 and _readable(self._exit, 0.0):
             self._await_status()
-        return self.returncode if self._instead is None else self._instead.poll()
+        return self.returncode
 
     def _await_status(self) -> None:
         """The kernel confirms the exit; the server, which does nothing else, says how within microseconds."""

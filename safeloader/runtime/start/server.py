@@ -19,11 +19,14 @@ import signal
 import socket
 import sys
 import traceback
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import host, system
 from . import boot, checks
 from .forked import BORN, EXITED, REFUSED
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 __all__ = ["main"]
 
@@ -113,10 +116,10 @@ class Server:
         self._own.update(open_now)
         return harm
 
-    def _unfit(self) -> str:
-        """Why this must not be forked; "" if it may."""
+    def _unfit(self, besides: Collection[int] = ()) -> str:
+        """Why this must not be forked; "" if it may. ``besides`` are descriptors that may be open, too."""
         count = checks.threads()
-        return f"it has {count} threads" if count > 1 else checks.strangers(self._own)
+        return f"it has {count} threads" if count > 1 else checks.strangers(self._own.union(besides))
 
     # ------------------------------------------------------------ requests
 
@@ -134,34 +137,38 @@ class Server:
         data, descriptors, _, _ = socket.recv_fds(self._control, _MESSAGE, _MOST, socket.MSG_CMSG_CLOEXEC)
         if not data:  # the trainer let go of it; whoever still has children of it would not
             os._exit(0)
-        told, link_number, channel, stacks, *streams = descriptors
-        link = socket.socket(fileno=link_number)
+        link = socket.socket(fileno=descriptors.pop(0))
         try:
-            if _hung_up(link):  # nobody wants it any more
-                return
-            files = [path for path, seen in self._stamps.items() if checks.stamp(path) != seen]
-            why = self.why or self._unfit_but_for(descriptors)
-            if files or why or self._harm:
-                _send(link, (REFUSED, why, self._harm, files))
-                return
-            pid = os.fork()
-            if pid == 0:
-                self._be_born(told, channel, stacks, dict(zip(marshal.loads(data), streams, strict=True)))
-            self._born(pid, link)
-            link = None
-        finally:
-            for descriptor in (told, channel, stacks, *streams):
-                os.close(descriptor)
-            if link is not None:
+            if _hung_up(link) or not self._may_fork(link, descriptors):
                 link.close()
-
-    def _unfit_but_for(self, descriptors: list[int]) -> str:
-        own = self._own
-        self._own = own.union(descriptors)
-        try:
-            return self._unfit()
+                return
+            pid = self._fork(link)
+            if pid == 0:
+                told, channel, stacks, *streams = descriptors
+                self._be_born(told, channel, stacks, dict(zip(marshal.loads(data), streams, strict=True)))
+            if pid > 0:
+                self._born(pid, link)
         finally:
-            self._own = own
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    @staticmethod
+    def _fork(link: socket.socket) -> int:
+        try:
+            return os.fork()
+        except OSError as error:
+            _send(link, (REFUSED, f"it cannot fork: {error}", {}, []))
+            link.close()
+            return -1
+
+    def _may_fork(self, link: socket.socket, descriptors: list[int]) -> bool:
+        """Look once more; if something is wrong, say what."""
+        files = [path for path, seen in self._stamps.items() if checks.stamp(path) != seen]
+        why = self.why or self._unfit({link.fileno(), *descriptors})
+        if files or why or self._harm:
+            _send(link, (REFUSED, why, self._harm, files))
+            return False
+        return True
 
     # ------------------------------------------------------------ children
 

@@ -26,6 +26,8 @@ class Spawned:
         OSError: the system cannot start another process.
     """
 
+    why_lost = ""
+
     def __init__(self, channel: int, stacks: int, modules: tuple[str, ...]) -> None:
         turns, place = turnstile.place()
         told = boot.write(channel, stacks, lifeline(), turns, place, modules)

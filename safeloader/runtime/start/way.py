@@ -18,6 +18,8 @@ LOST = 1 << 16
 class Body(Protocol):
     """What the trainer holds of an operating-system process."""
 
+    why_lost: str
+
     @property
     def pid(self) -> int:
         """0 until it is known."""
