@@ -401,6 +401,7 @@ class Surroundings(Dataset[Any]):
         import multiprocessing
         import warnings
 
+        np.ones((500, 500)).dot(np.ones((500, 500)))  # now BLAS has all threads that it will have
         with open("/proc/self/status") as file:
             lines = dict(line.rstrip("\n").split(":\t", 1) for line in file)
         return {

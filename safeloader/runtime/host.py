@@ -42,6 +42,7 @@ def main(channel: int, stacks: int, lifeline: int, turns: int, place: int, modul
 
 def learn() -> None:
     """Import what every process needs."""
+    import numpy.random  # noqa: F401 - numpy itself leaves it until somebody asks
     import torch
 
     torch.set_num_threads(1)

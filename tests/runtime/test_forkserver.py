@@ -168,10 +168,11 @@ def test_a_server_that_is_stopped_is_replaced(orders: Orders) -> None:
     assert gone([server.pid])
 
 
+@pytest.mark.slow
 def test_a_server_that_is_stopped_while_it_is_asked_costs_the_startup_timeout() -> None:
     way = Way("forkserver", accelerators=True)
     server = psutil.Process(way.server().pid)
-    policy = Policy(start_method="forkserver", accelerators=True, startup_timeout=3.0, max_processes=1)
+    policy = Policy(start_method="forkserver", accelerators=True, startup_timeout=10.0, max_processes=1)
     with make(Draws(COUNT), policy=policy) as loader:
         seed()
         stream = iter(loader)

@@ -8,7 +8,9 @@ import os
 import resource
 import socket
 import subprocess
+import sys
 import threading
+import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["ForkServer", "Unavailable", "obtain"]
 
 _TRIES = 2  # servers in a row that forked nothing: then it is no use
+_PAUSE = 60.0  # seconds until it may be of use again
 _END = 5.0  # seconds for a killed server to be gone
 
 
@@ -123,8 +126,6 @@ def _facts(accelerators: bool) -> tuple[Any, ...]:
         folder = ""
     limits = [resource.getrlimit(number) for number in range(getattr(resource, "RLIM_NLIMITS", 16))]
     priority, affinity = os.getpriority(os.PRIO_PROCESS, 0), sorted(os.sched_getaffinity(0))
-    import sys
-
     return accelerators, dict(os.environ), list(sys.path), folder, limits, priority, affinity, _umask()
 
 
@@ -145,10 +146,11 @@ class _Trainer:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.current: weakref.ref[ForkServer] | None = None
+        self.current: weakref.WeakValueDictionary[bool, ForkServer] = weakref.WeakValueDictionary()  # by accelerators
         self.modules: set[str] = set()  # what any loader would like to have imported
         self.harmful: dict[str, str] = {}  # those that must not be, and why
         self.in_vain = 0  # servers in a row that forked nothing
+        self.not_before = 0.0  # when it is tried again
         self.why = ""
 
 
@@ -160,24 +162,22 @@ def obtain(modules: Iterable[str], accelerators: bool) -> ForkServer:
     """The server that is there, or a new one.
 
     Raises:
-        Unavailable: this system has none, or the last ones could not do it.
+        Unavailable: none can be started, or the last ones could not do it.
     """
-    if not (system.HAS_PIDFD and system.HAS_SIGNAL_ON_HANGUP):
-        raise Unavailable("this system has no descriptors of processes (pidfd)")
     with _trainer.lock:
         _trainer.modules.update(modules)
-        server = _trainer.current() if _trainer.current is not None else None
+        server = _trainer.current.get(accelerators)
         if server is not None and server.usable(accelerators):
             return server
         if server is not None and server.stopped():
             server.kill()
-        if _trainer.in_vain >= _TRIES:
+        if _trainer.in_vain >= _TRIES and time.monotonic() < _trainer.not_before:
             raise Unavailable(_trainer.why)
         try:
             server = ForkServer(tuple(sorted(_trainer.modules - _trainer.harmful.keys())), accelerators)
         except OSError as error:
             raise Unavailable(f"it cannot be started: {error}") from error
-        _trainer.current = weakref.ref(server)
+        _trainer.current[accelerators] = server
         return server
 
 
@@ -192,6 +192,7 @@ def failed(server: ForkServer, why: str) -> None:
         if not server.discarded:
             server.discard()
             _trainer.in_vain += 1
+            _trainer.not_before = time.monotonic() + _PAUSE
             _trainer.why = why
 
 

@@ -105,7 +105,8 @@ class Forked:
         channel, stacks = self._ends
         self._instead = Spawned(channel, stacks, self._modules)
         self.pid = self._instead.pid
-        self._watch.register(self._instead.pidfd, select.EPOLLIN)
+        if self._instead.pidfd >= 0:
+            self._watch.register(self._instead.pidfd, select.EPOLLIN)
         self._let_go_of_ends()
 
     def _let_go_of_ends(self) -> None:

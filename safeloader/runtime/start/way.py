@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from .. import system
 from .spawned import Spawned
 
 if TYPE_CHECKING:
@@ -75,6 +76,9 @@ class Way:
         Raises:
             OSError: the system cannot start another process.
         """
+        if self.method == "forkserver" and not (system.HAS_PIDFD and system.HAS_SIGNAL_ON_HANGUP):
+            self.complain("this system has no descriptors of processes (pidfd)")
+            self.method = "spawn"
         if self.method == "spawn":
             return Spawned(channel, stacks, modules)
         from .forked import Forked
