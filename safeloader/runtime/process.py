@@ -82,6 +82,10 @@ class Process:
         """0 while it is not known."""
         return self._body.pid
 
+    def settle(self) -> None:
+        """It spoke: know its pid."""
+        self._body.settle()
+
     @property
     def pidfd(self) -> int:
         """Becomes readable when ``exited`` should be asked; -1 where the system has no such thing."""

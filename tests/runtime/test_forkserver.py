@@ -288,6 +288,21 @@ def test_a_module_that_changed_since_it_was_preloaded_is_not_served_stale(
         assert loader.report().code_changed == [str(path)]
 
 
+def test_an_edit_of_the_users_own_module_is_told_and_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its next processes run the new code, and the report of any loader that starts one says so."""
+    text = "class Numbers:\n    def __len__(self): return 4\n    def __getitem__(self, index): return {}"
+    path = tmp_path / "users_numbers.py"
+    path.write_text(text.format(1))
+    monkeypatch.syspath_prepend(tmp_path)
+    numbers: Any = __import__("users_numbers").Numbers()
+    with make(numbers, policy=FORKED, num_workers=1) as loader:
+        assert next(iter(loader)).tolist() == [1] * 4
+        assert loader.report().code_changed == []
+        path.write_text(text.format(20))
+        assert next(iter(loader)).tolist() == [20] * 4
+        assert loader.report().code_changed == [str(path)]
+
+
 # ---------------------------------------------------------------- where there is none
 
 PORTABLE = """

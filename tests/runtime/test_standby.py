@@ -45,6 +45,7 @@ def test_a_standby_takes_over_whoever_is_lost_and_whatever_happens_to_the_standb
         assert run_epoch(loader, 1) == persistent_epochs()[1]
         fault = loader.report().faults[-1]
         assert (fault.cause, fault.sample, fault.action) == ("died", 24, "handed over")
+        assert loader.report().restarts == 1
         hosts = driver_of(loader._iterator).supervisor.fleet.staff()
         assert standby.pid in {driver_of(loader._iterator).processes[p.id].pid for p in hosts}
 

@@ -185,6 +185,11 @@ class Forked:
             self._await_status()
         return self.returncode
 
+    def settle(self) -> None:
+        """It spoke, so it is born: know its pid, even if its first word came before the server's."""
+        if not self.pid and self._link is not None and _readable(self._link.fileno(), _STATUS_DELAY):
+            self._hear()
+
     def _await_status(self) -> None:
         """The kernel confirms the exit; the server, which does nothing else, says how within microseconds."""
         if self._link is not None and _readable(self._link.fileno(), _STATUS_DELAY):

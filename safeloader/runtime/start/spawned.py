@@ -50,6 +50,9 @@ class Spawned:
         """Its exit code, or minus the signal that ended it; None while it lives."""
         return self._popen.poll()
 
+    def settle(self) -> None:
+        """Nothing is open."""
+
     def send_signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             self._popen.send_signal(number)

@@ -32,6 +32,9 @@ class Body(Protocol):
     def poll(self) -> int | None:
         """Its exit code, or minus the signal that ended it; None while it lives."""
 
+    def settle(self) -> None:
+        """It spoke: its pid can be known from now on."""
+
     def send_signal(self, number: int) -> None:
         """Nothing if it is gone."""
 
