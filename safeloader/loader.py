@@ -11,8 +11,9 @@ import itertools
 import uuid
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable  # noqa: TC003 - tools read the constructor's type hints
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 import torch.multiprocessing
@@ -36,6 +37,15 @@ T_co = TypeVar("T_co", covariant=True)
 
 _TORCH_ARGUMENTS = frozenset(inspect.signature(torch.utils.data.DataLoader.__init__).parameters)
 _counter = itertools.count(1)
+
+
+class Delivered(NamedTuple):
+    """A batch that was delivered: what it was made of. ``indices`` is None for an iterable dataset."""
+
+    epoch: int
+    batch: int
+    worker: int | None
+    indices: list[Any] | None
 
 
 class DataLoader(torch.utils.data.DataLoader[T_co]):
@@ -117,6 +127,13 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         """What happened so far: every fault with its cause, worker, batch, samples, stack and cost."""
         return self._safe.recorder.report()
 
+    def recent_batches(self) -> list[Delivered]:
+        """The last 16 batches that were delivered, newest last: epoch, number, worker, dataset indices.
+
+        With ``on_bad_sample="skip"`` the indices of samples that were left out are still among them.
+        """
+        return [_delivered(self, *told) for told in self._safe.delivered]
+
     def close(self) -> None:
         """End all processes of this loader, at once and for good. Batches already delivered stay valid."""
         self._safe.closed = True
@@ -154,6 +171,15 @@ class _State:
         self.iterators: weakref.WeakSet[ProcessIterator] = weakref.WeakSet()
         self.closed = False
         self.epochs = 0
+        self.delivered: deque[tuple[int, int, int | None, object]] = deque(maxlen=16)
+
+
+def _delivered(
+    loader: DataLoader[Any], epoch: int, batch: int, worker: int | None, indices: Any
+) -> Delivered:
+    if torch_private.is_iterable(loader):
+        return Delivered(epoch, batch, worker, None)
+    return Delivered(epoch, batch, worker, list(indices) if isinstance(indices, (list, tuple)) else [indices])
 
 
 def _newer_arguments(**given: Any) -> dict[str, Any]:
@@ -198,6 +224,8 @@ class SingleProcessIterator(torch_private.SingleProcessIterator):
     def __init__(self, loader: DataLoader[Any]) -> None:
         super().__init__(loader)
         self._recorder = loader._safe.recorder
+        self._delivered, self._epoch = loader._safe.delivered, loader._safe.epochs
+        loader._safe.epochs += 1
         self._indexed = not torch_private.is_iterable(loader)
         self._profile_name = "enumerate(DataLoader)#_SingleProcessDataLoaderIter.__next__"
 
@@ -214,6 +242,7 @@ class SingleProcessIterator(torch_private.SingleProcessIterator):
             ) from stop
         if self._pin_memory:
             data = torch_private.pin(data, self._pin_memory_device)
+        self._delivered.append((self._epoch, self._num_yielded, None, index))
         self._recorder.batches += 1
         return data
 
@@ -229,6 +258,7 @@ class ProcessIterator(torch_private.BaseIterator):
         self._persistent = loader.persistent_workers
         self._profile_name = "enumerate(DataLoader)#_MultiProcessingDataLoaderIter.__next__"
         self._driver = self._make_driver(loader)
+        self._loader_state.delivered = self._driver.delivered
         self._finalizer = weakref.finalize(self, _close_driver, self._driver)
         loader._safe.iterators.add(self)
         self._ended = False
