@@ -179,7 +179,8 @@ class MetricWatch:
         return self._tell("collapse", step, step, text)
 
     def _check_plateau(self, step: int) -> list[Finding]:
-        if self._without_best < self.plateau or self.best_step is None:
+        told_already = "decline" in self._open or "collapse" in self._open  # both say more
+        if self._without_best < self.plateau or self.best_step is None or told_already:
             return []
         text = (
             f"{self.name} has not become better for {self._without_best} evaluations, since step {self.best_step} "
