@@ -91,7 +91,7 @@ def resume(
     chosen = found
 
     def read() -> tuple[Saved, list[str]]:
-        saved = store.load(chosen)
+        saved = store.load(store.folder / chosen.path.name)  # this rank's own view of the folder
         if saved.checkpoint.id != chosen.id:
             raise CheckpointError("this rank sees another file under that name", path=str(chosen.path))
         return saved, _check(saved, loader, other_world_size, parts)

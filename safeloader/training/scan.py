@@ -46,7 +46,8 @@ def quick_norm(tensors: list[torch.Tensor]) -> torch.Tensor:
     if not usable:
         return torch.tensor(0.0)
     norms = [torch.linalg.vector_norm(tensor).to(usable[0].device) for tensor in usable]
-    return torch.linalg.vector_norm(torch.stack(norms))
+    norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return norm
 
 
 def _dense(tensor: torch.Tensor) -> torch.Tensor:
