@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 try:
-    from accelerate import Accelerator
     from accelerate.optimizer import AcceleratedOptimizer
 except ImportError as missing:
     raise ImportError("safeloader.training.accelerate needs Accelerate: pip install accelerate") from missing
@@ -23,6 +22,7 @@ from .guard import FiniteGuard
 
 if TYPE_CHECKING:
     import torch
+    from accelerate import Accelerator
 
 __all__ = ["guarded", "parts"]
 

@@ -36,6 +36,8 @@ def _lightning() -> tuple[Any, Any]:
     raise ImportError("safeloader.training.lightning needs Lightning: pip install lightning")
 
 
+_Callback: Any
+_CheckpointIO: Any
 _Callback, _CheckpointIO = _lightning()
 
 __all__ = ["GuardCallback", "MetricCallback", "SafeCheckpointIO"]

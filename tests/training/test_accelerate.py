@@ -18,7 +18,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     accelerate = pytest.importorskip("accelerate")
 
-from safeloader.training.accelerate import guarded, parts  # noqa: E402
+from safeloader.training.accelerate import guarded, parts
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -19,7 +19,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     pl = pytest.importorskip("lightning.pytorch")
 
-from safeloader.training.lightning import GuardCallback, MetricCallback, SafeCheckpointIO  # noqa: E402
+from safeloader.training.lightning import GuardCallback, MetricCallback, SafeCheckpointIO
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning warns of much
 
