@@ -22,13 +22,16 @@ from torch.utils.data import Dataset, Sampler  # noqa: TC002
 from . import rebuilding, torch_private
 from .core.policy import CoreSettings
 from .errors import ForkRefusedError, LoaderClosedError
-from .observe import Recorder, Report
+from .observe import Recorder, Report, stall
 from .settings import Policy, Settings, resolve
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from .observe.stall import Stall
     from .runtime.driver import Driver
+    from .runtime.whereabouts import Whereabouts
+    from .showing import Phase
 
 __all__ = ["DataLoader"]
 
@@ -163,6 +166,52 @@ class _State:
         self.iterators: weakref.WeakSet[ProcessIterator] = weakref.WeakSet()
         self.closed = False
         self.epochs = 0
+        self.shown: Phase | None = None  # of the pass that is under way, under SAFELOADER_PROGRESS
+        self.shown_by_hand = False
+        self._watched = False
+
+    def begin_pass(self, loader: DataLoader[Any]) -> None:
+        """A consumer begins to iterate: watch it for stalls, and show it where that is asked for."""
+        if not self._watched:
+            self._watched = True
+            stall.watch(self.recorder.pulse, self.settings.stall_report, weakref.ref(self))
+        if self.settings.progress and not self.shown_by_hand:
+            from .showing import Phase, length_of
+
+            self.end_pass("left early")
+            self.shown = Phase(f"{self.name}, epoch {self.epochs + 1}", length_of(loader))
+
+    def end_pass(self, how: str = "") -> None:
+        """The pass is over."""
+        if self.shown is not None:
+            self.shown.end(how)
+            self.shown = None
+
+    def asks(self) -> None:
+        """A batch is asked for."""
+        self.recorder.pulse.asks()
+        if self.shown is not None:
+            self.shown.asks()
+
+    def got(self) -> None:
+        """It is there."""
+        self.recorder.pulse.got()
+        if self.shown is not None:
+            self.shown.got()
+
+    def failed(self, error: BaseException) -> None:
+        """It does not come."""
+        self.recorder.pulse.ended()
+        self.end_pass("" if isinstance(error, StopIteration) else f"ended by {type(error).__name__}")
+
+    def stalled(self, seen: Stall) -> None:
+        """Tell of a stall; called by the watch's thread."""
+        alive = [iterator for iterator in self.iterators if not iterator.closed]
+        self.recorder.stalled(seen, alive[-1].whereabouts() if alive else None)
+
+    def stall_ended(self, seconds: float) -> None:
+        """Tell of its end."""
+        self.recorder.stall_ended(seconds)
 
 
 def _newer_arguments(**given: Any) -> dict[str, Any]:
@@ -206,11 +255,25 @@ class SingleProcessIterator(torch_private.SingleProcessIterator):
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         super().__init__(loader)
-        self._recorder = loader._safe.recorder
+        self._loader_state = loader._safe
+        loader._safe.begin_pass(loader)
+        loader._safe.epochs += 1
         self._indexed = not torch_private.is_iterable(loader)
         self._profile_name = "enumerate(DataLoader)#_SingleProcessDataLoaderIter.__next__"
 
     def _next_data(self) -> Any:
+        state = self._loader_state
+        state.asks()
+        try:
+            data = self._fetch()
+        except BaseException as error:
+            state.failed(error)
+            raise
+        state.got()
+        state.recorder.batches += 1
+        return data
+
+    def _fetch(self) -> Any:
         index = self._next_index()  # type: ignore[no-untyped-call]
         try:
             data = self._dataset_fetcher.fetch(index)
@@ -223,7 +286,6 @@ class SingleProcessIterator(torch_private.SingleProcessIterator):
             ) from stop
         if self._pin_memory:
             data = torch_private.pin(data, self._pin_memory_device)
-        self._recorder.batches += 1
         return data
 
 
@@ -276,6 +338,7 @@ class ProcessIterator(torch_private.BaseIterator):
         self._ended = False
         # torch draws another shared seed even for a new iterator, whose workers it has given the one before.
         seed = seed_at_start if first_iter else self._shared_seed
+        loader._safe.begin_pass(loader)
         self._driver.begin_epoch(loader._safe.epochs, self._next_index, seed)
         loader._safe.epochs += 1
 
@@ -290,13 +353,25 @@ class ProcessIterator(torch_private.BaseIterator):
     def _next_data(self) -> Any:
         if self._ended:
             raise StopIteration
+        state = self._loader_state
+        state.asks()
         try:
-            return self._driver.next(self._next_index)
-        except StopIteration:
-            self._ended = True
-            if not self._persistent:
-                self.close()
+            data = self._driver.next(self._next_index)
+        except BaseException as error:
+            state.failed(error)
+            if isinstance(error, StopIteration):
+                self._ended = True
+                if not self._persistent:
+                    self.close()
             raise
+        state.got()
+        return data
+
+    def whereabouts(self) -> Whereabouts:
+        """Where the batch is that is due; may be asked from another thread."""
+        from .runtime.whereabouts import whereabouts
+
+        return whereabouts(self._driver)
 
     @property
     def closed(self) -> bool:

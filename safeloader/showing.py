@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import TextIO
 
-__all__ = ["Phase", "Progress", "progress"]
+__all__ = ["Phase", "Progress", "length_of", "progress"]
 
 T = TypeVar("T")
 
@@ -60,9 +60,9 @@ class Progress(Generic[T]):
         return len(self._loader)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[T]:
-        shown = Phase(self._title, _length(self._loader), self._file)
+        shown = Phase(self._title, length_of(self._loader), self._file)
         try:
-            batches = iter(self._loader)
+            batches = self._batches()
             while True:
                 shown.asks()
                 try:
@@ -78,6 +78,17 @@ class Progress(Generic[T]):
             shown.end(f"ended by {type(error).__name__}")
             raise
         shown.end()
+
+    def _batches(self) -> Iterator[T]:
+        """The loader's iterator, which does not show itself as well under SAFELOADER_PROGRESS."""
+        state = getattr(self._loader, "_safe", None)
+        if state is None:
+            return iter(self._loader)
+        state.shown_by_hand = True
+        try:
+            return iter(self._loader)
+        finally:
+            state.shown_by_hand = False
 
 
 class Phase:
@@ -166,7 +177,8 @@ def _of(epoch: int | None, total: int | None) -> str:
     return f", epoch {epoch}" + ("" if total is None else f" of {total}")
 
 
-def _length(loader: Any) -> int | None:
+def length_of(loader: Any) -> int | None:
+    """The number of batches, where it is known."""
     try:
         return len(loader)
     except (TypeError, NotImplementedError):

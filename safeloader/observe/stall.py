@@ -13,15 +13,14 @@ import threading
 import traceback
 import weakref
 from time import monotonic
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import FrameType
 
     from safeloader.observe.pulse import Pulse
 
-__all__ = ["Place", "Stall", "Watched", "place_of", "start", "watch"]
+__all__ = ["Place", "Stall", "Teller", "place_of", "start", "watch"]
 
 
 class Place(NamedTuple):
@@ -47,29 +46,30 @@ class Stall(NamedTuple):
     place: Place | None
 
 
-class Watched(NamedTuple):
-    """What is done about one loader.
+class Teller(Protocol):
+    """Who is told, in the words of one loader."""
 
-    Attributes:
-        limit: seconds without a step that count as a stall.
-        tell: called with a stall, from the watch's thread.
-        ended: called with its length in seconds when something moves again, from the consumer's thread.
-    """
+    def stalled(self, seen: Stall) -> None:
+        """Nothing moves; called from the watch's thread."""
 
+    def stall_ended(self, seconds: float) -> None:
+        """Something moves again, after so many seconds; called from the consumer's thread."""
+
+
+class _Watched(NamedTuple):
     limit: float
-    tell: Callable[[Stall], None]
-    ended: Callable[[float], None]
+    teller: weakref.ref[Teller]
 
 
 class _Watch:
     def __init__(self) -> None:
-        self._watched: weakref.WeakKeyDictionary[Pulse, Watched] = weakref.WeakKeyDictionary()
+        self._watched: weakref.WeakKeyDictionary[Pulse, _Watched] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._told = 0.0  # the moment from which the last stall that was told began
         self._thread: threading.Thread | None = None
 
-    def add(self, pulse: Pulse, watched: Watched) -> None:
+    def add(self, pulse: Pulse, watched: _Watched) -> None:
         with self._lock:
             self._watched[pulse] = watched
         self.start()
@@ -98,8 +98,11 @@ class _Watch:
         if last > self._told:
             self._told = last
             pulse, how = max(watched, key=lambda pair: (pair[0].waiting, pair[0].busy, pair[0].since))
-            pulse.stalled = how.ended
-            how.tell(Stall("loader" if pulse.waiting else "program", now - pulse.since, pulse.busy, _place(pulse)))
+            teller = how.teller()
+            if teller is not None:
+                pulse.stalled = teller.stall_ended
+                holder = "loader" if pulse.waiting else "program"
+                teller.stalled(Stall(holder, now - pulse.since, pulse.busy, _place(pulse)))
         return limit
 
 
@@ -133,9 +136,15 @@ def _innermost_own(frame: FrameType | None) -> FrameType | None:
 _the_watch = _Watch()
 
 
-def watch(pulse: Pulse, watched: Watched) -> None:
-    """Watch a pulse for as long as it lives."""
-    _the_watch.add(pulse, watched)
+def watch(pulse: Pulse, limit: float, teller: weakref.ref[Any]) -> None:
+    """Watch a pulse for as long as it lives.
+
+    Args:
+        pulse: what is watched.
+        limit: seconds without a step, of any loader, that count as a stall.
+        teller: who is told; held weakly.
+    """
+    _the_watch.add(pulse, _Watched(limit, teller))
 
 
 def start() -> None:
