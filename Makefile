@@ -13,7 +13,7 @@ demo: $(STAMP) ## train through killed, stopped and hung workers on real photogr
 	@$(PY) -m benchmarks.demo $(ARGS)
 
 test: $(STAMP) ## the tests (without those marked slow or stress)
-	@$(PY) -m pytest -q $(ARGS)
+	@$(PY) -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 test-all: $(STAMP) ## every test, also slow and stress
 	@$(PY) -m pytest -q -m "" $(ARGS)
@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (once; a few minutes) ..."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "safeloader needs Python 3.10 or newer")'
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[test,bench,dev]'
+	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[test,ecosystem,bench,dev]'
 	@touch $@
 	@echo "Ready."
 

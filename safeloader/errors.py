@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from safeloader.observe.report import Report
 
 __all__ = [
+    "AuditError",
     "BadSampleError",
     "BatchTimeoutError",
     "CheckpointError",
@@ -201,6 +202,10 @@ class ForkRefusedError(SafeLoaderError, ValueError):
 
 class LoaderClosedError(SafeLoaderError):
     """The loader, or an iterator of it, was used after ``close()``."""
+
+
+class AuditError(SafeLoaderError, ValueError):
+    """A loader cannot be rehearsed for an audit."""
 
 
 class ConcurrentUseError(SafeLoaderError):
