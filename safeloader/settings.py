@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from safeloader.errors import SettingsError
-from safeloader.values import Kind, choice, count, flag, nearest, path, seconds
+from safeloader.values import Explained, Kind, choice, count, faults, flag, nearest, path, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -149,6 +149,13 @@ TABLE: tuple[Row, ...] = (
         "File to which every event is appended as one line of JSON (see events.md).",
         environment_only=True,
     ),
+    Row(
+        "chaos",
+        faults(),
+        None,
+        "Faults to be made on purpose in worker processes (see chaos.md).",
+        environment_only=True,
+    ),
 )
 
 _ROWS = {row.name: row for row in TABLE}
@@ -231,6 +238,7 @@ class Settings:
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
     progress: bool
     events: str | None
+    chaos: str | None
     sources: dict[str, str] = field(compare=False)
 
     def describe(self) -> str:
@@ -321,7 +329,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _refused(given: str, row: Row, reason: ValueError, *, where: str) -> SettingsError:
-    guess = f"; {reason}" if str(reason).startswith("did you mean") else ""
+    helps = isinstance(reason, Explained) or str(reason).startswith("did you mean")
+    guess = f"; {reason}" if helps else ""
     leave_out = "unset the variable" if where == "environment" else "leave it out"
     return SettingsError(
         f"{given} is not accepted: it must be {row.kind.accepts}{guess}",
