@@ -1,8 +1,8 @@
 """Incident 2: a hang in epoch 2, right after validation, with persistent spawned workers.
 
 The driver hangs whoever comes to it while another process is there as well, from the first validation on. torch's
-loader stands still for ever. With safeloader: a deadline, the stack of whoever hangs, fewer processes until one is left,
-and at the end the weights of an undisturbed run, to the byte.
+loader stands still for ever. With safeloader: a deadline, the stack of whoever hangs, fewer processes until one is
+left, and at the end the weights of an undisturbed run, to the byte.
 """
 
 from __future__ import annotations
