@@ -11,6 +11,7 @@ import itertools
 import uuid
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable  # noqa: TC003 - tools read the constructor's type hints
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +22,7 @@ from torch.utils.data import Dataset, Sampler  # noqa: TC002
 
 from . import rebuilding, torch_private
 from .core.policy import CoreSettings
+from .delivered import Delivered, delivered
 from .errors import ForkRefusedError, LoaderClosedError
 from .observe import Recorder, Report, stall
 from .settings import Policy, Settings, resolve
@@ -129,6 +131,13 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         """What happened so far: every fault with its cause, worker, batch, samples, stack and cost."""
         return self._safe.recorder.report()
 
+    def recent_batches(self) -> list[Delivered]:
+        """The last 16 batches that were delivered, newest last: epoch, number, worker, dataset indices.
+
+        With ``on_bad_sample="skip"`` the indices of samples that were left out are still among them.
+        """
+        return [delivered(self, *told) for told in self._safe.delivered]
+
     def close(self) -> None:
         """End all processes of this loader, at once and for good. Batches already delivered stay valid."""
         self._safe.closed = True
@@ -166,6 +175,7 @@ class _State:
         self.iterators: weakref.WeakSet[ProcessIterator] = weakref.WeakSet()
         self.closed = False
         self.epochs = 0
+        self.delivered: deque[tuple[int, int, int | None, object]] = deque(maxlen=16)
         self.shown: Phase | None = None  # of the pass that is under way, under SAFELOADER_PROGRESS
         self.shown_by_hand = False
         self._watched = False
@@ -257,6 +267,7 @@ class SingleProcessIterator(torch_private.SingleProcessIterator):
         super().__init__(loader)
         self._loader_state = loader._safe
         loader._safe.begin_pass(loader)
+        self._epoch = loader._safe.epochs
         loader._safe.epochs += 1
         self._indexed = not torch_private.is_iterable(loader)
         self._profile_name = "enumerate(DataLoader)#_SingleProcessDataLoaderIter.__next__"
@@ -286,6 +297,7 @@ class SingleProcessIterator(torch_private.SingleProcessIterator):
             ) from stop
         if self._pin_memory:
             data = torch_private.pin(data, self._pin_memory_device)
+        self._loader_state.delivered.append((self._epoch, self._num_yielded, None, index))
         return data
 
 
@@ -300,6 +312,7 @@ class ProcessIterator(torch_private.BaseIterator):
         self._persistent = loader.persistent_workers
         self._profile_name = "enumerate(DataLoader)#_MultiProcessingDataLoaderIter.__next__"
         self._driver = self._make_driver(loader)
+        self._loader_state.delivered = self._driver.delivered
         self._finalizer = weakref.finalize(self, _close_driver, self._driver)
         loader._safe.iterators.add(self)
         self._ended = False
