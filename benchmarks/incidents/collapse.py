@@ -1,8 +1,8 @@
 """Incident 5: collapse and freeze: a NaN in one sample reaches loss, gradients, weights, and the only checkpoint.
 
-Without help, training goes on with weights of NaN, and its checkpoints overwrite the good ones. With the finite guard, the
-step with the bad sample is named and left out; when weights are hit all the same, saving them is refused, and training
-resumes from the newest good checkpoint, past one that the disk has damaged.
+Without help, training goes on with weights of NaN, and its checkpoints overwrite the good ones. With the finite guard,
+the step with the bad sample is named and left out; when weights are hit all the same, training stops and resumes
+from the newest good checkpoint, past one that the disk has damaged.
 """
 
 from __future__ import annotations
