@@ -96,8 +96,9 @@ def run(name: str, side: str, *, patience: float = 60.0, environment: dict[str, 
 
 def _read(process: subprocess.Popen[str], said: queue.Queue[str | None]) -> None:
     assert process.stdout is not None
-    for line in process.stdout:
-        said.put(line.rstrip())
+    with process.stdout as lines:
+        for line in lines:
+            said.put(line.rstrip())
     said.put(None)
 
 
