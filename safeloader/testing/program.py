@@ -8,6 +8,7 @@ import os
 import tempfile
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..observe.log import logger
 from .plan import parse
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Chaos", "Handed", "chaos", "handed"]
 
 _VARIABLE = "SAFELOADER_CHAOS"
+_announced: set[str] = set()
 _tallies: dict[str, str] = {}  # plan -> file; one for the whole program, so that a new loader repeats nothing
 
 
@@ -82,7 +84,10 @@ def chaos(text: str) -> Iterator[Chaos]:
 
 
 def handed(text: str) -> Handed:
-    """What to give to the processes of a loader with this plan."""
+    """What to give to the processes of a loader with this plan. The log says once that there is one."""
+    if text not in _announced:
+        _announced.add(text)
+        logger.warning("faults will be made on purpose in worker processes: %s", text)
     return Handed(text, _tallies.get(text) or _new_tally(text, len(parse(text))))
 
 

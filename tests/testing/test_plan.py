@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from safeloader import SettingsError
 from safeloader.settings import resolve
 from safeloader.testing import KINDS, parse
+from safeloader.testing.program import handed
 
 
 def test_a_plan_is_read() -> None:
@@ -51,3 +54,9 @@ def test_the_setting_is_checked_before_anything_starts() -> None:
     assert resolve(environ={"SAFELOADER_CHAOS": "none"}).chaos is None
     with pytest.raises(SettingsError, match=r"SAFELOADER_CHAOS.*'kil' is no fault; did you mean .kill."):
         resolve(environ={"SAFELOADER_CHAOS": "kil:batch=3"})
+
+
+def test_the_log_says_once_that_there_is_a_plan(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="safeloader"):
+        assert handed("kill:batch=99999") == handed("kill:batch=99999")
+    assert caplog.messages == ["faults will be made on purpose in worker processes: kill:batch=99999"]
