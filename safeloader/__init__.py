@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from safeloader.observe import Fault, Report
     from safeloader.patching import patch, unpatch
     from safeloader.settings import Policy, Settings, settings
+    from safeloader.showing import progress
 
 __all__ = [
     "AuditError",
@@ -50,6 +51,7 @@ __all__ = [
     "StartError",
     "audit",
     "patch",
+    "progress",
     "settings",
     "unpatch",
 ]
@@ -65,6 +67,7 @@ _HOMES = {
     "Settings": "settings",
     "audit": "auditing",
     "patch": "patching",
+    "progress": "showing",
     "unpatch": "patching",
 }
 

@@ -11,6 +11,7 @@ import itertools
 import uuid
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable  # noqa: TC003 - tools read the constructor's type hints
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,15 +22,19 @@ from torch.utils.data import Dataset, Sampler  # noqa: TC002
 
 from . import rebuilding, torch_private
 from .core.policy import CoreSettings
+from .delivered import Delivered, delivered
 from .errors import ForkRefusedError, LoaderClosedError
-from .observe import Recorder, Report
+from .observe import Recorder, Report, stall
 from .settings import Policy, Settings, resolve
 from .starting import Starting
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from .observe.stall import Stall
     from .runtime.driver import Driver
+    from .runtime.whereabouts import Whereabouts
+    from .showing import Phase
 
 __all__ = ["DataLoader"]
 
@@ -128,6 +133,13 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         """What happened so far: every fault with its cause, worker, batch, samples, stack and cost."""
         return self._safe.recorder.report()
 
+    def recent_batches(self) -> list[Delivered]:
+        """The last 16 batches that were delivered, newest last: epoch, number, worker, dataset indices.
+
+        With ``on_bad_sample="skip"`` the indices of samples that were left out are still among them.
+        """
+        return [delivered(self, *told) for told in self._safe.delivered]
+
     def close(self) -> None:
         """End all processes of this loader, at once and for good. Batches already delivered stay valid."""
         self._safe.closed = True
@@ -167,6 +179,53 @@ class _State:
         self.iterators: weakref.WeakSet[ProcessIterator] = weakref.WeakSet()
         self.closed = False
         self.epochs = 0
+        self.delivered: deque[tuple[int, int, int | None, object]] = deque(maxlen=16)
+        self.shown: Phase | None = None  # of the pass that is under way, under SAFELOADER_PROGRESS
+        self.shown_by_hand = False
+        self._watched = False
+
+    def begin_pass(self, loader: DataLoader[Any]) -> None:
+        """A consumer begins to iterate: watch it for stalls, and show it where that is asked for."""
+        if not self._watched:
+            self._watched = True
+            stall.watch(self.recorder.pulse, self.settings.stall_report, weakref.ref(self))
+        if self.settings.progress and not self.shown_by_hand:
+            from .showing import Phase, length_of
+
+            self.end_pass("left early")
+            self.shown = Phase(f"{self.name}, epoch {self.epochs + 1}", length_of(loader))
+
+    def end_pass(self, how: str = "") -> None:
+        """The pass is over."""
+        if self.shown is not None:
+            self.shown.end(how)
+            self.shown = None
+
+    def asks(self) -> None:
+        """A batch is asked for."""
+        self.recorder.pulse.asks()
+        if self.shown is not None:
+            self.shown.asks()
+
+    def got(self) -> None:
+        """It is there."""
+        self.recorder.pulse.got()
+        if self.shown is not None:
+            self.shown.got()
+
+    def failed(self, error: BaseException) -> None:
+        """It does not come."""
+        self.recorder.pulse.ended()
+        self.end_pass("" if isinstance(error, StopIteration) else f"ended by {type(error).__name__}")
+
+    def stalled(self, seen: Stall) -> None:
+        """Tell of a stall; called by the watch's thread."""
+        alive = [iterator for iterator in self.iterators if not iterator.closed]
+        self.recorder.stalled(seen, alive[-1].whereabouts() if alive else None)
+
+    def stall_ended(self, seconds: float) -> None:
+        """Tell of its end."""
+        self.recorder.stall_ended(seconds)
 
 
 def _newer_arguments(**given: Any) -> dict[str, Any]:
@@ -210,11 +269,26 @@ class SingleProcessIterator(torch_private.SingleProcessIterator):
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         super().__init__(loader)
-        self._recorder = loader._safe.recorder
+        self._loader_state = loader._safe
+        loader._safe.begin_pass(loader)
+        self._epoch = loader._safe.epochs
+        loader._safe.epochs += 1
         self._indexed = not torch_private.is_iterable(loader)
         self._profile_name = "enumerate(DataLoader)#_SingleProcessDataLoaderIter.__next__"
 
     def _next_data(self) -> Any:
+        state = self._loader_state
+        state.asks()
+        try:
+            data = self._fetch()
+        except BaseException as error:
+            state.failed(error)
+            raise
+        state.got()
+        state.recorder.batches += 1
+        return data
+
+    def _fetch(self) -> Any:
         index = self._next_index()  # type: ignore[no-untyped-call]
         try:
             data = self._dataset_fetcher.fetch(index)
@@ -227,7 +301,7 @@ class SingleProcessIterator(torch_private.SingleProcessIterator):
             ) from stop
         if self._pin_memory:
             data = torch_private.pin(data, self._pin_memory_device)
-        self._recorder.batches += 1
+        self._loader_state.delivered.append((self._epoch, self._num_yielded, None, index))
         return data
 
 
@@ -242,6 +316,7 @@ class ProcessIterator(torch_private.BaseIterator):
         self._persistent = loader.persistent_workers
         self._profile_name = "enumerate(DataLoader)#_MultiProcessingDataLoaderIter.__next__"
         self._driver = self._make_driver(loader)
+        self._loader_state.delivered = self._driver.delivered
         self._finalizer = weakref.finalize(self, _close_driver, self._driver)
         loader._safe.iterators.add(self)
         self._ended = False
@@ -263,7 +338,9 @@ class ProcessIterator(torch_private.BaseIterator):
             base_seed=int(self._base_seed),
             skip_raising=settings.on_bad_sample == "skip",
         )
-        config = HostConfig(load, uuid.uuid4().hex, authkey(), loader._safe.name, settings.accelerators)
+        config = HostConfig(
+            load, uuid.uuid4().hex, authkey(), loader._safe.name, settings.accelerators, _chaos(settings)
+        )
         init_fn = torch_private.sharded_init_fn(self._dataset, loader.worker_init_fn, self._world_size, self._rank)
         spec = Spec(config, self._dataset, self._collate_fn, init_fn)
         starting = loader._safe.starting
@@ -283,6 +360,7 @@ class ProcessIterator(torch_private.BaseIterator):
         self._ended = False
         # torch draws another shared seed even for a new iterator, whose workers it has given the one before.
         seed = seed_at_start if first_iter else self._shared_seed
+        loader._safe.begin_pass(loader)
         self._driver.begin_epoch(loader._safe.epochs, self._next_index, seed)
         loader._safe.epochs += 1
 
@@ -297,13 +375,25 @@ class ProcessIterator(torch_private.BaseIterator):
     def _next_data(self) -> Any:
         if self._ended:
             raise StopIteration
+        state = self._loader_state
+        state.asks()
         try:
-            return self._driver.next(self._next_index)
-        except StopIteration:
-            self._ended = True
-            if not self._persistent:
-                self.close()
+            data = self._driver.next(self._next_index)
+        except BaseException as error:
+            state.failed(error)
+            if isinstance(error, StopIteration):
+                self._ended = True
+                if not self._persistent:
+                    self.close()
             raise
+        state.got()
+        return data
+
+    def whereabouts(self) -> Whereabouts:
+        """Where the batch is that is due; may be asked from another thread."""
+        from .runtime.whereabouts import whereabouts
+
+        return whereabouts(self._driver)
 
     @property
     def closed(self) -> bool:
@@ -313,6 +403,16 @@ class ProcessIterator(torch_private.BaseIterator):
     def close(self) -> None:
         """End this iterator's processes."""
         self._finalizer()
+
+
+def _chaos(settings: Settings) -> tuple[str, str] | None:
+    """The faults that are to be made on purpose."""
+    if settings.chaos is None:
+        return None
+    from .testing.program import handed
+
+    plan, tally = handed(settings.chaos)
+    return plan, tally
 
 
 def _close_driver(driver: Driver) -> None:

@@ -16,7 +16,8 @@ __all__ = ["MARK", "about_to_rebuild", "inherited"]
 
 MARK = "_is_accelerate_prepared"
 
-_waiting: dict[int, tuple[Any, Policy | None, str | None]] = {}  # by dataset, which is kept so that its id stays its own
+# By the dataset, which is kept, so that its id stays its own.
+_waiting: dict[int, tuple[Any, Policy | None, str | None]] = {}
 
 
 def about_to_rebuild(loader: Any) -> None:

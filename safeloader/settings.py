@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from safeloader.errors import SettingsError
-from safeloader.values import Kind, choice, count, flag, names, nearest, path, seconds
+from safeloader.values import Explained, Kind, choice, count, faults, flag, names, nearest, path, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -133,6 +133,13 @@ TABLE: tuple[Row, ...] = (
         0,
         "So many processes wait, ready, for another to die, and take its workers over at once.",
     ),
+    Row(
+        "stall_report",
+        seconds(),
+        300.0,
+        "When no batch is asked for, or none comes, for so long, a line says who holds the run: once, and again when "
+        "it goes on.",
+    ),
     Row("accelerators", flag(), False, "Leave CUDA and HIP devices visible in worker processes."),
     Row("strict", flag(), False, "Warnings, such as that of a refused fork, are errors."),
     Row("disable", flag(), False, "Plain torch behaviour: safeloader steps aside.", environment_only=True),
@@ -144,10 +151,24 @@ TABLE: tuple[Row, ...] = (
         environment_only=True,
     ),
     Row(
+        "progress",
+        flag(),
+        False,
+        "Show a progress bar for every pass over a loader, and a line when it begins and ends.",
+        environment_only=True,
+    ),
+    Row(
         "events",
         path(),
         None,
         "File to which every event is appended as one line of JSON (see events.md).",
+        environment_only=True,
+    ),
+    Row(
+        "chaos",
+        faults(),
+        None,
+        "Faults to be made on purpose in worker processes (see chaos.md).",
         environment_only=True,
     ),
 )
@@ -175,6 +196,7 @@ class Policy:
         preload: Modules that the fork server imports besides.
         prestart: Start the processes when the loader is built.
         standby: Processes that wait, ready, to take over from one that dies.
+        stall_report: Seconds without a step, of the loader or of the program, until a line says who holds the run.
         accelerators: Leave CUDA and HIP devices visible in worker processes.
         strict: Warnings are errors.
 
@@ -195,6 +217,7 @@ class Policy:
     preload: tuple[str, ...] | None = None
     prestart: bool | None = None
     standby: int | None = None
+    stall_report: float | None = None
     accelerators: bool | None = None
     strict: bool | None = None
 
@@ -232,11 +255,14 @@ class Settings:
     preload: tuple[str, ...]
     prestart: bool
     standby: int
+    stall_report: float
     accelerators: bool
     strict: bool
     disable: bool
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+    progress: bool
     events: str | None
+    chaos: str | None
     sources: dict[str, str] = field(compare=False)
 
     def describe(self) -> str:
@@ -327,7 +353,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _refused(given: str, row: Row, reason: ValueError, *, where: str) -> SettingsError:
-    guess = f"; {reason}" if str(reason).startswith("did you mean") else ""
+    helps = isinstance(reason, Explained) or str(reason).startswith("did you mean")
+    guess = f"; {reason}" if helps else ""
     leave_out = "unset the variable" if where == "environment" else "leave it out"
     return SettingsError(
         f"{given} is not accepted: it must be {row.kind.accepts}{guess}",

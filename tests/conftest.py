@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch.multiprocessing
 
+from safeloader.observe import stall
 from safeloader.runtime.start import turnstile
 from safeloader.runtime.start.lifeline import lifeline
 
@@ -33,6 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     multiprocessing.resource_tracker.ensure_running()
     lifeline()
     turnstile.place()
+    stall.start()
 
 
 def pytest_collection_finish() -> None:

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 from safeloader.observe import happenings as h
 from safeloader.observe import log
 from safeloader.observe.events import EventFile
+from safeloader.observe.pulse import Pulse
 from safeloader.observe.report import Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from safeloader.observe.stall import Stall
     from safeloader.settings import Settings
 
 __all__ = ["MOST_FAULTS", "Recorder", "keep_recorders"]
@@ -49,6 +51,7 @@ class Recorder:
         batches: Batches delivered.
         workers: Number of workers.
         rung: Number of processes that policy wants now; `fell_back` and `recovered` keep it.
+        pulse: Where the loader's consumer is; the iterators keep it.
 
     Args:
         name: Name of the loader.
@@ -70,6 +73,7 @@ class Recorder:
         self._lost_workers: set[int | None] = set()
         self._skipped: list[tuple[int, int, Any]] = []
         self._code_changed: list[str] = []
+        self.pulse = Pulse()
         self._epochs = self._restarts = self._fallbacks = self._recoveries = self._slow = 0
         self._seconds_lost = 0.0
         self._closed = self._told_own_fault = False
@@ -148,6 +152,29 @@ class Recorder:
             self._slow += 1
             self._tell(h.Slow(self._clock(), self.name, batch, worker, seconds, sample, self._slow))
 
+    def stalled(self, stall: Stall, whereabouts: Any = None) -> None:
+        """Nothing moves. Called from the watch's thread.
+
+        Args:
+            stall: what the watch saw.
+            whereabouts: the loader's account of the batch that is due (`safeloader.runtime.whereabouts`), or None.
+        """
+        with self._unharmed():
+            facts = {} if whereabouts is None else whereabouts._asdict()
+            working = facts.pop("seconds", 0.0)
+            place = stall.place
+            self._tell(
+                h.Stalled(
+                    self._clock(), self.name, stall.holder, stall.seconds, stall.busy, working=working,
+                    place=place.line if place else "", stack=place.stack if place else None, **facts,
+                )
+            )  # fmt: skip
+
+    def stall_ended(self, seconds: float) -> None:
+        """Something moves again."""
+        with self._unharmed():
+            self._tell(h.StallEnded(self._clock(), self.name, seconds))
+
     def skipped(self, epoch: int, batch: int, index: Any, cause: str) -> None:
         """A bad sample is left out of its batch."""
         with self._unharmed():
@@ -196,6 +223,7 @@ class Recorder:
             slow_batches=self._slow,
             seconds_lost=self._seconds_lost,
             code_changed=list(self._code_changed),
+            waits=self.pulse.waits(),
         )
 
     def _tell(self, happening: h.Happening) -> None:
