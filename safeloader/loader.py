@@ -26,6 +26,7 @@ from .delivered import Delivered, delivered
 from .errors import ForkRefusedError, LoaderClosedError
 from .observe import Recorder, Report, stall
 from .settings import Policy, Settings, resolve
+from .starting import Starting
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -100,6 +101,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             pin_memory_device=pin_memory_device, **_newer_arguments(in_order=in_order),
         )  # fmt: skip
         self.in_order = in_order
+        self._safe.starting.prestart(self)
 
     def __iter__(self) -> torch_private.BaseIterator:
         if self._safe.closed:
@@ -143,6 +145,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._safe.closed = True
         for iterator in list(self._safe.iterators):
             iterator.close()
+        self._safe.starting.close()
         self._iterator = None
         self._safe.recorder.closed()
 
@@ -172,6 +175,7 @@ class _State:
         self.name = name
         self.settings = settings
         self.recorder = Recorder(name, settings, workers=num_workers)
+        self.starting = Starting(settings)
         self.iterators: weakref.WeakSet[ProcessIterator] = weakref.WeakSet()
         self.closed = False
         self.epochs = 0
@@ -339,7 +343,10 @@ class ProcessIterator(torch_private.BaseIterator):
         )
         init_fn = torch_private.sharded_init_fn(self._dataset, loader.worker_init_fn, self._world_size, self._rank)
         spec = Spec(config, self._dataset, self._collate_fn, init_fn)
-        return Driver(spec, _core_settings(loader, settings, iterable), loader._safe.recorder, self._finish())
+        starting = loader._safe.starting
+        way = starting.way(loader.multiprocessing_context, spec)
+        core = _core_settings(loader, settings, iterable)
+        return Driver(spec, way, core, loader._safe.recorder, self._finish(), starting.stock)
 
     def _finish(self) -> Callable[[Any], Any] | None:
         if not self._pin_memory:
@@ -428,5 +435,6 @@ def _core_settings(loader: DataLoader[Any], settings: Settings, iterable: bool) 
         on_bad_sample=settings.on_bad_sample,
         bad_sample_attempts=settings.bad_sample_attempts,
         max_processes=settings.max_processes,
+        standby=settings.standby,
     )
 
