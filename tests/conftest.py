@@ -33,8 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.multiprocessing.set_start_method("spawn", force=True)
     multiprocessing.resource_tracker.ensure_running()
     lifeline()
-    turnstile.place()
     stall.start()
+    turnstile.place()
 
 
 def pytest_collection_finish() -> None:
