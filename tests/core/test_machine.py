@@ -46,6 +46,7 @@ def plots(draw: st.DrawFn) -> Plot:
         on_bad_sample=draw(st.sampled_from(["raise", "skip"])),
         bad_sample_attempts=draw(st.integers(1, 2)),
         max_processes=draw(st.sampled_from([None, 0, 1])),
+        stateful=draw(st.booleans()),
     )
     nature = Nature(
         iterable=iterable,
@@ -55,6 +56,7 @@ def plots(draw: st.DrawFn) -> Plot:
         hangs=draw(few_samples),
         raises=draw(few_samples),
         skip_raising=core.on_bad_sample == "skip" and not iterable,
+        stateful=core.stateful,
         known=draw(st.booleans()),
     )
     return Plot(core, nature, batches=draw(st.integers(0, 8)), batch_size=draw(st.integers(1, 4)))
@@ -77,7 +79,7 @@ class Machine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------ the ordinary
 
-    @precondition(lambda self: not self.world.closed and not self.world.consumer.waiting)
+    @precondition(lambda self: not self.world.closed and not self.world.awaited)
     @rule()
     def ask(self) -> None:
         if not self.world.consumer.over:
@@ -165,7 +167,8 @@ class Machine(RuleBasedStateMachine):
             if process.gone and process.life != "dead":
                 self.world.haunt(process)
 
-    @precondition(lambda self: not self.world.closed and self.world.consumer.epoch + 1 < EPOCHS)
+    @precondition(lambda self: not self.world.closed and not self.world.state_wanted)
+    @precondition(lambda self: self.world.consumer.epoch + 1 < EPOCHS)
     @rule()
     def the_consumer_begins_anew(self) -> None:
         self.world.consumer.begin()
@@ -174,6 +177,16 @@ class Machine(RuleBasedStateMachine):
     def close(self, sure: int) -> None:
         if sure == 5:
             self.world.tell(CloseRequested())
+
+    @precondition(lambda self: not self.world.state_wanted)
+    @rule(received=st.booleans())
+    def the_state_is_wanted(self, received: bool) -> None:
+        self.world.ask_for_state(received or self.world.consumer.waiting)
+
+    @precondition(lambda self: self.world.state is not None)
+    @rule()
+    def another_program_goes_on(self) -> None:
+        self.world.go_on_elsewhere()
 
     # ------------------------------------------------------------ what must hold
 
