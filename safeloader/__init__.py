@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         SafeLoaderError,
         SettingsError,
         StartError,
+        StateError,
     )
     from safeloader.loader import DataLoader
     from safeloader.observe import Fault, Report
@@ -43,6 +44,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "StartError",
+    "StateError",
     "settings",
 ]
 

@@ -118,6 +118,13 @@ TABLE: tuple[Row, ...] = (
         "spawn",
         "How processes start; both begin with a fresh interpreter.",
     ),
+    Row(
+        "sample_rng",
+        flag(),
+        False,
+        "Set the random generators before each sample from (seed, epoch, index), so that augmentation depends neither "
+        "on num_workers nor on the ranks (map-style datasets).",
+    ),
     Row("accelerators", flag(), False, "Leave CUDA and HIP devices visible in worker processes."),
     Row("strict", flag(), False, "Warnings, such as that of a refused fork, are errors."),
     Row("disable", flag(), False, "Plain torch behaviour: safeloader steps aside.", environment_only=True),
@@ -157,6 +164,7 @@ class Policy:
         bad_sample_attempts: Attempts after the first until a sample is called bad.
         max_processes: At most so many processes, with the same workers and the same bytes; 0 is none.
         start_method: ``"spawn"`` or ``"forkserver"``.
+        sample_rng: Generators keyed by (seed, epoch, index) are set before each sample of a map-style dataset.
         accelerators: Leave CUDA and HIP devices visible in worker processes.
         strict: Warnings are errors.
 
@@ -174,6 +182,7 @@ class Policy:
     bad_sample_attempts: int | None = None
     max_processes: int | None = None
     start_method: Literal["spawn", "forkserver"] | None = None
+    sample_rng: bool | None = None
     accelerators: bool | None = None
     strict: bool | None = None
 
@@ -208,6 +217,7 @@ class Settings:
     bad_sample_attempts: int
     max_processes: int | None
     start_method: Literal["spawn", "forkserver"]
+    sample_rng: bool
     accelerators: bool
     strict: bool
     disable: bool

@@ -76,7 +76,7 @@ class Ledger:
 
     def restore(self, state: State) -> None:
         """Plan what was planned where this state was taken."""
-        self.epoch, self.turn, self.plan_over = state.epoch, state.turn, state.over
+        self.epoch, self.turn, self.plan_over = state.epoch, state.turn, state.exhausted
         self._active = sum([not worker.ended for worker in self._sup.workers])
         for batch, number, indices, skip in state.planned:
             worker = self._sup.workers[number]

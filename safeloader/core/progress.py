@@ -131,6 +131,7 @@ class Progress:
             planned=tuple(Planned(task.batch, task.worker, task.indices, task.skip) for task in tasks),
             workers=tuple(self._standing(worker) for worker in self._sup.workers),
             slowest=self._sup.watch.deadlines.learned,
+            exhausted=ledger.plan_over,
         )
 
     def _standing(self, worker: Worker) -> Standing:

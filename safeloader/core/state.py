@@ -49,7 +49,7 @@ class State(NamedTuple):
     ``batch`` counts what left the plan (map-style) or was delivered (iterable); ``drawn`` what the sampler gave;
     ``turn`` is the worker that the next task goes to; ``over`` says that the consumer was told of the epoch's end;
     ``last`` is the last task that it got; ``slowest`` what automatic deadlines learned, in seconds (ordinary batches,
-    first ones).
+    first ones); ``exhausted`` says that the sampler has nothing left for this epoch.
     """
 
     epoch: int
@@ -61,3 +61,4 @@ class State(NamedTuple):
     planned: tuple[Planned, ...]
     workers: tuple[Standing, ...]
     slowest: tuple[float, float] = (0.0, 0.0)
+    exhausted: bool = False

@@ -119,7 +119,7 @@ class Supervisor:
         self.watch.deadlines.learned = event.state.slowest
         self.ledger.restore(event.state)
         self.fleet.balance()
-        if not event.state.over:
+        if not event.state.exhausted:
             self.ledger.plan_ahead()
 
     def _lease_returned(self, event: m.LeaseReturned) -> None:

@@ -67,6 +67,9 @@ class Consumer:
             self._most_drawn = state.drawn
             got = {indices for indices, _, _ in self.got}
             self._check_planned(state, got)
+            self._ended = state.exhausted
+            if state.exhausted and state.drawn != self._world.plot.batches:
+                raise Broken(f"{state}, and the sampler has more")
         if state.batch != count:
             raise Broken(f"{state} after {count} batches")
 

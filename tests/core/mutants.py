@@ -177,8 +177,8 @@ MUTANTS = (
     Mutant("a_mark_of_what_was_not_got", "progress", "if mark.position <= worker.got]", "if True]"),
     Mutant("the_log_before_the_first_mark_is_forgotten", "progress", "    if worker.marks[0].position <= worker.got:\n", "    if True:\n"),
     Mutant("too_much_is_replayed", "progress", "until - first]", "]"),
-    Mutant("the_turn_is_not_restored", "ledger", "self.epoch, self.turn, self.plan_over = state.epoch, state.turn, state.over",
-           "self.epoch, self.plan_over = state.epoch, state.over"),
+    Mutant("the_turn_is_not_restored", "ledger", "self.epoch, self.turn, self.plan_over = state.epoch, state.turn, state.exhausted",
+           "self.epoch, self.plan_over = state.epoch, state.exhausted"),
     Mutant("draws_are_not_counted_on", "ledger", "self._first_of_epoch = self._next_task - state.drawn", "self._first_of_epoch = 0"),
     Mutant("no_state_after_the_end", "progress", "        self._final[True] = self.state()\n", ""),
     # ---------------------------------------------------------------- the end
