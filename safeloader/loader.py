@@ -113,6 +113,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             )
         if isinstance(self._iterator, ProcessIterator) and self._iterator.closed:
             self._iterator = None  # it gave up: a new epoch begins with new processes
+        self._safe.keeper.watch_epoch(self)
         return super().__iter__()
 
     def _get_iterator(self) -> torch_private.BaseIterator:

@@ -103,8 +103,10 @@ class Keeper:
             self.sample_seed = (known[0] if known else generator.initial_seed()) & (2**63 - 1)
         return self.sample_seed
 
-    def _watch_epoch(self, loader: DataLoader[Any]) -> None:
-        """Warn once of a distributed sampler that shuffles each epoch alike."""
+    def watch_epoch(self, loader: DataLoader[Any]) -> None:
+        """Warn once of a distributed sampler that shuffles each epoch alike; for ``__iter__`` to call."""
+        if self.waits() is not None:
+            return
         for sampler in chain_of(torch_private.index_sampler(loader)):
             if isinstance(sampler, DistributedSampler) and sampler.shuffle:
                 known, self._epoch_seen = self._epoch_seen, sampler.epoch
@@ -114,7 +116,7 @@ class Keeper:
                         f"{loader._safe.name}: a second epoch begins, and nobody has called set_epoch: the "
                         "DistributedSampler gives the same order again. Call loader.set_epoch(epoch) before each epoch",
                         UserWarning,
-                        stacklevel=6,
+                        stacklevel=3,
                     )
 
     def keep_generators(self, loader: DataLoader[Any]) -> Callable[[], None]:
@@ -138,10 +140,10 @@ class Keeper:
     def begin(self, loader: DataLoader[Any], number: int) -> Epoch:
         """Before the sampler is asked for anything."""
         point = self.waits()
-        if point is None:
-            self._watch_epoch(loader)
-        elif not point.state.over:
+        if point is not None and not point.state.over:
             self._put(loader, point.begin)
+            if loader.num_workers and not point.facts["num_workers"]:  # without workers, that is before the seed
+                torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
         sampling = Sampling(torch_private.index_sampler(loader))
         self.epoch = Epoch(number, self._moment(loader), sampling.begins)
         if point is not None:
@@ -158,6 +160,9 @@ class Keeper:
             self.pending, epoch.draws = None, sampling.past_the_end(draws) if self._ended else draws
             self._ended = False
             return None, epoch.draws
+        if point.facts["num_workers"] and not loader.num_workers and not point.state.over:
+            self._put(loader, point.begin)  # with workers, that is after the seed
+            draws = iter(sampling.sampler)
         if point.sampler["way"] != "replay":
             sampling.load(point.sampler, {})
             draws = iter(sampling.sampler)
@@ -257,8 +262,8 @@ class Keeper:
             return
         if point.facts["num_workers"] != here["num_workers"]:
             point = logical(point, loader.num_workers)
-        elif point.begun and point.state.workers and len(point.state.workers) != max(loader.num_workers, 1):
-            raise StateError("this state is damaged: it has not one entry for each worker")
+        else:
+            _check_workers(point, max(loader.num_workers, 1))
         self.pending, self.epoch, self.sample_seed = point, None, point.sample_seed
         loader._safe.epochs = point.state.epoch + (point.begun and point.state.over)
         self._put(loader, point.now, own=not point.begun or point.sampler["way"] == "replay")
@@ -279,6 +284,13 @@ class Keeper:
         """Without workers: what was planned elsewhere comes before further draws."""
         planned = [task.indices for task in state.planned]
         return itertools.chain(planned, () if state.exhausted else draws) if planned or state.exhausted else draws
+
+
+def _check_workers(point: Checkpoint, count: int) -> None:
+    state = point.state
+    needed = point.begun and (not state.over or point.facts["persistent_workers"])
+    if (needed and len(state.workers) != count) or any(task.worker not in range(count) for task in state.planned):
+        raise StateError("this state is damaged: it does not speak of each worker once")
 
 
 _WORKERS = frozenset({"num_workers", "persistent_workers"})

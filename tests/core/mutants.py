@@ -168,6 +168,9 @@ MUTANTS = (
     Mutant("a_refusal_is_taken_lightly", "recovery", "if not self._sup.fleet.proven or hurt >=", "if hurt >="),
     Mutant("any_refusal_ends_it", "recovery", "if not self._sup.fleet.proven or hurt >= self._sup.settings.bad_sample_attempts:", "if True:"),
     Mutant("setting_up_is_tried_for_ever", "recovery", "        elif self._sup.workers[work.worker].setup_hurt > self._sup.settings.bad_sample_attempts:\n", "        elif False:\n"),
+    Mutant("a_worker_is_told_the_epoch_before", "traffic", "worker.id, item.epoch)", "worker.id, worker.epoch)"),
+    Mutant("a_worker_is_hosted_in_another_epoch", "traffic", "process.id, worker.id, worker.epoch, worker.position",
+           "process.id, worker.id, self._sup.epoch, worker.position"),
     # ---------------------------------------------------------------- the state
     Mutant("what_was_prefetched_counts_as_got", "progress", "worker.epoch_snapshot, worker.got_snapshot, mark, replay)",
            "worker.epoch_snapshot, worker.snapshot, mark, replay)"),

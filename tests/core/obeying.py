@@ -112,7 +112,7 @@ class Obeying:
     def _ResumeWorker(self, c: m.ResumeWorker) -> None:
         if c.process == m.INLINE:
             worker = self.inline[c.worker]
-            self._events.append(m.WorkerResumed(m.INLINE, c.worker, self.now, worker.resume(), worker.content))
+            self._events.append(m.WorkerResumed(m.INLINE, c.worker, self.now, worker.resume(c.epoch), worker.content))
             return
         self._send(c, "resume", c.worker)
 

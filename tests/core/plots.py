@@ -64,6 +64,7 @@ def random_plot(rng: random.Random) -> Plot:
         iter_moves=rng.random() < 0.8,
         skip_raising=settings.on_bad_sample == "skip" and not iterable,
         stateful=stateful,
+        keyed=rng.random() < 0.3,
         known=rng.random() < 0.5,
         setup_kills=frozenset([0]) if rng.random() < 0.04 else frozenset(),
         fits=_fits(rng, iterable, batches * size, settings.bad_sample_attempts),

@@ -37,6 +37,7 @@ class Nature:
     skip_raising: bool = False
     setup_kills: frozenset[int] = frozenset()  # workers
     stateful: bool = False  # loading changes the dataset, which can tell its state
+    keyed: bool = False  # what a sample becomes depends on the epoch
     known: bool = True  # the progress page names the sample in work
 
 
@@ -51,12 +52,13 @@ class Outcome(NamedTuple):
 class SimWorker:
     """A worker's state, in a process, in the trainer, or in the undisturbed run that all is compared with."""
 
-    __slots__ = ("ended", "id", "memory", "nature", "order", "position", "state")
+    __slots__ = ("ended", "epoch", "id", "memory", "nature", "order", "position", "state")
 
     def __init__(self, nature: Nature, worker: int) -> None:
         self.nature = nature
         self.id = worker
         self.state = mix(nature.seed, worker)
+        self.epoch = 0
         self.memory = 0  # what the dataset made of all it has loaded
         self.position = 0
         self.order = 0  # what the iterator drew when it was made: a shuffle, say
@@ -67,6 +69,7 @@ class SimWorker:
     def hosted(cls, nature: Nature, command: m.HostWorker) -> SimWorker:
         worker = cls.__new__(cls)
         worker.nature, worker.id, worker.position, worker.ended = nature, command.worker, 0, False
+        worker.epoch = command.epoch
         worker.state, worker.order, worker.memory = mix(nature.seed, command.worker), 0, 0
         if nature.iterable:
             if isinstance(command.epoch_snapshot, int):
@@ -104,8 +107,9 @@ class SimWorker:
         """What WorkerReady tells of the generators."""
         return self._moved(mix(self.nature.seed, self.id)) if command.snapshot is None else None
 
-    def resume(self) -> int | None:
+    def resume(self, epoch: int | None = None) -> int | None:
         before = self.state
+        self.epoch = self.epoch + 1 if epoch is None else epoch
         self.position, self.ended = 0, False
         self._make_iterator()
         return self._moved(before)
@@ -144,7 +148,7 @@ class SimWorker:
         if ids[0] % 3:  # the others draw no random number
             self.state = mix(before, 2, *ids)
         good = [s for s in ids if s not in self.nature.raises]
-        content = mix(before, self.order, self.memory, *good) if good else None
+        content = mix(before, self.order, self.memory, self.epoch * self.nature.keyed, *good) if good else None
         if self.nature.stateful:
             self.memory = mix(self.memory, *good)
         return Outcome("loaded", content, None, tuple((i, "boom") for i, _ in raising), self._moved(before))
@@ -309,7 +313,7 @@ class SimProcess:
             return m.WorkerReady(self.id, command.worker, now, worker.first_state(command))
         if isinstance(command, m.ResumeWorker):
             worker = self.workers[command.worker]
-            return m.WorkerResumed(self.id, command.worker, now, worker.resume(), worker.content)
+            return m.WorkerResumed(self.id, command.worker, now, worker.resume(command.epoch), worker.content)
         if isinstance(command, m.SendProbe):
             self.workers[command.worker].probe()
             return m.ProbeFinished(self.id, command.task, now)
