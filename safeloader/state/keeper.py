@@ -16,6 +16,7 @@ from torch.utils.data import DistributedSampler
 
 from .. import torch_private
 from ..core.state import Mark, Planned, Standing, State
+from ..distributed import ElasticDistributedSampler
 from ..errors import StateError
 from ..runtime import carry, keyed, stateful
 from ..runtime.generators import Generators
@@ -108,7 +109,7 @@ class Keeper:
         if self.waits() is not None:
             return
         for sampler in chain_of(torch_private.index_sampler(loader)):
-            if isinstance(sampler, DistributedSampler) and sampler.shuffle:
+            if isinstance(sampler, (DistributedSampler, ElasticDistributedSampler)) and sampler.shuffle:
                 known, self._epoch_seen = self._epoch_seen, sampler.epoch
                 if known == sampler.epoch and not self._warned:
                     self._warned = True
@@ -146,30 +147,28 @@ class Keeper:
                 torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
         sampling = Sampling(torch_private.index_sampler(loader))
         self.epoch = Epoch(number, self._moment(loader), sampling.begins)
-        if point is not None:
+        if point is not None and not point.state.over:
             sampling.load({}, point.begins)
-            if not point.state.over:
-                self.epoch.begins = point.begins
+            self.epoch.begins = point.begins
         return self.epoch
 
     def go_on(self, loader: DataLoader[Any], epoch: Epoch, draws: Any) -> tuple[State | None, Any]:
         """The sampler's iterator is made: bring it to its place. Returns where to go on, and the iterator."""
         point = self.waits()
         sampling = Sampling(torch_private.index_sampler(loader))
-        if point is None:
+        if point is None or point.state.over:
             self.pending, epoch.draws = None, sampling.past_the_end(draws) if self._ended else draws
             self._ended = False
-            return None, epoch.draws
-        if point.facts["num_workers"] and not loader.num_workers and not point.state.over:
+            return None if point is None else point.state, epoch.draws
+        if point.facts["num_workers"] and not loader.num_workers:
             self._put(loader, point.begin)  # with workers, that is after the seed
             draws = iter(sampling.sampler)
         if point.sampler["way"] != "replay":
             sampling.load(point.sampler, {})
             draws = iter(sampling.sampler)
-        draws = sampling.go_on(point.sampler, draws, point.state)
+        sampling.go_on(point.sampler, draws, point.state)
         self._ended = point.state.exhausted and point.sampler["way"] != "replay"
-        if not point.state.over:
-            self._put(loader, point.now, own=point.sampler["way"] == "replay")
+        self._put(loader, point.now, own=point.sampler["way"] == "replay")
         self.pending = None
         epoch.draws = draws
         return point.state, draws
@@ -183,8 +182,13 @@ class Keeper:
         epoch = self.epoch
         state = _NOWHERE._replace(epoch=loader._safe.epochs) if epoch is None else self._where(loader, epoch)
         sampling, now = Sampling(torch_private.index_sampler(loader)), self._moment(loader)
-        told: dict[str, Any] = {"way": "replay"} if epoch is None else sampling.tell(epoch.draws, state)
+        told = sampling.tell(None if epoch is None else epoch.draws, state)
         if told["way"] == "rewind":
+            if loader.num_workers and not loader.in_order:
+                raise StateError(
+                    "out of order, what an elastic sampler's ranks have seen has no one place in the epoch",
+                    hint="in_order=True",
+                )
             state = state._replace(
                 planned=(), drawn=state.drawn - len(state.planned), exhausted=state.over,
                 turn=(state.drawn - len(state.planned)) % max(loader.num_workers, 1),
@@ -253,8 +257,8 @@ class Keeper:
         if told == {}:
             self.pending = self.epoch = None
             return
-        point, here = read(told), facts_of(loader)
-        elastic = Sampling(torch_private.index_sampler(loader)).elastic and point.sampler["way"] == "rewind"
+        point, here, sampling = read(told), facts_of(loader), Sampling(torch_private.index_sampler(loader))
+        elastic = sampling.elastic and point.sampler["way"] == "rewind"
         by_sample = here["sample_rng"] and here["style"] == "map" and not here["stateful"]
         check_same(point.facts, here, _PER_RANK if elastic else _WORKERS if by_sample else frozenset())
         if elastic and any(point.facts.get(name) != here[name] for name in _PER_RANK):
@@ -264,6 +268,9 @@ class Keeper:
             point = logical(point, loader.num_workers)
         else:
             _check_workers(point, max(loader.num_workers, 1))
+        if not point.begun or point.state.over:  # between epochs; in one, this waits for its sampler's iterator
+            sampling.load(point.sampler, point.begins)
+        self._ended = point.begun and point.state.over and point.sampler["way"] != "replay"
         self.pending, self.epoch, self.sample_seed = point, None, point.sample_seed
         loader._safe.epochs = point.state.epoch + (point.begun and point.state.over)
         self._put(loader, point.now, own=not point.begun or point.sampler["way"] == "replay")
@@ -272,7 +279,8 @@ class Keeper:
         """Another rank, world or batch size: only what all ranks share counts."""
         Sampling(torch_private.index_sampler(loader)).load(point.sampler, {})
         self.pending, self.epoch, self.sample_seed = None, None, point.sample_seed
-        loader._safe.epochs = point.state.epoch + (point.begun and point.state.over)
+        self._ended = point.begun and point.state.over
+        loader._safe.epochs = point.state.epoch + self._ended
 
     @staticmethod
     def packed(state: State, classes: list[type]) -> State:

@@ -98,7 +98,8 @@ class Sampling:
     def tell(self, iterator: Any, state: State) -> dict[str, Any]:
         """Where it stands."""
         if self.rewinds:
-            return {"way": "rewind", "state": self._carrier.state_dict_before(_count(state))}
+            drawn = _count(state) if state.drawn or state.over else None
+            return {"way": "rewind", "state": self._carrier.state_dict_before(drawn)}
         told: dict[str, Any] = {"way": "replay"}
         if self._carrier is not None:
             told = {"way": "jump", "state": self._carrier.state_dict()}
@@ -124,16 +125,12 @@ class Sampling:
             )
         return one
 
-    def go_on(self, told: dict[str, Any], iterator: Any, state: State) -> Any:
-        """Bring its new iterator to where the old one stood. Returns the iterator."""
+    def go_on(self, told: dict[str, Any], iterator: Any, state: State) -> None:
+        """Bring its new iterator to where the old one stood."""
         if told["way"] == "replay":
-            if not state.over:
-                self._replay(iterator, state)
+            self._replay(iterator, state)
         elif "iterator" in told:
             self._demand(iterator, "the sampler's iterator").load_state_dict(told["iterator"])
-        if state.over and told["way"] != "replay":
-            return self.past_the_end(iterator)
-        return iterator
 
     def _replay(self, iterator: Any, state: State) -> None:
         known = {task.batch: task for task in (*([state.last] if state.last is not None else []), *state.planned)}
