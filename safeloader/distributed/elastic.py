@@ -287,5 +287,6 @@ def _weights_of(dataset: Any) -> tuple[np.ndarray[Any, np.dtype[np.float64]] | N
     if not (np.isfinite(known).all() and (known >= 0).all() and known.any()):
         raise SettingsError("weights must be finite, none below zero, and not all zero")
     if not replacement and dataset.num_samples > np.count_nonzero(known):
-        raise SettingsError(f"{dataset.num_samples} samples without replacement, of {np.count_nonzero(known)} that may come")
+        possible = np.count_nonzero(known)
+        raise SettingsError(f"{dataset.num_samples} samples without replacement, of {possible} that may come")
     return known, replacement

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import ConcatDataset, DataLoader as TorchLoader, DistributedSampler, Subset
+from torch.utils.data import ConcatDataset, DistributedSampler, Subset
+from torch.utils.data import DataLoader as TorchLoader
 
 from safeloader import DataLoader, Policy
 from safeloader.runtime.keyed import key
@@ -177,8 +178,8 @@ def test_a_distributed_sampler_that_nobody_tells_the_epoch_is_warned_of_once() -
         with loader:
             list(loader)
             with pytest.warns(UserWarning, match="nobody has called set_epoch") as caught:
-                list(loader)
-                list(loader)
+                epochs = [list(loader), list(loader)]
+            assert len(epochs) == 2
             assert len(caught) == 1
             assert caught[0].filename == __file__
 

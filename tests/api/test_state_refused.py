@@ -128,7 +128,7 @@ def test_a_sampler_of_another_length_is_found_out() -> None:
         state = loader.state_dict()
     with DataLoader(Draws(12), 2, sampler=Endless(4)) as loader:
         loader.load_state_dict(state)
-        with pytest.raises(StateError, match="has 2 batches, and [45] were drawn"):
+        with pytest.raises(StateError, match=r"has 2 batches, and [45] were drawn"):
             next(iter(loader))
 
 

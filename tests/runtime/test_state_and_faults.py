@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
+import threading
+import time
+import traceback
 from typing import Any
 
 import pytest
@@ -11,7 +15,7 @@ import pytest
 from safeloader import DataLoader, Policy
 from tests.api.state_data import Growing, StatefulStream
 from tests.fixtures_data import Draws, Orders, Stream
-from tests.runtime.harness import _bytes, driver_of, fault_of, processes_of, seed
+from tests.runtime.harness import _bytes, fault_of, processes_of, seed
 
 
 def make(kind: str, orders: Orders | None = None, **options: Any) -> DataLoader[Any]:
@@ -85,27 +89,36 @@ def test_a_dead_trainer_is_gone_on_with_under_faults(orders: Orders) -> None:
         assert [_bytes(batch) for batch in loader] == whole[2:]
 
 
-def test_an_interrupt_between_a_batch_and_its_consumer_loses_no_batch(orders: Orders) -> None:
+def test_an_interrupt_while_a_batch_is_awaited_loses_no_batch(orders: Orders) -> None:
     seed()
     with make("map", max_processes=0) as loader:
         whole = [_bytes(batch) for batch in loader]
     seed()
+    with make("map", max_processes=0) as loader:
+        order = [int(row[0]) for batch in loader for row in batch]
+    orders.give("sample", order[8], "wait batch")  # in the third batch
+    threading.Thread(target=lambda: (orders.await_arrival("batch"), _interrupt()), daemon=True).start()
+    seed()
     with make("map", orders) as loader:
         iterator = iter(loader)
-        got = [_bytes(next(iterator))]
-        driver = driver_of(iterator)
-        close_look, driver._look = driver._look, lambda seconds: (_ for _ in ()).throw(KeyboardInterrupt)
+        got = [_bytes(next(iterator)), _bytes(next(iterator))]
         with pytest.raises(KeyboardInterrupt):
             next(iterator)
-            next(iterator)
-            next(iterator)
-        got = whole[: loader.state_dict()["batch"]]
-        driver._look = close_look
         state = loader.state_dict()
-        assert [_bytes(batch) for batch in iterator] == whole[len(got) :]
+        orders.release("batch")
+        got += [_bytes(batch) for batch in iterator]
+        assert got == whole
     with make("map", max_processes=0) as loader:
         loader.load_state_dict(state)
-        assert [_bytes(batch) for batch in loader] == whole[len(got) :]
+        assert [_bytes(batch) for batch in loader] == whole[2:]
+
+
+def _interrupt() -> None:
+    """Interrupt the main thread once it waits for a batch."""
+    main = threading.main_thread().ident or 0
+    while "_wait" not in [frame.name for frame in traceback.extract_stack(sys._current_frames()[main])]:
+        time.sleep(0.001)
+    signal.pthread_kill(main, signal.SIGINT)
 
 
 def test_a_state_can_be_taken_when_all_processes_were_killed_a_moment_ago() -> None:
