@@ -97,11 +97,12 @@ def test_an_interrupt_while_a_batch_is_awaited_loses_no_batch(orders: Orders) ->
     with make("map", max_processes=0) as loader:
         order = [int(row[0]) for batch in loader for row in batch]
     orders.give("sample", order[8], "wait batch")  # in the third batch
-    threading.Thread(target=lambda: (orders.await_arrival("batch"), _interrupt()), daemon=True).start()
     seed()
     with make("map", orders) as loader:
         iterator = iter(loader)
         got = [_bytes(next(iterator)), _bytes(next(iterator))]
+        orders.await_arrival("batch")
+        threading.Thread(target=_interrupt, daemon=True).start()
         with pytest.raises(KeyboardInterrupt):
             next(iterator)
         state = loader.state_dict()
