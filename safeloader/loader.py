@@ -12,6 +12,7 @@ import operator
 import uuid
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable  # noqa: TC003 - tools read the constructor's type hints
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,10 +21,11 @@ import torch.multiprocessing
 import torch.utils.data
 from torch.utils.data import Dataset, Sampler  # noqa: TC002
 
-from . import torch_private
+from . import rebuilding, torch_private
 from .core.policy import CoreSettings
+from .delivered import Delivered, delivered
 from .errors import ForkRefusedError, LoaderClosedError, StateError
-from .observe import Recorder, Report
+from .observe import Recorder, Report, stall
 from .runtime.generators import Generators
 from .runtime.keyed import Keyed
 from .runtime.stateful import is_stateful
@@ -34,7 +36,10 @@ from .state.keeper import Keeper
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from .observe.stall import Stall
     from .runtime.driver import Driver
+    from .runtime.whereabouts import Whereabouts
+    from .showing import Phase
 
 __all__ = ["DataLoader"]
 
@@ -94,6 +99,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     ) -> None:
         if policy is not None and not isinstance(policy, Policy):
             raise TypeError(f"policy must be a safeloader.Policy or None, not {type(policy).__name__}")
+        if policy is None and name is None:
+            policy, name = rebuilding.inherited(dataset)
         self.policy = policy
         self.name = name
         self.snapshot_every_n_steps = _checked_steps(snapshot_every_n_steps)
@@ -174,9 +181,23 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._safe.epochs = self._safe.told_epoch = epoch
         self._safe.keeper.tell_epoch(self, epoch)
 
+    if not TYPE_CHECKING:  # else every attribute would seem to exist
+
+        def __getattr__(self, name: str) -> Any:
+            if name == rebuilding.MARK:
+                rebuilding.about_to_rebuild(self)
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def report(self) -> Report:
         """What happened so far: every fault with its cause, worker, batch, samples, stack and cost."""
         return self._safe.recorder.report()
+
+    def recent_batches(self) -> list[Delivered]:
+        """The last 16 batches that were delivered, newest last: epoch, number, worker, dataset indices.
+
+        With ``on_bad_sample="skip"`` the indices of samples that were left out are still among them.
+        """
+        return [delivered(self, *told) for told in self._safe.delivered]
 
     def close(self) -> None:
         """End all processes of this loader, at once and for good. Batches already delivered stay valid."""
@@ -217,6 +238,53 @@ class _State:
         self.epochs = 0  # the number of the next one
         self.told_epoch: int | None = None  # by set_epoch
         self.keeper = Keeper()
+        self.delivered: deque[tuple[int, int, int | None, object]] = deque(maxlen=16)
+        self.shown: Phase | None = None  # of the pass that is under way, under SAFELOADER_PROGRESS
+        self.shown_by_hand = False
+        self._watched = False
+
+    def begin_pass(self, loader: DataLoader[Any]) -> None:
+        """A consumer begins to iterate: watch it for stalls, and show it where that is asked for."""
+        if not self._watched:
+            self._watched = True
+            stall.watch(self.recorder.pulse, self.settings.stall_report, weakref.ref(self))
+        if self.settings.progress and not self.shown_by_hand:
+            from .showing import Phase, length_of
+
+            self.end_pass("left early")
+            self.shown = Phase(f"{self.name}, epoch {self.epochs + 1}", length_of(loader))
+
+    def end_pass(self, how: str = "") -> None:
+        """The pass is over."""
+        if self.shown is not None:
+            self.shown.end(how)
+            self.shown = None
+
+    def asks(self) -> None:
+        """A batch is asked for."""
+        self.recorder.pulse.asks()
+        if self.shown is not None:
+            self.shown.asks()
+
+    def got(self) -> None:
+        """It is there."""
+        self.recorder.pulse.got()
+        if self.shown is not None:
+            self.shown.got()
+
+    def failed(self, error: BaseException) -> None:
+        """It does not come."""
+        self.recorder.pulse.ended()
+        self.end_pass("" if isinstance(error, StopIteration) else f"ended by {type(error).__name__}")
+
+    def stalled(self, seen: Stall) -> None:
+        """Tell of a stall; called by the watch's thread."""
+        alive = [iterator for iterator in self.iterators if not iterator.closed]
+        self.recorder.stalled(seen, alive[-1].whereabouts() if alive else None)
+
+    def stall_ended(self, seconds: float) -> None:
+        """Tell of its end."""
+        self.recorder.stall_ended(seconds)
 
 
 def _newer_arguments(**given: Any) -> dict[str, Any]:
@@ -268,16 +336,29 @@ class SingleProcessIterator(torch_private.SingleProcessIterator):
         if state is not None and not state.over:
             self._sampler_iter = keeper.planned_first(state, self._sampler_iter)
             self._num_yielded = epoch.batch = state.batch
+        self._loader_state = loader._safe
+        loader._safe.begin_pass(loader)
         loader._safe.epochs = epoch.number + 1
         epoch.fetcher = self._dataset_fetcher if worth_keeping(self._dataset_fetcher) else None
         if (seed := keeper.seed_for_samples(loader)) is not None:
             self._dataset_fetcher.dataset = Keyed(self._dataset, seed, epoch.number)
         self._own_generators = Generators() if seed is not None else None
-        self._recorder = loader._safe.recorder
         self._indexed = not torch_private.is_iterable(loader)
         self._profile_name = "enumerate(DataLoader)#_SingleProcessDataLoaderIter.__next__"
 
     def _next_data(self) -> Any:
+        state = self._loader_state
+        state.asks()
+        try:
+            data = self._next_loaded()
+        except BaseException as error:
+            state.failed(error)
+            raise
+        state.got()
+        state.recorder.batches += 1
+        return data
+
+    def _next_loaded(self) -> Any:
         epoch = self._epoch
         try:
             index = self._next_index()  # type: ignore[no-untyped-call]
@@ -301,7 +382,7 @@ class SingleProcessIterator(torch_private.SingleProcessIterator):
             raise
         if self._pin_memory:
             data = torch_private.pin(data, self._pin_memory_device)
-        self._recorder.batches += 1
+        self._loader_state.delivered.append((epoch.number, self._num_yielded, None, index))
         self._got(index)
         return data
 
@@ -335,6 +416,7 @@ class ProcessIterator(torch_private.BaseIterator):
         self._profile_name = "enumerate(DataLoader)#_MultiProcessingDataLoaderIter.__next__"
         self._take_seeds(loader)
         self._driver = self._make_driver(loader)
+        self._loader_state.delivered = self._driver.delivered
         self._finalizer = weakref.finalize(self, _close_driver, self._driver)
         loader._safe.iterators.add(self)
         self._ended = False
@@ -364,7 +446,9 @@ class ProcessIterator(torch_private.BaseIterator):
             sample_seed=loader._safe.keeper.seed_for_samples(loader),
             mark_every=_own_share(loader.snapshot_every_n_steps, loader.num_workers),
         )
-        config = HostConfig(load, uuid.uuid4().hex, authkey(), loader._safe.name, settings.accelerators)
+        config = HostConfig(
+            load, uuid.uuid4().hex, authkey(), loader._safe.name, settings.accelerators, _chaos(settings)
+        )
         init_fn = torch_private.sharded_init_fn(self._dataset, loader.worker_init_fn, self._world_size, self._rank)
         spec = Spec(config, self._dataset, self._collate_fn, init_fn)
         return Driver(spec, _core_settings(loader, settings, iterable), loader._safe.recorder, self._finish())
@@ -388,6 +472,7 @@ class ProcessIterator(torch_private.BaseIterator):
         if state is not None:
             self._num_yielded = 0 if state.over else state.batch
             state = keeper.packed(state, self._driver.spec.classes) if self._persistent or not state.over else None
+        safe.begin_pass(loader)
         self._driver.begin_epoch(epoch.number, self._next_index, seed, safe.told_epoch, state)
         safe.epochs = epoch.number + 1
 
@@ -402,13 +487,25 @@ class ProcessIterator(torch_private.BaseIterator):
     def _next_data(self) -> Any:
         if self._ended:
             raise StopIteration
+        state = self._loader_state
+        state.asks()
         try:
-            return self._driver.next(self._next_index)
-        except StopIteration:
-            self._ended, self._epoch.draws = True, None
-            if not self._persistent:
-                self.close()
+            data = self._driver.next(self._next_index)
+        except BaseException as error:
+            state.failed(error)
+            if isinstance(error, StopIteration):
+                self._ended, self._epoch.draws = True, None
+                if not self._persistent:
+                    self.close()
             raise
+        state.got()
+        return data
+
+    def whereabouts(self) -> Whereabouts:
+        """Where the batch is that is due; may be asked from another thread."""
+        from .runtime.whereabouts import whereabouts
+
+        return whereabouts(self._driver)
 
     @property
     def closed(self) -> bool:
@@ -418,6 +515,16 @@ class ProcessIterator(torch_private.BaseIterator):
     def close(self) -> None:
         """End this iterator's processes."""
         self._finalizer()
+
+
+def _chaos(settings: Settings) -> tuple[str, str] | None:
+    """The faults that are to be made on purpose."""
+    if settings.chaos is None:
+        return None
+    from .testing.program import handed
+
+    plan, tally = handed(settings.chaos)
+    return plan, tally
 
 
 def _close_driver(driver: Driver) -> None:

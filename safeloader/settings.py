@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from safeloader.errors import SettingsError
-from safeloader.values import Kind, choice, count, flag, nearest, path, seconds
+from safeloader.values import Explained, Kind, choice, count, faults, flag, nearest, path, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -125,6 +125,13 @@ TABLE: tuple[Row, ...] = (
         "Set the random generators before each sample from (seed, epoch, index), so that augmentation depends neither "
         "on num_workers nor on the ranks (map-style datasets).",
     ),
+    Row(
+        "stall_report",
+        seconds(),
+        300.0,
+        "When no batch is asked for, or none comes, for so long, a line says who holds the run: once, and again when "
+        "it goes on.",
+    ),
     Row("accelerators", flag(), False, "Leave CUDA and HIP devices visible in worker processes."),
     Row("strict", flag(), False, "Warnings, such as that of a refused fork, are errors."),
     Row("disable", flag(), False, "Plain torch behaviour: safeloader steps aside.", environment_only=True),
@@ -136,10 +143,24 @@ TABLE: tuple[Row, ...] = (
         environment_only=True,
     ),
     Row(
+        "progress",
+        flag(),
+        False,
+        "Show a progress bar for every pass over a loader, and a line when it begins and ends.",
+        environment_only=True,
+    ),
+    Row(
         "events",
         path(),
         None,
         "File to which every event is appended as one line of JSON (see events.md).",
+        environment_only=True,
+    ),
+    Row(
+        "chaos",
+        faults(),
+        None,
+        "Faults to be made on purpose in worker processes (see chaos.md).",
         environment_only=True,
     ),
 )
@@ -165,6 +186,7 @@ class Policy:
         max_processes: At most so many processes, with the same workers and the same bytes; 0 is none.
         start_method: ``"spawn"`` or ``"forkserver"``.
         sample_rng: Generators keyed by (seed, epoch, index) are set before each sample of a map-style dataset.
+        stall_report: Seconds without a step, of the loader or of the program, until a line says who holds the run.
         accelerators: Leave CUDA and HIP devices visible in worker processes.
         strict: Warnings are errors.
 
@@ -183,6 +205,7 @@ class Policy:
     max_processes: int | None = None
     start_method: Literal["spawn", "forkserver"] | None = None
     sample_rng: bool | None = None
+    stall_report: float | None = None
     accelerators: bool | None = None
     strict: bool | None = None
 
@@ -218,11 +241,14 @@ class Settings:
     max_processes: int | None
     start_method: Literal["spawn", "forkserver"]
     sample_rng: bool
+    stall_report: float
     accelerators: bool
     strict: bool
     disable: bool
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+    progress: bool
     events: str | None
+    chaos: str | None
     sources: dict[str, str] = field(compare=False)
 
     def describe(self) -> str:
@@ -313,7 +339,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _refused(given: str, row: Row, reason: ValueError, *, where: str) -> SettingsError:
-    guess = f"; {reason}" if str(reason).startswith("did you mean") else ""
+    helps = isinstance(reason, Explained) or str(reason).startswith("did you mean")
+    guess = f"; {reason}" if helps else ""
     leave_out = "unset the variable" if where == "environment" else "leave it out"
     return SettingsError(
         f"{given} is not accepted: it must be {row.kind.accepts}{guess}",

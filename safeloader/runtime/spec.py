@@ -38,6 +38,7 @@ class HostConfig(NamedTuple):
     authkey: bytes
     name: str
     accelerators: bool
+    chaos: tuple[str, str] | None = None  # a plan of faults, and the file that tells which were done
 
 
 class Parts(NamedTuple):

@@ -120,7 +120,7 @@ def test_other_process_counts_go_on_with_the_same_bytes(kind: str) -> None:
     seed()
     with make(kind, "persistent", max_processes=None) as loader:
         played, states, generators = play(loader)
-    for processes, (epoch, batches, state) in zip((None, 1, None, 1), states[2::4], strict=False):
+    for processes, (epoch, batches, state) in zip((None, 1), (states[4], states[-4]), strict=True):
         rest = [played[epoch][batches:], *played[epoch + 1 :]] if epoch < 2 else []
         got = go_on(lambda: make(kind, "persistent", max_processes=processes), json.loads(state), len(rest))  # noqa: B023
         assert got == (rest, generators), (processes, epoch, batches)
@@ -182,7 +182,7 @@ def test_more_is_planned_than_a_smaller_window_takes() -> None:
 
 
 def test_out_of_order_each_sample_comes_once() -> None:
-    for received in range(6):
+    for received in (0, 1, 4):
         with DataLoader(Draws(COUNT), 4, num_workers=2, in_order=False, shuffle=True, policy=Policy(max_processes=1)) as loader:
             iterator = iter(loader)
             seen = [int(i) for _ in range(received) for i in next(iterator)[:, 0]]
