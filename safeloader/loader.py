@@ -30,6 +30,7 @@ from .runtime.generators import Generators
 from .runtime.keyed import Keyed
 from .runtime.stateful import is_stateful
 from .settings import Policy, Settings, resolve
+from .starting import Starting
 from .state.alone import restore_dataset, restore_iterator, worth_keeping
 from .state.keeper import Keeper
 
@@ -112,6 +113,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             pin_memory_device=pin_memory_device, **_newer_arguments(in_order=in_order),
         )  # fmt: skip
         self.in_order = in_order
+        self._safe.starting.prestart(self)
 
     def __iter__(self) -> torch_private.BaseIterator:
         if self._safe.closed:
@@ -204,6 +206,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._safe.closed = True
         for iterator in list(self._safe.iterators):
             iterator.close()
+        self._safe.starting.close()
         self._iterator = None
         self._safe.recorder.closed()
 
@@ -233,6 +236,7 @@ class _State:
         self.name = name
         self.settings = settings
         self.recorder = Recorder(name, settings, workers=num_workers)
+        self.starting = Starting(settings)
         self.iterators: weakref.WeakSet[ProcessIterator] = weakref.WeakSet()
         self.closed = False
         self.epochs = 0  # the number of the next one
@@ -451,7 +455,10 @@ class ProcessIterator(torch_private.BaseIterator):
         )
         init_fn = torch_private.sharded_init_fn(self._dataset, loader.worker_init_fn, self._world_size, self._rank)
         spec = Spec(config, self._dataset, self._collate_fn, init_fn)
-        return Driver(spec, _core_settings(loader, settings, iterable), loader._safe.recorder, self._finish())
+        starting = loader._safe.starting
+        way = starting.way(loader.multiprocessing_context, spec)
+        core = _core_settings(loader, settings, iterable)
+        return Driver(spec, way, core, loader._safe.recorder, self._finish(), starting.stock)
 
     def _finish(self) -> Callable[[Any], Any] | None:
         if not self._pin_memory:
@@ -559,5 +566,6 @@ def _core_settings(loader: DataLoader[Any], settings: Settings, iterable: bool) 
         on_bad_sample=settings.on_bad_sample,
         bad_sample_attempts=settings.bad_sample_attempts,
         max_processes=settings.max_processes,
+        standby=settings.standby,
     )
 

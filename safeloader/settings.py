@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from safeloader.errors import SettingsError
-from safeloader.values import Explained, Kind, choice, count, faults, flag, nearest, path, seconds
+from safeloader.values import Explained, Kind, choice, count, faults, flag, names, nearest, path, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -116,7 +116,22 @@ TABLE: tuple[Row, ...] = (
             note='never "fork": a forked process inherits held locks and accelerator contexts',
         ),
         "spawn",
-        "How processes start; both begin with a fresh interpreter.",
+        "How processes start: each as a fresh interpreter (spawn), or forked from a clean one that imported what they "
+        "need (forkserver). `multiprocessing_context` goes before the variable.",
+    ),
+    Row(
+        "preload",
+        names(),
+        (),
+        "Modules that the fork server imports, besides torch, numpy and the installed packages that it sees the "
+        "dataset need.",
+    ),
+    Row("prestart", flag(), False, "Start the processes when the loader is built, not when iteration begins."),
+    Row(
+        "standby",
+        count("processes", least=0),
+        0,
+        "So many processes wait, ready, for another to die, and take its workers over at once.",
     ),
     Row(
         "sample_rng",
@@ -186,6 +201,9 @@ class Policy:
         max_processes: At most so many processes, with the same workers and the same bytes; 0 is none.
         start_method: ``"spawn"`` or ``"forkserver"``.
         sample_rng: Generators keyed by (seed, epoch, index) are set before each sample of a map-style dataset.
+        preload: Modules that the fork server imports besides.
+        prestart: Start the processes when the loader is built.
+        standby: Processes that wait, ready, to take over from one that dies.
         stall_report: Seconds without a step, of the loader or of the program, until a line says who holds the run.
         accelerators: Leave CUDA and HIP devices visible in worker processes.
         strict: Warnings are errors.
@@ -205,6 +223,9 @@ class Policy:
     max_processes: int | None = None
     start_method: Literal["spawn", "forkserver"] | None = None
     sample_rng: bool | None = None
+    preload: tuple[str, ...] | None = None
+    prestart: bool | None = None
+    standby: int | None = None
     stall_report: float | None = None
     accelerators: bool | None = None
     strict: bool | None = None
@@ -241,6 +262,9 @@ class Settings:
     max_processes: int | None
     start_method: Literal["spawn", "forkserver"]
     sample_rng: bool
+    preload: tuple[str, ...]
+    prestart: bool
+    standby: int
     stall_report: float
     accelerators: bool
     strict: bool

@@ -42,14 +42,18 @@ class Host:
     Args:
         config: plain values for this loader.
         spec: descriptor of the file with the user's objects.
+        inherited: descriptors that those objects share with the trainer.
         arena: this process's side of the arena.
         process: this process's number.
         link: the channel.
     """
 
-    def __init__(self, config: HostConfig, spec: int, arena: Arena, process: int, link: Blocking) -> None:
+    def __init__(
+        self, config: HostConfig, spec: int, inherited: list[int], arena: Arena, process: int, link: Blocking
+    ) -> None:
         self._config = config
         self._spec = spec
+        self._inherited = inherited
         self._link = link
         self._page = Page(arena.page(process))
         self._marks = _PageMarks(self._page)
@@ -65,6 +69,7 @@ class Host:
             p.RESUME: self._resume,
             p.TASK: self._task,
             p.PROBE: self._probe,
+            p.MORE: lambda: None,
         }
 
     def serve(self) -> None:
@@ -83,7 +88,7 @@ class Host:
         self._page.take_setup(place.worker)
         self._switch(None)
         try:
-            parts = open_parts(self._spec)
+            parts = open_parts(self._spec, self._inherited)
         except Exception as error:
             self._link.send((p.REFUSED, self._exception(error, f"in worker process {os.getpid()}")))
             raise  # this process is of no use
