@@ -200,10 +200,10 @@ class Policy:
         bad_sample_attempts: Attempts after the first until a sample is called bad.
         max_processes: At most so many processes, with the same workers and the same bytes; 0 is none.
         start_method: ``"spawn"`` or ``"forkserver"``.
-        sample_rng: Generators keyed by (seed, epoch, index) are set before each sample of a map-style dataset.
         preload: Modules that the fork server imports besides.
         prestart: Start the processes when the loader is built.
         standby: Processes that wait, ready, to take over from one that dies.
+        sample_rng: Generators keyed by (seed, epoch, index) are set before each sample of a map-style dataset.
         stall_report: Seconds without a step, of the loader or of the program, until a line says who holds the run.
         accelerators: Leave CUDA and HIP devices visible in worker processes.
         strict: Warnings are errors.
@@ -222,10 +222,10 @@ class Policy:
     bad_sample_attempts: int | None = None
     max_processes: int | None = None
     start_method: Literal["spawn", "forkserver"] | None = None
-    sample_rng: bool | None = None
     preload: tuple[str, ...] | None = None
     prestart: bool | None = None
     standby: int | None = None
+    sample_rng: bool | None = None
     stall_report: float | None = None
     accelerators: bool | None = None
     strict: bool | None = None
@@ -261,10 +261,10 @@ class Settings:
     bad_sample_attempts: int
     max_processes: int | None
     start_method: Literal["spawn", "forkserver"]
-    sample_rng: bool
     preload: tuple[str, ...]
     prestart: bool
     standby: int
+    sample_rng: bool
     stall_report: float
     accelerators: bool
     strict: bool
