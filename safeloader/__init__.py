@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from safeloader.loader import DataLoader
     from safeloader.observe import Fault, Report
+    from safeloader.pool import WorkerPool
     from safeloader.settings import Policy, Settings, settings
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "StartError",
+    "WorkerPool",
     "settings",
 ]
 
@@ -54,6 +56,7 @@ _HOMES = {
     "Policy": "settings",
     "Report": "observe",
     "Settings": "settings",
+    "WorkerPool": "pool",
 }
 
 

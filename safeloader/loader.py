@@ -167,7 +167,8 @@ def _resolve(policy: Policy | None, timeout: float) -> Settings:
         import dataclasses
 
         policy = dataclasses.replace(policy or Policy(), batch_timeout=float(timeout))
-    return resolve(policy)
+    settings = resolve(policy)
+    return settings if policy is None or policy.pool is None else policy.pool.settings_for(settings)
 
 
 def _without_fork(context: Any, num_workers: int, settings: Settings, stacklevel: int) -> Any:
@@ -240,6 +241,8 @@ class ProcessIterator(torch_private.BaseIterator):
         from .runtime.worker import LoadSpec
 
         settings = loader._safe.settings
+        self._pool = None if loader.policy is None else loader.policy.pool
+        crew = None if self._pool is None else self._pool.crew()
         iterable = torch_private.is_iterable(loader)
         load = LoadSpec(
             num_workers=loader.num_workers,
@@ -253,7 +256,8 @@ class ProcessIterator(torch_private.BaseIterator):
         config = HostConfig(load, uuid.uuid4().hex, authkey(), loader._safe.name, settings.accelerators)
         init_fn = torch_private.sharded_init_fn(self._dataset, loader.worker_init_fn, self._world_size, self._rank)
         spec = Spec(config, self._dataset, self._collate_fn, init_fn)
-        return Driver(spec, _core_settings(loader, settings, iterable), loader._safe.recorder, self._finish())
+        core = _core_settings(loader, settings, iterable, shared=crew is not None)
+        return Driver(spec, core, loader._safe.recorder, self._finish(), crew)
 
     def _finish(self) -> Callable[[Any], Any] | None:
         if not self._pin_memory:
@@ -303,7 +307,7 @@ def _close_driver(driver: Driver) -> None:
     driver.close()
 
 
-def _core_settings(loader: DataLoader[Any], settings: Settings, iterable: bool) -> CoreSettings:
+def _core_settings(loader: DataLoader[Any], settings: Settings, iterable: bool, shared: bool) -> CoreSettings:
     return CoreSettings(
         num_workers=loader.num_workers,
         prefetch_factor=int(loader.prefetch_factor or 0),
@@ -319,5 +323,6 @@ def _core_settings(loader: DataLoader[Any], settings: Settings, iterable: bool) 
         on_bad_sample=settings.on_bad_sample,
         bad_sample_attempts=settings.bad_sample_attempts,
         max_processes=settings.max_processes,
+        shared=shared,
     )
 

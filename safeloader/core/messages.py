@@ -139,6 +139,9 @@ class ProcessInspected(NamedTuple):
 
     ``task`` / ``setup`` tell what it works on (a task, or setting up a worker), ``sample`` the position in the batch,
     ``state`` the kernel's letter (``R``, ``S``, ``D``, ``T`` ...), ``?`` where it is not known.
+
+    A process of a pool may be busy with something else: ``busy_for`` is ``another`` loader, whose supervisor watches
+    over that, or ``nobody`` if that loader was closed meanwhile; ``progressed_at`` counts what it does there.
     """
 
     process: int
@@ -148,6 +151,13 @@ class ProcessInspected(NamedTuple):
     taken_at: float
     progressed_at: float
     state: str
+    busy_for: str = ""
+
+
+class ProcessForfeited(NamedTuple):
+    """A process is lost through no doing of this loader: another one of its pool had it killed, or died in it."""
+
+    process: int
 
 
 class StacksCaptured(NamedTuple):
@@ -384,10 +394,10 @@ class ReportSkipped(NamedTuple):
     cause: str
 
 
-Event = Union[  # noqa: UP007 - a bar between nineteen names is no easier to read
+Event = Union[  # noqa: UP007 - a bar between twenty names is no easier to read
     EpochBegan, TaskPlanned, PlanEnded, BatchRequested, LeaseReturned, CloseRequested, ProcessReady, WorkerReady,
-    WorkerResumed, TaskLoaded, TaskRaised, WorkerEnded, ProbeFinished, ProcessInspected, StacksCaptured, StartRefused,
-    ProcessExited, InlineInterrupted, ClockAdvanced,
+    WorkerResumed, TaskLoaded, TaskRaised, WorkerEnded, ProbeFinished, ProcessInspected, ProcessForfeited,
+    StacksCaptured, StartRefused, ProcessExited, InlineInterrupted, ClockAdvanced,
 ]  # fmt: skip
 Command = Union[  # noqa: UP007
     PlanTask, StartProcess, HostWorker, DropWorker, ResumeWorker, SendTask, SendProbe, LoadInline, InspectProcess,

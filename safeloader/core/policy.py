@@ -14,7 +14,7 @@ class CoreSettings:
     """What the supervisor needs to know; durations in seconds.
 
     ``indexed`` says that tasks name samples (map-style), so that a bad one can be found and left out. ``batched`` says
-    that a task holds several of them.
+    that a task holds several of them. ``shared`` says that the processes are a pool's: others work there, too.
     """
 
     num_workers: int
@@ -31,6 +31,7 @@ class CoreSettings:
     on_bad_sample: Literal["raise", "skip"] = "raise"
     bad_sample_attempts: int = 2
     max_processes: int | None = None
+    shared: bool = False
     capture_timeout: float = 1.0
     kill_timeout: float = 10.0
     stop_timeout: float = 1.0

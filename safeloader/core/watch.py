@@ -46,6 +46,7 @@ class Watch:
         return {
             m.ClockAdvanced: self._clock_advanced,
             m.ProcessInspected: self._process_inspected,
+            m.ProcessForfeited: self._process_forfeited,
             m.StacksCaptured: self._stacks_captured,
         }
 
@@ -78,8 +79,9 @@ class Watch:
         self.arm(self._sup.fleet.processes[event.process])
 
     def ask_to_end(self, process: Process) -> None:
-        """Let a process end by itself, soon; one that still starts has nothing to finish, and is killed."""
-        if process.state is ProcessState.STARTING:
+        """Let a process end by itself, soon; one that still starts has nothing to finish, and is killed (unless
+        others wait for it, too: then it is only left)."""
+        if process.state is ProcessState.STARTING and not self._sup.settings.shared:
             process.asked = True
             self._kill(process)
             return
@@ -124,6 +126,9 @@ class Watch:
         if process is None or process.state is not ProcessState.READY or not process.work:
             return
         head, now = process.work[0], self._sup.now
+        if event.busy_for:
+            self._busy_elsewhere(process, head, event)
+            return
         on_it = head.about == (event.setup if head.task is None else event.task)
         progress = max(head.sent_at, process.since, event.progressed_at, event.taken_at if on_it else -math.inf)
         if event.task is None and event.setup is None and process.pardoned is not head:
@@ -137,6 +142,24 @@ class Watch:
             return
         process.suspect, process.sample = head, event.sample if on_it else None
         self._condemn(process, "stopped" if stopped else "hung", now - progress)
+
+    def _busy_elsewhere(self, process: Process, head: Work, event: m.ProcessInspected) -> None:
+        """It has not come to our work yet. What another loader had it do is that one's to judge; of what a closed
+        loader left behind nobody else takes care."""
+        began = self._sup.now if event.busy_for == "another" else max(event.progressed_at, head.sent_at)
+        process.deadline = began + self._allowed(head)
+        if event.busy_for == "nobody" and (process.deadline <= self._sup.now or event.state == "T"):
+            process.innocent = True
+            self._kill(process)
+
+    def _process_forfeited(self, event: m.ProcessForfeited) -> None:
+        """It gets no more work, and its exit lays no blame; should it not come, the process is abandoned."""
+        process = self._sup.fleet.processes.get(event.process)
+        if process is None or process.asked or process.state is ProcessState.KILLING:
+            return
+        process.innocent, process.cause = True, None
+        process.state = ProcessState.KILLING
+        process.deadline = self._sup.now + self._sup.settings.kill_timeout
 
     def _report_slow(self, process: Process, head: Work, seconds: float, sample: int | None) -> None:
         task = head.task

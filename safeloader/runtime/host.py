@@ -90,6 +90,10 @@ def _make_host(config: Any, spec: int, arena: int, process: int, link: Any) -> A
     import torch
 
     torch.set_num_threads(1)
+    if config.shared:
+        from .guests import Guests
+
+        return Guests(link)
     from .arena import Arena
     from .serve import Host
 

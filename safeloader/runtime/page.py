@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from . import system
 
-_WORK, _SAMPLE, _TAKEN, _PROGRESSED = range(4)
+_WORK, _SAMPLE, _TAKEN, _PROGRESSED, _LEFT = range(5)
 IDLE = 0
 NO_SAMPLE = -1
 
@@ -70,6 +70,14 @@ class Page:
         self._ints[_WORK] = IDLE
         self._times[_PROGRESSED] = now
         return now
+
+    def leave(self) -> None:
+        """The trainer's only word on it: it wants nothing of this process any more."""
+        self._ints[_LEFT] = 1
+
+    @property
+    def left(self) -> bool:
+        return bool(self._ints[_LEFT])
 
     def read(self) -> Progress:
         work, sample = self._ints[_WORK], self._ints[_SAMPLE]

@@ -49,6 +49,8 @@ class Process:
         OSError: the system cannot start another process.
     """
 
+    ready = False  # one that was just started is not; one of a pool may be
+
     def __init__(self, number: int, spec: Spec, arena: Arena) -> None:
         self.number = number
         self.page = Page(arena.page(number))
@@ -99,6 +101,21 @@ class Process:
         if not self.exited():
             with contextlib.suppress(ProcessLookupError):
                 self._popen.send_signal(signal.SIGKILL)
+
+    def release(self) -> None:
+        """Be rid of it, now."""
+        self.kill()
+
+    def turned_out(self) -> None:
+        """It goes on without this loader; only a pool's says so."""
+
+    def elsewhere(self, state: str) -> tuple[str, float]:
+        """For whom else it works (``ProcessInspected.busy_for``), and when that progressed last."""
+        return "", 0.0
+
+    def forfeited(self) -> bool:
+        """True if it is lost, or about to be, through another loader's doing."""
+        return False
 
     def ask_to_end(self) -> None:
         """Close our side of the channel: the process ends when it has done what it has."""

@@ -38,6 +38,7 @@ class HostConfig(NamedTuple):
     authkey: bytes
     name: str
     accelerators: bool
+    shared: bool = False  # of a pool's own processes: loaders come later
 
 
 class Parts(NamedTuple):
@@ -117,16 +118,24 @@ def read_config(descriptor: int) -> HostConfig:
     return pickle.loads(os.pread(descriptor, config, _HEADER.size + prelude))  # type: ignore[no-any-return]
 
 
-def open_parts(descriptor: int) -> Parts:
+def open_parts(descriptor: int, inherited: list[int] | None = None) -> Parts:
     """A fresh copy of the user's objects, in a process.
+
+    Args:
+        descriptor: the file.
+        inherited: what it refers to, where that has other numbers here.
 
     Raises:
         Exception: whatever the user's modules raise when they are imported or rebuilt.
     """
-    return _parts(map_privately(descriptor), descriptor, None)
+    return _parts(map_privately(descriptor), descriptor, None, inherited)
 
 
-def _parts(mapping: mmap.mmap, descriptor: int, classes: list[type] | None) -> Parts:
+def _parts(
+    mapping: mmap.mmap, descriptor: int, classes: list[type] | None, inherited: list[int] | None = None
+) -> Parts:
     _, _, start = _HEADER.unpack(os.pread(descriptor, _HEADER.size, 0))
-    (dataset, collate_fn, worker_init_fn), found = carry.read(mapping, start, classes=classes)
+    (dataset, collate_fn, worker_init_fn), found = carry.read(
+        mapping, start, classes=classes, descriptors=inherited
+    )
     return Parts(dataset, collate_fn, worker_init_fn, found)

@@ -20,7 +20,7 @@ def test_the_public_names_are_these() -> None:
     assert sorted(safeloader.__all__) == [
         "BadSampleError", "BatchTimeoutError", "ConcurrentUseError", "DataLoader", "Fault", "ForkRefusedError",
         "LoaderClosedError", "NotCarriableError", "Policy", "Report", "SafeLoaderError", "Settings", "SettingsError",
-        "StartError", "settings",
+        "StartError", "WorkerPool", "settings",
     ]  # fmt: skip
 
 

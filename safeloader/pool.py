@@ -1,0 +1,138 @@
+"""``safeloader.WorkerPool``: one set of processes for several loaders."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from safeloader.errors import LoaderClosedError, SettingsError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from safeloader.runtime.crew import Crew
+    from safeloader.settings import Settings
+
+__all__ = ["WorkerPool"]
+
+_counter = itertools.count(1)
+
+
+class WorkerPool:
+    """Processes that several loaders share: train and val on the same four, started once.
+
+    ::
+
+        with WorkerPool(processes=4) as pool:
+            train = DataLoader(train_set, num_workers=4, persistent_workers=True, policy=Policy(pool=pool))
+            val = DataLoader(val_set, num_workers=2, persistent_workers=True, policy=Policy(pool=pool))
+
+    Every loader keeps workers of its own (dataset copy, generators, ``get_worker_info()``), as many as its
+    ``num_workers`` says, and gets the batches it would get from processes of its own, to the byte. Where several are
+    iterated at once, a process shares its time among them. Loaders come and go; a loader that ends leaves the
+    processes running. They start when the first loader needs them, and end with `close`, the ``with`` block, the
+    program, or when nobody refers to the pool and its loaders any more.
+
+    What a sample does to its process, it does to all loaders there: a process that dies or hangs is replaced for all
+    of them, and only the loader whose sample was in work counts it as a fault. Module globals, environment variables
+    and the working directory of a process are common to its loaders.
+
+    A copy of a pool is the pool; in another process, unpickled, it is a new one of the same kind.
+
+    Args:
+        processes: How many there are at most; a loader uses no more than it has workers.
+        accelerators: Leave CUDA and HIP devices visible in them; None: as the environment says. (One process cannot
+            do both, so a loader's policy cannot differ.)
+        name: What processes and messages call it.
+
+    Raises:
+        SettingsError: `processes` is no positive integer.
+    """
+
+    def __init__(self, processes: int, *, accelerators: bool | None = None, name: str | None = None) -> None:
+        if type(processes) is not int or processes < 1:
+            raise SettingsError(
+                f"processes={processes!r} is not accepted: it must be an integer of at least 1",
+                where="WorkerPool",
+                hint="as many as the loader with the most workers has: WorkerPool(processes=4)",
+            )
+        self.processes = processes
+        self.name = name or f"pool {next(_counter)}"
+        self._accelerators = accelerators
+        self._crew: Crew | None = None
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """True after `close`."""
+        return self._closed
+
+    def close(self) -> None:
+        """End all loaders' iterators that use the pool, and all processes, for good. Batches stay valid."""
+        self._closed = True
+        if self._crew is not None:
+            self._crew.close()
+
+    def crew(self) -> Crew:
+        """What runs the processes; for loaders.
+
+        Raises:
+            LoaderClosedError: the pool was closed.
+        """
+        if self._closed:
+            raise LoaderClosedError(
+                f"the worker pool {self.name!r} was closed",
+                hint="make a new WorkerPool and new loaders: close() ends a pool for good",
+            )
+        if self._crew is None:
+            from safeloader.runtime.crew import Crew
+            from safeloader.settings import Policy, resolve
+
+            accelerators = resolve(Policy(accelerators=self._accelerators)).accelerators
+            self._crew = Crew(self.processes, self.name, accelerators)
+            weakref.finalize(self, self._crew.close)
+        return self._crew
+
+    def settings_for(self, settings: Settings) -> Settings:
+        """A loader's settings on this pool.
+
+        Raises:
+            SettingsError: they contradict the pool's.
+        """
+        if self._accelerators is not None and settings.accelerators != self._accelerators:
+            raise SettingsError(
+                f"accelerators={settings.accelerators} contradicts the worker pool's {self._accelerators}: "
+                "one process cannot do both",
+                where="Policy",
+                hint="give it to the WorkerPool only",
+            )
+        asked = settings.max_processes
+        if asked is not None and asked <= self.processes:
+            return settings
+        sources = {**settings.sources, "max_processes": "pool"}
+        return dataclasses.replace(settings, max_processes=self.processes, sources=sources)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remade, (self.processes, self._accelerators, self.name)
+
+    def __repr__(self) -> str:
+        state = ", closed" if self._closed else ""
+        return f"WorkerPool(processes={self.processes}, name={self.name!r}{state})"
+
+
+def _remade(processes: int, accelerators: bool | None, name: str) -> WorkerPool:
+    return WorkerPool(processes, accelerators=accelerators, name=name)
