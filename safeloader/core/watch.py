@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Watch"]
 
-_READY = ProcessState.READY  # looked up for every batch
+_READY, _STARTING = ProcessState.READY, ProcessState.STARTING  # looked up for every batch
 _DOUBLINGS = 2  # of the time to start: what needs more than four times of it will not come
 
 
@@ -109,12 +109,11 @@ class Watch:
         for process in list(self._sup.fleet.processes.values()):
             if process.deadline > now:
                 continue
-            if process.state is ProcessState.READY:
+            if process.state is _READY or (process.state is _STARTING and self._sup.settings.shared):
                 process.deadline = now + self._sup.settings.capture_timeout  # should nobody answer
                 self._sup.emit(m.InspectProcess(process.id))
-            elif process.state is ProcessState.STARTING:
-                self._slow_starts = min(self._slow_starts + 1, _DOUBLINGS)
-                self._condemn(process, "failed_start", now - process.since)
+            elif process.state is _STARTING:
+                self._start_failed(process)
             elif process.state is ProcessState.KILLING:
                 self._sup.emit(m.AbandonProcess(process.id))
                 self._sup.recovery.lose(process, None)
@@ -123,11 +122,18 @@ class Watch:
 
     def _process_inspected(self, event: m.ProcessInspected) -> None:
         process = self._sup.fleet.processes.get(event.process)
-        if process is None or process.state is not ProcessState.READY or not process.work:
+        if process is not None and process.state is _STARTING:
+            allowed = self.deadlines.startup(self._slow_starts)
+            if not event.busy_for:
+                self._start_failed(process)
+            else:
+                self._busy_elsewhere(process, event, process.since, allowed)
+            return
+        if process is None or process.state is not _READY or not process.work:
             return
         head, now = process.work[0], self._sup.now
         if event.busy_for:
-            self._busy_elsewhere(process, head, event)
+            self._busy_elsewhere(process, event, head.sent_at, self._allowed(head))
             return
         on_it = head.about == (event.setup if head.task is None else event.task)
         progress = max(head.sent_at, process.since, event.progressed_at, event.taken_at if on_it else -math.inf)
@@ -143,11 +149,15 @@ class Watch:
         process.suspect, process.sample = head, event.sample if on_it else None
         self._condemn(process, "stopped" if stopped else "hung", now - progress)
 
-    def _busy_elsewhere(self, process: Process, head: Work, event: m.ProcessInspected) -> None:
+    def _start_failed(self, process: Process) -> None:
+        self._slow_starts = min(self._slow_starts + 1, _DOUBLINGS)
+        self._condemn(process, "failed_start", self._sup.now - process.since)
+
+    def _busy_elsewhere(self, process: Process, event: m.ProcessInspected, since: float, allowed: float) -> None:
         """It has not come to our work yet. What another loader had it do is that one's to judge; of what a closed
         loader left behind nobody else takes care."""
-        began = self._sup.now if event.busy_for == "another" else max(event.progressed_at, head.sent_at)
-        process.deadline = began + self._allowed(head)
+        began = self._sup.now if event.busy_for == "another" else max(event.progressed_at, since)
+        process.deadline = began + allowed
         if event.busy_for == "nobody" and (process.deadline <= self._sup.now or event.state == "T"):
             process.innocent = True
             self._kill(process)
@@ -158,8 +168,7 @@ class Watch:
         if process is None or process.asked or process.state is ProcessState.KILLING:
             return
         process.innocent, process.cause = True, None
-        process.state = ProcessState.KILLING
-        process.deadline = self._sup.now + self._sup.settings.kill_timeout
+        self._await_exit(process)
 
     def _report_slow(self, process: Process, head: Work, seconds: float, sample: int | None) -> None:
         task = head.task
@@ -183,6 +192,9 @@ class Watch:
             self._kill(process)
 
     def _kill(self, process: Process) -> None:
+        self._await_exit(process)
+        self._sup.emit(m.KillProcess(process.id))
+
+    def _await_exit(self, process: Process) -> None:
         process.state = ProcessState.KILLING
         process.deadline = self._sup.now + self._sup.settings.kill_timeout
-        self._sup.emit(m.KillProcess(process.id))

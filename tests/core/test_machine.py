@@ -46,6 +46,7 @@ def plots(draw: st.DrawFn) -> Plot:
         on_bad_sample=draw(st.sampled_from(["raise", "skip"])),
         bad_sample_attempts=draw(st.integers(1, 2)),
         max_processes=draw(st.sampled_from([None, 0, 1])),
+        shared=draw(st.booleans()),
     )
     nature = Nature(
         iterable=iterable,
@@ -147,6 +148,26 @@ class Machine(RuleBasedStateMachine):
     def a_process_cannot_be_killed(self, number: int) -> None:
         if process := self._process(number):
             process.unkillable = True
+
+    @precondition(lambda self: self.world.lendable())
+    @rule(number=some_number, to=st.sampled_from(["another", "nobody"]), stuck=st.booleans())
+    def a_neighbour_takes_a_process(self, number: int, to: str, stuck: bool) -> None:
+        lendable = self.world.lendable()
+        process = lendable[number % len(lendable)]
+        if process.life == "up":
+            self.world.lend(process, to, stuck)
+
+    @precondition(lambda self: self.world.lent())
+    @rule(number=some_number)
+    def a_neighbour_is_done(self, number: int) -> None:
+        lent = self.world.lent()
+        self.world.come_back(lent[number % len(lent)])
+
+    @precondition(lambda self: self.world.stuck_elsewhere() or self.world.lendable())
+    @rule(number=some_number, told=st.booleans())
+    def a_neighbour_has_a_process_killed(self, number: int, told: bool) -> None:
+        candidates = self.world.stuck_elsewhere() or self.world.lendable()
+        self.world.forfeit(candidates[number % len(candidates)], told)
 
     @precondition(lambda self: self.world.past)
     @rule(number=st.integers(0, 39))

@@ -66,7 +66,7 @@ def test_the_plots_cover_every_setting() -> None:
         return {getattr(settings, name) for settings in plots}
 
     assert values("fallback") == {"inline", "process", "off"}
-    assert values("in_order") == values("indexed") == values("batched") == {True, False}
+    assert values("in_order") == values("indexed") == values("batched") == values("shared") == {True, False}
     assert values("max_processes") == {None, 0, 1, 2}
     assert values("on_bad_sample") == {"raise", "skip"}
     assert "auto" in values("batch_timeout")
