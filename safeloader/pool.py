@@ -69,6 +69,19 @@ class WorkerPool:
         """True after `close`."""
         return self._closed
 
+    def start(self) -> Self:
+        """Start all processes now, rather than when the first loader is iterated; does not wait for them.
+
+        Returns:
+            The pool: ``pool = WorkerPool(processes=4).start()``.
+
+        Raises:
+            LoaderClosedError: the pool was closed.
+            OSError: the system cannot start another process.
+        """
+        self.crew().start()
+        return self
+
     def close(self) -> None:
         """End all loaders' iterators that use the pool, and all processes, for good. Batches stay valid."""
         self._closed = True

@@ -140,8 +140,8 @@ class ProcessInspected(NamedTuple):
     ``task`` / ``setup`` tell what it works on (a task, or setting up a worker), ``sample`` the position in the batch,
     ``state`` the kernel's letter (``R``, ``S``, ``D``, ``T`` ...), ``?`` where it is not known.
 
-    A process of a pool may be busy with something else: ``busy_for`` is ``another`` loader, whose supervisor watches
-    over that, or ``nobody`` if that loader was closed meanwhile; ``progressed_at`` counts what it does there.
+    ``elsewhere`` says that a process of a pool works for another loader now, which others watch over;
+    ``progressed_at`` counts what it does there.
     """
 
     process: int
@@ -151,7 +151,7 @@ class ProcessInspected(NamedTuple):
     taken_at: float
     progressed_at: float
     state: str
-    busy_for: str = ""
+    elsewhere: bool = False
 
 
 class ProcessForfeited(NamedTuple):

@@ -94,6 +94,10 @@ class Watch:
         self._sup.fleet.unbalanced = process.state is ProcessState.CAPTURING or self._sup.fleet.unbalanced
         process.state, process.cause, process.suspect, process.stack = ProcessState.READY, None, None, None
 
+    def patience(self, setting_up: bool) -> float:
+        """Seconds for what is still in work when the loader has left a process of its pool."""
+        return self.deadlines.startup(0) if setting_up else self.deadlines.batch(0, first=True)
+
     def _allowed(self, work: Work) -> float:
         worker, task = self._sup.workers[work.worker], work.task
         if work.kind == "resume" and self._sup.settings.indexed:  # there is next to nothing to do
@@ -123,17 +127,16 @@ class Watch:
     def _process_inspected(self, event: m.ProcessInspected) -> None:
         process = self._sup.fleet.processes.get(event.process)
         if process is not None and process.state is _STARTING:
-            allowed = self.deadlines.startup(self._slow_starts)
-            if not event.busy_for:
-                self._start_failed(process)
+            if event.elsewhere:
+                process.deadline = self._sup.now + self.deadlines.startup(self._slow_starts)
             else:
-                self._busy_elsewhere(process, event, process.since, allowed)
+                self._start_failed(process)
             return
         if process is None or process.state is not _READY or not process.work:
             return
         head, now = process.work[0], self._sup.now
-        if event.busy_for:
-            self._busy_elsewhere(process, event, head.sent_at, self._allowed(head))
+        if event.elsewhere:  # it has not come to our work yet, and what it does there is not ours to judge
+            process.deadline = now + self._allowed(head)
             return
         on_it = head.about == (event.setup if head.task is None else event.task)
         progress = max(head.sent_at, process.since, event.progressed_at, event.taken_at if on_it else -math.inf)
@@ -152,15 +155,6 @@ class Watch:
     def _start_failed(self, process: Process) -> None:
         self._slow_starts = min(self._slow_starts + 1, _DOUBLINGS)
         self._condemn(process, "failed_start", self._sup.now - process.since)
-
-    def _busy_elsewhere(self, process: Process, event: m.ProcessInspected, since: float, allowed: float) -> None:
-        """It has not come to our work yet. What another loader had it do is that one's to judge; of what a closed
-        loader left behind nobody else takes care."""
-        began = self._sup.now if event.busy_for == "another" else max(event.progressed_at, since)
-        process.deadline = began + allowed
-        if event.busy_for == "nobody" and (process.deadline <= self._sup.now or event.state == "T"):
-            process.innocent = True
-            self._kill(process)
 
     def _process_forfeited(self, event: m.ProcessForfeited) -> None:
         """It gets no more work, and its exit lays no blame; should it not come, the process is abandoned."""

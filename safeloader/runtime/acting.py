@@ -136,12 +136,12 @@ class Acting:
     @staticmethod
     def _inspected(process: Process) -> m.Event:
         state = process.state()
-        busy_for, there = process.elsewhere(state)
+        elsewhere, there = process.elsewhere(state)
         if process.forfeited():
             return m.ProcessForfeited(process.number)
         task, setup, sample, taken_at, progressed_at = process.page.read()
         progressed_at = max(progressed_at, there)
-        return m.ProcessInspected(process.number, task, setup, sample, taken_at, progressed_at, state, busy_for)
+        return m.ProcessInspected(process.number, task, setup, sample, taken_at, progressed_at, state, elsewhere)
 
     def inspect_stopped(self) -> None:
         """Tell of processes that somebody stopped, before an epoch waits for them."""

@@ -42,13 +42,23 @@ _KILL_TIMEOUT = 10.0
 _AGAIN = 1.0  # seconds until a look at a loader that is busy with what is due
 
 
+class Leftover(NamedTuple):
+    """What a loader that left had in work: its page, and how long that may go without progress."""
+
+    page: Page
+    patience: float
+
+    @property
+    def deadline(self) -> float:
+        return self.page.read().progressed_at + self.patience
+
+
 class Fate(NamedTuple):
-    """How a process of the pool ended, and in whose work: a seat, ``"nobody"`` for what a closed loader left, or
-    None."""
+    """How a process of the pool ended, and in whose work, if in anybody's."""
 
     exit: Exit
     memory_short: bool
-    culprit: Seat | str | None
+    culprit: Seat | Leftover | None
 
 
 class Member:
@@ -62,8 +72,8 @@ class Member:
     def __init__(self, process: Process, lock: threading.RLock) -> None:
         self.process = process
         self.seats: list[Seat] = []
-        self.left: list[Page] = []  # of loaders that are gone: what they left in work
-        self.killer: Seat | None = None
+        self.left: list[Leftover] = []
+        self.killer: Seat | Leftover | None = None
         self._lock = lock
         self._fate: Fate | None = None
         self._ready = False
@@ -85,10 +95,10 @@ class Member:
         """
         hand_over(self.process.channel.socket, message, descriptors)
 
-    def condemn(self, seat: Seat) -> None:
-        """End it, because of what it does for this seat."""
+    def condemn(self, culprit: Seat | Leftover) -> None:
+        """End it, because of what it does for this one."""
         with self._lock:
-            self.killer = self.killer or seat
+            self.killer = self.killer or culprit
             self.process.kill()
 
     def fate(self) -> Fate | None:
@@ -106,36 +116,50 @@ class Member:
         culprit = self.killer if fate is None else fate.culprit
         return culprit is not None and culprit is not seat
 
-    def busy_for_others(self, seat: Seat, stopped: bool) -> tuple[str, float]:
-        """Who else has it work, and when it progressed with that, or finished it."""
+    def works_for_others(self, seat: Seat, stopped: bool) -> tuple[bool, float]:
+        """Whether it works for somebody else now, and when it progressed with that, or finished it."""
         with self._lock:
-            works = self._in_work()
-            pages = [*self.left, *(other.page for other in self.seats if other is not seat)]
+            pages = [*(left.page for left in self.left), *(other.page for other in self.seats if other is not seat)]
             there = max([page.read().progressed_at for page in pages], default=0.0)
-        if isinstance(works, Seat) and works is not seat:
-            if stopped:  # it will not move: let its loader see that
-                works.driver.attend(stopped=True)
-            return "another", there
-        return works if isinstance(works, str) else "", there
+            who = self._in_work()
+        if who is None or who is seat:
+            return False, there
+        if stopped:  # it will not move: that is for the other to see
+            if isinstance(who, Leftover):
+                self.condemn(who)
+            else:
+                who.driver.attend(stopped=True)
+        return True, there
 
-    def _in_work(self) -> Seat | str | None:
-        for seat in self.seats:
-            if _works(seat.page):
-                return seat
-        return "nobody" if any(map(_works, self.left)) else None
+    def _in_work(self) -> Seat | Leftover | None:
+        self.left = [left for left in self.left if _works(left.page)]
+        whose: list[Seat | Leftover] = [*self.left, *(seat for seat in self.seats if _works(seat.page))]
+        return whose[0] if whose else None
 
     def vacate(self, seat: Seat) -> None:
         self.seats.remove(seat)
-        self.left = [page for page in self.left if _works(page)]
-        if seat.released and not seat.useless:
-            self.left.append(seat.page)
+        if seat.released and not seat.useless and _works(seat.page):
+            setting_up = seat.page.read().setup is not None
+            self.left.append(Leftover(seat.page, seat.driver.supervisor.watch.patience(setting_up)))
+
+    def next_deadline(self) -> float:
+        """When what a loader left behind is overdue."""
+        return min([left.deadline for left in self.left], default=math.inf) if self.killer is None else math.inf
+
+    def look(self, now: float) -> None:
+        """End it if it hangs in what a loader left behind."""
+        if self.left and self.next_deadline() <= now:
+            with self._lock:
+                who = self._in_work()
+                if isinstance(who, Leftover) and who.deadline <= now:
+                    self.condemn(who)
 
     def place(self) -> seats.Place:
         """What decides who sits here next."""
         return seats.Place(
             self.process.number,
             tuple(id(seat.driver) for seat in self.seats if not seat.released),
-            burdened=self._in_work() == "nobody",
+            burdened=isinstance(self._in_work(), Leftover),
         )
 
 
@@ -182,6 +206,17 @@ class Crew:
         """It ends."""
         with self._lock:
             self._drivers.pop(id(driver), None)
+
+    def start(self) -> None:
+        """Start as many processes as there may be; does not wait for them.
+
+        Raises:
+            OSError: the system cannot start another.
+        """
+        with self._lock:
+            self._sweep()
+            while len(self._members) < self.limit and not self.closed:
+                self._start()
 
     def seat(self, driver: Driver, number: int) -> Seat:
         """A seat for a loader.
@@ -248,7 +283,7 @@ class Crew:
     # ------------------------------------------------------------ the others' deadlines
 
     def next_deadline(self, driver: Driver) -> float:
-        """The earliest of all the others."""
+        """The earliest of all the others, and of what others left behind."""
         now, earliest = monotonic(), math.inf
         for other in list(self._drivers.values()):
             if other is not driver:
@@ -256,7 +291,7 @@ class Crew:
                 if due <= now and other.busy:  # with it, surely
                     due = now + _AGAIN
                 earliest = min(earliest, due)
-        return earliest
+        return min([earliest, *(member.next_deadline() for member in list(self._members.values()) if member.left)])
 
     def look_after_others(self, driver: Driver) -> None:
         """Let those see to it for whom something is due."""
@@ -264,6 +299,8 @@ class Crew:
         for other in list(self._drivers.values()):
             if other is not driver and other.due <= now:
                 other.attend()
+        for member in list(self._members.values()):
+            member.look(now)
 
     # ------------------------------------------------------------ the end
 

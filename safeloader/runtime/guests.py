@@ -152,7 +152,8 @@ class Guests:
             guest.inbox.clear()
             guest.leaving = True  # of no use to this loader, but to others
             guest.link.send((p.LEFT,))
-        self._turns.spend(descriptor, monotonic() - began)
+        if message[0] != p.HOST:  # to be set up once is on the house: the first batch is waited for
+            self._turns.spend(descriptor, monotonic() - began)
         if guest.link.waits or guest.leaving:
             self._poll.modify(descriptor, select.POLLIN | select.POLLOUT)
 

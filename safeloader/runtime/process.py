@@ -109,9 +109,9 @@ class Process:
     def turned_out(self) -> None:
         """It goes on without this loader; only a pool's says so."""
 
-    def elsewhere(self, state: str) -> tuple[str, float]:
-        """For whom else it works (``ProcessInspected.busy_for``), and when that progressed last."""
-        return "", 0.0
+    def elsewhere(self, state: str) -> tuple[bool, float]:
+        """Whether it works for another loader now, and when that progressed last."""
+        return False, 0.0
 
     def forfeited(self) -> bool:
         """True if it is lost, or about to be, through another loader's doing."""

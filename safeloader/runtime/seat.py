@@ -95,8 +95,8 @@ class Seat(Process):
     def forfeited(self) -> bool:
         return not self.released and self.member.lost_by(self)
 
-    def elsewhere(self, state: str) -> tuple[str, float]:
-        return self.member.busy_for_others(self, stopped=state == "T")
+    def elsewhere(self, state: str) -> tuple[bool, float]:
+        return self.member.works_for_others(self, stopped=state == "T")
 
     def ask_for_stacks(self) -> None:
         self.member.process.ask_for_stacks()

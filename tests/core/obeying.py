@@ -169,7 +169,7 @@ class Obeying:
         process = self.processes[c.process]
         page = process.page
         letter = {"stopped": "T", "hung": "S", "dead": "Z"}.get(process.life, "R")
-        if process.busy == "another" and letter == "T":  # its own loader sees that, too
+        if process.busy and letter == "T":  # its own loader sees that, too
             process.forfeit = process.killed = True
         if process.gone:
             return
@@ -192,9 +192,8 @@ class Obeying:
     def _condemned(self, process: SimProcess) -> None:
         """The supervisor takes it for hung: it must have been silent for long enough."""
         settings = self.plot.settings
-        if process.busy == "another" and not process.told_to_end:
+        if process.busy and not process.told_to_end:
             raise Broken(f"process {process.id} works for another loader, and is taken for hung")
-        process.innocent = process.busy == "nobody"
         process.condemned = True
         process.suspect = process.asked[0] if process.asked else None
         if settings.batch_timeout == "auto" or process.told_to_end or process.life == "stopped":
@@ -206,8 +205,6 @@ class Obeying:
         else:
             allowed = settings.batch_timeout
         since = process.started_at if starting else max(process.page.progressed_at, process.there, process.sent_at[0])
-        if process.innocent:
-            since, allowed = max(since, process.there), min(settings.startup_timeout, allowed)
         if process.suspect is not None:
             allowed *= 2.0 ** self.undisturbed.attempts(*process.suspect)
         if self.now - since < allowed - 1e-6:
@@ -221,7 +218,7 @@ class Obeying:
         starting = not process.ready_told and not process.condemned and not process.told_to_end
         if starting and not self.plot.settings.shared:
             process.told_to_end = True  # it had nothing to finish
-        elif starting and process.busy != "nobody":
+        elif starting:
             raise Broken("others wait for this process, and it is killed")
         elif not process.condemned and not self.closed:
             self._condemned(process)

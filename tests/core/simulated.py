@@ -179,7 +179,7 @@ class SimProcess:
         self.suspect: tuple[str, int, int] | None = None  # what it was condemned for
         self.told_to_end = False
         self.sentenced = False  # the supervisor had it killed
-        self.busy = ""  # with "another" loader's work, or with what one left to "nobody"
+        self.busy = False  # with another loader's work
         self.stuck = False  # in that
         self.there = now  # when it progressed with that
         self.forfeit = False  # another loader had it killed

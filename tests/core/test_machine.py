@@ -150,12 +150,12 @@ class Machine(RuleBasedStateMachine):
             process.unkillable = True
 
     @precondition(lambda self: self.world.lendable())
-    @rule(number=some_number, to=st.sampled_from(["another", "nobody"]), stuck=st.booleans())
-    def a_neighbour_takes_a_process(self, number: int, to: str, stuck: bool) -> None:
+    @rule(number=some_number, stuck=st.booleans())
+    def a_neighbour_takes_a_process(self, number: int, stuck: bool) -> None:
         lendable = self.world.lendable()
         process = lendable[number % len(lendable)]
         if process.life == "up":
-            self.world.lend(process, to, stuck)
+            self.world.lend(process, stuck)
 
     @precondition(lambda self: self.world.lent())
     @rule(number=some_number)

@@ -155,7 +155,7 @@ class Walk:
         if lendable := self.world.lendable():
             process, rng = self.rng.choice(lendable), self.rng
             if process.life == "up" and rng.random() < 0.8:
-                self.world.lend(process, rng.choice(("another", "another", "nobody")), stuck=rng.random() < 0.3)
+                self.world.lend(process, stuck=rng.random() < 0.3)
                 self.world.now += rng.choice((0.1, 3.0, 30.0))
             else:
                 self.world.forfeit(process, told=rng.random() < 0.5)

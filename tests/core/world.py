@@ -127,12 +127,12 @@ class World(Obeying):
 
     # ------------------------------------------------------------ the neighbours in a pool
 
-    def lend(self, process: SimProcess, to: str, stuck: bool) -> None:
-        """Another loader has it work, or has left something there."""
-        process.busy, process.stuck, process.there = to, stuck, self.now
+    def lend(self, process: SimProcess, stuck: bool) -> None:
+        """Another loader has it work."""
+        process.busy, process.stuck, process.there = True, stuck, self.now
 
     def come_back(self, process: SimProcess) -> None:
-        process.busy, process.there = "", self.now
+        process.busy, process.there = False, self.now
 
     def forfeit(self, process: SimProcess, told: bool) -> None:
         """Another loader has it killed."""
@@ -152,7 +152,7 @@ class World(Obeying):
 
     def stuck_elsewhere(self) -> list[SimProcess]:
         """Those that will not; their own loaders notice it."""
-        others = [p for p in self.processes.values() if p.busy == "another" and p.life != "dead" and not p.killed]
+        others = [p for p in self.processes.values() if p.busy and p.life != "dead" and not p.killed]
         return [p for p in others if p.stuck or p.life != "up"]
 
     # ------------------------------------------------------------ what may happen next
