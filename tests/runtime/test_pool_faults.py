@@ -36,7 +36,10 @@ def short(pool: WorkerPool) -> Any:
 # ---------------------------------------------------------------- both are iterated
 
 
-@pytest.mark.parametrize("deed", ["SIGKILL", "exit 0", "sleep", "SIGSTOP", "lock in C"])
+MORE = [pytest.param(deed, marks=pytest.mark.slow) for deed in ("exit 0", "SIGSTOP", "lock in C")]
+
+
+@pytest.mark.parametrize("deed", ["SIGKILL", "sleep", *MORE])
 def test_what_happens_in_a_sample_of_one_costs_neither_a_batch(pool: WorkerPool, short: Any, orders: Orders, deed: str) -> None:
     orders.give("sample", BAD, deed)
     with short(Draws(COUNT, orders), name="train") as train, on(pool, Stream(COUNT), name="val") as val:
@@ -117,12 +120,12 @@ def test_a_sample_that_takes_longer_than_the_others_deadline_is_no_fault_of_the_
 def test_what_a_closed_loader_left_hanging_is_ended_without_blame(orders: Orders) -> None:
     orders.give("sample", 4, "wait there")
     with WorkerPool(1) as pool:
-        with on(pool, Draws(COUNT, orders), num_workers=1, shuffle=False) as left:
+        settings = {"batch_timeout": 2.0}
+        with on(pool, Draws(COUNT, orders), num_workers=1, shuffle=False, settings=settings) as left:
             next(iter(left))
             pid = orders.await_arrival("there")
         assert pool.crew().pids == [pid]
-        settings = {"batch_timeout": 1.0}
-        with on(pool, Draws(COUNT), num_workers=1, shuffle=False, settings=settings) as train:
+        with on(pool, Draws(COUNT), num_workers=1, shuffle=False) as train:
             assert [int(row[0]) for batch in train for row in batch] == list(range(COUNT))
             assert train.report().faults == []
         assert pid not in pool.crew().pids
