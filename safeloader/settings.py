@@ -120,6 +120,13 @@ TABLE: tuple[Row, ...] = (
         "spawn",
         "How processes start; both begin with a fresh interpreter.",
     ),
+    Row(
+        "stall_report",
+        seconds(),
+        300.0,
+        "When no batch is asked for, or none comes, for so long, a line says who holds the run: once, and again when "
+        "it goes on.",
+    ),
     Row("accelerators", flag(), False, "Leave CUDA and HIP devices visible in worker processes."),
     Row("strict", flag(), False, "Warnings, such as that of a refused fork, are errors."),
     Row("disable", flag(), False, "Plain torch behaviour: safeloader steps aside.", environment_only=True),
@@ -128,6 +135,13 @@ TABLE: tuple[Row, ...] = (
         choice("DEBUG", "INFO", "WARNING", "ERROR"),
         "WARNING",
         'Level of the logger "safeloader"; left alone unless given, so that your own logging setup holds.',
+        environment_only=True,
+    ),
+    Row(
+        "progress",
+        flag(),
+        False,
+        "Show a progress bar for every pass over a loader, and a line when it begins and ends.",
         environment_only=True,
     ),
     Row(
@@ -159,6 +173,7 @@ class Policy:
         bad_sample_attempts: Attempts after the first until a sample is called bad.
         max_processes: At most so many processes, with the same workers and the same bytes; 0 is none.
         start_method: ``"spawn"`` or ``"forkserver"``.
+        stall_report: Seconds without a step, of the loader or of the program, until a line says who holds the run.
         accelerators: Leave CUDA and HIP devices visible in worker processes.
         strict: Warnings are errors.
         pool: A `WorkerPool` whose processes serve this loader, together with others; None: processes of its own. It is
@@ -178,6 +193,7 @@ class Policy:
     bad_sample_attempts: int | None = None
     max_processes: int | None = None
     start_method: Literal["spawn", "forkserver"] | None = None
+    stall_report: float | None = None
     accelerators: bool | None = None
     strict: bool | None = None
     pool: WorkerPool | None = None
@@ -222,10 +238,12 @@ class Settings:
     bad_sample_attempts: int
     max_processes: int | None
     start_method: Literal["spawn", "forkserver"]
+    stall_report: float
     accelerators: bool
     strict: bool
     disable: bool
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+    progress: bool
     events: str | None
     sources: dict[str, str] = field(compare=False)
 

@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch.multiprocessing
 
+from safeloader.observe import stall
 from safeloader.runtime.process import lifeline
 
 _PATIENCE = 20.0  # seconds until what is on its way out must be gone
@@ -31,6 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.multiprocessing.set_start_method("spawn", force=True)
     multiprocessing.resource_tracker.ensure_running()
     lifeline()
+    stall.start()
 
 
 def pytest_collection_finish() -> None:

@@ -117,8 +117,8 @@ class Orders:
 
     def give(self, place: str, key: object, deed: str, *, always: bool = False) -> None:
         """Order a deed of `DEEDS`, or ``"sleep 0.5"``, or ``"wait NAME"``: write a pid to the FIFO ``NAME.here``,
-        then wait for the FIFO ``NAME.go``."""
-        name = deed.partition(" ")[2] if deed.startswith("wait ") else ""
+        then wait for the FIFO ``NAME.go``; or ``"later NAME"``: do that in a thread, then hang with the GIL held."""
+        name = deed.partition(" ")[2] if deed.startswith(("wait ", "later ")) else ""
         if name:
             os.mkfifo(f"{self.folder}/{name}.here")
             os.mkfifo(f"{self.folder}/{name}.go")
@@ -164,15 +164,20 @@ class Orders:
         if os.getpid() == self.trainer and deed in DEADLY:
             raise AssertionError(f"the trainer itself was made to load what does: {deed}")
         if deed.startswith("wait "):
-            name = deed[5:]
-            with open(f"{self.folder}/{name}.here", "w") as fifo:
-                fifo.write(str(os.getpid()))
-            with open(f"{self.folder}/{name}.go", "rb") as fifo:
-                fifo.read()
+            self._wait(deed[5:])
+        elif deed.startswith("later "):
+            threading.Thread(target=lambda: (self._wait(deed[6:]), _deadlock_in_c()), daemon=True).start()
         elif deed.startswith("sleep "):
             time.sleep(float(deed[6:]))
         else:
             DEEDS[deed]()
+
+
+    def _wait(self, name: str) -> None:
+        with open(f"{self.folder}/{name}.here", "w") as fifo:
+            fifo.write(str(os.getpid()))
+        with open(f"{self.folder}/{name}.go", "rb") as fifo:
+            fifo.read()
 
 
 # ---------------------------------------------------------------- datasets

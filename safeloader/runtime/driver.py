@@ -115,6 +115,11 @@ class Driver:
             outcome, self.outcome = self.outcome, None
         return outcome()
 
+    @property
+    def delivered(self) -> deque[tuple[int, int, int | None, object]]:
+        """(epoch, batch, worker, indices) of the last batches, newest last."""
+        return self.supervisor.ledger.delivered
+
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         if self.closed:
