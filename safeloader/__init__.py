@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     )
     from safeloader.loader import DataLoader
     from safeloader.observe import Fault, Report
-    from safeloader.pool import WorkerPool
     from safeloader.patching import patch, unpatch
+    from safeloader.pool import WorkerPool
     from safeloader.settings import Policy, Settings, settings
     from safeloader.showing import progress
 

@@ -101,10 +101,8 @@ class WorkerPool:
             )
         if self._crew is None:
             from safeloader.runtime.crew import Crew
-            from safeloader.settings import Policy, resolve
 
-            accelerators = resolve(Policy(accelerators=self._accelerators)).accelerators
-            self._crew = Crew(self.processes, self.name, accelerators)
+            self._crew = Crew(self.processes, self.name, self._shows_accelerators())
             weakref.finalize(self, self._crew.close)
         return self._crew
 
@@ -114,9 +112,9 @@ class WorkerPool:
         Raises:
             SettingsError: they contradict the pool's.
         """
-        if self._accelerators is not None and settings.accelerators != self._accelerators:
+        if settings.accelerators != self._shows_accelerators():
             raise SettingsError(
-                f"accelerators={settings.accelerators} contradicts the worker pool's {self._accelerators}: "
+                f"accelerators={settings.accelerators} contradicts the worker pool's {not settings.accelerators}: "
                 "one process cannot do both",
                 where="Policy",
                 hint="give it to the WorkerPool only",
@@ -126,6 +124,11 @@ class WorkerPool:
             return settings
         sources = {**settings.sources, "max_processes": "pool"}
         return dataclasses.replace(settings, max_processes=self.processes, sources=sources)
+
+    def _shows_accelerators(self) -> bool:
+        from safeloader.settings import Policy, resolve
+
+        return resolve(Policy(accelerators=self._accelerators)).accelerators
 
     def __enter__(self) -> Self:
         return self

@@ -10,7 +10,7 @@
         ledger    which tasks are planned, finished, due   fleet     how many processes, who hosts whom
         leases    who holds which piece of memory          traffic   what is in flight to them
         story     what happened, replayable                watch     how long that may take
-                                                           recovery  what follows when one is gone
+        seats     who sits where in a pool's processes     recovery  what follows when one is gone
                                                            blame     which task or sample did it (hunt)
 
 The rules:

@@ -8,6 +8,8 @@ import threading
 from typing import Any
 
 import pytest
+import torch
+from torch.utils.data import TensorDataset
 
 from safeloader import DataLoader, LoaderClosedError, Policy, SettingsError, StartError, WorkerPool
 from tests.fixtures_data import (
@@ -175,6 +177,18 @@ def test_loaders_come_and_go_and_the_processes_stay(pool: WorkerPool) -> None:
     assert set(pool.crew().pids) == pids
 
 
+def test_memory_and_values_that_datasets_share_reach_a_process_that_runs(pool: WorkerPool) -> None:
+    """They travel as open files, under other numbers than in the trainer."""
+    tensors = [torch.arange(at, at + 8).share_memory_() for at in (0, 100)]
+    one, two = (on(pool, TensorDataset(tensor), shuffle=False) for tensor in tensors)
+    with one, two:
+        for tensor, loader in zip(tensors, (one, two), strict=True):
+            list(loader)
+            tensor += 1000  # seen by who shares it
+        seen = [torch.cat([batch for (batch,) in loader]).tolist() for loader in (one, two)]
+    assert seen == [tensor.tolist() for tensor in tensors]
+
+
 # ---------------------------------------------------------------- shares
 
 
@@ -217,8 +231,9 @@ def test_a_pool_is_no_setting_and_is_checked() -> None:
     for processes in (0, -1, 2.0, True, "4"):
         with pytest.raises(SettingsError, match="an integer of at least 1"):
             WorkerPool(processes)  # type: ignore[arg-type]
-    with pytest.raises(SettingsError, match="contradicts the worker pool's False"):
-        make(Draws(COUNT), policy=Policy(pool=WorkerPool(1, accelerators=False), accelerators=True))
+    for said in (False, None):
+        with pytest.raises(SettingsError, match="contradicts the worker pool's False"):
+            make(Draws(COUNT), policy=Policy(pool=WorkerPool(1, accelerators=said), accelerators=True))
 
 
 def test_a_loader_that_is_made_again_from_its_arguments_keeps_its_pool(pool: WorkerPool) -> None:
