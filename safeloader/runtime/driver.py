@@ -108,10 +108,11 @@ class Driver:
         with self._alone(), self._acting.drawing(draw):
             if self.outcome is None:  # else an interrupt came between a batch and its consumer
                 self.tell(m.BatchRequested())
-            while self.outcome is None:
-                self._wait()
-                if self._close_wanted:
-                    raise self._closed_error()
+            with self._awaiting():
+                while self.outcome is None:
+                    self._wait()
+                    if self._close_wanted:
+                        raise self._closed_error()
             outcome, self.outcome = self.outcome, None
         return outcome()
 
@@ -119,6 +120,16 @@ class Driver:
     def delivered(self) -> deque[tuple[int, int, int | None, object]]:
         """(epoch, batch, worker, indices) of the last batches, newest last."""
         return self.supervisor.ledger.delivered
+
+    @contextlib.contextmanager
+    def _awaiting(self) -> Iterator[None]:
+        """Let a pool's processes know that somebody waits: they go on with that first."""
+        try:
+            yield
+        finally:
+            if self._crew is not None:
+                for process in self.processes.values():
+                    process.page.wait(False)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -151,6 +162,8 @@ class Driver:
         self.due = deadline = self.supervisor.next_deadline()
         if self._crew is not None:
             deadline = min(deadline, self._crew.next_deadline(self))
+            for process in self.processes.values():
+                process.page.wait(True)
         self._look(min(max(deadline - monotonic(), 0.0), _LONGEST_SLEEP))
         if self._crew is not None:
             self._crew.look_after_others(self)

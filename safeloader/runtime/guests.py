@@ -93,7 +93,8 @@ class Guests:
                 return
             waiting = [number for number, guest in self._guests.items() if guest.inbox]
             if waiting:
-                self._work(self._turns.choose(waiting))
+                awaited = [number for number in waiting if self._guests[number].host.awaited]
+                self._work(self._turns.choose(awaited or waiting))
             elif self._garbage:
                 self._garbage = False
                 gc.collect()  # datasets may refer to themselves

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from . import system
 
-_WORK, _SAMPLE, _TAKEN, _PROGRESSED, _LEFT = range(5)
+_WORK, _SAMPLE, _TAKEN, _PROGRESSED, _LEFT, _AWAITED = range(6)
 IDLE = 0
 NO_SAMPLE = -1
 
@@ -71,13 +71,23 @@ class Page:
         self._times[_PROGRESSED] = now
         return now
 
+    # The trainer's only words on it, for a process that has others to serve.
+
     def leave(self) -> None:
-        """The trainer's only word on it: it wants nothing of this process any more."""
+        """The loader wants nothing of this process any more."""
         self._ints[_LEFT] = 1
 
     @property
     def left(self) -> bool:
         return bool(self._ints[_LEFT])
+
+    def wait(self, waits: bool) -> None:
+        """The loader's consumer waits for a batch at this moment, or does not."""
+        self._ints[_AWAITED] = waits
+
+    @property
+    def awaited(self) -> bool:
+        return bool(self._ints[_AWAITED])
 
     def read(self) -> Progress:
         work, sample = self._ints[_WORK], self._ints[_SAMPLE]

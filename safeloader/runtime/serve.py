@@ -100,6 +100,11 @@ class Host:
         """True once the loader wants nothing of this process any more."""
         return self._page.left
 
+    @property
+    def awaited(self) -> bool:
+        """True while the loader's consumer waits."""
+        return self._page.awaited
+
     def leave(self) -> None:
         """Let go of all workers."""
         for worker in list(self._workers):
