@@ -26,6 +26,7 @@ from .delivered import Delivered, delivered
 from .errors import ForkRefusedError, LoaderClosedError
 from .observe import Recorder, Report, stall
 from .settings import Policy, Settings, resolve
+from .starting import Starting
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -100,6 +101,10 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             pin_memory_device=pin_memory_device, **_newer_arguments(in_order=in_order),
         )  # fmt: skip
         self.in_order = in_order
+        if policy is None or policy.pool is None:
+            self._safe.starting.prestart(self)
+        elif self._safe.settings.prestart and num_workers and not self._safe.settings.disable:
+            policy.pool.start()
 
     def __iter__(self) -> torch_private.BaseIterator:
         if self._safe.closed:
@@ -143,6 +148,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._safe.closed = True
         for iterator in list(self._safe.iterators):
             iterator.close()
+        self._safe.starting.close()
         self._iterator = None
         self._safe.recorder.closed()
 
@@ -172,6 +178,7 @@ class _State:
         self.name = name
         self.settings = settings
         self.recorder = Recorder(name, settings, workers=num_workers)
+        self.starting = Starting(settings)
         self.iterators: weakref.WeakSet[ProcessIterator] = weakref.WeakSet()
         self.closed = False
         self.epochs = 0
@@ -340,8 +347,10 @@ class ProcessIterator(torch_private.BaseIterator):
         config = HostConfig(load, uuid.uuid4().hex, authkey(), loader._safe.name, settings.accelerators)
         init_fn = torch_private.sharded_init_fn(self._dataset, loader.worker_init_fn, self._world_size, self._rank)
         spec = Spec(config, self._dataset, self._collate_fn, init_fn)
+        starting = loader._safe.starting
+        way = starting.way(loader.multiprocessing_context, spec) if crew is None else crew.way
         core = _core_settings(loader, settings, iterable, shared=crew is not None)
-        return Driver(spec, core, loader._safe.recorder, self._finish(), crew)
+        return Driver(spec, way, core, loader._safe.recorder, self._finish(), starting.stock, crew)
 
     def _finish(self) -> Callable[[Any], Any] | None:
         if not self._pin_memory:
@@ -420,6 +429,7 @@ def _core_settings(loader: DataLoader[Any], settings: Settings, iterable: bool, 
         on_bad_sample=settings.on_bad_sample,
         bad_sample_attempts=settings.bad_sample_attempts,
         max_processes=settings.max_processes,
+        standby=0 if shared else settings.standby,
         shared=shared,
     )
 

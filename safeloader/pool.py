@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from safeloader.errors import LoaderClosedError, SettingsError
+from safeloader.settings import Policy, resolve
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -43,15 +44,23 @@ class WorkerPool:
 
     Args:
         processes: How many there are at most; a loader uses no more than it has workers.
+        start_method: How they start; None: as the environment, else the program says. (Loaders have no say in it.)
         accelerators: Leave CUDA and HIP devices visible in them; None: as the environment says. (One process cannot
             do both, so a loader's policy cannot differ.)
         name: What processes and messages call it.
 
     Raises:
-        SettingsError: `processes` is no positive integer.
+        SettingsError: `processes` is no positive integer, or another argument is not accepted.
     """
 
-    def __init__(self, processes: int, *, accelerators: bool | None = None, name: str | None = None) -> None:
+    def __init__(
+        self,
+        processes: int,
+        *,
+        start_method: Literal["spawn", "forkserver"] | None = None,
+        accelerators: bool | None = None,
+        name: str | None = None,
+    ) -> None:
         if type(processes) is not int or processes < 1:
             raise SettingsError(
                 f"processes={processes!r} is not accepted: it must be an integer of at least 1",
@@ -60,7 +69,7 @@ class WorkerPool:
             )
         self.processes = processes
         self.name = name or f"pool {next(_counter)}"
-        self._accelerators = accelerators
+        self._policy = Policy(start_method=start_method, accelerators=accelerators)
         self._crew: Crew | None = None
         self._closed = False
 
@@ -101,8 +110,11 @@ class WorkerPool:
             )
         if self._crew is None:
             from safeloader.runtime.crew import Crew
+            from safeloader.starting import Starting
 
-            self._crew = Crew(self.processes, self.name, self._shows_accelerators())
+            settings = resolve(self._policy)
+            way = Starting(settings).way(None)
+            self._crew = Crew(self.processes, self.name, settings.accelerators, way)
             weakref.finalize(self, self._crew.close)
         return self._crew
 
@@ -112,7 +124,7 @@ class WorkerPool:
         Raises:
             SettingsError: they contradict the pool's.
         """
-        if settings.accelerators != self._shows_accelerators():
+        if settings.accelerators != resolve(self._policy).accelerators:
             raise SettingsError(
                 f"accelerators={settings.accelerators} contradicts the worker pool's {not settings.accelerators}: "
                 "one process cannot do both",
@@ -124,11 +136,6 @@ class WorkerPool:
             return settings
         sources = {**settings.sources, "max_processes": "pool"}
         return dataclasses.replace(settings, max_processes=self.processes, sources=sources)
-
-    def _shows_accelerators(self) -> bool:
-        from safeloader.settings import Policy, resolve
-
-        return resolve(Policy(accelerators=self._accelerators)).accelerators
 
     def __enter__(self) -> Self:
         return self
@@ -143,12 +150,14 @@ class WorkerPool:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _remade, (self.processes, self._accelerators, self.name)
+        return _remade, (self.processes, self._policy.start_method, self._policy.accelerators, self.name)
 
     def __repr__(self) -> str:
         state = ", closed" if self._closed else ""
         return f"WorkerPool(processes={self.processes}, name={self.name!r}{state})"
 
 
-def _remade(processes: int, accelerators: bool | None, name: str) -> WorkerPool:
-    return WorkerPool(processes, accelerators=accelerators, name=name)
+def _remade(
+    processes: int, start_method: Literal["spawn", "forkserver"] | None, accelerators: bool | None, name: str
+) -> WorkerPool:
+    return WorkerPool(processes, start_method=start_method, accelerators=accelerators, name=name)

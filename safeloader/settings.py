@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from safeloader.errors import SettingsError
-from safeloader.values import Kind, choice, count, flag, nearest, path, seconds
+from safeloader.values import Kind, choice, count, flag, names, nearest, path, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -118,7 +118,22 @@ TABLE: tuple[Row, ...] = (
             note='never "fork": a forked process inherits held locks and accelerator contexts',
         ),
         "spawn",
-        "How processes start; both begin with a fresh interpreter.",
+        "How processes start: each as a fresh interpreter (spawn), or forked from a clean one that imported what they "
+        "need (forkserver). `multiprocessing_context` goes before the variable.",
+    ),
+    Row(
+        "preload",
+        names(),
+        (),
+        "Modules that the fork server imports, besides torch, numpy and the installed packages that it sees the "
+        "dataset need.",
+    ),
+    Row("prestart", flag(), False, "Start the processes when the loader is built, not when iteration begins."),
+    Row(
+        "standby",
+        count("processes", least=0),
+        0,
+        "So many processes wait, ready, for another to die, and take its workers over at once.",
     ),
     Row(
         "stall_report",
@@ -174,6 +189,9 @@ class Policy:
         max_processes: At most so many processes, with the same workers and the same bytes; 0 is none.
         start_method: ``"spawn"`` or ``"forkserver"``.
         stall_report: Seconds without a step, of the loader or of the program, until a line says who holds the run.
+        preload: Modules that the fork server imports besides.
+        prestart: Start the processes when the loader is built.
+        standby: Processes that wait, ready, to take over from one that dies.
         accelerators: Leave CUDA and HIP devices visible in worker processes.
         strict: Warnings are errors.
         pool: A `WorkerPool` whose processes serve this loader, together with others; None: processes of its own. It is
@@ -194,6 +212,9 @@ class Policy:
     max_processes: int | None = None
     start_method: Literal["spawn", "forkserver"] | None = None
     stall_report: float | None = None
+    preload: tuple[str, ...] | None = None
+    prestart: bool | None = None
+    standby: int | None = None
     accelerators: bool | None = None
     strict: bool | None = None
     pool: WorkerPool | None = None
@@ -239,6 +260,9 @@ class Settings:
     max_processes: int | None
     start_method: Literal["spawn", "forkserver"]
     stall_report: float
+    preload: tuple[str, ...]
+    prestart: bool
+    standby: int
     accelerators: bool
     strict: bool
     disable: bool

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Kind", "choice", "count", "flag", "nearest", "path", "seconds"]
+__all__ = ["Kind", "choice", "count", "flag", "names", "nearest", "path", "seconds"]
 
 _YES = ("true", "1", "yes", "on")
 _NO = ("false", "0", "no", "off")
@@ -108,6 +108,22 @@ def flag() -> Kind:
         return word in _YES
 
     return Kind("True or False (as text: true, 1, yes, on; false, 0, no, off)", check, read)
+
+
+def names() -> Kind:
+    """Names of modules, as a tuple or list of texts. As text, separated by commas."""
+
+    def check(value: object) -> tuple[str, ...]:
+        if not isinstance(value, (tuple, list)) or not all(isinstance(name, str) for name in value):
+            raise ValueError("not a tuple of names")
+        if not all(part.isidentifier() for name in value for part in name.split(".")):
+            raise ValueError("not names of modules")
+        return tuple(value)
+
+    def read(text: str) -> tuple[str, ...]:
+        return check([name.strip() for name in text.split(",") if name.strip()])
+
+    return Kind("names of modules (as text: separated by commas)", check, read)
 
 
 def path() -> Kind:

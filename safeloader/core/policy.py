@@ -32,6 +32,7 @@ class CoreSettings:
     bad_sample_attempts: int = 2
     max_processes: int | None = None
     shared: bool = False
+    standby: int = 0
     capture_timeout: float = 1.0
     kill_timeout: float = 10.0
     stop_timeout: float = 1.0

@@ -121,7 +121,7 @@ class Acting:
 
     def _start_process(self, c: m.StartProcess) -> None:
         try:
-            process = self._driver.start(c.process)
+            process = self._driver.start(c.process, c.standby)
         except OSError as error:
             self._driver.later(m.ProcessExited(c.process, str(error), None, None, None, None, False))
         else:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from .driver import Driver
     from .page import Page
+    from .start.way import Way
 
 __all__ = ["Crew", "Member"]
 
@@ -80,7 +81,9 @@ class Member:
 
     def is_ready(self) -> bool:
         """True once it has finished its imports."""
-        self._ready = self._ready or bool(self.process.channel.receive())
+        if not self._ready and self.process.channel.receive():
+            self.process.settle()
+            self._ready = True
         return self._ready
 
     @property
@@ -132,13 +135,13 @@ class Member:
         return True, there
 
     def _in_work(self) -> Seat | Leftover | None:
-        self.left = [left for left in self.left if _works(left.page)]
-        whose: list[Seat | Leftover] = [*self.left, *(seat for seat in self.seats if _works(seat.page))]
+        self.left = [left for left in self.left if left.page.in_work]
+        whose: list[Seat | Leftover] = [*self.left, *(seat for seat in self.seats if seat.page.in_work)]
         return whose[0] if whose else None
 
     def vacate(self, seat: Seat) -> None:
         self.seats.remove(seat)
-        if seat.released and not seat.useless and _works(seat.page):
+        if seat.released and seat.page.in_work:
             setting_up = seat.page.read().setup is not None
             self.left.append(Leftover(seat.page, seat.driver.supervisor.watch.patience(setting_up)))
 
@@ -163,11 +166,6 @@ class Member:
         )
 
 
-def _works(page: Page) -> bool:
-    progress = page.read()
-    return progress.task is not None or progress.setup is not None
-
-
 class Crew:
     """All processes of a pool. Safe to use from several threads.
 
@@ -175,11 +173,13 @@ class Crew:
         limit: how many there are at most.
         name: of the pool.
         accelerators: leave them visible.
+        way: how processes come to be.
     """
 
-    def __init__(self, limit: int, name: str, accelerators: bool) -> None:
+    def __init__(self, limit: int, name: str, accelerators: bool, way: Way) -> None:
         self.limit = limit
         self.closed = False
+        self.way = way
         self._name, self._accelerators = name, accelerators
         self._lock = threading.RLock()
         self._members: dict[int, Member] = {}
@@ -246,7 +246,9 @@ class Crew:
         if self._given is None:
             self._given = Spec(_config(self._name, self._accelerators), None, _nothing, None), Arena()
         self._count += 1
-        member = self._members[self._count] = Member(Process(self._count, *self._given), self._lock)
+        process = Process(self.way)
+        process.join(self._count, *self._given)
+        member = self._members[self._count] = Member(process, self._lock)
         return member
 
     def _sweep(self) -> None:
@@ -324,6 +326,7 @@ class Crew:
                 member.process.close()
             self._members.clear()
             self._parting.clear()
+            self.way.close()
             if self._given is not None:
                 for given in self._given:
                     given.close()

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from ..observe.recorder import Recorder
     from .crew import Crew
     from .spec import Spec
+    from .start.stock import Stock
+    from .start.way import Way
 
 __all__ = ["Driver"]
 
@@ -44,25 +46,31 @@ class Driver:
 
     Args:
         spec: what processes are given; closed with the driver.
+        way: how processes come to be.
         settings: what policy wants.
         recorder: where faults are told.
         finish: turns a batch into what the consumer gets (pinning), or None.
+        stock: processes that were started beforehand; they go first.
         crew: the pool whose processes it uses; None for processes of its own.
     """
 
     def __init__(
         self,
         spec: Spec,
+        way: Way,
         settings: CoreSettings,
         recorder: Recorder,
         finish: Callable[[Any], Any] | None = None,
+        stock: Stock | None = None,
         crew: Crew | None = None,
     ) -> None:
         self.spec = spec
+        self.way = way
+        self.stock = stock
         self.arena = Arena()
         self.supervisor = Supervisor(settings)
         self.processes: dict[int, Process] = {}
-        self.pids: dict[int, int] = {m.INLINE: os.getpid()}
+        self._pids: dict[int, int] = {m.INLINE: os.getpid()}  # of those that are gone
         self.returned: deque[m.Lease] = deque()
         self.outcome: Callable[[], Any] | None = None
         self.closed = False
@@ -79,7 +87,7 @@ class Driver:
         self._close_wanted = False
         self._owner = os.getpid()
         codec.Decoded.register(spec.config.token, spec.classes)
-        teller = Teller(self, recorder)
+        self._teller = teller = Teller(self, recorder)
         self._hearing = Hearing(self, teller)
         self._acting = Acting(self, teller, self._hearing, finish)
         self._actions = self._acting.actions()
@@ -96,6 +104,8 @@ class Driver:
             self._look(0.0)
             self.tell(m.EpochBegan(epoch))
             self._acting.inspect_stopped()
+            if self.way.complaints:
+                self._teller.spawned_instead()
 
     def next(self, draw: Callable[[], Any]) -> Any:
         """The next batch.
@@ -113,6 +123,8 @@ class Driver:
                     self._wait()
                     if self._close_wanted:
                         raise self._closed_error()
+            if self.way.complaints:
+                self._teller.spawned_instead()
             outcome, self.outcome = self.outcome, None
         return outcome()
 
@@ -234,7 +246,7 @@ class Driver:
 
     # ------------------------------------------------------------ what is listened to
 
-    def start(self, number: int) -> Process:
+    def start(self, number: int, standby: bool) -> Process:
         """A process of its own, or a seat in one of the pool's.
 
         Raises:
@@ -242,21 +254,29 @@ class Driver:
         """
         if self._crew is not None:
             return self._crew.seat(self, number)
-        return Process(number, self.spec, self.arena)
+        modules = self.spec.modules if standby else ()
+        process = (self.stock.take() if self.stock is not None else None) or Process(self.way, modules)
+        process.join(number, self.spec, self.arena)
+        return process
 
     def add(self, process: Process) -> None:
         """A process was started: listen to it."""
         self.processes[process.number] = process
-        self.pids[process.number] = process.pid
         self.listen(process.channel.fileno(), process, self._hearing.hear)
         if process.pidfd >= 0:
             self.listen(process.pidfd, process, self._hearing.notice_exit)
 
     def remove(self, process: Process) -> None:
         """A process is gone, or abandoned."""
+        self._pids[process.number] = process.pid
         del self.processes[process.number]
         for descriptor in (process.channel.fileno(), process.pidfd, process.stacks):
             self.forget(descriptor)
+
+    def pid_of(self, number: int) -> int | None:
+        """The pid behind a number of the books, for people; None where it is not known."""
+        process = self.processes.get(number)
+        return (process.pid if process is not None else self._pids.get(number)) or None
 
     def listen(self, descriptor: int, process: Process, hear: Callable[[Process], None]) -> None:
         self._sources[descriptor] = (process, hear)
@@ -307,4 +327,4 @@ class Driver:
         self.spec.close()
         self.arena.close()
         self._actions = {}  # they refer to this object, which else would wait for the garbage collector
-        self._acting = self._hearing = None  # type: ignore[assignment]
+        self._acting = self._hearing = self._teller = None  # type: ignore[assignment]

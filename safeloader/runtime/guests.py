@@ -27,7 +27,7 @@ from .collate import collating_into
 from .floor import Floor, Habits
 from .handover import Receiver
 from .serve import Host
-from .spec import read_config, read_prelude
+from .spec import HostConfig
 from .turns import Turns
 
 if TYPE_CHECKING:
@@ -41,18 +41,17 @@ class _Guest:
 
     Args:
         number: what this process is called on the loader's books.
+        config: plain values for this loader.
         files: the channel, the spec, the arena, and what the spec refers to.
         floor: shared by all guests.
         habits: those of a new process.
     """
 
-    def __init__(self, number: int, files: list[int], floor: Floor, habits: Habits) -> None:
+    def __init__(self, number: int, config: HostConfig, files: list[int], floor: Floor, habits: Habits) -> None:
         channel, self._spec, arena, *self._carried = files
         self.link = NonBlocking(socket.socket(fileno=channel))
         self.arena = Arena(arena)
-        self.host = Host(
-            read_config(self._spec), self._spec, self.arena, number, self.link, floor, self._carried
-        )
+        self.host = Host(config, self._spec, self._carried, self.arena, number, self.link, floor)
         self.inbox: deque[Any] = deque()
         self.habits = habits
         self.leaving = False
@@ -82,7 +81,6 @@ class Guests:
         self._garbage = False
         self._poll = select.poll()
         self._poll.register(link.socket, select.POLLIN)
-        gc.freeze()  # what was imported stays: to look for a loader's remains is quick then
 
     def serve(self) -> None:
         """Until the pool closes its channel."""
@@ -115,9 +113,8 @@ class Guests:
                 self._see_off(descriptor)
 
     def _admit(self) -> None:
-        for (number, announce), files in self._control.receive():
-            guest = _Guest(number, files, self._floor, self._habits)
-            path, sys.argv[:], _ = read_prelude(files[1])
+        for (number, announce, config, path, sys.argv[:]), files in self._control.receive():
+            guest = _Guest(number, HostConfig(*config), files, self._floor, self._habits)
             sys.path.extend(entry for entry in path if entry not in sys.path)
             self._guests[files[0]] = guest
             self._poll.register(files[0], select.POLLIN)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from typing import TYPE_CHECKING
 
-from . import system
 from .channel import NonBlocking
 from .page import Page
 from .process import Exit, Process
@@ -52,15 +52,23 @@ class Seat(Process):
             self.stacks = member.process.stacks
             files = [theirs.fileno(), driver.spec.descriptor, driver.arena.descriptor]
             try:
-                member.admit((number, not self.ready), [*files, *driver.spec.inherited[1:]])
+                told = (number, not self.ready, driver.spec.config, sys.path, sys.argv)
+                member.admit(told, [*files, *driver.spec.descriptors[1:]])
             except BaseException:
                 ours.close()
                 raise
-        self.pidfd = system.pidfd(member.process.pid)
+        self._end = os.dup(member.process.pidfd) if member.process.pidfd >= 0 else -1
 
     @property
     def pid(self) -> int:
         return self.member.process.pid
+
+    @property
+    def pidfd(self) -> int:
+        return self._end
+
+    def settle(self) -> None:
+        self.member.process.settle()
 
     # ------------------------------------------------------------ its end
 
@@ -119,7 +127,7 @@ class Seat(Process):
 
     def close(self) -> None:
         self.channel.close()
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-        self.stacks = self.pidfd = -1
+        if self._end >= 0:
+            os.close(self._end)
+        self.stacks = self._end = -1
         self._crew.vacate(self)

@@ -43,27 +43,27 @@ class Host:
     Args:
         config: plain values for this loader.
         spec: descriptor of the file with the user's objects.
+        inherited: descriptors that those objects share with the trainer.
         arena: this process's side of the arena.
         process: this process's number.
         link: the channel.
         floor: who is in; other hosts in this process have the same.
-        descriptors: what the spec refers to, where it is not inherited under the same numbers.
     """
 
     def __init__(
         self,
         config: HostConfig,
         spec: int,
+        inherited: list[int],
         arena: Arena,
         process: int,
         link: Blocking | NonBlocking,
         floor: Floor | None = None,
-        descriptors: list[int] | None = None,
     ) -> None:
         self._config = config
         self._spec = spec
+        self._inherited = inherited
         self._link = link
-        self._descriptors = descriptors
         self._floor = floor or Floor()
         self.refused = False  # the dataset cannot be rebuilt here
         self._page = Page(arena.page(process))
@@ -79,6 +79,7 @@ class Host:
             p.RESUME: self._resume,
             p.TASK: self._task,
             p.PROBE: self._probe,
+            p.MORE: lambda: None,
         }
 
     def serve(self) -> None:
@@ -116,9 +117,10 @@ class Host:
         self._page.take_setup(place.worker)
         self._floor.give(None)
         try:
-            parts = open_parts(self._spec, self._descriptors)
+            parts = open_parts(self._spec, self._inherited)
         except Exception as error:
             self.refused = True
+            self._page.refuse()
             self._link.send((p.REFUSED, self._exception(error, f"in worker process {os.getpid()}")))
             raise  # this process is of no use
         self._tables[place.worker] = parts.classes

@@ -59,7 +59,7 @@ def _look(driver: Driver) -> Whereabouts:
     seat = driver.supervisor.workers[due.worker].host
     process = None if seat is None else driver.processes.get(seat)
     if seat == m.INLINE:
-        return _at(ready, due, driver.pids[m.INLINE], None, 0.0, "the main process loads it")
+        return _at(ready, due, driver.pid_of(m.INLINE), None, 0.0, "the main process loads it")
     if process is None:
         return _at(ready, due, None, None, 0.0, f"worker {due.worker} waits for a process")
     if driver.supervisor.fleet.processes[process.number].state is ProcessState.STARTING:

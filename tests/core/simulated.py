@@ -184,6 +184,7 @@ class SimProcess:
         self.there = now  # when it progressed with that
         self.forfeit = False  # another loader had it killed
         self.innocent = False  # told so
+        self.standby = False  # nobody was to be hosted by it yet
         self.gone = False  # off the books: its exit was told, or it was abandoned
         self.writes: list[tuple[int, int]] = []
 

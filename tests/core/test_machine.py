@@ -47,6 +47,7 @@ def plots(draw: st.DrawFn) -> Plot:
         bad_sample_attempts=draw(st.integers(1, 2)),
         max_processes=draw(st.sampled_from([None, 0, 1])),
         shared=draw(st.booleans()),
+        standby=draw(st.integers(0, 2)),
     )
     nature = Nature(
         iterable=iterable,

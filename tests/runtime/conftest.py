@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,16 @@ def _pool() -> Iterator[WorkerPool]:
 def pool(_pool: WorkerPool) -> WorkerPool:
     """The pool that many rows share: two processes, both running or about to."""
     return _pool.start()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
+    """A changed environment is a new fork server, and pytest changes it for each test."""
+    before = os.environ.pop("PYTEST_CURRENT_TEST", "")
+    try:
+        return (yield)
+    finally:
+        os.environ["PYTEST_CURRENT_TEST"] = before
 
 
 @pytest.hookimpl(wrapper=True)
