@@ -132,13 +132,13 @@ class Member:
         return True, there
 
     def _in_work(self) -> Seat | Leftover | None:
-        self.left = [left for left in self.left if _works(left.page)]
-        whose: list[Seat | Leftover] = [*self.left, *(seat for seat in self.seats if _works(seat.page))]
+        self.left = [left for left in self.left if left.page.in_work]
+        whose: list[Seat | Leftover] = [*self.left, *(seat for seat in self.seats if seat.page.in_work)]
         return whose[0] if whose else None
 
     def vacate(self, seat: Seat) -> None:
         self.seats.remove(seat)
-        if seat.released and not seat.useless and _works(seat.page):
+        if seat.released and seat.page.in_work:
             setting_up = seat.page.read().setup is not None
             self.left.append(Leftover(seat.page, seat.driver.supervisor.watch.patience(setting_up)))
 
@@ -161,11 +161,6 @@ class Member:
             tuple(id(seat.driver) for seat in self.seats if not seat.released),
             burdened=isinstance(self._in_work(), Leftover),
         )
-
-
-def _works(page: Page) -> bool:
-    progress = page.read()
-    return progress.task is not None or progress.setup is not None
 
 
 class Crew:

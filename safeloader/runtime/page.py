@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from . import system
 
-_WORK, _SAMPLE, _TAKEN, _PROGRESSED, _LEFT, _AWAITED = range(6)
+_WORK, _SAMPLE, _TAKEN, _PROGRESSED, _LEFT, _AWAITED, _REFUSED = range(7)
 IDLE = 0
 NO_SAMPLE = -1
 
@@ -70,6 +70,15 @@ class Page:
         self._ints[_WORK] = IDLE
         self._times[_PROGRESSED] = now
         return now
+
+    def refuse(self) -> None:
+        """What it says was never done: the process is of no use to the loader."""
+        self._ints[_REFUSED] = 1
+
+    @property
+    def in_work(self) -> bool:
+        """True while something is being worked on."""
+        return self._ints[_WORK] != IDLE and not self._ints[_REFUSED]
 
     # The trainer's only words on it, for a process that has others to serve.
 

@@ -119,6 +119,7 @@ class Host:
             parts = open_parts(self._spec, self._descriptors)
         except Exception as error:
             self.refused = True
+            self._page.refuse()
             self._link.send((p.REFUSED, self._exception(error, f"in worker process {os.getpid()}")))
             raise  # this process is of no use
         self._tables[place.worker] = parts.classes

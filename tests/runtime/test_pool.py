@@ -276,6 +276,7 @@ def test_a_dataset_that_cannot_be_rebuilt_costs_the_other_loader_nothing(pool: W
             next(iter(on(pool, UnpickleTrap(COUNT, orders))))
         assert play([*early, *stream]).batches == persistent_epochs()[0].batches
         assert {process.pid for process in processes_of(train)} == pids
+    assert not any(member.place().burdened for member in pool.crew()._members.values())
 
 
 def test_after_the_pool_was_closed_its_loaders_say_so() -> None:
