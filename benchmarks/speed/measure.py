@@ -248,6 +248,9 @@ def pool(plan: Plan) -> Table:
         arms = _arms(plan, table, "total", weigh)
         title = f"memory, datasets of {megabytes} MB each, MB" if megabytes else "memory, datasets of no size, MB"
         _add_ratio(plan, table, title, arms, 1e-6, 0)
+        if ours == "safeloader":
+            arms = _arms(plan, table, "total", weigh, "-forkserver")
+            _add_ratio(plan, table, f"{title}; pool of a fork server", arms, 1e-6, 0)
     switches = 5 if plan.quick else 20
     for workers in (4,) if plan.quick else (2, 4):
         arms = _arms(plan, table, "median", partial(_switch, workers, switches))
@@ -260,11 +263,12 @@ def _switch(workers: int, times: int, loader: str) -> child.Result:
 
 
 def _arms(
-    plan: Plan, table: Table, key: str, measure: Callable[[str], child.Result]
+    plan: Plan, table: Table, key: str, measure: Callable[[str], child.Result], suffix: str = ""
 ) -> tuple[list[float], list[float]]:
-    """Measure in pairs; the values under this key, for each of the two."""
+    """Measure in pairs; the values under this key, for each of the two. The second's name ends with ``suffix``."""
     arms: tuple[list[float], list[float]] = ([], [])
     for arm, loader in _paired(plan):
+        loader += suffix * arm
         plan.say(f"{table.title.split(',')[0].lower()}: {loader}")
         result = measure(loader)
         table.raw.append({"loader": loader, **result})

@@ -25,7 +25,7 @@ def build(name: str, datasets: list[Dataset[Any]], workers: int) -> list[DataLoa
     """Loaders that live side by side, each with persistent workers; safeloader's on one pool of as many processes.
 
     Args:
-        name: "torch" or "safeloader".
+        name: "torch", "safeloader" or "safeloader-forkserver".
         datasets: One for each loader.
         workers: Of each loader.
     """
@@ -36,7 +36,8 @@ def build(name: str, datasets: list[Dataset[Any]], workers: int) -> list[DataLoa
         return [torch.utils.data.DataLoader(dataset, **arguments) for dataset in datasets]
     import safeloader
 
-    policy = safeloader.Policy(pool=safeloader.WorkerPool(workers))
+    method: Any = "forkserver" if name.endswith("-forkserver") else "spawn"
+    policy = safeloader.Policy(pool=safeloader.WorkerPool(workers, start_method=method))
     return [safeloader.DataLoader(dataset, **arguments, policy=policy) for dataset in datasets]
 
 

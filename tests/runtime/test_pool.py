@@ -154,6 +154,18 @@ def test_two_threads_iterate_two_loaders_of_a_pool(pool: WorkerPool, orders: Ord
     assert indices == [list(range(0, COUNT, 4))] * 6
 
 
+def test_processes_of_a_fork_server_serve_a_pool_too(orders: Orders) -> None:
+    orders.give("sample", 24, "SIGKILL")
+    with WorkerPool(2, start_method="forkserver") as pool:
+        with on(pool, Draws(COUNT, orders)) as train, on(pool, Stream(COUNT), name="val") as val:
+            one, two = begin(train), begin(val)
+            early = [next(two) for _ in range(2)]
+            assert play(one).batches == persistent_epochs("draws")[0].batches
+            assert play([*early, *two]).batches == persistent_epochs("stream")[0].batches
+            assert [fault.sample for fault in train.report().faults] == [24]
+            assert val.report().faults == []
+
+
 # ---------------------------------------------------------------- seats
 
 
