@@ -344,7 +344,9 @@ class ProcessIterator(torch_private.BaseIterator):
             base_seed=int(self._base_seed),
             skip_raising=settings.on_bad_sample == "skip",
         )
-        config = HostConfig(load, uuid.uuid4().hex, authkey(), loader._safe.name, settings.accelerators)
+        config = HostConfig(
+            load, uuid.uuid4().hex, authkey(), loader._safe.name, settings.accelerators, _chaos(settings)
+        )
         init_fn = torch_private.sharded_init_fn(self._dataset, loader.worker_init_fn, self._world_size, self._rank)
         spec = Spec(config, self._dataset, self._collate_fn, init_fn)
         starting = loader._safe.starting
@@ -407,6 +409,16 @@ class ProcessIterator(torch_private.BaseIterator):
     def close(self) -> None:
         """End this iterator's processes."""
         self._finalizer()
+
+
+def _chaos(settings: Settings) -> tuple[str, str] | None:
+    """The faults that are to be made on purpose."""
+    if settings.chaos is None:
+        return None
+    from .testing.program import handed
+
+    plan, tally = handed(settings.chaos)
+    return plan, tally
 
 
 def _close_driver(driver: Driver) -> None:

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from safeloader.errors import SettingsError
-from safeloader.values import Kind, choice, count, flag, names, nearest, path, seconds
+from safeloader.values import Explained, Kind, choice, count, faults, flag, names, nearest, path, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -166,6 +166,13 @@ TABLE: tuple[Row, ...] = (
         "File to which every event is appended as one line of JSON (see events.md).",
         environment_only=True,
     ),
+    Row(
+        "chaos",
+        faults(),
+        None,
+        "Faults to be made on purpose in worker processes (see chaos.md).",
+        environment_only=True,
+    ),
 )
 
 _ROWS = {row.name: row for row in TABLE}
@@ -188,10 +195,10 @@ class Policy:
         bad_sample_attempts: Attempts after the first until a sample is called bad.
         max_processes: At most so many processes, with the same workers and the same bytes; 0 is none.
         start_method: ``"spawn"`` or ``"forkserver"``.
-        stall_report: Seconds without a step, of the loader or of the program, until a line says who holds the run.
         preload: Modules that the fork server imports besides.
         prestart: Start the processes when the loader is built.
         standby: Processes that wait, ready, to take over from one that dies.
+        stall_report: Seconds without a step, of the loader or of the program, until a line says who holds the run.
         accelerators: Leave CUDA and HIP devices visible in worker processes.
         strict: Warnings are errors.
         pool: A `WorkerPool` whose processes serve this loader, together with others; None: processes of its own. It is
@@ -211,10 +218,10 @@ class Policy:
     bad_sample_attempts: int | None = None
     max_processes: int | None = None
     start_method: Literal["spawn", "forkserver"] | None = None
-    stall_report: float | None = None
     preload: tuple[str, ...] | None = None
     prestart: bool | None = None
     standby: int | None = None
+    stall_report: float | None = None
     accelerators: bool | None = None
     strict: bool | None = None
     pool: WorkerPool | None = None
@@ -259,16 +266,17 @@ class Settings:
     bad_sample_attempts: int
     max_processes: int | None
     start_method: Literal["spawn", "forkserver"]
-    stall_report: float
     preload: tuple[str, ...]
     prestart: bool
     standby: int
+    stall_report: float
     accelerators: bool
     strict: bool
     disable: bool
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
     progress: bool
     events: str | None
+    chaos: str | None
     sources: dict[str, str] = field(compare=False)
 
     def describe(self) -> str:
@@ -359,7 +367,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _refused(given: str, row: Row, reason: ValueError, *, where: str) -> SettingsError:
-    guess = f"; {reason}" if str(reason).startswith("did you mean") else ""
+    helps = isinstance(reason, Explained) or str(reason).startswith("did you mean")
+    guess = f"; {reason}" if helps else ""
     leave_out = "unset the variable" if where == "environment" else "leave it out"
     return SettingsError(
         f"{given} is not accepted: it must be {row.kind.accepts}{guess}",

@@ -127,12 +127,22 @@ class Host:
         self._encoder.numbers.update({cls: number for number, cls in enumerate(parts.classes)})
         if self._config.accelerators:  # a worker seeds the CPU's generator only, being in the trainer at times
             torch.manual_seed(self._config.load.base_seed + place.worker)
-        worker = Worker(
+        worker = self._worker_class()(
             self._config.load, parts.dataset, parts.collate_fn, parts.worker_init_fn, WorkerPlace(*place),
             self._generators, self._marks,
         )  # fmt: skip
         self._workers[worker.id] = self._floor.holder = worker
         self._link.send((p.HOSTED, worker.id, self._generators.moved(), self._page.rest()))
+
+    def _worker_class(self) -> Callable[..., Worker]:
+        if self._config.chaos is None:
+            return Worker
+        import functools
+
+        from ..testing.chaotic import ChaoticWorker
+        from ..testing.program import Handed
+
+        return functools.partial(ChaoticWorker, Handed(*self._config.chaos), self._config.name)
 
     def _drop(self, worker: int) -> None:
         gone = self._workers.pop(worker, None)

@@ -157,13 +157,13 @@ def test_two_threads_iterate_two_loaders_of_a_pool(pool: WorkerPool, orders: Ord
 def test_processes_of_a_fork_server_serve_a_pool_too(orders: Orders) -> None:
     orders.give("sample", 24, "SIGKILL")
     with WorkerPool(2, start_method="forkserver") as pool:
-        with on(pool, Draws(COUNT, orders)) as train, on(pool, Stream(COUNT), name="val") as val:
-            one, two = begin(train), begin(val)
-            early = [next(two) for _ in range(2)]
-            assert play(one).batches == persistent_epochs("draws")[0].batches
-            assert play([*early, *two]).batches == persistent_epochs("stream")[0].batches
-            assert [fault.sample for fault in train.report().faults] == [24]
-            assert val.report().faults == []
+        train, val = on(pool, Draws(COUNT, orders)), on(pool, Stream(COUNT), name="val")
+        one, two = begin(train), begin(val)
+        early = [next(two) for _ in range(2)]
+        assert play(one).batches == persistent_epochs("draws")[0].batches
+        assert play([*early, *two]).batches == persistent_epochs("stream")[0].batches
+        assert [fault.sample for fault in train.report().faults] == [24]
+        assert val.report().faults == []
 
 
 # ---------------------------------------------------------------- seats
