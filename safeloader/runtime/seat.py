@@ -17,8 +17,9 @@ from .page import Page
 from .process import Exit, Process
 
 if TYPE_CHECKING:
-    from .crew import Crew, Member
+    from .crew import Crew
     from .driver import Driver
+    from .member import Member
 
 __all__ = ["Seat"]
 
