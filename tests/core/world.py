@@ -266,6 +266,8 @@ class World(Obeying):
         asked = self.consumer.saved() if received else self.consumer.before
         if asked is not None and not self.state_wanted:
             self._asked, self.state, self.state_wanted = asked, None, True
+            if received:  # what was handed over is known to have arrived
+                self.consumer.before = asked
             self.tell(m.StateRequested(received))
 
     def go_on_elsewhere(self) -> None:
