@@ -27,10 +27,14 @@ if TYPE_CHECKING:
 __all__ = [
     "BadSampleError",
     "BatchTimeoutError",
+    "BetonError",
     "ConcurrentUseError",
+    "FFCVMissingError",
     "ForkRefusedError",
     "LoaderClosedError",
     "NotCarriableError",
+    "PipelineError",
+    "RanksDisagreeError",
     "SafeLoaderError",
     "SettingsError",
     "StartError",
@@ -203,6 +207,22 @@ class LoaderClosedError(SafeLoaderError):
 
 class ConcurrentUseError(SafeLoaderError):
     """One iterator was used from two threads at the same time."""
+
+
+class BetonError(SafeLoaderError, ValueError):
+    """A ``.beton`` file is damaged, unfinished, or was changed while it was read."""
+
+
+class PipelineError(SafeLoaderError, ValueError):
+    """An FFCV pipeline cannot work: an order that the CPU cannot compile, a size, a field that the file lacks."""
+
+
+class RanksDisagreeError(SafeLoaderError):
+    """Ranks of a distributed run were given different data, seeds or sizes, or one of them did not come."""
+
+
+class FFCVMissingError(SafeLoaderError, ImportError):
+    """FFCV is not installed, or cannot be imported."""
 
 
 def _rebuild(cls: type[SafeLoaderError], args: tuple[Any, ...]) -> SafeLoaderError:

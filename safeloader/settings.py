@@ -119,6 +119,20 @@ TABLE: tuple[Row, ...] = (
         "How processes start; both begin with a fresh interpreter.",
     ),
     Row("accelerators", flag(), False, "Leave CUDA and HIP devices visible in worker processes."),
+    Row(
+        "ffcv_mode",
+        choice("auto", "trainer", "process"),
+        "auto",
+        "Where safeloader.ffcv.Loader runs FFCV: in the trainer; in a supervised process, which may crash or hang; "
+        "or (auto) in a process unless the pipelines need the trainer's accelerator.",
+    ),
+    Row(
+        "ffcv_cache",
+        path(),
+        "~/.cache/safeloader/ffcv",
+        "Folder for what FFCV compiles, so that it is compiled once a machine; none: compile in each process.",
+        environment_only=True,
+    ),
     Row("strict", flag(), False, "Warnings, such as that of a refused fork, are errors."),
     Row("disable", flag(), False, "Plain torch behaviour: safeloader steps aside.", environment_only=True),
     Row(
@@ -158,6 +172,7 @@ class Policy:
         max_processes: At most so many processes, with the same workers and the same bytes; 0 is none.
         start_method: ``"spawn"`` or ``"forkserver"``.
         accelerators: Leave CUDA and HIP devices visible in worker processes.
+        ffcv_mode: Where FFCV runs: ``"auto"``, ``"trainer"`` or ``"process"``.
         strict: Warnings are errors.
 
     Raises:
@@ -175,6 +190,7 @@ class Policy:
     max_processes: int | None = None
     start_method: Literal["spawn", "forkserver"] | None = None
     accelerators: bool | None = None
+    ffcv_mode: Literal["auto", "trainer", "process"] | None = None
     strict: bool | None = None
 
     def __post_init__(self) -> None:
@@ -209,6 +225,8 @@ class Settings:
     max_processes: int | None
     start_method: Literal["spawn", "forkserver"]
     accelerators: bool
+    ffcv_mode: Literal["auto", "trainer", "process"]
+    ffcv_cache: str | None
     strict: bool
     disable: bool
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
