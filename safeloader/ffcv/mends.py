@@ -25,6 +25,7 @@ import ctypes
 import os
 import sys
 import types
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -60,9 +61,17 @@ def threads_restored(work: Callable[[], Any]) -> Any:
             torch.set_num_threads(before)
 
 
+def _replace(cls: Any, name: str, ours: Any, wrap: Callable[[Any], Any] = lambda function: function) -> None:
+    """Put a method in the place of FFCV's, which stays reachable as ``__wrapped__``."""
+    ours.__wrapped__ = getattr(cls, name)
+    setattr(cls, name, wrap(ours))
+
+
 def _distutils() -> None:
     try:
-        import distutils.log  # noqa: F401
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            import distutils.log  # noqa: F401
     except ImportError:
         package, log = types.ModuleType("distutils"), types.ModuleType("distutils.log")
         package.log = log.warn = log  # type: ignore[attr-defined]  # FFCV imports the name and never uses it
@@ -70,7 +79,9 @@ def _distutils() -> None:
 
 
 def _import_ffcv() -> None:
-    import ffcv  # noqa: F401
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of distutils and ast.Index, for its authors alone
+        import ffcv  # noqa: F401
 
 
 def _thread_count() -> None:
@@ -83,7 +94,7 @@ def _thread_count() -> None:
         cls.num_threads = min(n, most) if n >= 1 else most
         numba.set_num_threads(cls.num_threads)
 
-    Compiler.set_num_threads = classmethod(set_num_threads)
+    _replace(Compiler, "set_num_threads", set_num_threads, classmethod)
 
 
 def _group_operations() -> None:
@@ -108,7 +119,7 @@ def _group_operations() -> None:
             front = later
         return stages
 
-    Graph.group_operations = group_operations
+    _replace(Graph, "group_operations", group_operations)
 
 
 # ---------------------------------------------------------------- compiling
@@ -131,7 +142,7 @@ def _compile_once() -> None:
             _compiled[key] = _njit(code, signature, parallel)
         return _compiled[key]
 
-    Compiler.compile = classmethod(compile_)
+    _replace(Compiler, "compile", compile_, classmethod)
 
 
 def _njit(code: Any, signature: Any, parallel: bool) -> Any:
@@ -217,8 +228,8 @@ def _page_readers() -> None:
                 self.loaded.add(heard)
         self.next_batch = batch + 1
 
-    PageReader.run = run
-    ScheduleExecutor.load_batch = load_batch
+    _replace(PageReader, "run", run)
+    _replace(ScheduleExecutor, "load_batch", load_batch)
 
 
 def _read_page(file: Any, memory: Any, offset: int) -> None:
