@@ -57,7 +57,7 @@ class HostedBatches:
             made = self._batches.next(None)
         except Failed as failed:
             self._batches = None
-            raise reason(failed) from failed.__cause__
+            raise reason(failed)  # noqa: B904 - it has its own cause
         return made.values, tuple(BadHere(b.position, int(made.samples[b.position]), b.why) for b in made.bad)
 
 

@@ -127,22 +127,38 @@ def _group_operations() -> None:
 _compiled: dict[Any, Any] = {}
 _kept: list[Any] = []  # what keys name by identity must not be freed, or its number would come again
 _on_disk = False
-_not_for_disk: set[int] = set()
+_in_stage = False
 
 
 def _compile_once() -> None:
     from ffcv.pipeline.compiler import Compiler
+    from ffcv.pipeline.graph import Graph
 
     def compile_(cls: Any, code: Any, signature: Any = None) -> Any:
         if not cls.is_enabled:
             return code
         parallel = bool(getattr(code, "is_parallel", False)) and cls.num_threads > 1
+        if not _in_stage and signature is None:
+            # A part of an operation. numba cannot share one between two that it compiles at different times: it finds
+            # calls with constants by types that are gone by then (KeyError). To make one anew costs nothing.
+            return _njit(code, signature, parallel)
         key = (_named(code), str(signature), parallel)
         if key not in _compiled:
             _compiled[key] = _njit(code, signature, parallel)
         return _compiled[key]
 
+    original = Graph.codegen_stage
+
+    def codegen_stage(*args: Any) -> Any:
+        global _in_stage  # noqa: PLW0603 - FFCV compiles in one thread
+        _in_stage = True
+        try:
+            return original(*args)
+        finally:
+            _in_stage = False
+
     _replace(Compiler, "compile", compile_, classmethod)
+    _replace(Graph, "codegen_stage", codegen_stage)
 
 
 def _njit(code: Any, signature: Any, parallel: bool) -> Any:
@@ -154,9 +170,7 @@ def _njit(code: Any, signature: Any, parallel: bool) -> Any:
             return njit(signature, cache=True, **options)(code)
         except RuntimeError:  # there is no file of source to tell a new version by
             pass
-    made = njit(signature, **options)(code)
-    _not_for_disk.add(id(made))
-    return made
+    return njit(signature, **options)(code)
 
 
 def _named(value: Any) -> Any:
@@ -166,13 +180,16 @@ def _named(value: Any) -> Any:
     if isinstance(value, types.FunctionType):
         cells = tuple(_named(cell.cell_contents) for cell in value.__closure__ or ())
         return (value.__code__, value.__module__, cells, _named(value.__defaults__))
+    if hasattr(value, "py_func"):  # compiled by numba
+        return ("compiled", _named(value.py_func), repr(sorted(value.targetoptions.items())))
     if isinstance(value, numpy.ndarray):
         return (value.dtype.str, value.shape, value.tobytes())
     if isinstance(value, tuple):
         return ("tuple", *map(_named, value))
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes, numpy.generic)):
         return (type(value).__name__, repr(value))
-    _kept.append(value) if not any(value is kept for kept in _kept) else None
+    if not any(value is kept for kept in _kept):
+        _kept.append(value)
     return ("the one at", id(value))
 
 
@@ -180,7 +197,8 @@ def _holds_pointers(code: Any) -> bool:
     """Whether a function calls into a library by address; numba cannot keep such code for another process."""
     if any(isinstance(code.__globals__.get(name), _FOREIGN) for name in code.__code__.co_names):
         return True
-    return any(id(cell.cell_contents) in _not_for_disk for cell in code.__closure__ or ())
+    parts = [getattr(cell.cell_contents, "py_func", None) for cell in code.__closure__ or ()]
+    return any(part is not None and _holds_pointers(part) for part in parts)
 
 
 def compile_to_disk(folder: str) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Bad", "Batches", "Failed", "Made", "Producer", "ThreadHung"]
 
 _LOOK = 0.2  # seconds between two looks at the thread, should it end without a word
-_JOIN = 10.0
+_JOIN = 5.0
 
 
 class Made(NamedTuple):
@@ -172,9 +172,12 @@ class Producer(EpochIterator):  # type: ignore[misc,unused-ignore]
         """A batch that stays valid: what still lies in FFCV's ring is copied."""
         if IS_CUDA:
             self.current_stream.wait_stream(self.cuda_streams[slot])
-        if not self._copy:
-            return made
-        return made._replace(values=tuple(self._own(value) for value in made.values))
+        return made._replace(values=tuple(map(self._settled, made.values)))
+
+    def _settled(self, value: Any) -> Any:
+        if getattr(value, "ndim", 1) == 0:  # FFCV's Squeeze() of a batch of one
+            value = value.reshape(1)
+        return self._own(value) if self._copy else value
 
     def _own(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):

@@ -152,7 +152,7 @@ class TrainerWay:
             made = self._batches.next(self._deadlines.startup(0) if self._first else self._deadlines.batch(0))
         except Failed as failed:
             self._batches = None
-            raise self._raised(failed) from failed.__cause__
+            raise self._raised(failed)  # noqa: B904 - it has its own cause
         except ThreadHung as hung:
             raise self._hung(hung) from None
         except StopIteration:
@@ -224,10 +224,12 @@ def reason(failed: Any) -> BaseException:
     if isinstance(cause, NumbaError):
         text = str(cause).strip()
         first = text.splitlines()[0] if text else type(cause).__name__
-        return PipelineError(
+        error = PipelineError(
             f"an operation of the pipeline cannot be compiled: {first}",
             hint=f"numba says:\n{text[-4000:]}",
         )
+        error.__cause__ = cause
+        return error
     return cause
 
 
