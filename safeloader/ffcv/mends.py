@@ -12,6 +12,8 @@ thread_count       importing FFCV, and each loader and epoch, sets torch's numbe
 group_operations   a pipeline that goes back to compiled code after a tensor operation: the constructor never returns
                    (a set is aliased; libffcv/ffcv issue 396)
 compile_once       each loader compiles the same functions anew: 5 s and 33 MB that are never freed
+constants          a function that is compiled for a second type of array fails (KeyError): numba finds its calls with
+                   constants, such as those of FFCV's decoders, by types that are gone by then
 compile_to_disk    ... and so does each process
 fork_lock          a fork while numba compiles: the child waits for ever for numba's lock
 page_readers       a page reader that meets an error dies, and the epoch waits for it for ever; a file that was cut off
@@ -138,9 +140,7 @@ def _compile_once() -> None:
         if not cls.is_enabled:
             return code
         parallel = bool(getattr(code, "is_parallel", False)) and cls.num_threads > 1
-        if not _in_stage and signature is None:
-            # A part of an operation. numba cannot share one between two that it compiles at different times: it finds
-            # calls with constants by types that are gone by then (KeyError). To make one anew costs nothing.
+        if not _in_stage and signature is None:  # a part of an operation: compiled with it
             return _njit(code, signature, parallel)
         key = (_named(code), str(signature), parallel)
         if key not in _compiled:
@@ -191,6 +191,12 @@ def _named(value: Any) -> Any:
     if not any(value is kept for kept in _kept):
         _kept.append(value)
     return ("the one at", id(value))
+
+
+def _constants() -> None:
+    from numba import types as kinds
+
+    _kept.extend(kinds.literal(constant) for constant in (0, 1, 2, False, True))
 
 
 def _holds_pointers(code: Any) -> bool:
@@ -264,6 +270,7 @@ MENDS: dict[str, Callable[[], None]] = {
     "thread_count": _thread_count,
     "group_operations": _group_operations,
     "compile_once": _compile_once,
+    "constants": _constants,
     "fork_lock": _fork_lock,
     "page_readers": _page_readers,
 }

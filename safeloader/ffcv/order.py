@@ -1,6 +1,8 @@
 """Which sample comes when: FFCV's own orders as a pure function of plain values, the same in every process and way.
 
-FFCV's `Random`, `Sequential` and, distributed, torch's DistributedSampler are followed exactly.
+FFCV's `Random`, `Sequential` and, distributed, torch's DistributedSampler are followed exactly. FFCV's `QuasiRandom`
+shuffles its own tables, so that what it gives for an epoch depends on how often it was asked before; here it is made
+anew for each epoch.
 """
 
 from __future__ import annotations
