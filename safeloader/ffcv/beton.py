@@ -22,7 +22,7 @@ from ..errors import BetonError, PipelineError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ALLOCATION", "FIELD", "HEADER", "JPG", "RAW", "VERSION", "Beton", "Field", "Fingerprint", "fingerprint"]
+__all__ = ["ALLOCATION", "FIELD", "HEADER", "JPG", "RAW", "VERSION", "Beton", "Field", "Fingerprint", "fingerprint", "unchanged"]
 
 VERSION = 2
 HEADER = np.dtype(
@@ -63,6 +63,26 @@ def fingerprint(path: str) -> Fingerprint:
     """
     found = os.stat(path)
     return Fingerprint(found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def unchanged(path: str, before: Fingerprint) -> None:
+    """Look whether a file is still the one that was opened.
+
+    Raises:
+        BetonError: It was replaced, truncated or written to.
+        FileNotFoundError: It is gone.
+    """
+    now = fingerprint(path)
+    if now == before:
+        return
+    how = "replaced" if now.inode != before.inode else "changed"
+    if now.size < before.size:
+        how = f"cut off from {before.size:,} to {now.size:,} bytes"
+    raise BetonError(
+        f"{path} was {how} after it was opened",
+        where=path,
+        hint="never write to a .beton file that is in use: write another one and make a new loader",
+    )
 
 
 class Field(NamedTuple):
@@ -172,23 +192,6 @@ class Beton:
             pages[page].add(sample)
         return pages
 
-    def unchanged(self) -> None:
-        """Look whether the file is still the one that was opened.
-
-        Raises:
-            BetonError: It was replaced, truncated or written to.
-            FileNotFoundError: It is gone.
-        """
-        now = fingerprint(self.path)
-        if now != self.print:
-            how = "replaced" if now.inode != self.print.inode else "changed"
-            if now.size < self.print.size:
-                how = f"cut off from {self.print.size:,} to {now.size:,} bytes"
-            raise BetonError(
-                f"{self.path} was {how} after it was opened",
-                where=self.path,
-                hint="never write to a .beton file that is in use: write another one and make a new loader",
-            )
 
 
 def _field(name: str, row: Any, custom: Mapping[str, Any]) -> Field:

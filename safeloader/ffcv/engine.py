@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import PipelineError
 from . import mends, pipelines
-from .beton import Beton, Fingerprint
+from .beton import Beton, Fingerprint, unchanged
 from .leases import Pool, Slots
 from .need import require
 
@@ -88,10 +88,8 @@ class Engine:
             mends.compile_to_disk(recipe.cache)
         self.recipe = recipe
         self.size: int | None = None
+        unchanged(recipe.path, recipe.print)
         self.beton = Beton(recipe.path, recipe.custom_fields)
-        if self.beton.print != recipe.print:
-            self.beton.print = recipe.print
-            self.beton.unchanged()
         self.loader: Any = mends.threads_restored(self._bare_loader)
         self._memory_read = self.loader.memory_manager.compile_reader()
         self._pools: dict[tuple[Any, ...], Pool] = {}
@@ -196,7 +194,7 @@ class Engine:
         from .producer import Batches, Producer
 
         self.stop()
-        self.beton.unchanged()
+        unchanged(self.recipe.path, self.recipe.print)
         self.set_size(place.size)
         if self.recipe.recompile:
             self.loader.generate_code()
