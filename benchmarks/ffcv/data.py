@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import random
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from benchmarks.demo.photographs import find
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MEAN, STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
 

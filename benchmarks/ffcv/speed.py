@@ -30,7 +30,7 @@ def contenders(path: Path, size: int, workers: int, stack: ExitStack) -> dict[st
             Loader(
                 path, BATCH, workers, order="RANDOM", seed=1, pipelines=pipelines(size), drop_last=False,
                 policy=Policy(ffcv_mode=mode, fallback="off"), name=mode, **more,
-            )  # fmt: skip
+            )
         )
 
     jpegs = Jpegs(Photographs(), size)

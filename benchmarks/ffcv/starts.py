@@ -1,4 +1,4 @@
-"""First batches: a start, a change of size, a rebuild. One process a measurement: ``python -m benchmarks.ffcv.starts``."""
+"""First batches: a start, a change of size, a rebuild. One process a measurement."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.ffcv.data import pipelines
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SIZES = (128, 160, 128, 160)
 

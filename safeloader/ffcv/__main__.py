@@ -16,7 +16,7 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 1 if the file is damaged, 2 if the command could not be carried out."""
+    """Run a command; returns the exit status: 0, 1 for a damaged file, 2 if the command failed."""
     asked = parser().parse_args(arguments)
     try:
         return int(asked.run(asked))

@@ -22,7 +22,18 @@ from ..errors import BetonError, PipelineError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ALLOCATION", "FIELD", "HEADER", "JPG", "RAW", "VERSION", "Beton", "Field", "Fingerprint", "fingerprint", "unchanged"]
+__all__ = [
+    "ALLOCATION",
+    "FIELD",
+    "HEADER",
+    "JPG",
+    "RAW",
+    "Beton",
+    "Field",
+    "Fingerprint",
+    "fingerprint",
+    "unchanged",
+]
 
 VERSION = 2
 HEADER = np.dtype(

@@ -11,12 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import (
-    ForkRefusedError,
-    LoaderClosedError,
-    PipelineError,
-    SettingsError,
-)
+from ..errors import ForkRefusedError, LoaderClosedError, SettingsError
 from ..observe import Recorder, Report
 from ..observe.log import logger
 from ..settings import Policy, resolve
@@ -113,9 +108,10 @@ class Loader:
         self._recipe = Recipe(
             self._beton.path, self._beton.print, self._order, {} if pipelines is None else pipelines,
             dict(custom_fields or {}), self.num_workers, bool(os_cache),
-            arguments.count(batches_ahead, "batches_ahead"), bool(recompile), seed, bool(copy), arguments.cache(self._settings.ffcv_cache),
+            arguments.count(batches_ahead, "batches_ahead"), bool(recompile), seed, bool(copy),
+            arguments.cache(self._settings.ffcv_cache),
         )  # fmt: skip
-        on_cpu = self._examine()
+        on_cpu = pipes.looked_through(self._recipe.pipelines, self._beton, resize, self.name)
         self._say_what_is_dropped()
         self._steps = steps(self._settings.ffcv_mode, self.num_workers, self._settings.fallback, on_cpu=on_cpu)
         if self._steps[0].kind == "trainer":
@@ -149,37 +145,6 @@ class Loader:
             logger.warning("%s: no seed was given; all ranks take 0, as torch's DistributedSampler does", self.name)
             return 0
         return int(np.random.randint(0, np.iinfo("int32").max))
-
-    def _examine(self) -> bool:
-        """Look at the pipelines before anything is compiled. Returns whether they can run without an accelerator."""
-        given = self._recipe.pipelines
-        factory = pipes.is_factory(given)
-        if factory and self.resize is None:
-            raise PipelineError(
-                "pipelines is a function of the size, but there is no resize= to say which size",
-                where=self.name,
-                hint="give resize=ProgressiveResize([(0, 128), ...]), or pipelines(128)",
-            )
-        size = None if self.resize is None else self.resize.size_at(0)
-        shown = {}
-        for probe in (size, (size or 0) + 32) if factory else (size,):
-            specs = pipes.copied(pipes.made(given, probe or 0) if factory else given, self._beton)
-            if probe is not None and not factory and not pipes.resize_all(specs, probe):
-                raise PipelineError(
-                    "resize= was given, but no operation of the pipelines has a size to set",
-                    where=self.name,
-                    hint="use RandomResizedCropRGBImageDecoder or CenterCropRGBImageDecoder, or give a function "
-                    "pipelines(size)",
-                )
-            states = pipes.examined(specs, self._beton)
-            shown[probe] = {name: tuple(state.shape or ()) for name, state in states.items()}
-            on_cpu = pipes.on_cpu(specs)
-        if factory and len({str(shapes) for shapes in shown.values()}) == 1:
-            raise PipelineError(
-                f"pipelines(size) ignores the size: it gives the same shapes for {' and '.join(map(str, shown))}",
-                where=self.name,
-            )
-        return on_cpu
 
     def _say_what_is_dropped(self) -> None:
         if not len(self._order):

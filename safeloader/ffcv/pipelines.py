@@ -16,8 +16,9 @@ from .resize import whole
 
 if TYPE_CHECKING:
     from .beton import Beton
+    from .resize import ProgressiveResize
 
-__all__ = ["Pipelines", "copied", "examined", "graph_of", "is_factory", "on_cpu", "resize_all"]
+__all__ = ["Pipelines", "copied", "examined", "graph_of", "is_factory", "looked_through", "made", "resize_all"]
 
 Pipelines = Mapping[str, Any]
 
@@ -234,3 +235,34 @@ def _walk(graph: Any, node: Any, state: Any, field: str, before: list[str], leav
             leaves[output] = after
     for child in graph.adjacency_list[node]:
         _walk(graph, child, after, field, before, leaves)
+
+
+def looked_through(given: Any, beton: Beton, resize: ProgressiveResize | None, name: str) -> bool:
+    """Look at a loader's pipelines before anything is compiled. Returns whether they can run without an accelerator.
+
+    Raises:
+        PipelineError: They cannot work, or do not fit the schedule.
+    """
+    factory = is_factory(given)
+    if factory and resize is None:
+        raise PipelineError(
+            "pipelines is a function of the size, but there is no resize= to say which size",
+            where=name,
+            hint="give resize=ProgressiveResize([(0, 128), ...]), or pipelines(128)",
+        )
+    size = None if resize is None else resize.size_at(0)
+    shapes, cpu = [], True
+    for probe in (size, (size or 0) + 32) if factory else (size,):
+        specs = copied(made(given, probe or 0) if factory else given, beton)
+        if probe is not None and not factory and not resize_all(specs, probe):
+            raise PipelineError(
+                "resize= was given, but no operation of the pipelines has a size to set",
+                where=name,
+                hint="use RandomResizedCropRGBImageDecoder or CenterCropRGBImageDecoder, or give a function "
+                "pipelines(size)",
+            )
+        shapes.append({output: tuple(state.shape or ()) for output, state in examined(specs, beton).items()})
+        cpu = on_cpu(specs)
+    if factory and shapes[0] == shapes[1]:
+        raise PipelineError(f"pipelines(size) ignores the size: {shapes[0]} for any", where=name)
+    return cpu

@@ -266,7 +266,8 @@ class PlainWay:
         self._loader = DataLoader(
             dataset, batch_sampler=batches, collate_fn=dataset.collate,  # type: ignore[arg-type]
             num_workers=self._recipe.num_workers,
-            multiprocessing_context="spawn" if self._recipe.num_workers else None, policy=self._policy, name=self._recorder.name,
+            multiprocessing_context="spawn" if self._recipe.num_workers else None,
+            policy=self._policy, name=self._recorder.name,
         )  # fmt: skip
         self._loader._safe.recorder = Told(self._recorder, plan, self._recipe)  # type: ignore[assignment]
         self._iterator = iter(self._loader) if batches else iter(())
