@@ -41,25 +41,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def ffcv_is_here() -> str:
-    return why_not()
-
-
-@pytest.fixture(autouse=True)
-def needs_ffcv(request: pytest.FixtureRequest) -> None:
+def ffcv_is_here() -> None:
     """Skip with the reason; in CI a skip is a failure."""
-    if request.node.get_closest_marker("ffcv") is None:
-        return
-    reason = request.getfixturevalue("ffcv_is_here")
+    reason = why_not()
     if reason and os.environ.get("CI") == "true":
         pytest.fail(reason)
     if reason:
         pytest.skip(reason)
-    request.getfixturevalue("compiled_code")
+
+
+@pytest.fixture(autouse=True)
+def needs_ffcv(request: pytest.FixtureRequest) -> None:
+    """What is marked has FFCV, and a folder for compiled code."""
+    if request.node.get_closest_marker("ffcv") is not None:
+        request.getfixturevalue("compiled_code")
 
 
 @pytest.fixture(scope="session")
-def compiled_code(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def compiled_code(ffcv_is_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder for what is compiled, for this process and all that it starts."""
     folder = tmp_path_factory.mktemp("compiled")
     os.environ["NUMBA_CACHE_DIR"] = str(folder)
@@ -68,7 +67,7 @@ def compiled_code(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def beton(ffcv_is_here: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """120 JPEG images of 40 to 72 pixels, with their index as label, a float and an array."""
     from tests.ffcv.data import Photographs, write_file
 

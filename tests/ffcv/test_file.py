@@ -16,7 +16,7 @@ from safeloader.ffcv.__main__ import main
 
 
 @pytest.fixture
-def d() -> Any:
+def d(ffcv_is_here: None) -> Any:
     from tests.ffcv import data
 
     return data

@@ -22,7 +22,7 @@ Make = Callable[..., Any]
 
 
 @pytest.fixture
-def d() -> Any:
+def d(ffcv_is_here: None) -> Any:
     from tests.ffcv import data
 
     return data

@@ -25,7 +25,7 @@ Make = Callable[..., Any]
 
 
 @pytest.fixture
-def d() -> Any:
+def d(ffcv_is_here: None) -> Any:
     """The operations that fail; imports FFCV, so not before it is known to be there."""
     from tests.ffcv import data
 

@@ -18,7 +18,7 @@ from tests.runtime.harness import environment
 HERE = "import sys, warnings; warnings.simplefilter('ignore')\n"
 
 
-def run(program: str, timeout: float = 60, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(program: str, timeout: float = 110, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", HERE + program], capture_output=True, text=True, timeout=timeout, check=False,
         env=environment(**variables),
