@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.safeloader-installed
 FFCV   := $(VENV)/.ffcv-installed
 
-.PHONY: help ffcv try-ffcv demo test test-all lint bench-hangs bench-speed setup clean
+.PHONY: help ffcv try-ffcv demo test test-all lint bench-hangs bench-speed incidents setup clean
 
 help:          ## this list
 	@grep -hE '^[a-z-]+: .*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -14,7 +14,7 @@ demo: $(STAMP) ## train through killed, stopped and hung workers on real photogr
 	@$(PY) -m benchmarks.demo $(ARGS)
 
 test: $(STAMP) try-ffcv ## the tests (without those marked slow or stress); brings FFCV where it can
-	@$(PY) -m pytest -q $(ARGS)
+	@$(PY) -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 test-all: $(STAMP) try-ffcv ## every test, also slow and stress
 	@$(PY) -m pytest -q -m "" $(ARGS)
@@ -28,6 +28,9 @@ bench-hangs: $(STAMP) ## every way a loader is known to hang, torch against safe
 
 bench-speed: $(STAMP) ## throughput, memory, system calls, recovery times, torch against safeloader
 	@$(PY) -m benchmarks.speed $(ARGS)
+
+incidents: $(STAMP) ## the incidents that the project began from, without and with safeloader
+	@$(PY) -m benchmarks.incidents $(ARGS)
 
 setup: $(STAMP) ## only set up
 
@@ -47,7 +50,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (once; a few minutes) ..."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "safeloader needs Python 3.10 or newer")'
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[test,bench,dev]'
+	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[test,ecosystem,bench,dev]'
 	@touch $@
 	@echo "Ready."
 

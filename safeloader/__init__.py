@@ -13,7 +13,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from safeloader.auditing import AuditReport, audit
     from safeloader.errors import (
+        AuditError,
         BadSampleError,
         BatchTimeoutError,
         ConcurrentUseError,
@@ -26,9 +28,13 @@ if TYPE_CHECKING:
     )
     from safeloader.loader import DataLoader
     from safeloader.observe import Fault, Report
+    from safeloader.patching import patch, unpatch
     from safeloader.settings import Policy, Settings, settings
+    from safeloader.showing import progress
 
 __all__ = [
+    "AuditError",
+    "AuditReport",
     "BadSampleError",
     "BatchTimeoutError",
     "ConcurrentUseError",
@@ -43,17 +49,26 @@ __all__ = [
     "Settings",
     "SettingsError",
     "StartError",
+    "audit",
+    "patch",
+    "progress",
     "settings",
+    "unpatch",
 ]
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AuditReport": "auditing",
     "DataLoader": "loader",
     "Fault": "observe",
     "Policy": "settings",
     "Report": "observe",
     "Settings": "settings",
+    "audit": "auditing",
+    "patch": "patching",
+    "progress": "showing",
+    "unpatch": "patching",
 }
 
 

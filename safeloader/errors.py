@@ -25,13 +25,16 @@ if TYPE_CHECKING:
     from safeloader.observe.report import Report
 
 __all__ = [
+    "AuditError",
     "BadSampleError",
     "BatchTimeoutError",
     "BetonError",
+    "CheckpointError",
     "ConcurrentUseError",
     "FFCVMissingError",
     "ForkRefusedError",
     "LoaderClosedError",
+    "NonFiniteError",
     "NotCarriableError",
     "PipelineError",
     "RanksDisagreeError",
@@ -205,6 +208,10 @@ class LoaderClosedError(SafeLoaderError):
     """The loader, or an iterator of it, was used after ``close()``."""
 
 
+class AuditError(SafeLoaderError, ValueError):
+    """A loader cannot be rehearsed for an audit."""
+
+
 class ConcurrentUseError(SafeLoaderError):
     """One iterator was used from two threads at the same time."""
 
@@ -223,6 +230,67 @@ class RanksDisagreeError(SafeLoaderError):
 
 class FFCVMissingError(SafeLoaderError, ImportError):
     """FFCV is not installed, or cannot be imported."""
+
+
+class NonFiniteError(SafeLoaderError, ArithmeticError):
+    """A NaN or an infinity in a batch, a loss, gradients, weights, or in what was to be saved.
+
+    Attributes:
+        kind: What it was found in first: ``"batch"``, ``"weights"``, ``"loss"``, ``"gradients"`` or ``"checkpoint"``.
+        names: Parameters, buffers, or places in the batch such as ``"[0]['image']"``.
+        batch: Number of the batch, from 0, or None.
+        indices: Dataset indices of the samples, where the loader tells them; else None.
+    """
+
+    kind: str
+    names: list[str]
+    batch: int | None
+    indices: list[Any] | None
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        kind: str = "",
+        names: Sequence[str] = (),
+        batch: int | None = None,
+        indices: Sequence[Any] | None = None,
+        where: str = "",
+        attempt: str = "",
+        hint: str = "",
+        story: Sequence[str] = (),
+    ) -> None:
+        super().__init__(what, where=where, attempt=attempt, hint=hint, story=story)
+        self.kind = kind
+        self.names = list(names)
+        self.batch = batch
+        self.indices = None if indices is None else list(indices)
+
+
+class CheckpointError(SafeLoaderError):
+    """A checkpoint could not be written, is damaged, belongs to something else, or does not fit.
+
+    Attributes:
+        path: Its file; "" if there is none.
+    """
+
+    path: str
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        path: str = "",
+        where: str = "",
+        attempt: str = "",
+        hint: str = "",
+        story: Sequence[str] = (),
+    ) -> None:
+        super().__init__(what, where=where, attempt=attempt, hint=hint, story=story)
+        self.path = path
+
+    def _facts(self) -> list[tuple[str, str]]:
+        return [("file:", self.path)]
 
 
 def _rebuild(cls: type[SafeLoaderError], args: tuple[Any, ...]) -> SafeLoaderError:

@@ -11,6 +11,7 @@ import itertools
 import uuid
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable  # noqa: TC003 - tools read the constructor's type hints
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,16 +20,21 @@ import torch.multiprocessing
 import torch.utils.data
 from torch.utils.data import Dataset, Sampler  # noqa: TC002
 
-from . import torch_private
+from . import rebuilding, torch_private
 from .core.policy import CoreSettings
+from .delivered import Delivered, delivered
 from .errors import ForkRefusedError, LoaderClosedError
-from .observe import Recorder, Report
+from .observe import Recorder, Report, stall
 from .settings import Policy, Settings, resolve
+from .starting import Starting
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from .observe.stall import Stall
     from .runtime.driver import Driver
+    from .runtime.whereabouts import Whereabouts
+    from .showing import Phase
 
 __all__ = ["DataLoader"]
 
@@ -83,6 +89,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     ) -> None:
         if policy is not None and not isinstance(policy, Policy):
             raise TypeError(f"policy must be a safeloader.Policy or None, not {type(policy).__name__}")
+        if policy is None and name is None:
+            policy, name = rebuilding.inherited(dataset)
         self.policy = policy
         self.name = name
         self._safe = _State(name or f"loader {next(_counter)}", _resolve(policy, timeout), num_workers)
@@ -93,6 +101,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             pin_memory_device=pin_memory_device, **_newer_arguments(in_order=in_order),
         )  # fmt: skip
         self.in_order = in_order
+        self._safe.starting.prestart(self)
 
     def __iter__(self) -> torch_private.BaseIterator:
         if self._safe.closed:
@@ -113,15 +122,30 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self.check_worker_number_rationality()
         return ProcessIterator(self)
 
+    if not TYPE_CHECKING:  # else every attribute would seem to exist
+
+        def __getattr__(self, name: str) -> Any:
+            if name == rebuilding.MARK:
+                rebuilding.about_to_rebuild(self)
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def report(self) -> Report:
         """What happened so far: every fault with its cause, worker, batch, samples, stack and cost."""
         return self._safe.recorder.report()
+
+    def recent_batches(self) -> list[Delivered]:
+        """The last 16 batches that were delivered, newest last: epoch, number, worker, dataset indices.
+
+        With ``on_bad_sample="skip"`` the indices of samples that were left out are still among them.
+        """
+        return [delivered(self, *told) for told in self._safe.delivered]
 
     def close(self) -> None:
         """End all processes of this loader, at once and for good. Batches already delivered stay valid."""
         self._safe.closed = True
         for iterator in list(self._safe.iterators):
             iterator.close()
+        self._safe.starting.close()
         self._iterator = None
         self._safe.recorder.closed()
 
@@ -151,9 +175,57 @@ class _State:
         self.name = name
         self.settings = settings
         self.recorder = Recorder(name, settings, workers=num_workers)
+        self.starting = Starting(settings)
         self.iterators: weakref.WeakSet[ProcessIterator] = weakref.WeakSet()
         self.closed = False
         self.epochs = 0
+        self.delivered: deque[tuple[int, int, int | None, object]] = deque(maxlen=16)
+        self.shown: Phase | None = None  # of the pass that is under way, under SAFELOADER_PROGRESS
+        self.shown_by_hand = False
+        self._watched = False
+
+    def begin_pass(self, loader: DataLoader[Any]) -> None:
+        """A consumer begins to iterate: watch it for stalls, and show it where that is asked for."""
+        if not self._watched:
+            self._watched = True
+            stall.watch(self.recorder.pulse, self.settings.stall_report, weakref.ref(self))
+        if self.settings.progress and not self.shown_by_hand:
+            from .showing import Phase, length_of
+
+            self.end_pass("left early")
+            self.shown = Phase(f"{self.name}, epoch {self.epochs + 1}", length_of(loader))
+
+    def end_pass(self, how: str = "") -> None:
+        """The pass is over."""
+        if self.shown is not None:
+            self.shown.end(how)
+            self.shown = None
+
+    def asks(self) -> None:
+        """A batch is asked for."""
+        self.recorder.pulse.asks()
+        if self.shown is not None:
+            self.shown.asks()
+
+    def got(self) -> None:
+        """It is there."""
+        self.recorder.pulse.got()
+        if self.shown is not None:
+            self.shown.got()
+
+    def failed(self, error: BaseException) -> None:
+        """It does not come."""
+        self.recorder.pulse.ended()
+        self.end_pass("" if isinstance(error, StopIteration) else f"ended by {type(error).__name__}")
+
+    def stalled(self, seen: Stall) -> None:
+        """Tell of a stall; called by the watch's thread."""
+        alive = [iterator for iterator in self.iterators if not iterator.closed]
+        self.recorder.stalled(seen, alive[-1].whereabouts() if alive else None)
+
+    def stall_ended(self, seconds: float) -> None:
+        """Tell of its end."""
+        self.recorder.stall_ended(seconds)
 
 
 def _newer_arguments(**given: Any) -> dict[str, Any]:
@@ -197,11 +269,26 @@ class SingleProcessIterator(torch_private.SingleProcessIterator):
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         super().__init__(loader)
-        self._recorder = loader._safe.recorder
+        self._loader_state = loader._safe
+        loader._safe.begin_pass(loader)
+        self._epoch = loader._safe.epochs
+        loader._safe.epochs += 1
         self._indexed = not torch_private.is_iterable(loader)
         self._profile_name = "enumerate(DataLoader)#_SingleProcessDataLoaderIter.__next__"
 
     def _next_data(self) -> Any:
+        state = self._loader_state
+        state.asks()
+        try:
+            data = self._fetch()
+        except BaseException as error:
+            state.failed(error)
+            raise
+        state.got()
+        state.recorder.batches += 1
+        return data
+
+    def _fetch(self) -> Any:
         index = self._next_index()  # type: ignore[no-untyped-call]
         try:
             data = self._dataset_fetcher.fetch(index)
@@ -214,7 +301,7 @@ class SingleProcessIterator(torch_private.SingleProcessIterator):
             ) from stop
         if self._pin_memory:
             data = torch_private.pin(data, self._pin_memory_device)
-        self._recorder.batches += 1
+        self._loader_state.delivered.append((self._epoch, self._num_yielded, None, index))
         return data
 
 
@@ -229,6 +316,7 @@ class ProcessIterator(torch_private.BaseIterator):
         self._persistent = loader.persistent_workers
         self._profile_name = "enumerate(DataLoader)#_MultiProcessingDataLoaderIter.__next__"
         self._driver = self._make_driver(loader)
+        self._loader_state.delivered = self._driver.delivered
         self._finalizer = weakref.finalize(self, _close_driver, self._driver)
         loader._safe.iterators.add(self)
         self._ended = False
@@ -250,10 +338,15 @@ class ProcessIterator(torch_private.BaseIterator):
             base_seed=int(self._base_seed),
             skip_raising=settings.on_bad_sample == "skip",
         )
-        config = HostConfig(load, uuid.uuid4().hex, authkey(), loader._safe.name, settings.accelerators)
+        config = HostConfig(
+            load, uuid.uuid4().hex, authkey(), loader._safe.name, settings.accelerators, _chaos(settings)
+        )
         init_fn = torch_private.sharded_init_fn(self._dataset, loader.worker_init_fn, self._world_size, self._rank)
         spec = Spec(config, self._dataset, self._collate_fn, init_fn)
-        return Driver(spec, _core_settings(loader, settings, iterable), loader._safe.recorder, self._finish())
+        starting = loader._safe.starting
+        way = starting.way(loader.multiprocessing_context, spec)
+        core = _core_settings(loader, settings, iterable)
+        return Driver(spec, way, core, loader._safe.recorder, self._finish(), starting.stock)
 
     def _finish(self) -> Callable[[Any], Any] | None:
         if not self._pin_memory:
@@ -267,6 +360,7 @@ class ProcessIterator(torch_private.BaseIterator):
         self._ended = False
         # torch draws another shared seed even for a new iterator, whose workers it has given the one before.
         seed = seed_at_start if first_iter else self._shared_seed
+        loader._safe.begin_pass(loader)
         self._driver.begin_epoch(loader._safe.epochs, self._next_index, seed)
         loader._safe.epochs += 1
 
@@ -281,13 +375,25 @@ class ProcessIterator(torch_private.BaseIterator):
     def _next_data(self) -> Any:
         if self._ended:
             raise StopIteration
+        state = self._loader_state
+        state.asks()
         try:
-            return self._driver.next(self._next_index)
-        except StopIteration:
-            self._ended = True
-            if not self._persistent:
-                self.close()
+            data = self._driver.next(self._next_index)
+        except BaseException as error:
+            state.failed(error)
+            if isinstance(error, StopIteration):
+                self._ended = True
+                if not self._persistent:
+                    self.close()
             raise
+        state.got()
+        return data
+
+    def whereabouts(self) -> Whereabouts:
+        """Where the batch is that is due; may be asked from another thread."""
+        from .runtime.whereabouts import whereabouts
+
+        return whereabouts(self._driver)
 
     @property
     def closed(self) -> bool:
@@ -297,6 +403,16 @@ class ProcessIterator(torch_private.BaseIterator):
     def close(self) -> None:
         """End this iterator's processes."""
         self._finalizer()
+
+
+def _chaos(settings: Settings) -> tuple[str, str] | None:
+    """The faults that are to be made on purpose."""
+    if settings.chaos is None:
+        return None
+    from .testing.program import handed
+
+    plan, tally = handed(settings.chaos)
+    return plan, tally
 
 
 def _close_driver(driver: Driver) -> None:
@@ -319,5 +435,6 @@ def _core_settings(loader: DataLoader[Any], settings: Settings, iterable: bool) 
         on_bad_sample=settings.on_bad_sample,
         bad_sample_attempts=settings.bad_sample_attempts,
         max_processes=settings.max_processes,
+        standby=settings.standby,
     )
 

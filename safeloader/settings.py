@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from safeloader.errors import SettingsError
-from safeloader.values import Kind, choice, count, flag, nearest, path, seconds
+from safeloader.values import Explained, Kind, choice, count, faults, flag, names, nearest, path, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -116,7 +116,29 @@ TABLE: tuple[Row, ...] = (
             note='never "fork": a forked process inherits held locks and accelerator contexts',
         ),
         "spawn",
-        "How processes start; both begin with a fresh interpreter.",
+        "How processes start: each as a fresh interpreter (spawn), or forked from a clean one that imported what they "
+        "need (forkserver). `multiprocessing_context` goes before the variable.",
+    ),
+    Row(
+        "preload",
+        names(),
+        (),
+        "Modules that the fork server imports, besides torch, numpy and the installed packages that it sees the "
+        "dataset need.",
+    ),
+    Row("prestart", flag(), False, "Start the processes when the loader is built, not when iteration begins."),
+    Row(
+        "standby",
+        count("processes", least=0),
+        0,
+        "So many processes wait, ready, for another to die, and take its workers over at once.",
+    ),
+    Row(
+        "stall_report",
+        seconds(),
+        300.0,
+        "When no batch is asked for, or none comes, for so long, a line says who holds the run: once, and again when "
+        "it goes on.",
     ),
     Row("accelerators", flag(), False, "Leave CUDA and HIP devices visible in worker processes."),
     Row(
@@ -143,10 +165,24 @@ TABLE: tuple[Row, ...] = (
         environment_only=True,
     ),
     Row(
+        "progress",
+        flag(),
+        False,
+        "Show a progress bar for every pass over a loader, and a line when it begins and ends.",
+        environment_only=True,
+    ),
+    Row(
         "events",
         path(),
         None,
         "File to which every event is appended as one line of JSON (see events.md).",
+        environment_only=True,
+    ),
+    Row(
+        "chaos",
+        faults(),
+        None,
+        "Faults to be made on purpose in worker processes (see chaos.md).",
         environment_only=True,
     ),
 )
@@ -171,6 +207,10 @@ class Policy:
         bad_sample_attempts: Attempts after the first until a sample is called bad.
         max_processes: At most so many processes, with the same workers and the same bytes; 0 is none.
         start_method: ``"spawn"`` or ``"forkserver"``.
+        preload: Modules that the fork server imports besides.
+        prestart: Start the processes when the loader is built.
+        standby: Processes that wait, ready, to take over from one that dies.
+        stall_report: Seconds without a step, of the loader or of the program, until a line says who holds the run.
         accelerators: Leave CUDA and HIP devices visible in worker processes.
         ffcv_mode: Where FFCV runs: ``"auto"``, ``"trainer"`` or ``"process"``.
         strict: Warnings are errors.
@@ -189,6 +229,10 @@ class Policy:
     bad_sample_attempts: int | None = None
     max_processes: int | None = None
     start_method: Literal["spawn", "forkserver"] | None = None
+    preload: tuple[str, ...] | None = None
+    prestart: bool | None = None
+    standby: int | None = None
+    stall_report: float | None = None
     accelerators: bool | None = None
     ffcv_mode: Literal["auto", "trainer", "process"] | None = None
     strict: bool | None = None
@@ -224,13 +268,19 @@ class Settings:
     bad_sample_attempts: int
     max_processes: int | None
     start_method: Literal["spawn", "forkserver"]
+    preload: tuple[str, ...]
+    prestart: bool
+    standby: int
+    stall_report: float
     accelerators: bool
     ffcv_mode: Literal["auto", "trainer", "process"]
     ffcv_cache: str | None
     strict: bool
     disable: bool
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+    progress: bool
     events: str | None
+    chaos: str | None
     sources: dict[str, str] = field(compare=False)
 
     def describe(self) -> str:
@@ -321,7 +371,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _refused(given: str, row: Row, reason: ValueError, *, where: str) -> SettingsError:
-    guess = f"; {reason}" if str(reason).startswith("did you mean") else ""
+    helps = isinstance(reason, Explained) or str(reason).startswith("did you mean")
+    guess = f"; {reason}" if helps else ""
     leave_out = "unset the variable" if where == "environment" else "leave it out"
     return SettingsError(
         f"{given} is not accepted: it must be {row.kind.accepts}{guess}",

@@ -17,7 +17,9 @@ import psutil
 import pytest
 import torch.multiprocessing
 
-from safeloader.runtime.process import lifeline
+from safeloader.observe import stall
+from safeloader.runtime.start import turnstile
+from safeloader.runtime.start.lifeline import lifeline
 
 _PATIENCE = 20.0  # seconds until what is on its way out must be gone
 _HERE = os.path.dirname(__file__)
@@ -31,6 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.multiprocessing.set_start_method("spawn", force=True)
     multiprocessing.resource_tracker.ensure_running()
     lifeline()
+    stall.start()
+    turnstile.place()
 
 
 def pytest_collection_finish() -> None:

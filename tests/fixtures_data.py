@@ -116,8 +116,8 @@ class Orders:
 
     def give(self, place: str, key: object, deed: str, *, always: bool = False) -> None:
         """Order a deed of `DEEDS`, or ``"sleep 0.5"``, or ``"wait NAME"``: write a pid to the FIFO ``NAME.here``,
-        then wait for the FIFO ``NAME.go``."""
-        name = deed.partition(" ")[2] if deed.startswith("wait ") else ""
+        then wait for the FIFO ``NAME.go``; or ``"later NAME"``: do that in a thread, then hang with the GIL held."""
+        name = deed.partition(" ")[2] if deed.startswith(("wait ", "later ")) else ""
         if name:
             os.mkfifo(f"{self.folder}/{name}.here")
             os.mkfifo(f"{self.folder}/{name}.go")
@@ -163,15 +163,20 @@ class Orders:
         if os.getpid() == self.trainer and deed in DEADLY:
             raise AssertionError(f"the trainer itself was made to load what does: {deed}")
         if deed.startswith("wait "):
-            name = deed[5:]
-            with open(f"{self.folder}/{name}.here", "w") as fifo:
-                fifo.write(str(os.getpid()))
-            with open(f"{self.folder}/{name}.go", "rb") as fifo:
-                fifo.read()
+            self._wait(deed[5:])
+        elif deed.startswith("later "):
+            threading.Thread(target=lambda: (self._wait(deed[6:]), _deadlock_in_c()), daemon=True).start()
         elif deed.startswith("sleep "):
             time.sleep(float(deed[6:]))
         else:
             DEEDS[deed]()
+
+
+    def _wait(self, name: str) -> None:
+        with open(f"{self.folder}/{name}.here", "w") as fifo:
+            fifo.write(str(os.getpid()))
+        with open(f"{self.folder}/{name}.go", "rb") as fifo:
+            fifo.read()
 
 
 # ---------------------------------------------------------------- datasets
@@ -389,3 +394,40 @@ def locked_batch(samples: list[Any]) -> Any:
     if first == 20:
         return batch, torch.ones(3, requires_grad=True) * 2
     return batch
+
+
+class Surroundings(Dataset[Any]):
+    """What a process is, apart from its numbers: a fresh interpreter's, whichever way it started."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        import multiprocessing
+        import warnings
+
+        np.ones((500, 500)).dot(np.ones((500, 500)))  # now BLAS has all threads that it will have
+        with open("/proc/self/status") as file:
+            lines = dict(line.rstrip("\n").split(":\t", 1) for line in file)
+        return {
+            "argv": sys.argv,
+            "path": sys.path,
+            "folder": os.getcwd(),
+            "environment": dict(os.environ),
+            "leads a session": os.getsid(0) == os.getpid(),
+            "signals": [lines[name] for name in ("SigBlk", "SigIgn")],
+            "streams": [os.readlink(f"/proc/self/fd/{number}") for number in range(3)],
+            "threads": (torch.get_num_threads(), threading.active_count(), lines["Threads"]),
+            "affinity": sorted(os.sched_getaffinity(0)),
+            "main": sys.modules["__main__"].__spec__,
+            "process": multiprocessing.current_process().name,
+            "key": bytes(multiprocessing.current_process().authkey),
+            "filters": len(warnings.filters),
+            "umask": lines["Umask"],
+            "collecting": __import__("gc").isenabled(),
+        }
+
+
+def as_they_are(samples: list[Any]) -> list[Any]:
+    """No collation."""
+    return samples

@@ -15,7 +15,7 @@ nothing here per batch. Nothing here imports torch.
 from __future__ import annotations
 
 from safeloader.observe.happenings import Fault
-from safeloader.observe.recorder import Recorder
+from safeloader.observe.recorder import Recorder, keep_recorders
 from safeloader.observe.report import Report
 
-__all__ = ["Fault", "Recorder", "Report"]
+__all__ = ["Fault", "Recorder", "Report", "keep_recorders"]

@@ -18,6 +18,8 @@ _CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL", "SIGTRAP", "SIGS
 _KEPT = "no batch is lost"
 _ACTIONS = {
     "restarted": f"a new process takes over, {_KEPT}",
+    "handed over": f"a standby process takes over, {_KEPT}",
+    "standby": "it was a standby and hosted nobody",
     "abandoned": f"it cannot be killed and is left behind with its memory, a new process takes over, {_KEPT}",
     "moved to a process": f"it is interrupted, and a process of its own takes over, {_KEPT}",
     "raised": "the error is raised at this batch's turn",
@@ -208,6 +210,26 @@ def _closed(event: h.Closed) -> str:
     )
 
 
+def _stalled(event: h.Stalled) -> str:
+    seconds = duration(event.seconds)
+    if event.holder == "loader":
+        batch = "a batch" if event.batch is None else f"batch {event.batch} of epoch {event.epoch}"
+        at = f", for {duration(event.working)}" if event.working else ""
+        doing = f"{inline(event.doing)}{at}" if event.doing else f"the program is in it at {inline(event.place)}"
+        return f"no batch for {seconds}: the program waits for {batch}; {doing}"
+    place = inline(event.place) or "an unknown place"
+    if event.busy:
+        return (
+            f"the training step has held its thread for {seconds} at {place}; {many(event.ready, 'batch')} "
+            f"{'is' if event.ready == 1 else 'are'} ready, the loader does not hold it up"
+        )
+    return f"no batch has been asked for in {seconds}, and no epoch is under way; the program is at {place}"
+
+
+def _stall_ended(event: h.StallEnded) -> str:
+    return f"goes on, after standing still for {duration(event.seconds)}"
+
+
 _FAULTS: dict[str, Callable[[h.Fault], str]] = {
     "died": _died,
     "oom": _oom,
@@ -228,6 +250,8 @@ _LINES: dict[type[h.Happening], Callable[[Any], str]] = {
     h.Resized: _resized,
     h.Slow: _slow,
     h.Skipped: _skipped,
+    h.Stalled: _stalled,
+    h.StallEnded: _stall_ended,
     h.EpochEnded: _epoch,
     h.CodeChanged: _code_changed,
     h.Closed: _closed,

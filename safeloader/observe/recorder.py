@@ -15,19 +15,31 @@ from typing import TYPE_CHECKING, Any
 from safeloader.observe import happenings as h
 from safeloader.observe import log
 from safeloader.observe.events import EventFile
+from safeloader.observe.pulse import Pulse
 from safeloader.observe.report import Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from safeloader.observe.stall import Stall
     from safeloader.settings import Settings
 
-__all__ = ["MOST_FAULTS", "Recorder"]
+__all__ = ["MOST_FAULTS", "Recorder", "keep_recorders"]
 
 MOST_FAULTS = 1000
 """Faults kept whole; of older ones only the counts stay, and their lines in the file of events."""
 
 _NEEDS_NEW_PROCESS = ("died", "oom", "hung", "stopped", "failed_start")
+
+
+_kept: list[list[Recorder]] = []
+
+
+def keep_recorders() -> list[Recorder]:
+    """A list to which every recorder made from now on is added, so that it outlives its loader."""
+    kept: list[Recorder] = []
+    _kept.append(kept)
+    return kept
 
 
 class Recorder:
@@ -40,6 +52,7 @@ class Recorder:
         workers: Number of workers.
         rung: Number of processes that policy wants now; `fell_back` and `recovered` keep it.
         way: How batches are made now, in words, for a loader that has several ways; else "".
+        pulse: Where the loader's consumer is; the iterators keep it.
 
     Args:
         name: Name of the loader.
@@ -62,10 +75,13 @@ class Recorder:
         self._lost_workers: set[int | None] = set()
         self._skipped: list[tuple[int, int, Any]] = []
         self._code_changed: list[str] = []
+        self.pulse = Pulse()
         self._epochs = self._restarts = self._fallbacks = self._recoveries = self._slow = 0
         self._seconds_lost = 0.0
         self._closed = self._told_own_fault = False
         self._events = EventFile(settings.events) if settings.events else None
+        for kept in _kept:
+            kept.append(self)
         with self._unharmed():
             log.configure(settings)
 
@@ -82,7 +98,9 @@ class Recorder:
             self._faults[number] = fault
             self._faults.pop(number - MOST_FAULTS, None)
             self._seconds_lost += fault.seconds_lost or 0.0
-            if fault.cause in _NEEDS_NEW_PROCESS:
+            if fault.action == "handed over":
+                self._restarts += 1
+            elif fault.cause in _NEEDS_NEW_PROCESS:
                 self._lost_workers.add(fault.worker)
             self._tell(fault)
         return number
@@ -141,6 +159,29 @@ class Recorder:
             self._slow += 1
             self._tell(h.Slow(self._clock(), self.name, batch, worker, seconds, sample, self._slow))
 
+    def stalled(self, stall: Stall, whereabouts: Any = None) -> None:
+        """Nothing moves. Called from the watch's thread.
+
+        Args:
+            stall: what the watch saw.
+            whereabouts: the loader's account of the batch that is due (`safeloader.runtime.whereabouts`), or None.
+        """
+        with self._unharmed():
+            facts = {} if whereabouts is None else whereabouts._asdict()
+            working = facts.pop("seconds", 0.0)
+            place = stall.place
+            self._tell(
+                h.Stalled(
+                    self._clock(), self.name, stall.holder, stall.seconds, stall.busy, working=working,
+                    place=place.line if place else "", stack=place.stack if place else None, **facts,
+                )
+            )  # fmt: skip
+
+    def stall_ended(self, seconds: float) -> None:
+        """Something moves again."""
+        with self._unharmed():
+            self._tell(h.StallEnded(self._clock(), self.name, seconds))
+
     def skipped(self, epoch: int, batch: int, index: Any, cause: str) -> None:
         """A bad sample is left out of its batch."""
         with self._unharmed():
@@ -190,6 +231,7 @@ class Recorder:
             slow_batches=self._slow,
             seconds_lost=self._seconds_lost,
             code_changed=list(self._code_changed),
+            waits=self.pulse.waits(),
         )
 
     def _tell(self, happening: h.Happening) -> None:

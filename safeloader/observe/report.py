@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from safeloader.observe.events import plain
 from safeloader.observe.happenings import Fault
+from safeloader.observe.pulse import Waits
 from safeloader.observe.text import clock, duration, inline, many, samples, stack_lines
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Report:
         slow_batches: Batches that took longer than their deadline while samples still finished.
         seconds_lost: What the faults cost in all, in seconds, as far as known.
         code_changed: Source files that changed since the first start.
+        waits: How the consumer has waited for batches.
     """
 
     name: str
@@ -55,12 +57,14 @@ class Report:
     seconds_lost: float = 0.0
     code_changed: list[str] = field(default_factory=list)
     way: str = ""
+    waits: Waits = field(default_factory=Waits)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as dicts, lists, numbers and text alone, fit for JSON."""
         shown: dict[str, Any] = {"v": VERSION}
         for item in fields(self):
             shown[item.name] = plain(getattr(self, item.name))
+        shown["waits"] = self.waits._asdict()
         shown["faults"] = [
             {item.name: plain(getattr(fault, item.name)) for item in fields(fault)} for fault in self.faults
         ]
@@ -112,6 +116,13 @@ class Report:
             f"{duration(self.seconds_lost)} lost",
         ]
         yield f"total: {', '.join(parts)}"
+        waits = self.waits
+        if waits.batches:
+            yield (
+                f"waiting for data: {duration(waits.seconds)} in all, {waits.ready:.0%} of the batches were ready; "
+                f"half came within {duration(waits.p50)}, 95 % within {duration(waits.p95)}, "
+                f"99 % within {duration(waits.p99)}"
+            )
         if self.skipped:
             shown = [
                 f"{inline(i, 60)} (epoch {epoch}, batch {batch})" for epoch, batch, i in self.skipped[:20]

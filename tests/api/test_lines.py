@@ -201,6 +201,34 @@ LINES = {
             "now on run the new code"
         ),
     ),
+    "stalled in the loader": (
+        happenings.Stalled(
+            NOON, "train", "loader", 300.0, True, 3, 0, 12, 1, 4711, 77, "worker 1 (pid 4711) has worked on sample 77", 94.0
+        ),
+        (
+            "train: no batch for 300 s: the program waits for batch 12 of epoch 0; worker 1 (pid 4711) has worked on "
+            "sample 77, for 94 s"
+        ),
+    ),
+    "stalled in the loader of the main process": (
+        happenings.Stalled(NOON, "val", "loader", 300.0, True, place="photos.py:41 in __getitem__"),
+        "val: no batch for 300 s: the program waits for a batch; the program is in it at photos.py:41 in __getitem__",
+    ),
+    "stalled in the step": (
+        happenings.Stalled(NOON, "train", "program", 300.0, True, 4, 0, 16, 0, place="train.py:88 in step"),
+        (
+            "train: the training step has held its thread for 300 s at train.py:88 in step; 4 batches are ready, the "
+            "loader does not hold it up"
+        ),
+    ),
+    "stalled between epochs": (
+        happenings.Stalled(NOON, "train", "program", 300.0, False, place="train.py:102 in validate"),
+        (
+            "train: no batch has been asked for in 300 s, and no epoch is under way; the program is at train.py:102 in "
+            "validate"
+        ),
+    ),
+    "goes on": (happenings.StallEnded(NOON, "train", 412.0), "train: goes on, after standing still for 412 s"),
     "started": (
         happenings.Started(NOON, "train", 4711, [0, 1], 1.94),
         "train: process 4711 is ready after 1.9 s, for workers 0, 1",

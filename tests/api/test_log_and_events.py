@@ -18,6 +18,7 @@ import pytest
 
 from safeloader.observe import Fault, Recorder
 from safeloader.observe.events import as_record
+from safeloader.observe.stall import Place, Stall
 from safeloader.settings import resolve
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def live_through_everything(told: Recorder) -> None:
     told.resized(1, 128, 160, 0.03)
     told.recovered(2, 4)
     told.slow(13, 0, 131.0, 7)
+    told.stalled(Stall("loader", 300.0, True, Place("train.py:88 in step", "stack")))
+    told.stall_ended(412.0)
     told.skipped(0, 12, 392, "died")
     told.code_changed(["photos.py"])
     told.epoch(0, 18_500)
@@ -69,7 +72,7 @@ def test_each_happening_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture)
     with caplog.at_level(logging.DEBUG, "safeloader"):
         live_through_everything(told)
         told.closed()
-    assert [record.name for record in caplog.records] == ["safeloader"] * 12
+    assert [record.name for record in caplog.records] == ["safeloader"] * 14
     assert caplog.messages[-1] == "train: closed after 18,500 batches in 1 epoch, with 1 fault, 2.1 s lost"
 
 

@@ -18,9 +18,9 @@ PACKAGE = Path(safeloader.__file__).parent
 
 def test_the_public_names_are_these() -> None:
     assert sorted(safeloader.__all__) == [
-        "BadSampleError", "BatchTimeoutError", "ConcurrentUseError", "DataLoader", "Fault", "ForkRefusedError",
-        "LoaderClosedError", "NotCarriableError", "Policy", "Report", "SafeLoaderError", "Settings", "SettingsError",
-        "StartError", "settings",
+        "AuditError", "AuditReport", "BadSampleError", "BatchTimeoutError", "ConcurrentUseError", "DataLoader", "Fault",
+        "ForkRefusedError", "LoaderClosedError", "NotCarriableError", "Policy", "Report", "SafeLoaderError", "Settings",
+        "SettingsError", "StartError", "audit", "patch", "progress", "settings", "unpatch",
     ]  # fmt: skip
 
 

@@ -1,0 +1,29 @@
+"""The command line.
+
+::
+
+    safeloader run train.py [args]     the program, with torch's DataLoader replaced; ends with the report
+    safeloader audit package.module:loader     what the loader serves, how often, with which random numbers
+
+One file a command. Each says with its exit status how it went: 0 well, 1 something was found or failed, 2 wrong use.
+"""
+
+from __future__ import annotations
+
+import click
+
+from safeloader import __version__
+from safeloader.cli.audit import audit
+from safeloader.cli.run import run
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="safeloader")
+def main() -> None:
+    """PyTorch data loading that survives what kills it."""
+
+
+main.add_command(run)
+main.add_command(audit)

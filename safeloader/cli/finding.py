@@ -1,0 +1,48 @@
+"""Objects of the user's own code, by the name given on the command line."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["find"]
+
+
+def find(name: str) -> Any:
+    """The object that ``package.module:object`` or ``path/to/file.py:object`` names.
+
+    Raises:
+        click.ClickException: there is none, or importing it fails.
+    """
+    home, colon, path = name.rpartition(":")
+    if not colon or not home or not path:
+        raise click.UsageError(f"{name!r} names no object: write package.module:object or file.py:object")
+    module = _import(home)
+    found: Any = module
+    for part in path.split("."):
+        if not hasattr(found, part):
+            raise click.ClickException(f"{home} has no {path}")
+        found = getattr(found, part)
+    return found
+
+
+def _import(home: str) -> Any:
+    try:
+        if not home.endswith(".py"):
+            sys.path.insert(0, os.getcwd())
+            return importlib.import_module(home)
+        file = Path(home)
+        if not file.is_file():
+            raise click.ClickException(f"there is no file {home}")
+        sys.path.insert(0, str(file.resolve().parent))
+        return importlib.import_module(file.stem)  # by its name, so that workers can import it, too
+    except click.ClickException:
+        raise
+    except Exception as error:
+        raise click.ClickException(f"importing {home} failed: {type(error).__name__}: {error}") from error

@@ -1,0 +1,160 @@
+"""Says who holds the run when nothing moves: the loader, or the program that does not ask for batches.
+
+One thread a program, begun with the first epoch. It sleeps until a stall could be due, looks at the pulses of all
+loaders that live, and sleeps again. A stall is told once, and its end once. A loader that waits is told of before one
+whose consumer is away, and that before one between epochs: of train → val, only what moves last counts.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+import weakref
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from safeloader.observe.pulse import Pulse
+
+__all__ = ["Place", "Stall", "Teller", "place_of", "start", "watch"]
+
+
+class Place(NamedTuple):
+    """Where a thread is: ``train.py:88 in step``, and its stack."""
+
+    line: str
+    stack: str
+
+
+class Stall(NamedTuple):
+    """Nothing has moved.
+
+    Attributes:
+        holder: ``"loader"``: a batch is awaited; ``"program"``: nobody asks for one.
+        seconds: since when.
+        busy: an epoch is under way.
+        place: where the consumer's thread is.
+    """
+
+    holder: str
+    seconds: float
+    busy: bool
+    place: Place | None
+
+
+class Teller(Protocol):
+    """Who is told, in the words of one loader."""
+
+    def stalled(self, seen: Stall) -> None:
+        """Nothing moves; called from the watch's thread."""
+
+    def stall_ended(self, seconds: float) -> None:
+        """Something moves again, after so many seconds; called from the consumer's thread."""
+
+
+class _Watched(NamedTuple):
+    limit: float
+    teller: weakref.ref[Teller]
+
+
+class _Watch:
+    def __init__(self) -> None:
+        self._watched: weakref.WeakKeyDictionary[Pulse, _Watched] = weakref.WeakKeyDictionary()
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._told = 0.0  # the moment from which the last stall that was told began
+        self._thread: threading.Thread | None = None
+
+    def add(self, pulse: Pulse, watched: _Watched) -> None:
+        with self._lock:
+            self._watched[pulse] = watched
+        self.start()
+        self._wake.set()
+
+    def start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="safeloader-stall", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait(self._look())
+            self._wake.clear()
+
+    def _look(self) -> float | None:
+        """Tell what is due. Returns the seconds until the next look; None if nobody is watched."""
+        with self._lock:
+            watched = list(self._watched.items())
+        if not watched:
+            return None
+        limit, now = min(w.limit for _, w in watched), monotonic()
+        last = max(pulse.since for pulse, _ in watched)
+        if now - last < limit:
+            return limit - (now - last)
+        if last > self._told:
+            self._told = last
+            pulse, how = max(watched, key=lambda pair: (pair[0].waiting, pair[0].busy, pair[0].since))
+            teller = how.teller()
+            if teller is not None:
+                pulse.stalled = teller.stall_ended
+                holder = "loader" if pulse.waiting else "program"
+                teller.stalled(Stall(holder, now - pulse.since, pulse.busy, _place(pulse)))
+        return limit
+
+
+def _place(pulse: Pulse) -> Place | None:
+    return place_of(pulse.thread or threading.main_thread().ident or 0)
+
+
+def place_of(thread: int) -> Place | None:
+    """Where a thread is, in the innermost line that is the program's own: of no library, and not safeloader's."""
+    frame = sys._current_frames().get(thread)
+    if frame is None:
+        return None
+    stack = "".join(traceback.format_stack(frame))
+    own = _innermost_own(frame) or frame
+    code = own.f_code
+    return Place(f"{os.path.basename(code.co_filename)}:{own.f_lineno} in {code.co_name}", stack)
+
+
+_LIBRARIES = (os.path.dirname(os.__file__), os.path.dirname(os.path.dirname(__file__)), "<frozen")
+
+
+def _innermost_own(frame: FrameType | None) -> FrameType | None:
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith(_LIBRARIES) and "site-packages" not in file:
+            return frame
+        frame = frame.f_back
+    return None
+
+
+_the_watch = _Watch()
+
+
+def watch(pulse: Pulse, limit: float, teller: weakref.ref[Any]) -> None:
+    """Watch a pulse for as long as it lives.
+
+    Args:
+        pulse: what is watched.
+        limit: seconds without a step, of any loader, that count as a stall.
+        teller: who is told; held weakly.
+    """
+    _the_watch.add(pulse, _Watched(limit, teller))
+
+
+def start() -> None:
+    """Begin the thread, as the first epoch would."""
+    _the_watch.start()
+
+
+def _begin_anew() -> None:
+    global _the_watch  # noqa: PLW0603 - one per program
+    _the_watch = _Watch()
+
+
+os.register_at_fork(after_in_child=_begin_anew)

@@ -1,0 +1,184 @@
+"""Real packages that take, rebuild or make loaders; under each a worker is killed once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import safeloader
+from safeloader import DataLoader, Policy
+from tests.integration.killing import Killing
+
+POLICY = Policy(max_restarts=7)
+
+pytestmark = pytest.mark.filterwarnings("default")  # of the packages' own making
+
+
+@pytest.fixture
+def patched() -> Iterator[None]:
+    safeloader.patch()
+    yield
+    safeloader.unpatch()
+
+
+def _sums(loader: Any) -> list[float]:
+    return [float(batch[1].sum()) for batch in loader]
+
+
+def _undisturbed(folder: Path) -> list[float]:
+    torch.manual_seed(0)
+    return _sums(torch.utils.data.DataLoader(Killing(folder, None), 4, shuffle=True, num_workers=2))
+
+
+# ---------------------------------------------------------------- Accelerate
+
+
+def _accelerator() -> Any:
+    accelerate = pytest.importorskip("accelerate")
+    return accelerate.Accelerator(cpu=True)
+
+
+def test_accelerate_without_a_patch_is_warned_of(tmp_path: Path) -> None:
+    loader = DataLoader(Killing(tmp_path), 4, num_workers=2)
+    with pytest.warns(UserWarning, match="Accelerate rebuilds this loader"):
+        prepared = _accelerator().prepare(loader)
+    assert not isinstance(prepared, DataLoader)
+
+
+@pytest.mark.usefixtures("patched")
+def test_accelerate_with_a_patch_prepares_safeloaders_with_the_same_policy_and_name(tmp_path: Path) -> None:
+    expected = _undisturbed(tmp_path)
+    dataset = Killing(tmp_path)
+    loader = DataLoader(dataset, 4, shuffle=True, num_workers=2, policy=POLICY, name="train")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prepared = _accelerator().prepare(loader)
+    assert isinstance(prepared, DataLoader)
+    torch.manual_seed(0)
+    assert _sums(prepared) == expected
+    assert dataset.killed
+    report = prepared.report()
+    assert (report.name, report.causes, prepared.policy) == ("train", {"died": 1}, POLICY)
+    assert len(prepared) == 8
+
+
+# ---------------------------------------------------------------- Lightning
+
+
+@pytest.fixture
+def lightning(monkeypatch: pytest.MonkeyPatch) -> Any:
+    return pytest.importorskip("lightning")
+
+
+def _module(lightning: Any, seen: list[float]) -> Any:
+    class Line(lightning.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(3, 1)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            seen.append(float(batch[1].sum()))
+            return (self.layer(batch[0]).squeeze(1) - batch[1]).pow(2).mean()
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.layer(batch[0])
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=1e-6)
+
+    return Line()
+
+
+def _trainer(lightning: Any, folder: Path, **more: Any) -> Any:
+    return lightning.Trainer(
+        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=folder, **more,
+    )  # fmt: skip
+
+
+def test_lightning_fits_through_a_killed_worker_with_the_bytes_of_torch(lightning: Any, tmp_path: Path) -> None:
+    def fit(make: Any, bad: int | None) -> tuple[list[float], list[torch.Tensor], Any]:
+        torch.manual_seed(0)
+        seen: list[float] = []
+        module = _module(lightning, seen)
+        train = make(Killing(tmp_path, bad), 4, shuffle=True, num_workers=2, persistent_workers=True)
+        val = make(Killing(tmp_path, None), 4, num_workers=1, persistent_workers=True)
+        _trainer(lightning, tmp_path, max_epochs=2).fit(module, train, val)
+        return seen, [p.detach().clone() for p in module.parameters()], train
+
+    expected_seen, expected_weights, _ = fit(torch.utils.data.DataLoader, None)
+    seen, weights, loader = fit(DataLoader, 13)
+    assert seen == expected_seen
+    assert len(seen) == 16
+    assert all(torch.equal(a, b) for a, b in zip(weights, expected_weights, strict=True))
+    assert loader.report().causes == {"died": 1}
+    loader.close()
+
+
+def test_what_lightning_makes_of_a_loader_keeps_policy_and_name(lightning: Any, tmp_path: Path) -> None:
+    from lightning.fabric.utilities.data import _update_dataloader
+
+    loader = DataLoader(Killing(tmp_path), 4, num_workers=2, policy=POLICY, name="train")
+    sampler = torch.utils.data.DistributedSampler(loader.dataset, num_replicas=2, rank=1)  # type: ignore[arg-type]
+    made: Any = _update_dataloader(loader, sampler)
+    assert type(made) is DataLoader
+    assert (made.policy, made.name, made.sampler) == (POLICY, "train", sampler)
+    assert len(_sums(made)) == 4
+    assert made.report().causes == {"died": 1}
+
+
+# ---------------------------------------------------------------- Hugging Face
+
+
+def test_a_hugging_face_dataset_survives(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    table = datasets.Dataset.from_dict({"x": [[i, i + 1] for i in range(96)], "label": list(range(96))})
+    loader = DataLoader(table.with_format("torch"), 4, num_workers=2, persistent_workers=True)
+    reference = torch.utils.data.DataLoader(table.with_format("torch"), 4)
+    first = iter(loader)
+    batches = [next(first)]
+    _kill_one(loader)
+    batches += list(first)
+    for got, expected in zip(batches, reference, strict=True):
+        assert all(torch.equal(got[key], expected[key]) for key in ("x", "label"))
+    assert loader.report().causes == {"died": 1}
+    loader.close()
+
+
+def _kill_one(loader: Any) -> None:
+    import psutil
+
+    children = [p for p in psutil.Process().children() if "safeloader.runtime.host" in " ".join(p.cmdline())]
+    children[0].kill()
+
+
+@pytest.mark.usefixtures("patched")
+def test_the_hugging_face_trainer_trains_through_a_killed_worker(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+
+    class Line(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(3, 1)
+
+        def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"loss": (self.layer(x).squeeze(1) - labels).pow(2).mean()}
+
+    def train(bad: int | None) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        model = Line()
+        arguments = transformers.TrainingArguments(
+            output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=4, num_train_epochs=2,
+            dataloader_num_workers=2, report_to=[], save_strategy="no", disable_tqdm=True, learning_rate=1e-6,
+        )  # fmt: skip
+        dataset = Killing(tmp_path, bad, as_dict=True)
+        transformers.Trainer(model=model, args=arguments, train_dataset=dataset).train()
+        assert dataset.killed == (bad is not None)
+        return [p.detach().clone() for p in model.parameters()]
+
+    assert all(torch.equal(a, b) for a, b in zip(train(None), train(13), strict=True))
