@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.safeloader-installed
 FFCV   := $(VENV)/.ffcv-installed
 
-.PHONY: help ffcv try-ffcv demo test test-all lint bench-hangs bench-speed incidents setup clean
+.PHONY: help ffcv try-ffcv demo test test-all lint bench-hangs bench-ffcv bench-speed incidents setup clean
 
 help:          ## this list
 	@grep -hE '^[a-z-]+: .*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -25,6 +25,10 @@ lint: $(STAMP) ## ruff and mypy
 
 bench-hangs: $(STAMP) ## every way a loader is known to hang, torch against safeloader
 	@$(PY) -m benchmarks.hangs $(ARGS)
+
+bench-ffcv: $(FFCV)  ## FFCV bare and wrapped: images a second, starts, changes of size; then its ways to hang
+	@$(PY) -W ignore -m benchmarks.ffcv $(ARGS)
+	@$(PY) -W ignore -m benchmarks.hangs.ffcv
 
 bench-speed: $(STAMP) ## throughput, memory, system calls, recovery times, torch against safeloader
 	@$(PY) -m benchmarks.speed $(ARGS)

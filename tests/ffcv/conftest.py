@@ -60,7 +60,9 @@ def needs_ffcv(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(scope="session")
 def compiled_code(ffcv_is_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder for what is compiled, for this process and all that it starts."""
-    folder = tmp_path_factory.mktemp("compiled")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"  # one for all of xdist's
+    folder.mkdir(exist_ok=True)
     os.environ["NUMBA_CACHE_DIR"] = str(folder)
     yield folder
     del os.environ["NUMBA_CACHE_DIR"]
