@@ -58,11 +58,9 @@ def test_f2_an_operation_that_raises(make: Make, d: Any) -> None:
     iterator, got = iter(loader), []
     with pytest.raises(ValueError, match="label 57 is not liked"):
         got.extend(iterator)
-    after = time.monotonic()
     assert len(got) == due
     rest = list(iterator)  # the next ones still come
     assert d.labels_of(got + rest) == order[: 10 * due] + order[10 * due + 10 :]
-    assert time.monotonic() - after < 20
     (fault,) = loader.report().faults
     assert (fault.cause, fault.batch, fault.action) == ("raised", due, "raised")
     assert 57 in fault.indices
