@@ -25,10 +25,12 @@ if TYPE_CHECKING:
         SafeLoaderError,
         SettingsError,
         StartError,
+        StateError,
     )
     from safeloader.loader import DataLoader
     from safeloader.observe import Fault, Report
     from safeloader.patching import patch, unpatch
+    from safeloader.pool import WorkerPool
     from safeloader.settings import Policy, Settings, settings
     from safeloader.showing import progress
 
@@ -49,6 +51,8 @@ __all__ = [
     "Settings",
     "SettingsError",
     "StartError",
+    "StateError",
+    "WorkerPool",
     "audit",
     "patch",
     "progress",
@@ -65,6 +69,7 @@ _HOMES = {
     "Policy": "settings",
     "Report": "observe",
     "Settings": "settings",
+    "WorkerPool": "pool",
     "audit": "auditing",
     "patch": "patching",
     "progress": "showing",

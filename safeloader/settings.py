@@ -19,6 +19,8 @@ from safeloader.values import Explained, Kind, choice, count, faults, flag, name
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from safeloader.pool import WorkerPool
+
 __all__ = ["PREFIX", "TABLE", "Policy", "Row", "Settings", "markdown_table", "resolve", "settings"]
 
 PREFIX = "SAFELOADER_"
@@ -134,6 +136,13 @@ TABLE: tuple[Row, ...] = (
         "So many processes wait, ready, for another to die, and take its workers over at once.",
     ),
     Row(
+        "sample_rng",
+        flag(),
+        False,
+        "Set the random generators before each sample from (seed, epoch, index), so that augmentation depends neither "
+        "on num_workers nor on the ranks (map-style datasets).",
+    ),
+    Row(
         "stall_report",
         seconds(),
         300.0,
@@ -210,10 +219,13 @@ class Policy:
         preload: Modules that the fork server imports besides.
         prestart: Start the processes when the loader is built.
         standby: Processes that wait, ready, to take over from one that dies.
+        sample_rng: Generators keyed by (seed, epoch, index) are set before each sample of a map-style dataset.
         stall_report: Seconds without a step, of the loader or of the program, until a line says who holds the run.
         accelerators: Leave CUDA and HIP devices visible in worker processes.
         ffcv_mode: Where FFCV runs: ``"auto"``, ``"trainer"`` or ``"process"``.
         strict: Warnings are errors.
+        pool: A `WorkerPool` whose processes serve this loader, together with others; None: processes of its own. It is
+            no setting, and has no variable.
 
     Raises:
         SettingsError: A value has the wrong type or is out of range.
@@ -232,12 +244,23 @@ class Policy:
     preload: tuple[str, ...] | None = None
     prestart: bool | None = None
     standby: int | None = None
+    sample_rng: bool | None = None
     stall_report: float | None = None
     accelerators: bool | None = None
     ffcv_mode: Literal["auto", "trainer", "process"] | None = None
     strict: bool | None = None
+    pool: WorkerPool | None = None
 
     def __post_init__(self) -> None:
+        if self.pool is not None:
+            from safeloader.pool import WorkerPool
+
+            if not isinstance(self.pool, WorkerPool):
+                raise SettingsError(
+                    f"pool={self.pool!r} is not accepted: it must be a safeloader.WorkerPool",
+                    where="Policy",
+                    hint="pool = WorkerPool(processes=4); Policy(pool=pool)",
+                )
         for item in fields(self):
             row, value = _ROWS.get(item.name), getattr(self, item.name)
             if row is None or value is None:  # A field of a subclass is not ours to judge.
@@ -271,6 +294,7 @@ class Settings:
     preload: tuple[str, ...]
     prestart: bool
     standby: int
+    sample_rng: bool
     stall_report: float
     accelerators: bool
     ffcv_mode: Literal["auto", "trainer", "process"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.speed import child, memory, syscalls
@@ -140,7 +141,8 @@ def start(plan: Plan) -> Table:
                 table.raw.append({"workers": workers, "loader": name, "options": way.options, **result})
                 seconds[way.title] += [result["seconds"]] if "seconds" in result else []
         for way in ways:
-            table.rows.append([str(workers), way.title, *_start_cells(seconds[""], seconds[way.title], way, plan)])
+            asked = way.asked if workers == 8 else ""
+            table.rows.append([str(workers), way.title, *_start_cells(seconds[""], seconds[way.title], asked, plan)])
     return table
 
 
@@ -164,11 +166,11 @@ WAYS = (
 )
 
 
-def _start_cells(base: list[float], ours: list[float], way: Way, plan: Plan) -> list[str]:
+def _start_cells(base: list[float], ours: list[float], asked: str, plan: Plan) -> list[str]:
     if not len(base) == len(ours) == plan.repeats:
-        return ["failed", way.asked, *(f"{len(s)} of {plan.repeats} started" for s in (base, ours))]
+        return ["failed", asked, *(f"{len(s)} of {plan.repeats} started" for s in (base, ours))]
     ratio = Spread.of_ratios(ours, base).text(unit="×")
-    return [ratio, way.asked, Spread.of(base).text(), Spread.of(ours).text()]
+    return [ratio, asked, Spread.of(base).text(), Spread.of(ours).text()]
 
 
 def system_calls(plan: Plan) -> Table:
@@ -232,6 +234,60 @@ def physical_memory(plan: Plan) -> Table:
     return table
 
 
+def pool(plan: Plan) -> Table:
+    """Train and val side by side."""
+    base, ours = plan.loaders
+    table = Table(
+        "Train and val side by side, 4 persistent workers each; safeloader's on one pool of 4 processes",
+        "Memory: trainer and workers together as above, with both loaders in mid-epoch. The way back: seconds from "
+        "`iter(train)` to its first batch after an epoch of val, median of a program's epochs. "
+        f"Ratio: {ours} over {base}; at most 0.5 is asked of both.",
+        ["", "ratio", base, ours],
+    )
+    for megabytes in (0,) if plan.quick else (0, 300):
+        weigh = partial(memory.weigh, megabytes=megabytes, workers=4, limit=120, module="pool")
+        arms = _arms(plan, table, "total", weigh)
+        title = f"memory, datasets of {megabytes} MB each, MB" if megabytes else "memory, datasets of no size, MB"
+        _add_ratio(plan, table, title, arms, 1e-6, 0)
+        if ours == "safeloader":
+            arms = _arms(plan, table, "total", weigh, "-forkserver")
+            _add_ratio(plan, table, f"{title}; pool of a fork server", arms, 1e-6, 0)
+    switches = 5 if plan.quick else 20
+    for workers in (4,) if plan.quick else (2, 4):
+        arms = _arms(plan, table, "median", partial(_switch, workers, switches))
+        _add_ratio(plan, table, f"first batch after a switch, {workers} workers, ms", arms, 1e3, 1)
+    return table
+
+
+def _switch(workers: int, times: int, loader: str) -> child.Result:
+    return child.run("pool", loader, "--switches", times, "--workers", workers, limit=120)
+
+
+def _arms(
+    plan: Plan, table: Table, key: str, measure: Callable[[str], child.Result], suffix: str = ""
+) -> tuple[list[float], list[float]]:
+    """Measure in pairs; the values under this key, for each of the two. The second's name ends with ``suffix``."""
+    arms: tuple[list[float], list[float]] = ([], [])
+    for arm, loader in _paired(plan):
+        loader += suffix * arm
+        plan.say(f"{table.title.split(',')[0].lower()}: {loader}")
+        result = measure(loader)
+        table.raw.append({"loader": loader, **result})
+        if key in result:
+            arms[arm].append(result[key])
+    return arms
+
+
+def _add_ratio(
+    plan: Plan, table: Table, title: str, arms: tuple[list[float], list[float]], unit: float, digits: int
+) -> None:
+    if len(arms[0]) == len(arms[1]) == plan.repeats:
+        absolute = [Spread.of([value * unit for value in arm]).text(digits) for arm in arms]
+        table.rows.append([title, Spread.of_ratios(arms[1], arms[0]).text(unit="×"), *absolute])
+    else:
+        table.rows.append([title, "failed", *(f"{len(arm)} of {plan.repeats} measured" for arm in arms)])
+
+
 def faults(plan: Plan) -> Table:
     """What a signal to one worker costs."""
     table = Table(
@@ -270,6 +326,31 @@ def _fault_cells(found: list[child.Result]) -> list[str]:
     return [" / ".join(outcomes), " / ".join(counts), spread("noticed"), spread("longest"), spread("start")]
 
 
+def state(plan: Plan) -> Table:
+    """What being able to resume costs while nobody resumes."""
+    table = Table(
+        "State: batches a second against a loader whose dataset has none",
+        "safeloader alone, 2 persistent workers, batches of 64 pictures (3×224×224 uint8). A state of 10 MB in each "
+        "worker's dataset; by default a worker marks it at most for 0.5 % of its time, and at each epoch's beginning "
+        "(epochs last some seconds here). The last column is one "
+        "`state_dict()` in mid-epoch.",
+        ["arm", "ratio", "batches/s", "state_dict(), ms"],
+    )
+    plan.say("state")
+    batches = 100 if plan.quick else 2000
+    result = child.run("state", "--repeats", plan.repeats, "--batches", batches, limit=120 + 60 * plan.repeats)
+    table.raw.append(result)
+    if "error" in result:
+        table.rows.append(["failed", result["error"], "", ""])
+        return table
+    names = {"plain": "no state", "stateful": "10 MB, default", "each step": "10 MB, snapshot_every_n_steps=1"}
+    for arm, rates in result["rates"].items():
+        ratio = Spread.of_ratios(rates, result["rates"]["plain"]).text(unit="×")
+        name = names.get(arm, "no state, Policy(sample_rng=True)")
+        table.rows.append([name, ratio, Spread.of(rates).text(0), f"{result['asked'][arm]:.1f}"])
+    return table
+
+
 def guard(plan: Plan) -> Table:
     """What a FiniteGuard adds to a training step."""
     table = Table(
@@ -296,6 +377,8 @@ GROUPS: dict[str, Callable[[Plan], Table]] = {
     "start": start,
     "syscalls": system_calls,
     "memory": physical_memory,
+    "pool": pool,
     "faults": faults,
+    "state": state,
     "guard": guard,
 }

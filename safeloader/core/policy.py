@@ -14,7 +14,8 @@ class CoreSettings:
     """What the supervisor needs to know; durations in seconds.
 
     ``indexed`` says that tasks name samples (map-style), so that a bad one can be found and left out. ``batched`` says
-    that a task holds several of them.
+    that a task holds several of them; ``stateful`` that the dataset can tell its own state; ``shared`` that the
+    processes are a pool's: others work there, too.
     """
 
     num_workers: int
@@ -22,6 +23,7 @@ class CoreSettings:
     in_order: bool = True
     indexed: bool = True
     batched: bool = True
+    stateful: bool = False
     batch_timeout: float | Literal["auto"] = 120.0
     startup_timeout: float = 300.0
     max_restarts: int = 4
@@ -31,6 +33,7 @@ class CoreSettings:
     on_bad_sample: Literal["raise", "skip"] = "raise"
     bad_sample_attempts: int = 2
     max_processes: int | None = None
+    shared: bool = False
     standby: int = 0
     capture_timeout: float = 1.0
     kill_timeout: float = 10.0
@@ -106,6 +109,15 @@ class Deadlines:
     @property
     def learns(self) -> bool:
         return self._given is None
+
+    @property
+    def learned(self) -> tuple[float, float]:
+        """Seconds of the slowest ordinary batch, and of the slowest first one."""
+        return self._slowest.get(False, 0.0), self._slowest.get(True, 0.0)
+
+    @learned.setter
+    def learned(self, slowest: tuple[float, float]) -> None:
+        self._slowest = {False: slowest[0], True: slowest[1]}
 
     def observe(self, seconds: float, first: bool) -> None:
         """Learn from a batch that took ``seconds``; ``first`` says that it was its worker's first."""

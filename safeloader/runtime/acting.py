@@ -15,7 +15,6 @@ from . import carry, codec
 from . import protocol as p
 from .generators import States
 from .inline import InlineBatch, InlineHost, Interrupted, NotEncodable
-from .process import Process
 from .worker import Ended, WorkerPlace
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from .driver import Driver
     from .hearing import Hearing
+    from .process import Process
     from .tell import Teller
 
 __all__ = ["Acting"]
@@ -44,7 +44,9 @@ class Acting:
         self._anchors: dict[int, weakref.ref[Any]] = {}
         self._draw: Callable[[], Any] | None = None
         self._draw_error: Exception | None = None
+        self._owed = 0
         self._shared_seed: int | None = None
+        self._told_epoch: int | None = None
 
     def actions(self) -> dict[type, Callable[[Any], None]]:
         """What to do on each command."""
@@ -60,13 +62,14 @@ class Acting:
             m.LoadInline: self._load_inline,
             m.InspectProcess: self._inspect,
             m.CaptureStacks: lambda c: self._with(c.process, self._hearing.await_stacks),
-            m.KillProcess: lambda c: self._with(c.process, Process.kill),
-            m.StopProcess: lambda c: self._with(c.process, Process.ask_to_end),
+            m.KillProcess: lambda c: self._with(c.process, lambda process: process.kill()),
+            m.StopProcess: lambda c: self._with(c.process, lambda process: process.ask_to_end()),
             m.AbandonProcess: lambda c: self._with(c.process, self._abandon),
             m.Deliver: self._deliver,
             m.DeliverError: lambda c: self._end_with(lambda: teller.raise_error(c, self._driver.spec.classes)),
             m.DeliverBadSample: lambda c: self._end_with(lambda: teller.raise_bad_sample(c)),
             m.EndEpoch: lambda c: self._end_with(self._end_epoch),
+            m.TellState: self._driver.told.append,
             m.FreeSlot: lambda c: self._driver.arena.free(c.slot),
             m.GiveUp: lambda c: self._end_with(lambda: self._give_up(c)),
             m.ReportFault: teller.fault,
@@ -77,22 +80,32 @@ class Acting:
 
     # ------------------------------------------------------------ planning
 
-    def new_epoch(self, shared_seed: int | None) -> None:
+    def new_epoch(self, shared_seed: int | None, told_epoch: int | None) -> None:
         self._draw_error = None
-        self._shared_seed = shared_seed
+        self._owed = 0
+        self._shared_seed, self._told_epoch = shared_seed, told_epoch
 
     @contextlib.contextmanager
     def drawing(self, draw: Callable[[], Any]) -> Iterator[None]:
-        """Within this context the sampler can be asked; beyond it, nothing here keeps the iterator alive."""
+        """Within this context the sampler can be asked; beyond it, nothing here keeps the iterator alive.
+
+        Draws that fall due in between, when another loader of the pool looks after this one, are made up for.
+        """
         self._draw = draw
         try:
+            while self._owed:
+                self._owed -= 1
+                self._plan_task(m.PlanTask())
             yield
         finally:
             self._draw = None
 
     def _plan_task(self, c: m.PlanTask) -> None:
         event: m.Event = m.PlanEnded()
-        if self._draw is not None and self._draw_error is None:
+        if self._draw is None:
+            self._owed += 1
+            return
+        if self._draw_error is None:
             try:
                 event = m.TaskPlanned(self._draw())
             except StopIteration:
@@ -109,22 +122,28 @@ class Acting:
             act(process)
 
     def _start_process(self, c: m.StartProcess) -> None:
-        stock, modules = self._driver.stock, self._driver.spec.modules if c.standby else ()
         try:
-            process = (stock.take() if stock is not None else None) or Process(self._driver.way, modules)
+            process = self._driver.start(c.process, c.standby)
         except OSError as error:
             self._driver.later(m.ProcessExited(c.process, str(error), None, None, None, None, False))
         else:
-            process.join(c.process, self._driver.spec, self._driver.arena)
             self._driver.add(process)
+            if process.ready:
+                self._teller.started(process)
+                self._driver.later(m.ProcessReady(c.process))
 
     def _inspect(self, c: m.InspectProcess) -> None:
         self._with(c.process, lambda process: self._driver.later(self._inspected(process)))
 
     @staticmethod
-    def _inspected(process: Process) -> m.ProcessInspected:
+    def _inspected(process: Process) -> m.Event:
+        state = process.state()
+        elsewhere, there = process.elsewhere(state)
+        if process.forfeited():
+            return m.ProcessForfeited(process.number)
         task, setup, sample, taken_at, progressed_at = process.page.read()
-        return m.ProcessInspected(process.number, task, setup, sample, taken_at, progressed_at, process.state())
+        progressed_at = max(progressed_at, there)
+        return m.ProcessInspected(process.number, task, setup, sample, taken_at, progressed_at, state, elsewhere)
 
     def inspect_stopped(self) -> None:
         """Tell of processes that somebody stopped, before an epoch waits for them."""
@@ -140,13 +159,15 @@ class Acting:
 
     def _host_worker(self, c: m.HostWorker) -> None:
         place = WorkerPlace(
-            c.worker, c.epoch, c.position, c.ended, _states(c.epoch_snapshot), _states(c.snapshot), self._shared_seed
-        )
+            c.worker, c.epoch, c.position, c.ended, _states(c.epoch_snapshot), _states(c.snapshot), self._shared_seed,
+            self._told_epoch, c.mark and (c.mark.position, c.mark.content, _states(c.mark.snapshot)), c.replay,
+        )  # fmt: skip
         if c.process == m.INLINE:
             self._inline.host(place)
             self._driver.later(m.WorkerReady(m.INLINE, c.worker, monotonic(), self._inline.states(c.worker)))
         else:
-            self._driver.send(c.process, p.HOST, place)
+            replay = [(self._carried(indices), skip) for indices, skip in c.replay]
+            self._driver.send(c.process, p.HOST, place._replace(replay=replay))
 
     def _drop_worker(self, c: m.DropWorker) -> None:
         if c.process == m.INLINE:
@@ -156,11 +177,11 @@ class Acting:
 
     def _resume_worker(self, c: m.ResumeWorker) -> None:
         if c.process == m.INLINE:
-            self._inline.resume(c.worker, self._shared_seed)
+            said = self._inline.resume(c.worker, self._shared_seed, c.epoch, self._told_epoch)
             states = self._inline.states(c.worker)
-            self._driver.later(m.WorkerResumed(m.INLINE, c.worker, monotonic(), states))
+            self._driver.later(m.WorkerResumed(m.INLINE, c.worker, monotonic(), states, said))
         else:
-            self._driver.send(c.process, p.RESUME, c.worker, self._shared_seed)
+            self._driver.send(c.process, p.RESUME, c.worker, self._shared_seed, c.epoch, self._told_epoch)
 
     def _send_task(self, c: m.SendTask) -> None:
         self._driver.send(c.process, p.TASK, c.worker, c.task, self._carried(c.indices), c.skip, c.lease.slot)
@@ -200,6 +221,10 @@ class Acting:
             states = inline.states(c.worker)
             event = m.TaskLoaded(m.INLINE, c.task, batch, 0, states, taken_at, monotonic(), loaded.dropped)
         self._driver.later(event)
+        if isinstance(event, m.TaskLoaded):
+            said = inline.said(c.worker)
+            if said is not None:
+                self._driver.later(m.WorkerMarked(m.INLINE, c.worker, said))
 
     # ------------------------------------------------------------ outcomes
 

@@ -2,16 +2,18 @@
 
 To a process, once: ``(JOIN, number, HostConfig, count)`` with ``count`` descriptors: the spec's file, the arena, and
 those that the spec's objects share with the trainer; what does not fit comes with ``(MORE,)``. Then
-``(HOST, WorkerPlace)``, ``(DROP, worker)``, ``(RESUME, worker, shared_seed)``,
+``(HOST, WorkerPlace)``, ``(DROP, worker)``, ``(RESUME, worker, shared_seed, epoch, told_epoch)``,
 ``(TASK, worker, task, indices, skip, slot)``, ``(PROBE, worker, task, indices, positions)``.
 ``indices`` are ``Carried`` if they hold something of the main script.
 
-From a process: ``(READY,)``, ``(HOSTED, worker, states, finished_at)``, ``(RESUMED, worker, states, finished_at)``,
-``(LOADED, task, nbytes, stream, place, pieces, states_at, taken_at, finished_at, dropped)``: the pickle stream comes
-in the message, or lies in the lease at ``place``; ``states_at`` is where the generators' states lie in the lease;
+From a process: ``(READY,)``, ``(HOSTED, worker, states, finished_at)``,
+``(RESUMED, worker, states, finished_at, said)``,
+``(LOADED, task, nbytes, stream, place, pieces, states_at, taken_at, finished_at, dropped, said_at)``: the pickle stream
+comes in the message, or lies in the lease at ``place``; ``states_at`` and ``said_at`` are where the generators' states,
+and what the dataset said of its own, lie in the lease;
 ``(EMPTY, ...)`` like LOADED for a batch of which policy left nothing;
 ``(RAISED, task, error, sample, unpicklable, states, finished_at)``, ``(ENDED, task, states, finished_at)``,
-``(PROBED, task, finished_at)``, ``(REFUSED, error)``.
+``(PROBED, task, finished_at)``, ``(REFUSED, error)``, and from a pool's, which lives on for others, ``(LEFT,)``.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 HOST, DROP, RESUME, TASK, PROBE, JOIN, MORE = range(7)
-READY, HOSTED, RESUMED, LOADED, EMPTY, RAISED, ENDED, PROBED, REFUSED = range(10, 19)
+READY, HOSTED, RESUMED, LOADED, EMPTY, RAISED, ENDED, PROBED, REFUSED, LEFT = range(10, 20)
 
 STREAM_IN_MESSAGE = 4096
 """A pickle stream of at most so many bytes travels in the message; a longer one lies in the lease."""

@@ -12,9 +12,11 @@ import torch
 from .. import torch_private
 from . import carry
 from . import protocol as p
+from .channel import Blocking
 from .codec import Encoder
 from .collate import collating_into
-from .generators import Generators
+from .floor import Floor
+from .generators import States
 from .lease import LeaseWriter
 from .page import Page
 from .spec import HostConfig, open_parts
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .arena import Arena
-    from .channel import Blocking
+    from .channel import NonBlocking
 
 __all__ = ["Host"]
 
@@ -46,23 +48,32 @@ class Host:
         arena: this process's side of the arena.
         process: this process's number.
         link: the channel.
+        floor: who is in; other hosts in this process have the same.
     """
 
     def __init__(
-        self, config: HostConfig, spec: int, inherited: list[int], arena: Arena, process: int, link: Blocking
+        self,
+        config: HostConfig,
+        spec: int,
+        inherited: list[int],
+        arena: Arena,
+        process: int,
+        link: Blocking | NonBlocking,
+        floor: Floor | None = None,
     ) -> None:
         self._config = config
         self._spec = spec
         self._inherited = inherited
         self._link = link
+        self._floor = floor or Floor()
+        self.refused = False  # the dataset cannot be rebuilt here
         self._page = Page(arena.page(process))
         self._marks = _PageMarks(self._page)
-        self._writer = LeaseWriter(arena)
+        self.writer = self._writer = LeaseWriter(arena)
         self._encoder = Encoder(self._writer, config.token)
-        self._generators = Generators()
+        self._generators = self._floor.generators
         self._workers: dict[int, Worker] = {}
         self._tables: dict[int, list[type]] = {}  # each worker has its own classes of the main script
-        self._inside: Worker | None = None
         self._handlers: dict[int, Callable[..., None]] = {
             p.HOST: self._host,
             p.DROP: self._drop,
@@ -73,33 +84,60 @@ class Host:
         }
 
     def serve(self) -> None:
-        """Until the trainer closes the channel."""
+        """Until the trainer closes the channel, which is this host's alone."""
+        assert isinstance(self._link, Blocking)
         with collating_into(self._writer):
             while True:
                 message = self._link.receive()
                 if message is None:
                     return
-                self._handlers[message[0]](*message[1:])
+                self.handle(message)
+
+    def handle(self, message: Any) -> None:
+        """Do what one message asks, and answer it."""
+        self._handlers[message[0]](*message[1:])
+
+    @property
+    def left(self) -> bool:
+        """True once the loader wants nothing of this process any more."""
+        return self._page.left
+
+    @property
+    def awaited(self) -> bool:
+        """True while the loader's consumer waits."""
+        return self._page.awaited
+
+    def leave(self) -> None:
+        """Let go of all workers."""
+        for worker in list(self._workers):
+            self._drop(worker)
 
     # ------------------------------------------------------------ workers
 
     def _host(self, place: WorkerPlace) -> None:
+        place = WorkerPlace(*place)
         self._page.take_setup(place.worker)
-        self._switch(None)
+        self._floor.give(None)
         try:
             parts = open_parts(self._spec, self._inherited)
         except Exception as error:
+            self.refused = True
+            self._page.refuse()
             self._link.send((p.REFUSED, self._exception(error, f"in worker process {os.getpid()}")))
             raise  # this process is of no use
-        self._tables[place.worker] = parts.classes
+        self._tables[place.worker] = classes = parts.classes
+        place = place._replace(replay=[(self._read(indices, classes), skip) for indices, skip in place.replay])
+        if place.mark is not None:
+            position, said, states = place.mark
+            place = place._replace(mark=(position, carry.loads(said, classes), states and States(*states)))
         self._encoder.numbers.update({cls: number for number, cls in enumerate(parts.classes)})
         if self._config.accelerators:  # a worker seeds the CPU's generator only, being in the trainer at times
             torch.manual_seed(self._config.load.base_seed + place.worker)
         worker = self._worker_class()(
-            self._config.load, parts.dataset, parts.collate_fn, parts.worker_init_fn, WorkerPlace(*place),
+            self._config.load, parts.dataset, parts.collate_fn, parts.worker_init_fn, place,
             self._generators, self._marks,
         )  # fmt: skip
-        self._workers[worker.id] = self._inside = worker
+        self._workers[worker.id] = self._floor.holder = worker
         self._link.send((p.HOSTED, worker.id, self._generators.moved(), self._page.rest()))
 
     def _worker_class(self) -> Callable[..., Worker]:
@@ -114,34 +152,25 @@ class Host:
 
     def _drop(self, worker: int) -> None:
         gone = self._workers.pop(worker, None)
-        if gone is self._inside:
-            self._inside = None
+        if gone is self._floor.holder:
+            self._floor.holder = None
 
-    def _resume(self, worker: int, shared_seed: int | None) -> None:
+    def _resume(self, worker: int, shared_seed: int | None, epoch: int, told_epoch: int | None) -> None:
         self._page.take_setup(worker)
-        self._switch(self._workers[worker])
+        self._floor.give(self._workers[worker])
         try:
-            self._workers[worker].resume(shared_seed)
+            self._workers[worker].resume(shared_seed, epoch, told_epoch)
         except Exception as error:
             self._workers[worker].failure = error
-        self._link.send((p.RESUMED, worker, self._generators.moved(), self._page.rest()))
-
-    def _switch(self, worker: Worker | None) -> Worker | None:
-        """Let another worker in: the generators of this process become its own."""
-        if worker is not self._inside:
-            if self._inside is not None:
-                self._inside.leave()
-            self._inside = worker
-            if worker is not None:
-                worker.enter()
-        return worker
+        said = self._said(self._workers[worker], always=True)
+        self._link.send((p.RESUMED, worker, self._generators.moved(), self._page.rest(), said))
 
     # ------------------------------------------------------------ tasks
 
     def _task(self, number: int, task: int, indices: Any, skip: tuple[int, ...], slot: int) -> None:
         taken_at = self._page.take_task(task)
         worker = self._workers[number]
-        self._switch(worker)
+        self._floor.give(worker)
         try:
             message = self._load(worker, task, indices, skip, slot, taken_at)
         finally:
@@ -159,31 +188,50 @@ class Host:
         except Exception as error:
             return self._raised(worker, task, error, unpicklable=False)
         try:
-            return self._loaded(task, loaded, taken_at)
+            return self._loaded(worker, task, loaded, taken_at)
         except Exception as error:
             told = unsendable(error, loaded.batch, indices, self._classes())
             return self._raised(worker, task, told, unpicklable=True)
 
-    def _loaded(self, task: int, loaded: Loaded, taken_at: float) -> Any:
+    def _loaded(self, worker: Worker, task: int, loaded: Loaded, taken_at: float) -> Any:
         if loaded.empty:
-            states = self._generators.moved()
+            states = self._moved(worker)
             return (p.EMPTY, task, states, taken_at, self._page.rest(), loaded.dropped)
         stream, pieces = self._encoder.encode(loaded.batch)
         place = None
         if len(stream) > p.STREAM_IN_MESSAGE:
             place, stream = (self._writer.write(stream), len(stream)), b""
         nbytes = self._writer.used if pieces or place else 0
-        states_at = self._put_states()
+        states_at = self._put_states(worker)
+        said = self._said(worker)
+        said_at = None if said is None else (self._writer.write(said), len(said))
+        if said is not None:
+            worker.noted()
         return (
             p.LOADED, task, nbytes, stream, place, pieces, states_at, taken_at, self._page.rest(), loaded.dropped,
+            said_at,
         )  # fmt: skip
 
-    def _put_states(self) -> tuple[int, int] | None:
-        states = self._generators.moved()
+    def _put_states(self, worker: Worker) -> tuple[int, int] | None:
+        states = self._moved(worker)
         if states is None:
             return None
         data = pickle.dumps(tuple(states), protocol=5)
         return self._writer.write(data), len(data)
+
+    def _moved(self, worker: Worker) -> States | None:
+        """The generators, if they moved; of a worker whose samples set them nobody needs to know."""
+        return None if worker.keyed else self._generators.moved()
+
+    def _said(self, worker: Worker, always: bool = False) -> bytes | None:
+        """What the worker's dataset says of itself, if that is to be told now."""
+        said = worker.said(always)
+        if said is None:
+            return None
+        try:
+            return carry.dumps(said, self._classes())
+        except Exception as error:
+            return carry.dumps({"error": f"it cannot leave the worker: {type(error).__name__}: {error}"})
 
     def _raised(self, worker: Worker, task: int, error: Exception, unpicklable: bool) -> Any:
         wrapped = self._exception(error, f"in DataLoader worker process {worker.id}")
@@ -202,15 +250,20 @@ class Host:
             return carry.dumps(wrapper)
 
     def _classes(self) -> list[type]:
-        return self._tables.get(self._inside.id, []) if self._inside is not None else []
+        inside = self._floor.holder
+        return self._tables.get(inside.id, []) if inside is not None else []
 
     def _indices(self, indices: Any) -> Any:
-        return carry.loads(indices.data, self._classes()) if isinstance(indices, p.Carried) else indices
+        return self._read(indices, self._classes())
+
+    @staticmethod
+    def _read(indices: Any, classes: list[type]) -> Any:
+        return carry.loads(indices.data, classes) if isinstance(indices, p.Carried) else indices
 
     def _probe(self, number: int, task: int, indices: Any, positions: tuple[int, ...]) -> None:
         self._page.take_task(task)
         worker = self._workers[number]
-        self._switch(worker)
+        self._floor.give(worker)
         wanted = self._indices(indices)
         others = tuple(i for i in range(len(wanted)) if i not in positions)
         try:

@@ -32,6 +32,7 @@ class HostConfig(NamedTuple):
     name: str
     accelerators: bool
     chaos: tuple[str, str] | None = None  # a plan of faults, and the file that tells which were done
+    shared: bool = False  # of a pool's own processes: loaders come later
 
 
 class Parts(NamedTuple):

@@ -24,10 +24,12 @@ class Hostility:
     stale: float
     break_off: float
     close: float
+    move: float  # another program goes on from the state
     hoard: bool  # the consumer keeps what it gets for long
+    neighbours: float = 0.05  # of a pool: they have its processes work, or killed
 
 
-CALM = Hostility(0, 0, 0, 0, 0, 0, 0, hoard=False)
+CALM = Hostility(0, 0, 0, 0, 0, 0, 0, 0, hoard=False, neighbours=0)
 
 
 def random_plot(rng: random.Random) -> Plot:
@@ -37,12 +39,14 @@ def random_plot(rng: random.Random) -> Plot:
     batches, size = rng.randrange(20), rng.randrange(1, 6)
     batched = rng.random() < 0.85
     size = size if batched else 1
+    stateful = rng.random() < 0.4
     settings = CoreSettings(
         num_workers=workers,
         prefetch_factor=rng.choice((1, 2, 3)),
         in_order=rng.random() < 0.7,
         indexed=not iterable,
         batched=batched,
+        stateful=stateful,
         batch_timeout="auto" if rng.random() < 0.1 else 10.0,
         startup_timeout=30.0,
         max_restarts=rng.choice((0, 1, 2, 4, 4, 100)),
@@ -60,11 +64,14 @@ def random_plot(rng: random.Random) -> Plot:
         lengths=tuple(rng.choice((0, 1, 1, 1, 2, 4, 7)) for _ in range(workers)) if iterable else (),
         iter_moves=rng.random() < 0.8,
         skip_raising=settings.on_bad_sample == "skip" and not iterable,
+        stateful=stateful,
+        keyed=rng.random() < 0.3,
         known=rng.random() < 0.5,
         setup_kills=frozenset([0]) if rng.random() < 0.04 else frozenset(),
         fits=_fits(rng, iterable, batches * size, settings.bad_sample_attempts),
         **_bad_samples(rng, iterable, workers, batches * size),
     )
+    settings = replace(settings, shared=nature.seed % 3 == 0)
     bad_starts = rng.choice((0.0,) * 12 + (0.2,) * 4 + (0.6,) * 3 + (1.0,))
     if bad_starts > 0.5:
         settings = replace(settings, max_restarts=min(settings.max_restarts, 4))
@@ -105,6 +112,6 @@ def random_hostility(rng: random.Random) -> Hostility:
 
     return Hostility(
         some(0.02), some(0.01), some(0.02), some(0.05), some(0.1), rng.choice((0.0, 0.01, 0.03)),
-        rng.choice((0.0, 0.002)),
+        rng.choice((0.0, 0.002)), rng.choice((0.0, 0.0, 0.01, 0.05)),
         hoard=rng.random() < 0.1,
     )  # fmt: skip

@@ -46,6 +46,8 @@ def plots(draw: st.DrawFn) -> Plot:
         on_bad_sample=draw(st.sampled_from(["raise", "skip"])),
         bad_sample_attempts=draw(st.integers(1, 2)),
         max_processes=draw(st.sampled_from([None, 0, 1])),
+        stateful=draw(st.booleans()),
+        shared=draw(st.booleans()),
         standby=draw(st.integers(0, 2)),
     )
     nature = Nature(
@@ -56,6 +58,7 @@ def plots(draw: st.DrawFn) -> Plot:
         hangs=draw(few_samples),
         raises=draw(few_samples),
         skip_raising=core.on_bad_sample == "skip" and not iterable,
+        stateful=core.stateful,
         known=draw(st.booleans()),
     )
     return Plot(core, nature, batches=draw(st.integers(0, 8)), batch_size=draw(st.integers(1, 4)))
@@ -78,7 +81,7 @@ class Machine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------ the ordinary
 
-    @precondition(lambda self: not self.world.closed and not self.world.consumer.waiting)
+    @precondition(lambda self: not self.world.closed and not self.world.awaited)
     @rule()
     def ask(self) -> None:
         if not self.world.consumer.over:
@@ -149,6 +152,26 @@ class Machine(RuleBasedStateMachine):
         if process := self._process(number):
             process.unkillable = True
 
+    @precondition(lambda self: self.world.lendable())
+    @rule(number=some_number, stuck=st.booleans())
+    def a_neighbour_takes_a_process(self, number: int, stuck: bool) -> None:
+        lendable = self.world.lendable()
+        process = lendable[number % len(lendable)]
+        if process.life == "up":
+            self.world.lend(process, stuck)
+
+    @precondition(lambda self: self.world.lent())
+    @rule(number=some_number)
+    def a_neighbour_is_done(self, number: int) -> None:
+        lent = self.world.lent()
+        self.world.come_back(lent[number % len(lent)])
+
+    @precondition(lambda self: self.world.stuck_elsewhere() or self.world.lendable())
+    @rule(number=some_number, told=st.booleans())
+    def a_neighbour_has_a_process_killed(self, number: int, told: bool) -> None:
+        candidates = self.world.stuck_elsewhere() or self.world.lendable()
+        self.world.forfeit(candidates[number % len(candidates)], told)
+
     @precondition(lambda self: self.world.past)
     @rule(number=st.integers(0, 39))
     def a_message_comes_again(self, number: int) -> None:
@@ -166,7 +189,8 @@ class Machine(RuleBasedStateMachine):
             if process.gone and process.life != "dead":
                 self.world.haunt(process)
 
-    @precondition(lambda self: not self.world.closed and self.world.consumer.epoch + 1 < EPOCHS)
+    @precondition(lambda self: not self.world.closed and not self.world.state_wanted)
+    @precondition(lambda self: self.world.consumer.epoch + 1 < EPOCHS)
     @rule()
     def the_consumer_begins_anew(self) -> None:
         self.world.consumer.begin()
@@ -175,6 +199,16 @@ class Machine(RuleBasedStateMachine):
     def close(self, sure: int) -> None:
         if sure == 5:
             self.world.tell(CloseRequested())
+
+    @precondition(lambda self: not self.world.state_wanted)
+    @rule(received=st.booleans())
+    def the_state_is_wanted(self, received: bool) -> None:
+        self.world.ask_for_state(received or self.world.consumer.waiting)
+
+    @precondition(lambda self: self.world.state is not None)
+    @rule()
+    def another_program_goes_on(self) -> None:
+        self.world.go_on_elsewhere()
 
     # ------------------------------------------------------------ what must hold
 
