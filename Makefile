@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.safeloader-installed
+FFCV   := $(VENV)/.ffcv-installed
 
-.PHONY: help demo test test-all lint bench-hangs bench-speed incidents setup clean
+.PHONY: help ffcv try-ffcv demo test test-all lint bench-hangs bench-ffcv bench-speed incidents setup clean
 
 help:          ## this list
 	@grep -hE '^[a-z-]+: .*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -12,10 +13,10 @@ help:          ## this list
 demo: $(STAMP) ## train through killed, stopped and hung workers on real photographs; table and plot
 	@$(PY) -m benchmarks.demo $(ARGS)
 
-test: $(STAMP) ## the tests (without those marked slow or stress)
+test: $(STAMP) try-ffcv ## the tests (without those marked slow or stress); brings FFCV where it can
 	@$(PY) -m pytest -q -n 2 --dist loadfile $(ARGS)
 
-test-all: $(STAMP) ## every test, also slow and stress
+test-all: $(STAMP) try-ffcv ## every test, also slow and stress
 	@$(PY) -m pytest -q -m "" $(ARGS)
 
 lint: $(STAMP) ## ruff and mypy
@@ -25,6 +26,10 @@ lint: $(STAMP) ## ruff and mypy
 bench-hangs: $(STAMP) ## every way a loader is known to hang, torch against safeloader
 	@$(PY) -m benchmarks.hangs $(ARGS)
 
+bench-ffcv: $(FFCV)  ## FFCV bare and wrapped: images a second, starts, changes of size; then its ways to hang
+	@$(PY) -W ignore -m benchmarks.ffcv $(ARGS)
+	@$(PY) -W ignore -m benchmarks.hangs.ffcv
+
 bench-speed: $(STAMP) ## throughput, memory, system calls, recovery times, torch against safeloader
 	@$(PY) -m benchmarks.speed $(ARGS)
 
@@ -32,6 +37,17 @@ incidents: $(STAMP) ## the incidents that the project began from, without and wi
 	@$(PY) -m benchmarks.incidents $(ARGS)
 
 setup: $(STAMP) ## only set up
+
+ffcv: $(FFCV)  ## FFCV with its Debian packages (root or sudo) and Python packages
+
+$(FFCV): $(STAMP) tools/install_ffcv.py
+	@echo "Setting up FFCV (once; half a minute) ..."
+	@$(PY) tools/install_ffcv.py
+	@touch $@
+
+# Where FFCV cannot be had, its tests say why and are skipped; with CI=true they fail.
+try-ffcv: $(STAMP)
+	@$(MAKE) --no-print-directory ffcv || true
 
 # The pins matter: without them pip may take a build of torch with several gigabytes of GPU libraries.
 $(STAMP): pyproject.toml constraints.txt

@@ -28,12 +28,16 @@ __all__ = [
     "AuditError",
     "BadSampleError",
     "BatchTimeoutError",
+    "BetonError",
     "CheckpointError",
     "ConcurrentUseError",
+    "FFCVMissingError",
     "ForkRefusedError",
     "LoaderClosedError",
     "NonFiniteError",
     "NotCarriableError",
+    "PipelineError",
+    "RanksDisagreeError",
     "SafeLoaderError",
     "SettingsError",
     "StartError",
@@ -215,6 +219,22 @@ class AuditError(SafeLoaderError, ValueError):
 
 class ConcurrentUseError(SafeLoaderError):
     """One iterator was used from two threads at the same time."""
+
+
+class BetonError(SafeLoaderError, ValueError):
+    """A ``.beton`` file is damaged, unfinished, or was changed while it was read."""
+
+
+class PipelineError(SafeLoaderError, ValueError):
+    """An FFCV pipeline cannot work: an order that the CPU cannot compile, a size, a field that the file lacks."""
+
+
+class RanksDisagreeError(SafeLoaderError):
+    """Ranks of a distributed run were given different data, seeds or sizes, or one of them did not come."""
+
+
+class FFCVMissingError(SafeLoaderError, ImportError):
+    """FFCV is not installed, or cannot be imported."""
 
 
 class NonFiniteError(SafeLoaderError, ArithmeticError):

@@ -150,6 +150,20 @@ TABLE: tuple[Row, ...] = (
         "it goes on.",
     ),
     Row("accelerators", flag(), False, "Leave CUDA and HIP devices visible in worker processes."),
+    Row(
+        "ffcv_mode",
+        choice("auto", "trainer", "process"),
+        "auto",
+        "Where safeloader.ffcv.Loader runs FFCV: in the trainer; in a supervised process, which may crash or hang; "
+        "or (auto) in a process unless the pipelines need the trainer's accelerator.",
+    ),
+    Row(
+        "ffcv_cache",
+        path(),
+        "~/.cache/safeloader/ffcv",
+        "Folder for what FFCV compiles, so that it is compiled once a machine; none: compile in each process.",
+        environment_only=True,
+    ),
     Row("strict", flag(), False, "Warnings, such as that of a refused fork, are errors."),
     Row("disable", flag(), False, "Plain torch behaviour: safeloader steps aside.", environment_only=True),
     Row(
@@ -208,6 +222,7 @@ class Policy:
         sample_rng: Generators keyed by (seed, epoch, index) are set before each sample of a map-style dataset.
         stall_report: Seconds without a step, of the loader or of the program, until a line says who holds the run.
         accelerators: Leave CUDA and HIP devices visible in worker processes.
+        ffcv_mode: Where FFCV runs: ``"auto"``, ``"trainer"`` or ``"process"``.
         strict: Warnings are errors.
         pool: A `WorkerPool` whose processes serve this loader, together with others; None: processes of its own. It is
             no setting, and has no variable.
@@ -232,6 +247,7 @@ class Policy:
     sample_rng: bool | None = None
     stall_report: float | None = None
     accelerators: bool | None = None
+    ffcv_mode: Literal["auto", "trainer", "process"] | None = None
     strict: bool | None = None
     pool: WorkerPool | None = None
 
@@ -281,6 +297,8 @@ class Settings:
     sample_rng: bool
     stall_report: float
     accelerators: bool
+    ffcv_mode: Literal["auto", "trainer", "process"]
+    ffcv_cache: str | None
     strict: bool
     disable: bool
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]

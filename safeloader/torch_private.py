@@ -26,6 +26,7 @@ __all__ = [
     "ExceptionWrapper",
     "SingleProcessIterator",
     "apply_shared_seed",
+    "default_store",
     "default_collate_fn_map",
     "index_sampler",
     "is_iterable",
@@ -163,3 +164,10 @@ def open_named_storage(manager: bytes, handle: bytes, size: int) -> torch.Untype
     opening: Any = torch.UntypedStorage._new_shared_filename_cpu
     opened: torch.UntypedStorage = opening(manager, handle, size)
     return opened
+
+
+def default_store() -> Any:
+    """The key-value store of the default process group."""
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    return _get_default_store()

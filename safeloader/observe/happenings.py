@@ -14,6 +14,7 @@ __all__ = [
     "FellBack",
     "Happening",
     "Recovered",
+    "Resized",
     "Restarted",
     "Resumed",
     "Skipped",
@@ -111,24 +112,40 @@ class Restarted(Started):
 
 @dataclass(frozen=True, slots=True)
 class FellBack(Happening):
-    """Policy lowered the number of processes."""
+    """Policy lowered the number of processes; where another way was taken, too, `old_way` and `new_way` name it."""
 
     event: ClassVar[str] = "fallback"
 
     old: int
     new: int
     why: str
+    old_way: str = ""
+    new_way: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Recovered(Happening):
-    """Policy raised the number of processes again."""
+    """Policy raised the number of processes again; `old_way` and `new_way` as in `FellBack`."""
 
     event: ClassVar[str] = "recovery"
 
     old: int
     new: int
     why: str
+    old_way: str = ""
+    new_way: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Resized(Happening):
+    """The images of an epoch have another size, in pixels. `seconds` is what the change took."""
+
+    event: ClassVar[str] = "resize"
+
+    epoch: int
+    old: int
+    new: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,10 +161,16 @@ def _resumed(event: h.Resumed) -> str:
 
 
 def _rung(event: h.FellBack | h.Recovered) -> str:
-    turn = "falls back" if event.new < event.old else "recovers"
+    turn = "falls back" if isinstance(event, h.FellBack) else "recovers"
     why = f" ({inline(event.why)})" if event.why else ""
+    if event.new_way:
+        return f"{turn} from {event.old_way} to {event.new_way}{why}; the samples and their order stay the same"
     change = f"from {_hosts(event.old)} to {_hosts(event.new)}"
     return f"{turn} {change}{why}; the workers and the batches stay the same"
+
+
+def _resized(event: h.Resized) -> str:
+    return f"epoch {event.epoch} has images of {event.new} pixels, after {event.old} ({event.seconds:.2f} s)"
 
 
 def _slow(event: h.Slow) -> str:
@@ -241,6 +247,7 @@ _LINES: dict[type[h.Happening], Callable[[Any], str]] = {
     h.Resumed: _resumed,
     h.FellBack: _rung,
     h.Recovered: _rung,
+    h.Resized: _resized,
     h.Slow: _slow,
     h.Skipped: _skipped,
     h.Stalled: _stalled,

@@ -73,7 +73,7 @@ def level_for(event: h.Happening) -> int:
         return logging.DEBUG  # the 1st, 2nd, 4th, 8th ... is told: a slow disk must not fill the log
     if isinstance(event, h.FellBack | h.Recovered | h.Slow | h.Skipped | h.CodeChanged | _STALLS):
         return logging.WARNING
-    if isinstance(event, h.Restarted | h.Resumed) or (isinstance(event, h.Closed) and event.faults):
+    if isinstance(event, h.Restarted | h.Resumed | h.Resized) or (isinstance(event, h.Closed) and event.faults):
         return logging.INFO
     return logging.DEBUG
 

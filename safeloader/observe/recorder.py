@@ -51,6 +51,7 @@ class Recorder:
         batches: Batches delivered.
         workers: Number of workers.
         rung: Number of processes that policy wants now; `fell_back` and `recovered` keep it.
+        way: How batches are made now, in words, for a loader that has several ways; else "".
         pulse: Where the loader's consumer is; the iterators keep it.
 
     Args:
@@ -67,6 +68,7 @@ class Recorder:
         self.batches = 0
         self.workers = workers
         self.rung = workers if settings.max_processes is None else min(workers, settings.max_processes)
+        self.way = ""
         self._clock = clock
         self._faults: dict[int, h.Fault] = {}
         self._causes: Counter[str] = Counter()
@@ -132,19 +134,24 @@ class Recorder:
         self._lost_workers -= answered
         return bool(answered)
 
-    def fell_back(self, old: int, new: int, why: str) -> None:
-        """Policy lowers the number of processes."""
+    def fell_back(self, old: int, new: int, why: str, way: str = "") -> None:
+        """Policy lowers the number of processes, or takes another `way`, named in words."""
         with self._unharmed():
             self._fallbacks += 1
-            self.rung = new
-            self._tell(h.FellBack(self._clock(), self.name, old, new, why))
+            self.rung, old_way, self.way = new, self.way, way
+            self._tell(h.FellBack(self._clock(), self.name, old, new, why, old_way, way))
 
-    def recovered(self, old: int, new: int, why: str = "") -> None:
-        """Policy raises the number of processes."""
+    def recovered(self, old: int, new: int, why: str = "", way: str = "") -> None:
+        """Policy raises the number of processes, or takes another `way`."""
         with self._unharmed():
             self._recoveries += 1
-            self.rung = new
-            self._tell(h.Recovered(self._clock(), self.name, old, new, why))
+            self.rung, old_way, self.way = new, self.way, way
+            self._tell(h.Recovered(self._clock(), self.name, old, new, why, old_way, way))
+
+    def resized(self, epoch: int, old: int, new: int, seconds: float) -> None:
+        """The images of this epoch have another size; the change took so many seconds."""
+        with self._unharmed():
+            self._tell(h.Resized(self._clock(), self.name, epoch, old, new, seconds))
 
     def slow(self, batch: int | None, worker: int | None, seconds: float, sample: Any = None) -> None:
         """A batch is over its deadline, but its samples still finish."""
@@ -219,6 +226,7 @@ class Recorder:
             recoveries=self._recoveries,
             rung=self.rung,
             workers=self.workers,
+            way=self.way,
             skipped=list(self._skipped),
             slow_batches=self._slow,
             seconds_lost=self._seconds_lost,

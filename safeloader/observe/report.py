@@ -34,6 +34,7 @@ class Report:
         recoveries: Times that policy raised it again.
         rung: Number of processes now; 0 is the main process alone.
         workers: Number of workers, which never changes.
+        way: How batches are made now, for a loader that has several ways (FFCV); else "".
         skipped: (epoch, batch, index) of each sample left out.
         slow_batches: Batches that took longer than their deadline while samples still finished.
         seconds_lost: What the faults cost in all, in seconds, as far as known.
@@ -55,6 +56,7 @@ class Report:
     slow_batches: int = 0
     seconds_lost: float = 0.0
     code_changed: list[str] = field(default_factory=list)
+    way: str = ""
     waits: Waits = field(default_factory=Waits)
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,6 +89,8 @@ class Report:
             now = f"all {many(self.workers, 'worker')} now in the main process"
         elif not self.workers:
             now = "no workers"
+        if self.way:
+            now = f"now by {self.way}"
         yield f"{self.name}: {many(self.batches, 'batch')}, {many(self.epochs, 'epoch')}, {now}"
         dropped = self._all() - len(self.faults)
         if dropped:

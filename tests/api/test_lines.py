@@ -163,6 +163,19 @@ LINES = {
             "workers and the batches stay the same"
         ),
     ),
+    "another way": (
+        happenings.FellBack(
+            NOON, "train", 2, 1, "it hung", "FFCV in a process with 2 workers", "FFCV in a process with 1 worker"
+        ),
+        (
+            "train: falls back from FFCV in a process with 2 workers to FFCV in a process with 1 worker (it hung); "
+            "the samples and their order stay the same"
+        ),
+    ),
+    "resized": (
+        happenings.Resized(NOON, "train", 6, 128, 160, 0.034),
+        "train: epoch 6 has images of 160 pixels, after 128 (0.03 s)",
+    ),
     "recovered": (
         happenings.Recovered(NOON, "train", 1, 2, ""),
         "train: recovers from 1 process to 2 processes; the workers and the batches stay the same",
@@ -271,7 +284,9 @@ def test_what_costs_time_is_a_warning_what_ends_the_run_an_error_and_the_rest_is
     assert {name for name, level in levels.items() if level == "ERROR"} == {
         "raised", "unpicklable", "bad sample raised",
     }  # fmt: skip
-    assert {name for name, level in levels.items() if level == "INFO"} == {"restarted", "resumed", "closed"}
+    assert {name for name, level in levels.items() if level == "INFO"} == {
+        "restarted", "resumed", "resized", "closed",
+    }  # fmt: skip
     assert {name for name, level in levels.items() if level == "DEBUG"} == {"started", "epoch"}
 
 

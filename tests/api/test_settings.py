@@ -287,10 +287,10 @@ def test_settings_print_as_a_table_with_units_and_sources() -> None:
     assert lines == found.describe().splitlines()
     assert len(lines) == 1 + len(TABLE)
     assert lines[:4] == [
-        "setting              value         from",
-        "batch_timeout        2.5 s         argument",
-        "startup_timeout      300 s         default",
-        "max_restarts         1 restarts    SAFELOADER_MAX_RESTARTS",
+        "setting              value                     from",
+        "batch_timeout        2.5 s                     argument",
+        "startup_timeout      300 s                     default",
+        "max_restarts         1 restarts                SAFELOADER_MAX_RESTARTS",
     ]
 
 

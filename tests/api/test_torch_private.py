@@ -240,3 +240,15 @@ def test_the_users_model_is_found_inside_of_torchs_wrappers() -> None:
     assert torch_private.unwrapped(torch.nn.DataParallel(model)) is model
     assert torch_private.unwrapped(torch.compile(model)) is model
     assert torch_private.unwrapped(torch.nn.DataParallel(torch.compile(model))) is model
+
+
+def test_the_default_store_is_that_of_the_process_group() -> None:
+    import torch.distributed as dist
+
+    mine = dist.HashStore()
+    dist.init_process_group("gloo", store=mine, rank=0, world_size=1)
+    try:
+        torch_private.default_store().set("word", "kept")
+        assert torch_private.default_store().get("word") == b"kept"
+    finally:
+        dist.destroy_process_group()

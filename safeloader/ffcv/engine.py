@@ -1,0 +1,269 @@
+"""FFCV in this process: one compiled pipeline and, at a time, one thread that runs it.
+
+::
+
+    Engine ──epoch──▶ Producer (a thread): decode, transform ─▶ queue ─▶ Batches.next(): checked, leased
+       │ set_size: in place, or through the factory with everything compiled once
+"""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import PipelineError
+from . import mends, pipelines
+from .beton import Beton, Fingerprint, unchanged
+from .leases import Pool, Slots
+from .need import require
+
+if TYPE_CHECKING:
+    from .order import Order
+    from .producer import Batches
+
+__all__ = ["Engine", "Place", "Recipe", "threading_layer"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a pipeline is made from; travels to other processes.
+
+    Attributes:
+        path: The ``.beton`` file.
+        print: The file as it was when the loader was made.
+        order: Order of the samples.
+        pipelines: The user's, or a factory ``pipelines(size)``.
+        custom_fields: Classes of custom fields.
+        num_workers: FFCV's threads.
+        os_cache: Map the file, or read its pages.
+        batches_ahead: Batches made in advance.
+        recompile: Compile anew each epoch.
+        seed: Seed of the augmentation.
+        copy: Batches stay valid.
+        cache: Folder for compiled code, or None.
+    """
+
+    path: str
+    print: Fingerprint
+    order: Order
+    pipelines: Any
+    custom_fields: dict[str, Any]
+    num_workers: int
+    os_cache: bool
+    batches_ahead: int
+    recompile: bool
+    seed: int
+    copy: bool
+    cache: str | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in the course of a training: an epoch, one of its batches, and the image size there (None: as given)."""
+
+    epoch: int
+    batch: int
+    size: int | None
+
+
+class Engine:
+    """Runs a recipe in this process.
+
+    Args:
+        recipe: What to run.
+        size: Image size to begin with; None: as the pipelines say.
+
+    Raises:
+        FFCVMissingError: FFCV cannot be imported.
+        BetonError: The file was changed since the recipe was written.
+        PipelineError: The pipelines cannot work.
+    """
+
+    def __init__(self, recipe: Recipe, size: int | None) -> None:
+        require()
+        if recipe.cache:
+            mends.compile_to_disk(recipe.cache)
+        self.recipe = recipe
+        self.size: int | None = None
+        unchanged(recipe.path, recipe.print)
+        self.beton = Beton(recipe.path, recipe.custom_fields)
+        self.loader: Any = mends.threads_restored(self._bare_loader)
+        self._memory_read = self.loader.memory_manager.compile_reader()
+        self._pools: dict[tuple[Any, ...], Pool] = {}
+        self._specs: dict[str, Any] = {}
+        self._batches: Batches | None = None
+        self.compile(size)
+
+    def _bare_loader(self) -> Any:
+        """FFCV's loader with no pipeline yet: its reader, its memory manager."""
+        from ffcv.loader import Loader
+
+        recipe = self.recipe
+        return Loader(
+            recipe.path, recipe.order.batch_size, num_workers=recipe.num_workers, os_cache=recipe.os_cache, seed=0,
+            pipelines=dict.fromkeys(self.beton.fields), custom_fields=recipe.custom_fields, drop_last=False,
+            batches_ahead=recipe.batches_ahead,
+        )  # fmt: skip
+
+    # ------------------------------------------------------------ size
+
+    def compile(self, size: int | None) -> None:
+        """Make the pipeline of a size; what was compiled before is compiled no more."""
+        from ffcv.pipeline.compiler import Compiler
+
+        given = self.recipe.pipelines
+        if pipelines.is_factory(given):
+            given = pipelines.made(given, size or 0)
+        self._specs = pipelines.copied(given, self.beton)
+        if size is not None and not pipelines.is_factory(self.recipe.pipelines):
+            pipelines.resize_all(self._specs, size)
+        Compiler.set_num_threads(self.recipe.num_workers)
+        graph = pipelines.graph_of(self._specs, self.beton, self._memory_read)
+        self.loader.graph = graph
+        self.loader.generate_code()
+        self.size = size
+
+    def set_size(self, size: int | None) -> None:
+        """Change the size: in place, or by making the pipeline anew where a factory was given."""
+        if size == self.size or size is None:
+            return
+        if pipelines.is_factory(self.recipe.pipelines):
+            self.compile(size)
+        else:
+            pipelines.resize_all(self._specs, size)
+            self.size = size
+        self._pools.clear()
+
+    # ------------------------------------------------------------ memory
+
+    def allocate(self) -> tuple[Any, list[Slots], list[tuple[Any, int | None, int | None]]]:
+        """Memory for an epoch: FFCV's buffers, those of them that are leased, and who wants keys or gives verdicts."""
+        count, batch = self.loader.batches_ahead + 2, self.loader.batch_size
+        buffers = self.loader.graph.allocate_memory(batch, count)
+        leased = []
+        if self.recipe.copy:
+            for node in self._ends():
+                slots = self._lease(buffers["operation"], node, count)
+                leased += [slots] if slots is not None else []
+        guards = [
+            (node, getattr(op, "verdicts_at", None), getattr(op, "keys_at", None))
+            for node, op in self._nodes()
+            if hasattr(op, "keys_at")
+        ]
+        return buffers, leased, guards
+
+    def _nodes(self) -> list[tuple[int, Any]]:
+        return [
+            (node.id, getattr(node, "operation", None) or getattr(node, "decoder", None))
+            for node in self.loader.graph.nodes
+        ]
+
+    def _ends(self) -> list[int]:
+        """The nodes whose memory comes out of a pipeline: the last of each that has any."""
+        needed, _ = self.loader.graph.collect_requirements()
+        found: dict[int, None] = {}
+        for node in self.loader.graph.leaf_nodes.values():
+            while node is not None and needed["operation"].get(node.id) is None:
+                node = node.parent
+            if node is not None:
+                found[node.id] = None
+        return list(found)
+
+    def _lease(self, buffers: Any, node: int, count: int) -> Slots | None:
+        """Put leased slots in the place of FFCV's."""
+        whole = buffers[node]
+        if isinstance(whole, tuple) and not hasattr(dict(self._nodes())[node], "keys_at"):
+            return None  # which of them comes out is not known: copied, if need be
+        first = whole[0] if isinstance(whole, tuple) else whole
+        if not isinstance(first, np.ndarray):
+            return None
+        key = (node, first.shape[1:], first.dtype)
+        if key not in self._pools:
+            self._pools[key] = Pool(first.shape[1:], first.dtype, spare=count)
+        slots = Slots(self._pools[key], count)
+        buffers[node] = (slots, *whole[1:]) if isinstance(whole, tuple) else slots
+        return slots
+
+    # ------------------------------------------------------------ running
+
+    def begin(self, place: Place) -> Batches:
+        """The batches from a place to the end of its epoch. The ones before are ended."""
+        from .producer import Batches, Producer
+
+        self.stop()
+        unchanged(self.recipe.path, self.recipe.print)
+        self.set_size(place.size)
+        if self.recipe.recompile:
+            self.loader.generate_code()
+        order = self.recipe.order.samples(place.epoch, self.beton)
+        start = place.batch * self.recipe.order.batch_size
+        self._batches = Batches(Producer(self, order[start:], place))
+        return self._batches
+
+    def stop(self) -> None:
+        """End what runs."""
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None
+
+    def close(self) -> None:
+        """End, and let the file go."""
+        self.stop()
+        self.loader = self._memory_read = None
+        self._pools.clear()
+        self._specs.clear()
+        gc.collect(0)
+
+    def warm_up(self) -> None:
+        """Compile everything by making a batch of one sample. What goes wrong here goes wrong again, with its name."""
+        samples = self.recipe.order.indices[:1]
+        from .producer import Batches, Producer
+
+        batches = Batches(Producer(self, samples, Place(0, 0, self.size)))
+        try:
+            batches.next(None)
+        except Exception:
+            pass
+        finally:
+            batches.close()
+
+
+def threading_layer(num_workers: int) -> str:
+    """The library by which numba runs more than one thread; "" with one.
+
+    Raises:
+        PipelineError: It is ``workqueue``, which ends the program when two loaders run at the same time.
+    """
+    import numba
+
+    if num_workers <= 1:
+        return ""
+    layer = _layer(numba)
+    if layer == "workqueue":
+        raise PipelineError(
+            "numba would run FFCV's workers by its layer workqueue, which ends the whole program as soon as two "
+            "loaders run at the same time",
+            hint="install TBB (apt-get install libtbb12, or pip install tbb) or libgomp1, or unset "
+            "NUMBA_THREADING_LAYER; or num_workers=1, or Policy(ffcv_mode='process')",
+        )
+    return layer
+
+
+def _layer(numba: Any) -> str:
+    try:
+        return str(numba.threading_layer())
+    except ValueError:  # none was needed so far
+        pass
+    asked = numba.config.THREADING_LAYER
+    if asked in ("tbb", "omp", "workqueue"):
+        return str(asked)
+    for name in numba.config.THREADING_LAYER_PRIORITY:
+        try:
+            __import__(f"numba.np.ufunc.{ {'tbb': 'tbbpool', 'omp': 'omppool'}.get(name, name)}")
+        except ImportError:
+            continue
+        return str(name)
+    return "workqueue"

@@ -1,0 +1,133 @@
+"""The iterator of one epoch: it knows its place, and hands out what the loader's present way makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import BadSampleError, ConcurrentUseError
+from ..observe.happenings import Fault
+from .ways import Arrived, FellOver
+
+if TYPE_CHECKING:
+    from .engine import Place
+    from .loader import Loader
+
+__all__ = ["Epoch"]
+
+
+class Epoch(Iterator[tuple[Any, ...]]):
+    """The batches of one epoch.
+
+    Args:
+        loader: Whose.
+        place: Where it begins.
+    """
+
+    def __init__(self, loader: Loader, place: Place) -> None:
+        self._loader, self._place = loader, place
+        self._first = place.batch
+        self._ended = self._busy = False
+        try:
+            loader._begin(place)
+        except FellOver as fell:
+            loader._fall(fell)
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """(epoch, batch) that is due; after the last batch the beginning of the next epoch."""
+        if self._place.batch >= len(self._loader):
+            return self._place.epoch + 1, 0
+        return self._place.epoch, self._place.batch
+
+    def __len__(self) -> int:
+        return len(self._loader) - self._first
+
+    def __next__(self) -> tuple[Any, ...]:
+        loader = self._loader
+        if self._ended:
+            loader._usable()
+            raise StopIteration
+        if self._busy:
+            raise ConcurrentUseError(
+                "two threads asked the same iterator for a batch at the same time",
+                hint="give each thread its own loader, or guard next() with a lock",
+            )
+        loader._usable()
+        self._busy = True
+        try:
+            return self._next()
+        finally:
+            self._busy = False
+
+    def _next(self) -> tuple[Any, ...]:
+        loader = self._loader
+        while True:
+            place = self._place
+            if place.batch >= len(loader):
+                self._ended = True
+                loader._recorder.epoch(place.epoch, len(loader) - self._first)
+                raise StopIteration
+            try:
+                arrived = loader._next(place)
+            except StopIteration:
+                self._ended = True
+                raise RuntimeError(f"{loader.name} ended before batch {place.batch}") from None
+            except Exception:
+                self._place = replace(place, batch=place.batch + 1)  # raised at its turn; the next ones still come
+                raise
+            self._place = replace(place, batch=place.batch + 1)
+            values = self._good(place, arrived)
+            if values is not None:
+                loader._recorder.batches += 1
+                return values
+
+    def _good(self, place: Place, arrived: Arrived) -> tuple[Any, ...] | None:
+        """The batch without its corrupt samples; None if nothing is left."""
+        if not arrived.bad:
+            return arrived.values
+        loader, bad = self._loader, arrived.bad
+        if loader._settings.on_bad_sample == "raise":
+            raise self._bad_sample(place, arrived)
+        for one in bad:
+            loader._recorder.skipped(place.epoch, place.batch, one.sample, one.why)
+        count = len(arrived.values[0])
+        keep = torch.ones(count, dtype=torch.bool)
+        keep[[one.position for one in bad]] = False
+        if not keep.any():
+            return None
+        return tuple(value[keep if isinstance(value, torch.Tensor) else keep.numpy()] for value in arrived.values)
+
+    def _bad_sample(self, place: Place, arrived: Arrived) -> BadSampleError:
+        loader, bad = self._loader, arrived.bad
+        samples = [one.sample for one in bad]
+        loader._recorder.fault(
+            Fault(
+                0.0, "", "bad_sample", epoch=place.epoch, batch=place.batch, indices=samples, detail=bad[0].why,
+                action="raised",
+            )
+        )  # fmt: skip
+        error = BadSampleError(
+            f"sample {', '.join(map(str, samples[:8]))} of {loader._beton.path} is corrupt: {bad[0].why}",
+            indices=samples, cause="corrupt", batch=place.batch, where=f"{loader.name}, epoch {place.epoch}",
+            hint='write the file again, or leave such samples out and go on: Policy(on_bad_sample="skip"); '
+            f"`python -m safeloader.ffcv check --full {loader._beton.path}` lists them all",
+        )  # fmt: skip
+        error.report = loader.report()
+        return error
+
+    def close(self) -> None:
+        """End it; what was handed out stays valid."""
+        if not self._ended:
+            self._ended = True
+            if self._loader._way is not None:
+                self._loader._way.stop()
+
+    def __del__(self) -> None:
+        try:
+            self.close()
+        except Exception:
+            pass

@@ -1,0 +1,197 @@
+"""FFCV in one supervised process: a DataLoader with one worker whose "samples" are FFCV's batches.
+
+So a SIGBUS, an abort, a hang or a kill costs a replacement, and the new process begins at the batch that is due: the
+sampler's items say which that is. Batches come through the arena; all that supervises them is DataLoader's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+from ..errors import SafeLoaderError
+from ..loader import DataLoader
+from ..settings import Policy
+from .engine import Engine, Place, Recipe
+from .ways import Arrived, BadHere, FellOver, places, reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..observe import Recorder
+    from ..observe.happenings import Fault
+    from ..settings import Settings
+    from .producer import Batches
+
+__all__ = ["HostedWay"]
+
+
+class HostedBatches:
+    """The dataset in the process: ``[place]`` is the batch of that place. In order, it costs nothing to ask.
+
+    Args:
+        recipe: What to run.
+        first: Where the trainer begins.
+    """
+
+    def __init__(self, recipe: Recipe, first: Place) -> None:
+        self._recipe = recipe
+        self._first = first
+        self._engine: Engine | None = None
+        self._batches: Batches | None = None
+        self._due: Place | None = None
+
+    def open(self) -> None:
+        """Make and compile everything, while the deadline for the start counts."""
+        self._engine = Engine(self._recipe, self._first.size)
+        self._engine.warm_up()
+
+    def __getitem__(self, place: Place) -> tuple[tuple[Any, ...], tuple[BadHere, ...]]:
+        from .producer import Failed
+
+        assert self._engine is not None
+        if self._batches is None or place != self._due:
+            self._batches = self._engine.begin(place)
+        self._due = replace(place, batch=place.batch + 1)
+        try:
+            made = self._batches.next(None)
+        except Failed as failed:
+            self._batches = None
+            raise reason(failed)  # noqa: B904 - it has its own cause
+        return made.values, tuple(BadHere(b.position, int(made.samples[b.position]), b.why) for b in made.bad)
+
+
+def open_dataset(_: int) -> None:
+    """Called in the process once it is there."""
+    from torch.utils.data import get_worker_info
+
+    info = get_worker_info()
+    assert info is not None
+    cast("HostedBatches", info.dataset).open()
+
+
+class Plan:
+    """The sampler: places, from one to the end of its epoch."""
+
+    def __init__(self, count: int) -> None:
+        self.place = Place(0, 0, None)
+        self._count = count
+
+    def __iter__(self) -> Iterator[Place]:
+        return places(self.place, self._count)
+
+    def __len__(self) -> int:
+        return self._count - self.place.batch
+
+
+class Told:
+    """The loader's recorder, told of batches by their places."""
+
+    def __init__(self, recorder: Recorder, plan: Plan, recipe: Recipe) -> None:
+        self._recorder, self._plan, self._recipe = recorder, plan, recipe
+        self._beton: Any = None
+        self.batches = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._recorder, name)
+
+    def fault(self, fault: Fault) -> int:
+        """A fault, with the batch's true number and samples."""
+        if fault.batch is not None:
+            batch = fault.batch + self._plan.place.batch
+            fault = replace(fault, batch=batch, indices=self._samples(batch), sample=None)
+        return self._recorder.fault(replace(fault, epoch=self._plan.place.epoch))
+
+    def _samples(self, batch: int) -> list[int] | None:
+        from .beton import Beton
+
+        try:
+            self._beton = self._beton or Beton(self._recipe.path, self._recipe.custom_fields)
+            order = self._recipe.order
+            samples = order.samples(self._plan.place.epoch, self._beton)
+        except Exception:  # the file may be gone; that is told elsewhere
+            return None
+        return [int(sample) for sample in samples[batch * order.batch_size : (batch + 1) * order.batch_size]]
+
+    def epoch(self, n: int, batches: int) -> None:
+        """The loader tells that itself."""
+
+    def closed(self) -> None:
+        """So it does that."""
+
+
+class HostedWay:
+    """As `Way`: FFCV in a process of its own.
+
+    Args:
+        recipe: What to run.
+        settings: What the inner DataLoader obeys.
+        recorder: Where faults are told.
+    """
+
+    def __init__(self, recipe: Recipe, settings: Settings, recorder: Recorder) -> None:
+        self._recipe = recipe
+        self._policy = inner_policy(settings, fallback="off")
+        self._recorder = recorder
+        self._plan = Plan(len(recipe.order))
+        self._loader: DataLoader[Any] | None = None
+        self._iterator: Any = None
+
+    def begin(self, place: Place) -> None:
+        """As `Way`."""
+        self._plan.place = place
+        if self._loader is None:
+            self._loader = self._make(place)
+        self._iterator = iter(self._loader) if place.batch < len(self._recipe.order) else iter(())
+
+    def _make(self, place: Place) -> DataLoader[Any]:
+        loader: DataLoader[Any] = DataLoader(
+            HostedBatches(self._recipe, place),  # type: ignore[arg-type]
+            batch_size=None, sampler=self._plan, num_workers=1, multiprocessing_context="spawn",
+            worker_init_fn=open_dataset, persistent_workers=True, prefetch_factor=2,
+            policy=self._policy, name=self._recorder.name,
+        )  # fmt: skip
+        loader._safe.recorder = cast("Any", Told(self._recorder, self._plan, self._recipe))
+        return loader
+
+    def next(self) -> Arrived:
+        """As `Way`."""
+        return fetched(self._iterator)
+
+    def stop(self) -> None:
+        """As `Way`. The process goes on with what it was sent, and is used again."""
+        self._iterator = None
+
+    def close(self) -> None:
+        """As `Way`."""
+        self._iterator = None
+        if self._loader is not None:
+            self._loader.close()
+            self._loader = None
+
+
+def fetched(iterator: Any) -> Arrived:
+    """The next batch of an inner DataLoader; its giving up is this way's falling over."""
+    try:
+        values, bad = next(iterator)
+    except SafeLoaderError as error:
+        if error.report is None:  # raised by the dataset
+            raise
+        raise FellOver(error.what.splitlines()[0], error) from error
+    return Arrived(tuple(values), tuple(BadHere(*one) for one in bad))
+
+
+def inner_policy(settings: Settings, fallback: Any) -> Policy:
+    """The same settings for a DataLoader inside."""
+    return Policy(
+        batch_timeout=settings.batch_timeout,
+        startup_timeout=settings.startup_timeout,
+        max_restarts=settings.max_restarts,
+        restart_period=settings.restart_period,
+        fallback=fallback,
+        on_bad_sample="raise",
+        bad_sample_attempts=settings.bad_sample_attempts,
+        start_method=settings.start_method,
+        accelerators=settings.accelerators,
+        strict=settings.strict,
+    )

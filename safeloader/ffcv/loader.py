@@ -1,0 +1,318 @@
+"""``safeloader.ffcv.Loader``: FFCV's loader, which may fail, hang or crash without ending the run."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import weakref
+from dataclasses import replace
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import ForkRefusedError, LoaderClosedError, SettingsError
+from ..observe import Recorder, Report
+from ..observe.log import logger
+from ..settings import Policy, resolve
+from . import arguments
+from . import pipelines as pipes
+from .checking import CheckReport, examine
+from .engine import Place, Recipe, threading_layer
+from .epoch import Epoch
+from .need import require
+from .order import Order
+from .state import checked_state, state_of
+from .ways import Arrived, FellOver, Step, TrainerWay, Way, steps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from typing_extensions import Self
+
+    from .ranks import Ranks
+    from .resize import ProgressiveResize
+
+__all__ = ["Loader"]
+
+_counter = itertools.count(1)
+
+
+class Loader:
+    """Batches of a ``.beton`` file through FFCV's pipelines: the arguments of ``ffcv.loader.Loader`` and a few more.
+
+    Iterate over it once an epoch, as over a DataLoader. A new iteration ends the one before.
+
+    Args:
+        fname: The ``.beton`` file. It is looked through before anything is loaded.
+        batch_size: Samples a batch.
+        num_workers: FFCV's threads; below 1: one a core that this process may use. At most one a core.
+        os_cache: Map the file; False: read its pages (for files larger than memory).
+        order: ``OrderOption`` of FFCV or its name (``"RANDOM"``), or a TraversalOrder class.
+        distributed: Each rank takes its share, as torch's DistributedSampler deals them.
+        seed: Seed of order and augmentation; drawn if not given. The same on all ranks.
+        indices: Take only these samples.
+        pipelines: Operations by field, or a function ``pipelines(size)`` that returns them. Never changed.
+        custom_fields: Classes of custom fields by name.
+        drop_last: Leave out a last batch that is not full (a line of the log says what that costs).
+        batches_ahead: Batches made in advance.
+        recompile: Compile anew each epoch.
+        policy: What to do about faults.
+        name: What logs and reports call this loader ("train", "val").
+        resize: Image size of each epoch.
+        copy: Batches stay valid for as long as they are kept. False: as in FFCV, only until the next one.
+
+    Raises:
+        FFCVMissingError: FFCV is not installed.
+        FileNotFoundError: There is no such file.
+        BetonError: The file is damaged.
+        PipelineError: A pipeline cannot work.
+        SettingsError: An argument is out of range, or an epoch would have no batch.
+        RanksDisagreeError: Another rank has another file, seed, order or schedule.
+    """
+
+    def __init__(
+        self,
+        fname: str | os.PathLike[str],
+        batch_size: int,
+        num_workers: int = -1,
+        os_cache: bool = True,
+        order: Any = "SEQUENTIAL",
+        distributed: bool = False,
+        seed: int | None = None,
+        indices: Sequence[int] | None = None,
+        pipelines: Mapping[str, Any] | Callable[[int], Mapping[str, Any]] | None = None,
+        custom_fields: Mapping[str, Any] | None = None,
+        drop_last: bool = True,
+        batches_ahead: int = 3,
+        recompile: bool = False,
+        *,
+        policy: Policy | None = None,
+        name: str | None = None,
+        resize: ProgressiveResize | None = None,
+        copy: bool = True,
+    ) -> None:
+        self.name = name or f"ffcv loader {next(_counter)}"
+        self.policy, self.resize, self.batch_size = policy, resize, arguments.count(batch_size, "batch_size")
+        self._settings = resolve(policy)
+        require()
+        self.num_workers = arguments.workers(num_workers, self.name)
+        self._beton = arguments.opened(os.fspath(fname), custom_fields or {})
+        self._ranks = self._join(distributed)
+        seed = self._seed(seed, distributed)
+        taken = arguments.indices(indices, self._beton.num_samples)
+        self._order = Order(
+            arguments.order_kind(order, distributed), taken, seed, self.batch_size, bool(drop_last),
+            self._ranks.rank if self._ranks else None, self._ranks.world_size if self._ranks else 1,
+        )  # fmt: skip
+        self._recipe = Recipe(
+            self._beton.path, self._beton.print, self._order, {} if pipelines is None else pipelines,
+            dict(custom_fields or {}), self.num_workers, bool(os_cache),
+            arguments.count(batches_ahead, "batches_ahead"), bool(recompile), seed, bool(copy),
+            arguments.cache(self._settings.ffcv_cache),
+        )  # fmt: skip
+        on_cpu = pipes.looked_through(self._recipe.pipelines, self._beton, resize, self.name)
+        self._say_what_is_dropped()
+        self._steps = steps(self._settings.ffcv_mode, self.num_workers, self._settings.fallback, on_cpu=on_cpu)
+        if self._steps[0].kind == "trainer":
+            threading_layer(self.num_workers)
+        self._recorder = Recorder(self.name, self._settings, workers=self.num_workers)
+        self._recorder.way, self._recorder.rung = str(self._steps[0]), self._steps[0].workers
+        self._rung, self._good = 0, 0
+        self._way: Way | None = None
+        self._epoch, self._batch = 0, 0  # where the next iteration begins
+        self._size: int | None = None
+        self._iterator: weakref.ref[Epoch] | None = None
+        self._closed = False
+        self._owner = os.getpid()
+        if self._ranks is not None:
+            self._ranks.agree("the data", state_of(self._order, self._beton) | {"resize": arguments.told(self.resize)})
+
+    # ------------------------------------------------------------ arguments
+
+    def _join(self, distributed: bool) -> Ranks | None:
+        if not distributed:
+            return None
+        from .ranks import Ranks
+
+        shared = "loader" if self.name.startswith("ffcv loader ") else self.name
+        return Ranks(shared, self._settings.startup_timeout)
+
+    def _seed(self, seed: int | None, distributed: bool) -> int:
+        if seed is not None:
+            return arguments.count(seed, "seed", least=0)
+        if distributed:
+            logger.warning("%s: no seed was given; all ranks take 0, as torch's DistributedSampler does", self.name)
+            return 0
+        return int(np.random.randint(0, np.iinfo("int32").max))
+
+    def _say_what_is_dropped(self) -> None:
+        if not len(self._order):
+            raise SettingsError(
+                f"an epoch has no batch: {self._order.count} samples, batch_size={self.batch_size}, "
+                f"drop_last={self._order.drop_last}",
+                where=self.name,
+                hint="give a smaller batch_size, or drop_last=False",
+            )
+        if self._order.dropped:
+            logger.warning(
+                "%s: drop_last leaves out %d of %d samples in each epoch (batch size %d)",
+                self.name, self._order.dropped, self._order.count, self.batch_size,
+            )  # fmt: skip
+
+    # ------------------------------------------------------------ what a DataLoader has
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return len(self._order)
+
+    def __iter__(self) -> Epoch:
+        self._usable()
+        self._leave_iterator()
+        epoch, batch = self._epoch, self._batch
+        self._epoch, self._batch = epoch + 1, 0
+        if self._rung and self._good >= self._settings.recover_after:
+            self._climb()
+        size = self._size_of(epoch)
+        iterator = Epoch(self, Place(epoch, batch, size))
+        self._iterator = weakref.ref(iterator)
+        return iterator
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next iteration is this epoch: its order, its augmentation, its size.
+
+        Raises:
+            SettingsError: It is negative.
+        """
+        if epoch < 0:
+            raise SettingsError(f"there is no epoch {epoch}", where=self.name)
+        if self._epoch != epoch:
+            self._epoch, self._batch = int(epoch), 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where this loader stands: plain values. The batch handed out last counts as done."""
+        iterator = self._iterator() if self._iterator is not None else None
+        place = (self._epoch, self._batch) if iterator is None else iterator.position
+        return {**state_of(self._order, self._beton), "epoch": place[0], "batch": place[1]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The next iteration goes on where that loader stood, with the batch that was due.
+
+        Raises:
+            SettingsError: That loader had another file, seed, batch size, order, or other ranks.
+        """
+        epoch, batch = checked_state(state, state_of(self._order, self._beton), len(self), self.name)
+        self._leave_iterator()
+        self._epoch, self._batch = epoch, batch
+
+    def report(self) -> Report:
+        """What happened so far: every fault with its cause, batch, samples, stack and cost."""
+        return self._recorder.report()
+
+    def check(self) -> CheckReport:
+        """Look through the whole file, JPEG headers included."""
+        report = CheckReport(self._beton.path)
+        examine(self._beton, report, images=None)
+        return report
+
+    def close(self) -> None:
+        """End threads and processes, for good. Batches already handed out stay valid (with ``copy=True``)."""
+        if self._closed or os.getpid() != self._owner:
+            return
+        self._closed = True
+        self._leave_iterator()
+        self._drop_way()
+        self._recorder.closed()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_closed", True) is False:
+            self._drop_way()
+
+    # ------------------------------------------------------------ inside
+
+    def _usable(self) -> None:
+        if self._closed:
+            raise LoaderClosedError(f"{self.name} was closed", hint="make a new Loader: close() ends one for good")
+        if os.getpid() != self._owner:
+            raise ForkRefusedError(
+                f"{self.name} was made in process {self._owner} and cannot be used in a fork of it",
+                hint="make the loader in the process that uses it, and start that with spawn",
+            )
+
+    def _leave_iterator(self) -> None:
+        iterator = self._iterator() if self._iterator is not None else None
+        if iterator is not None:
+            iterator.close()
+        elif self._way is not None:
+            self._way.stop()
+        self._iterator = None
+
+    def _size_of(self, epoch: int) -> int | None:
+        if self.resize is None:
+            return None
+        size = self.resize.size_at(epoch)
+        if self._ranks is not None:
+            self._ranks.agree("the image size", {"epoch": epoch, "size": size})
+        return size
+
+    def _begin(self, place: Place) -> None:
+        """Begin the present way at a place; a change of size is told."""
+        started = monotonic()
+        if self._way is None:
+            self._way = self._make_way(self._steps[self._rung])
+        self._way.begin(place)
+        if place.size is not None:
+            if self._size not in (None, place.size):
+                self._recorder.resized(place.epoch, self._size or 0, place.size, monotonic() - started)
+            self._size = place.size
+
+    def _make_way(self, step: Step) -> Way:
+        recipe = replace(self._recipe, num_workers=step.workers)
+        if step.kind == "trainer":
+            return TrainerWay(recipe, self._settings, self._recorder)
+        if step.kind == "process":
+            from .hosted import HostedWay
+
+            return HostedWay(recipe, self._settings, self._recorder)
+        from .plain import PlainWay
+
+        return PlainWay(recipe, self._settings, self._recorder)
+
+    def _drop_way(self) -> None:
+        if self._way is not None:
+            self._way.close()
+            self._way = None
+
+    def _fall(self, fell: FellOver) -> None:
+        """Go down one rung, or raise."""
+        self._drop_way()
+        if self._rung + 1 >= len(self._steps):
+            raise fell.error
+        old, new = self._steps[self._rung], self._steps[self._rung + 1]
+        self._rung, self._good = self._rung + 1, 0
+        self._recorder.fell_back(old.workers, new.workers, fell.why, str(new))
+
+    def _climb(self) -> None:
+        self._drop_way()
+        old, new = self._steps[self._rung], self._steps[self._rung - 1]
+        self._rung, self._good = self._rung - 1, 0
+        self._recorder.recovered(old.workers, new.workers, f"{self._settings.recover_after} good batches", str(new))
+
+    def _next(self, place: Place) -> Arrived:
+        while True:
+            try:
+                if self._way is None:
+                    self._begin(place)
+                assert self._way is not None
+                arrived = self._way.next()
+            except FellOver as fell:
+                self._fall(fell)
+                continue
+            self._good += 1
+            return arrived

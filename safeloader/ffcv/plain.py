@@ -1,0 +1,288 @@
+"""The last way: no FFCV thread, no compiled code, no mapping. A DataLoader over the same file, sample by sample.
+
+The same samples in the same order, with the same crops and flips where their generator is keyed by the sample. Images
+are decoded by OpenCV, or by Pillow where it is missing, and resized by OpenCV's INTER_AREA as FFCV does (Pillow: BOX).
+Other operations run the Python that FFCV would have compiled.
+"""
+
+from __future__ import annotations
+
+import io
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..loader import DataLoader
+from . import mends, pipelines
+from .beton import JPG, Beton
+from .hosted import fetched, inner_policy
+from .need import require
+from .order import mixed
+from .ways import Arrived, BadHere
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..observe import Recorder
+    from ..settings import Settings
+    from .engine import Place, Recipe
+
+__all__ = ["PlainSamples", "PlainWay", "decode_jpeg", "resized"]
+
+
+def decode_jpeg(data: bytes) -> np.ndarray[Any, Any]:
+    """Pixels as (height, width, 3) uint8.
+
+    Raises:
+        ValueError: It does not decode.
+    """
+    try:
+        import cv2
+    except ImportError:
+        from PIL import Image
+
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                return np.asarray(image.convert("RGB"))
+        except (OSError, SyntaxError) as reason:
+            raise ValueError(f"its JPEG data does not decode: {reason}") from reason
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise ValueError("its JPEG data does not decode")
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+
+
+def resized(pixels: np.ndarray[Any, Any], size: tuple[int, int]) -> np.ndarray[Any, Any]:
+    """Pixels at (height, width), by area."""
+    try:
+        import cv2
+    except ImportError:
+        from PIL import Image
+
+        return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BOX))
+    return np.asarray(cv2.resize(pixels, (size[1], size[0]), interpolation=cv2.INTER_AREA))
+
+
+class PlainSamples:
+    """The dataset: ``[i]`` is sample ``i`` as its decoders give it, ``collate`` runs the rest of the pipelines.
+
+    Args:
+        recipe: What to make.
+        place: Epoch and size.
+    """
+
+    def __init__(self, recipe: Recipe, place: Place) -> None:
+        self._recipe, self._place = recipe, place
+        self._beton: Beton | None = None
+
+    def _open(self) -> Beton:
+        if self._beton is None:
+            require()
+            self._beton = Beton(self._recipe.path, self._recipe.custom_fields)
+            given, size = self._recipe.pipelines, self._place.size
+            factory = pipelines.is_factory(given)
+            specs = pipelines.copied(pipelines.made(given, size or 0) if factory else given, self._beton)
+            if size is not None and not factory:
+                pipelines.resize_all(specs, size)
+            self._file = open(self._beton.path, "rb")  # noqa: SIM115 - as long as this object
+            self._graph = pipelines.graph_of(specs, self._beton, self._read)
+        return self._beton
+
+    def _read(self, pointer: Any, _: Any = None) -> np.ndarray[Any, Any]:
+        assert self._beton is not None
+        row = self._beton.table[int(np.searchsorted(self._beton.table["ptr"], pointer))]
+        self._file.seek(int(pointer))
+        return np.frombuffer(bytearray(self._file.read(int(row["size"]))), np.uint8)
+
+    # ------------------------------------------------------------ one sample
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        beton = self._open()
+        sample: dict[str, Any] = {"index": index, "why": ""}
+        salts = {node.id: salt for salt, node in enumerate(self._keyed())}
+        for node in self._graph.root_nodes:
+            field = beton.fields[node.field_name]
+            if field.kind == "image":
+                sample[node.id], why = self._image(beton.column(field.name)[index], node, salts.get(node.id), index)
+                sample["why"] = sample["why"] or why
+            else:
+                sample[node.id] = None  # made for the whole batch, by FFCV's own Python
+        return sample
+
+    def _keyed(self) -> list[Any]:
+        return [node for node in self._graph.nodes if hasattr(_operation(node), "keys_at")]
+
+    def _image(self, row: Any, node: Any, salt: int | None, index: int) -> tuple[Any, str]:
+        op = _operation(node)
+        height, width = int(row["height"]), int(row["width"])
+        data = self._read(row["data_ptr"])
+        why = ""
+        try:
+            pixels = decode_jpeg(data.tobytes()) if row["mode"] == JPG else data.reshape(height, width, 3)
+            if pixels.shape != (height, width, 3):
+                raise ValueError("its JPEG has another size than its record")
+        except ValueError as reason:
+            pixels, why = np.zeros((height, width, 3), np.uint8), str(reason)
+        if not hasattr(op, "get_crop_generator"):
+            return pixels, why
+        with _generator(_key(self._recipe.seed + (salt or 0), self._place.epoch, index)):
+            crop = getattr(op.get_crop_generator, "py_func", op.get_crop_generator)
+            i, j, h, w = crop(height, width, op.scale, op.ratio)
+        return resized(np.ascontiguousarray(pixels[i : i + h, j : j + w]), tuple(op.output_size)), why
+
+    # ------------------------------------------------------------ a batch
+
+    def collate(self, samples: list[dict[str, Any]]) -> tuple[tuple[Any, ...], tuple[BadHere, ...]]:
+        """A batch as FFCV makes it, and its corrupt samples."""
+        self._open()
+        indices = np.array([sample["index"] for sample in samples], np.uint64)
+        done: dict[int, Any] = {}
+        with _uncompiled(), _generator(_key(self._recipe.seed, self._place.epoch, int(indices[0]))):
+            for root in self._graph.root_nodes:
+                self._run(root, None, None, root.field_name, indices, samples, done)
+        values = tuple(done[_source(node).id] for node in self._graph.leaf_nodes.values())
+        bad = tuple(BadHere(n, int(s["index"]), s["why"]) for n, s in enumerate(samples) if s["why"])
+        return values, bad
+
+    def _run(
+        self, node: Any, value: Any, state: Any, field: str, indices: Any, samples: Any, done: dict[int, Any]
+    ) -> None:
+        from ffcv.pipeline.graph import INITIAL_STATE
+
+        op = _operation(node)
+        if op is not None:
+            op.accept_field(self._graph.handlers[field])
+            op.accept_globals(self._graph.metadata[f"f{self._graph.fieldname_to_fix[field]}"], self._read)
+            state, wanted = op.declare_state_and_memory(state or INITIAL_STATE)
+            if value is None and samples[0][node.id] is not None:
+                value = np.stack([sample[node.id] for sample in samples])
+            else:
+                value = self._apply(node, op, value, wanted, indices)
+            done[node.id] = value
+        for child in self._graph.adjacency_list[node]:
+            self._run(child, value, state, field, indices, samples, done)
+
+    def _apply(self, node: Any, op: Any, value: Any, wanted: Any, indices: Any) -> Any:
+        count = len(indices)
+        if type(op).__name__ == "NormalizeImage":  # pixel by pixel in FFCV, too slow in Python
+            table = op.lookup_table.view(op.dtype)
+            return np.stack([table[value[..., channel], channel] for channel in range(3)], -1)
+        memory = _memory(wanted, count)
+        if getattr(op, "keys_at", None) is not None:
+            salt = self._keyed().index(node)
+            memory[op.keys_at][:, 0] = mixed(self._recipe.seed + salt, self._place.epoch, indices)
+        code = op.generate_code()
+        shared = op.generate_code_for_shared_state()
+        arguments = [indices if node.parent is None else value, memory]
+        if getattr(code, "with_indices", False):
+            arguments.append(indices)
+        if node.parent is None:
+            arguments += [self._graph.metadata[f"f{node.f_ix}"], None]
+        if shared is not None:
+            share = _memory(op.declare_shared_memory(None), count)
+            shared(share)
+            arguments.append(share)
+        result = code(*arguments)
+        return result[:count] if hasattr(result, "__getitem__") else result
+
+
+def _operation(node: Any) -> Any:
+    return getattr(node, "operation", None) or getattr(node, "decoder", None)
+
+
+def _source(node: Any) -> Any:
+    while _operation(node) is None:
+        node = node.parent
+    return node
+
+
+def _key(seed: int, epoch: int, number: int) -> int:
+    return int(mixed(seed, epoch, np.array([number]))[0])
+
+
+def _memory(wanted: Any, count: int) -> Any:
+    from ffcv.pipeline.allocation_query import AllocationQuery, allocate_query
+
+    if wanted is None:
+        return None
+    if isinstance(wanted, AllocationQuery):
+        return allocate_query(wanted, count, 1)[0]
+    return tuple(_memory(one, count) for one in wanted)
+
+
+@contextmanager
+def _generator(key: int) -> Iterator[None]:
+    """numpy's generator, which draws what numba's would with the same key; put back afterwards."""
+    before = np.random.get_state()
+    np.random.seed(key)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    from ffcv.pipeline.compiler import Compiler
+
+    before = getattr(Compiler, "is_enabled", True)
+    Compiler.set_enabled(False)
+    try:
+        yield
+    finally:
+        Compiler.set_enabled(before)
+
+
+class PlainWay:
+    """As `Way`: a DataLoader over `PlainSamples`, made anew for each epoch.
+
+    Args:
+        recipe: What to make; its ``num_workers`` are processes here.
+        settings: What the inner DataLoader obeys.
+        recorder: Where faults are told.
+    """
+
+    def __init__(self, recipe: Recipe, settings: Settings, recorder: Recorder) -> None:
+        self._recipe = recipe
+        self._policy = inner_policy(settings, fallback=settings.fallback)
+        self._recorder = recorder
+        self._loader: DataLoader[Any] | None = None
+        self._iterator: Any = None
+
+    def begin(self, place: Place) -> None:
+        """As `Way`."""
+        from .hosted import Plan, Told
+
+        self.close()
+        mends.threads_restored(require)
+        order = self._recipe.order
+        samples = order.samples(place.epoch, Beton(self._recipe.path, self._recipe.custom_fields))
+        rest = samples[place.batch * order.batch_size :]
+        batches = [rest[n : n + order.batch_size].tolist() for n in range(0, len(rest), order.batch_size)]
+        dataset = PlainSamples(self._recipe, place)
+        plan = Plan(len(order))
+        plan.place = place
+        self._loader = DataLoader(
+            dataset, batch_sampler=batches, collate_fn=dataset.collate,  # type: ignore[arg-type]
+            num_workers=self._recipe.num_workers,
+            multiprocessing_context="spawn" if self._recipe.num_workers else None,
+            policy=self._policy, name=self._recorder.name,
+        )  # fmt: skip
+        self._loader._safe.recorder = Told(self._recorder, plan, self._recipe)  # type: ignore[assignment]
+        self._iterator = iter(self._loader) if batches else iter(())
+
+    def next(self) -> Arrived:
+        """As `Way`."""
+        return fetched(self._iterator)
+
+    def stop(self) -> None:
+        """As `Way`."""
+        self.close()
+
+    def close(self) -> None:
+        """As `Way`."""
+        self._iterator = None
+        if self._loader is not None:
+            self._loader.close()
+            self._loader = None

@@ -1,0 +1,299 @@
+"""The thread that runs FFCV's pipeline, and the safe end of it that the consumer holds.
+
+FFCV's own iterator waits for ever when its thread dies, when it is asked once more after the end, and when it was
+closed; it leaves a thread and 100 MB behind at every ``break``. Here whatever ends the thread arrives, `Batches.next`
+has a deadline, and dropping the last reference ends the thread.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import weakref
+from queue import Empty, Full
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from ffcv.loader.epoch_iterator import IS_CUDA, EpochIterator
+from numba import njit
+
+from . import mends
+from .decoders import VERDICTS
+from .order import mixed
+
+if TYPE_CHECKING:
+    from .engine import Engine, Place
+
+__all__ = ["Bad", "Batches", "Failed", "Made", "Producer", "ThreadHung"]
+
+_LOOK = 0.2  # seconds between two looks at the thread, should it end without a word
+_JOIN = 5.0
+
+
+class Made(NamedTuple):
+    """A batch: its values, its samples, and (position, why) of samples that are bad."""
+
+    values: tuple[Any, ...]
+    samples: Any
+    bad: tuple[Bad, ...]
+
+
+class Bad(NamedTuple):
+    """A sample whose data is corrupt."""
+
+    position: int
+    why: str
+
+
+class Failed(Exception):
+    """A batch could not be made; the cause is ``__cause__``."""
+
+    def __init__(self, samples: Any) -> None:
+        super().__init__("a batch could not be made")
+        self.samples = samples
+
+
+class ThreadHung(Exception):
+    """The thread made no batch in time."""
+
+    def __init__(self, seconds: float, stack: str, samples: Any) -> None:
+        super().__init__(f"no batch for {seconds:.1f} s")
+        self.seconds, self.stack, self.samples = seconds, stack, samples
+
+
+@njit
+def _seed(key):  # type: ignore[no-untyped-def]  # compiled: the generator of numba in this thread
+    np.random.seed(key)
+
+
+class Producer(EpochIterator):  # type: ignore[misc,unused-ignore]
+    """FFCV's thread, from one place to the end of an epoch.
+
+    Args:
+        engine: What it runs.
+        samples: The samples that are left, in order.
+        place: Where that begins.
+    """
+
+    def __init__(self, engine: Engine, samples: Any, place: Place) -> None:
+        self._seed = engine.recipe.seed
+        self._copy = engine.recipe.copy
+        self.place = place
+        self.began: float | None = None
+        self.in_work: Any = None
+        self.abandoned = self.closed = False
+        self.memory_allocations: Any = None
+        buffers, self._leased, self._guards = engine.allocate()
+        self._rings = _extents(buffers) if self._copy else []
+        graph = engine.loader.graph
+        graph.allocate_memory = lambda *_: buffers
+        try:
+            super().__init__(engine.loader, samples)  # starts the thread
+        finally:
+            del graph.allocate_memory
+        self.name = "safeloader-ffcv"
+
+    def run(self) -> None:
+        """Make batch after batch; whatever happens, something is put into the queue."""
+        last: Any = None
+        try:
+            mends.threads_restored(self._run)
+        except BaseException as error:
+            failed = Failed(self.in_work)
+            failed.__cause__ = error
+            last = failed
+        finally:
+            self._put(last)
+
+    def _run(self) -> None:
+        from ffcv.pipeline.compiler import Compiler
+
+        Compiler.set_num_threads(self.loader.num_workers)
+        slots = self.loader.batches_ahead + 2
+        events: list[Any] = [None] * slots
+        for number, samples in enumerate(self.iter_ixes):
+            if self.terminate_event.is_set():
+                return
+            self.in_work, self.began = samples, monotonic()
+            slot = number % slots
+            made = self._make(number, samples, slot, events[slot])
+            self.began = None
+            if not self._put((slot, made)):
+                return
+            if IS_CUDA:  # as FFCV does: the consumer's work so far is on the slot that he has just left
+                event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                event.record(self.current_stream)
+                events[(slot + 1) % slots] = event
+
+    def _make(self, number: int, samples: Any, slot: int, event: Any) -> Made:
+        _seed(int(mixed(self._seed, self.place.epoch, np.array([self.place.batch + number]))[0]))
+        for slots in self._leased:
+            slots.open(slot)
+        memory: Any = self.memory_allocations["operation"]
+        try:
+            for salt, (node, _, at) in enumerate(self._guards):
+                if at is not None:
+                    keys = mixed(self._seed + salt, self.place.epoch, np.asarray(samples))
+                    memory[node][at][slot][: len(samples), 0] = keys
+            try:
+                values = self.run_pipeline(number, samples, slot, event)
+            except StopIteration as stop:
+                raise RuntimeError(
+                    "an operation raised StopIteration, which FFCV takes for the end of the epoch; look for a bare "
+                    "next(...) in it"
+                ) from stop
+            return Made(values, samples, tuple(self._bad(memory, slot, len(samples))))
+        finally:
+            for slots in self._leased:
+                slots.close(slot)
+
+    def _bad(self, memory: Any, slot: int, count: int) -> list[Bad]:
+        found = []
+        for node, at, _ in self._guards:
+            if at is None:
+                continue
+            verdicts = memory[node][at][slot][:count, 0]
+            if verdicts.any():
+                found += [Bad(int(place), VERDICTS[verdicts[place]]) for place in np.flatnonzero(verdicts)]
+        return found
+
+    def _put(self, item: Any) -> bool:
+        while not self.terminate_event.is_set():
+            try:
+                self.output_queue.put(item, timeout=_LOOK)
+            except Full:
+                continue
+            return True
+        return False
+
+    def settled(self, slot: int, made: Made) -> Made:
+        """A batch that stays valid: what still lies in FFCV's ring is copied."""
+        if IS_CUDA:
+            self.current_stream.wait_stream(self.cuda_streams[slot])
+        return made._replace(values=tuple(map(self._settled, made.values)))
+
+    def _settled(self, value: Any) -> Any:
+        if getattr(value, "ndim", 1) == 0:  # FFCV's Squeeze() of a batch of one
+            value = value.reshape(1)
+        return self._own(value) if self._copy else value
+
+    def _own(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            if value.device.type != "cpu":
+                return value.clone()
+            start = value.data_ptr()
+        elif isinstance(value, np.ndarray):
+            start = value.__array_interface__["data"][0]
+        else:
+            return value
+        if any(low <= start < high for low, high in self._rings):
+            return value.clone() if isinstance(value, torch.Tensor) else value.copy()
+        return value
+
+    def close(self) -> None:
+        """End the thread, then let go of what it used. May be called any number of times."""
+        self.terminate_event.set()
+        if self.closed:
+            return
+        self.closed = True
+        while self.is_alive():
+            _drain(self.output_queue)
+            self.join(timeout=_LOOK)
+            if self.abandoned or (self.began is not None and monotonic() - self.began > _JOIN):
+                return  # stuck in an operation: it cannot be ended, and must keep its memory
+        _drain(self.output_queue)
+        self.memory_context.__exit__(None, None, None)
+        for thread in getattr(getattr(self.memory_context, "executor", None), "threads", ()):
+            thread.join(timeout=_JOIN)
+        self.memory_allocations = self.storage_state = None
+
+    def __del__(self) -> None:
+        """FFCV's would close a second time."""
+
+
+def _drain(queue: Any) -> None:
+    try:
+        while True:
+            queue.get_nowait()
+    except Empty:
+        pass
+
+
+def _extents(buffers: Any) -> list[tuple[int, int]]:
+    """Where FFCV's own buffers lie."""
+    found = []
+    for kind in buffers.values():
+        for whole in kind.values():
+            for part in whole if isinstance(whole, tuple) else (whole,):
+                for piece in part if isinstance(part, list) else (part,):
+                    if isinstance(piece, torch.Tensor):
+                        found.append((piece.data_ptr(), piece.data_ptr() + piece.nbytes))
+                    elif isinstance(piece, np.ndarray):
+                        start = piece.__array_interface__["data"][0]
+                        found.append((start, start + piece.nbytes))
+    return found
+
+
+class Batches:
+    """The consumer's end. When nobody holds it any more, the thread ends.
+
+    Args:
+        producer: The thread.
+    """
+
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer
+        self._ended = False
+        self._end = weakref.finalize(self, producer.close)
+
+    def next(self, seconds: float | None) -> Made:
+        """The next batch.
+
+        Args:
+            seconds: How long the thread may work on one batch; None: for ever.
+
+        Raises:
+            StopIteration: The epoch is over, or this end was closed.
+            Failed: The thread ended with an error; there is no further batch.
+            ThreadHung: It makes no batch in time.
+        """
+        if self._ended:
+            raise StopIteration
+        asked = monotonic()
+        while True:
+            try:
+                item = self._producer.output_queue.get(timeout=_LOOK)
+                break
+            except Empty:
+                self._look(asked, seconds)
+        if item is None or isinstance(item, Failed):
+            self._ended = True
+            self.close()
+            if item is None:
+                raise StopIteration
+            raise item
+        return self._producer.settled(*item)
+
+    def _look(self, asked: float, seconds: float | None) -> None:
+        producer = self._producer
+        if not producer.is_alive() and producer.output_queue.empty():
+            self._ended = True
+            raise Failed(producer.in_work) from RuntimeError("FFCV's thread ended without a word")
+        began = producer.began
+        stalled = monotonic() - (began if began is not None else asked)
+        if seconds is not None and stalled > seconds:
+            self._ended = producer.abandoned = True
+            raise ThreadHung(stalled, self.stack(), producer.in_work)
+
+    def stack(self) -> str:
+        """Where the thread stands."""
+        frame = sys._current_frames().get(self._producer.ident or 0)
+        return "".join(traceback.format_stack(frame)) if frame is not None else ""
+
+    def close(self) -> None:
+        """End the thread."""
+        self._ended = True
+        self._end()
+

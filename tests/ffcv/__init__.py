@@ -1,0 +1,1 @@
+"""FFCV: real pipelines over real files; nothing of it is mocked."""

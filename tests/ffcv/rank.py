@@ -1,0 +1,45 @@
+"""One rank of a distributed run: prints what it got. Started by test_distributed.py, or by torchrun."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import torch.distributed as dist
+
+from safeloader import Policy
+from safeloader.ffcv import Loader, ProgressiveResize
+from tests.ffcv import data
+
+
+def main(path: str, case: str) -> None:
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    seed = 5 + (rank if case == "seeds" else 0)
+    late = [(0, 24), (1, 40 if rank == 0 or case != "sizes" else 32)]
+    told: dict[str, object] = {"rank": rank}
+    try:
+        policy = Policy(ffcv_mode="trainer", startup_timeout=3.0 if case == "absent" else 60.0)
+        if case == "absent" and rank == 1:
+            import time
+
+            time.sleep(6)
+            raise SystemExit
+        loader = Loader(
+            path, 10, 1, order="RANDOM", distributed=True, seed=seed, pipelines=data.centered(), drop_last=False,
+            resize=ProgressiveResize(late if case != "sizes" else lambda epoch: dict(late).get(epoch, 24)),
+            policy=policy, name="train",
+        )  # fmt: skip
+        told["batches"] = len(loader)
+        told["epochs"] = [[(data.labels_of([b]), b[0].shape[-1]) for b in loader] for _ in range(2)]
+    except SystemExit:
+        pass
+    except Exception as error:
+        told["error"] = f"{type(error).__name__}: {error}"
+    print(json.dumps(told), flush=True)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,74 @@
+"""Two ranks over gloo, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safeloader import SettingsError
+from tests.runtime.harness import environment
+
+
+def ranks(beton: Path, case: str) -> list[dict[str, Any]]:
+    """What two ranks tell."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.ffcv.rank", str(beton), case], stdout=subprocess.PIPE, text=True,
+            env=environment(RANK=str(n), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port, LOCAL_RANK=str(n)),
+        )
+        for n in range(2)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=110)[0] for process in running]
+    return sorted((json.loads(text.strip().splitlines()[-1]) for text in said), key=lambda told: int(told["rank"]))
+
+
+def test_ranks_share_the_samples_and_change_size_in_step(beton: Path) -> None:
+    told = ranks(beton, "fine")
+    assert [rank.get("error") for rank in told] == [None, None]
+    assert [rank["batches"] for rank in told] == [6, 6]
+    for epoch, size in enumerate([24, 40]):
+        shares = [[label for labels, _ in rank["epochs"][epoch] for label in labels] for rank in told]
+        assert sorted(shares[0] + shares[1]) == list(range(120))
+        assert {s for rank in told for _, s in rank["epochs"][epoch]} == {size}
+
+
+@pytest.mark.slow
+def test_different_seeds_are_refused(beton: Path) -> None:
+    for rank in ranks(beton, "seeds"):
+        assert "RanksDisagreeError" in rank["error"] and "seed: rank 1 has 6; the others have 5" in rank["error"]
+
+
+@pytest.mark.slow
+def test_different_sizes_are_refused_and_an_absent_rank_is_named(beton: Path) -> None:
+    for rank in ranks(beton, "sizes"):
+        assert "RanksDisagreeError" in rank["error"] and "rank 1 has" in rank["error"]
+    waiting, _ = ranks(beton, "absent")
+    assert "rank 1 did not come to the data of train within 3 s" in waiting["error"]
+
+
+@pytest.mark.slow
+def test_under_torchrun(beton: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone",
+         "-m", "tests.ffcv.rank", str(beton), "fine"],
+        capture_output=True, text=True, timeout=110, check=True, env=environment(),
+    )  # fmt: skip
+    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert sorted(rank["batches"] for rank in told) == [6, 6]
+
+
+@pytest.mark.ffcv
+def test_quasi_random_order_is_refused(make: Any) -> None:
+    from safeloader.ffcv.arguments import order_kind
+
+    with pytest.raises(SettingsError, match="no QUASI_RANDOM order for distributed"):
+        order_kind("QUASI_RANDOM", distributed=True)

@@ -1,0 +1,226 @@
+"""Each mend of FFCV, and the fault that is there without it."""
+
+from __future__ import annotations
+
+import queue
+import signal
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.runtime.harness import environment
+
+HERE = "import sys, warnings; warnings.simplefilter('ignore')\n"
+
+
+def run(program: str, timeout: float = 110, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", HERE + program], capture_output=True, text=True, timeout=timeout, check=False,
+        env=environment(**variables),
+    )  # fmt: skip
+
+
+def test_distutils_is_gone_from_newer_pythons() -> None:
+    gone = "sys.modules['distutils'] = None\n"
+    bare = run(gone + "import ffcv")
+    assert "distutils" in bare.stderr and bare.returncode
+    mended = run(gone + "from safeloader.ffcv.need import require; require(); print('fine')")
+    assert mended.stdout.strip() == "fine", mended.stderr
+
+
+def test_torchs_number_of_threads() -> None:
+    program = "import torch; torch.set_num_threads(3)\n{}\nprint(torch.get_num_threads())"
+    assert run(program.format("import ffcv")).stdout.strip() == "1"
+    assert run(program.format("from safeloader.ffcv.need import require; require()")).stdout.strip() == "3"
+
+
+def test_more_threads_than_cores() -> None:
+    import numba
+    from ffcv.pipeline.compiler import Compiler
+
+    most = numba.config.NUMBA_NUM_THREADS
+    with pytest.raises(ValueError, match="number of threads must be between"):
+        Compiler.set_num_threads.__wrapped__(most + 1)
+    Compiler.set_num_threads(most + 1)
+    assert Compiler.num_threads == most
+    Compiler.set_num_threads(1)
+
+
+class Node:
+    def __init__(self, jitted: bool) -> None:
+        self.is_jitted = jitted
+
+
+def test_group_operations_runs_for_ever() -> None:
+    """Issue 396: compiled, not compiled, compiled."""
+    from ffcv.pipeline.graph import Graph
+
+    nodes = [Node(True), Node(False), Node(True)]
+    graph = SimpleNamespace(
+        root_nodes={nodes[0]: ""}, node_to_id={node: number for number, node in enumerate(nodes)},
+        adjacency_list=defaultdict(list, {nodes[0]: [nodes[1]], nodes[1]: [nodes[2]]}),
+    )  # fmt: skip
+
+    def too_long(*_: Any) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises((TimeoutError, MemoryError)):
+            Graph.group_operations.__wrapped__(graph)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert Graph.group_operations(graph) == [[0], [1], [2]]
+
+
+def _stage(number: int) -> Any:
+    def add(x):  # type: ignore[no-untyped-def]
+        return x + number
+
+    return add
+
+
+def test_the_same_function_is_compiled_each_time() -> None:
+    from ffcv.pipeline.compiler import Compiler
+
+    bare = Compiler.compile.__wrapped__
+    assert bare(_stage(1), "i8(i8)") is not bare(_stage(1), "i8(i8)")
+    one = Compiler.compile(_stage(1), "i8(i8)")
+    assert one is Compiler.compile(_stage(1), "i8(i8)")
+    other = Compiler.compile(_stage(2), "i8(i8)")
+    assert (one(5), other(5)) == (6, 7)
+
+
+COLD = """
+import sys, time
+from pathlib import Path
+from safeloader.ffcv import Loader
+from safeloader import Policy
+from tests.ffcv import data
+t = time.monotonic()
+loader = Loader(sys.argv[1], 10, 1, pipelines=data.centered(), policy=Policy(ffcv_mode="trainer"))
+next(iter(loader))
+import numba
+from safeloader.ffcv import mends
+hits = sum(sum(c.stats.cache_hits.values()) for c in mends._compiled.values() if hasattr(c, "stats"))
+print(hits)
+loader.close()
+"""
+
+
+@pytest.mark.slow
+def test_code_is_kept_on_disk(beton: Path, tmp_path: Path) -> None:
+    def hits() -> int:
+        done = subprocess.run(
+            [sys.executable, "-c", HERE + COLD, str(beton)], capture_output=True, text=True, timeout=200, check=True,
+            env=environment(NUMBA_CACHE_DIR=str(tmp_path)),
+        )  # fmt: skip
+        return int(done.stdout)
+
+    assert hits() == 0
+    assert hits() > 0
+
+
+CONSTANTS = """
+import gc, numpy as np
+{}
+from numba import njit
+@njit
+def inner(a, n): return a[0] + n
+@njit
+def outer(a): return inner(a, 0)
+outer(np.zeros(2, np.int64)); gc.collect()
+for kind in (np.int32, np.int16, np.uint8): gc.collect(); outer(np.zeros(2, kind))
+print("fine")
+"""
+
+
+def test_calls_with_constants_after_the_first_type(make: Any) -> None:
+    """The same pipeline over indices, and files, of several types: numba compiles it for each."""
+    from tests.ffcv import data
+
+    for order in ("SEQUENTIAL", "QUASI_RANDOM"):
+        assert len(list(make(order=order, pipelines=data.centered()))) == 12
+    said = run(CONSTANTS.format("from safeloader.ffcv.need import require; require()"))
+    assert said.stdout.strip() == "fine", said.stderr
+
+
+FORK = """
+import os, threading, time
+from numba.core.compiler_lock import global_compiler_lock as lock
+{}
+held, release = threading.Event(), threading.Event()
+def hold():
+    with lock: held.set(); release.wait(1.0)
+threading.Thread(target=hold).start(); held.wait()
+if child := os.fork():
+    time.sleep(2.5)
+    done, status = os.waitpid(child, os.WNOHANG)
+    if not done: os.kill(child, 9); os.waitpid(child, 0)
+    print("child done" if done else "child hangs", flush=True)
+else:
+    with lock: pass
+    os._exit(0)
+"""
+
+
+def test_a_fork_while_numba_compiles() -> None:
+    assert run(FORK.format("")).stdout.strip() == "child hangs"
+    assert run(FORK.format("from safeloader.ffcv import mends; mends._fork_lock()")).stdout.strip() == "child done"
+
+
+def test_a_page_reader_that_meets_an_error(tmp_path: Path) -> None:
+    import numpy as np
+    from ffcv.memory_managers.process_cache.page_reader import PageReader
+    from ffcv.memory_managers.process_cache.schedule import ScheduleExecutor
+
+    short = tmp_path / "short"
+    short.write_bytes(b"x" * 1000)
+
+    def reader(path: Path, method: Any) -> tuple[Any, Any]:
+        queries: queue.Queue[Any] = queue.Queue()
+        loaded: queue.Queue[Any] = queue.Queue()
+        queries.put((0, 0))
+        queries.put(None)
+        memory = np.full((1, 4096), 7, np.uint8)
+        try:
+            method(SimpleNamespace(fname=str(path), queries=queries, loaded=loaded, memory=memory, page_size=4096))
+        except FileNotFoundError as error:
+            return error, loaded
+        return memory, loaded
+
+    error, loaded = reader(tmp_path / "none", PageReader.run.__wrapped__)
+    assert isinstance(error, FileNotFoundError) and loaded.empty(), "the epoch would wait for this page for ever"
+    memory, loaded = reader(short, PageReader.run.__wrapped__)
+    assert loaded.get() == 0 and memory[0, 2000] == 7, "bytes of an older page, without a word"
+    for path, kind in ((tmp_path / "none", FileNotFoundError), (short, OSError)):
+        _, loaded = reader(path, PageReader.run)
+        executor = ScheduleExecutor("", SimpleNamespace(can_prefetch_at=[()], entering_at=[(0,)]), memory)
+        executor.loaded_queue = loaded
+        with pytest.raises(kind):
+            executor.load_batch(0)
+
+
+def test_installed_files_are_as_pip_put_them() -> None:
+    import base64
+    import csv
+    import hashlib
+    from importlib.metadata import distribution
+
+    found = distribution("ffcv")
+    wrong = []
+    for name, digest, _ in csv.reader((found.read_text("RECORD") or "").splitlines()):
+        if digest:
+            data = Path(str(found.locate_file(name))).read_bytes()
+            ours = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+            wrong += [name] if digest != f"sha256={ours}" else []
+    assert not wrong
+
+
