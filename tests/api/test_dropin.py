@@ -275,7 +275,7 @@ def test_a_subclass_may_have_another_constructor_and_be_copied() -> None:
 
 
 @pytest.mark.parametrize(
-    "duplicate", [copy.copy, copy.deepcopy, lambda loader: pickle.loads(pickle.dumps(loader))], ids=str
+    "duplicate", [copy.copy, copy.deepcopy, lambda loader: pickle.loads(pickle.dumps(loader))], ids=["copy", "deepcopy", "pickle"]
 )
 def test_a_copy_is_a_loader_of_its_own_with_an_empty_report(duplicate: Any) -> None:
     loader = DataLoader(
