@@ -4,6 +4,7 @@
 
     safeloader run train.py [args]     the program, with torch's DataLoader replaced; ends with the report
     safeloader audit package.module:loader     what the loader serves, how often, with which random numbers
+    safeloader doctor [train.py:loader]        what on this machine, and about this loader, will hurt
 
 One file a command. Each says with its exit status how it went: 0 well, 1 something was found or failed, 2 wrong use.
 """
@@ -14,6 +15,7 @@ import click
 
 from safeloader import __version__
 from safeloader.cli.audit import audit
+from safeloader.cli.doctor import doctor
 from safeloader.cli.run import run
 
 __all__ = ["main"]
@@ -25,5 +27,5 @@ def main() -> None:
     """PyTorch data loading that survives what kills it."""
 
 
-main.add_command(run)
-main.add_command(audit)
+for _command in (run, audit, doctor):
+    main.add_command(_command)
