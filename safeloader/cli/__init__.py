@@ -5,6 +5,7 @@
     safeloader run train.py [args]     the program, with torch's DataLoader replaced; ends with the report
     safeloader audit package.module:loader     what the loader serves, how often, with which random numbers
     safeloader doctor [train.py:loader]        what on this machine, and about this loader, will hurt
+    safeloader bisect train.py [args]          which setting of its loaders hangs, dies or finishes
 
 One file a command. Each says with its exit status how it went: 0 well, 1 something was found or failed, 2 wrong use.
 """
@@ -15,6 +16,7 @@ import click
 
 from safeloader import __version__
 from safeloader.cli.audit import audit
+from safeloader.cli.bisect import bisect
 from safeloader.cli.doctor import doctor
 from safeloader.cli.run import run
 
@@ -27,5 +29,5 @@ def main() -> None:
     """PyTorch data loading that survives what kills it."""
 
 
-for _command in (run, audit, doctor):
+for _command in (run, audit, doctor, bisect):
     main.add_command(_command)
