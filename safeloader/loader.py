@@ -23,6 +23,7 @@ from . import rebuilding, torch_private
 from .core.policy import CoreSettings
 from .errors import ForkRefusedError, LoaderClosedError
 from .observe import Recorder, Report, stall
+from .observe.status import Pass, loader_status
 from .settings import Policy, Settings, resolve
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from .observe.stall import Stall
     from .runtime.driver import Driver
+    from .runtime.staff import Post
     from .runtime.whereabouts import Whereabouts
     from .showing import Phase
 
@@ -169,9 +171,12 @@ class _State:
         self.shown: Phase | None = None  # of the pass that is under way, under SAFELOADER_PROGRESS
         self.shown_by_hand = False
         self._watched = False
+        self._pass: Pass | None = None
+        self._loader: weakref.ref[DataLoader[Any]] | None = None
 
     def begin_pass(self, loader: DataLoader[Any]) -> None:
         """A consumer begins to iterate: watch it for stalls, and show it where that is asked for."""
+        self._pass, self._loader = Pass.begin(self.recorder), weakref.ref(loader)
         if not self._watched:
             self._watched = True
             stall.watch(self.recorder.pulse, self.settings.stall_report, weakref.ref(self))
@@ -212,6 +217,23 @@ class _State:
     def stall_ended(self, seconds: float) -> None:
         """Tell of its end."""
         self.recorder.stall_ended(seconds)
+
+    def status(self) -> dict[str, Any]:
+        """How this loader stands, for ``safeloader top``; called by the watch's thread."""
+        alive = [iterator for iterator in self.iterators if not iterator.closed]
+        crew = alive[-1].staff() if alive else []
+        loader = None if self._loader is None else self._loader()
+        return loader_status(self.recorder, self._pass, self.epochs - 1, _known_length(loader), crew)
+
+
+def _known_length(loader: DataLoader[Any] | None) -> int | None:
+    """Batches of an epoch; of an iterable dataset torch remembers that it was asked, so it is not."""
+    if loader is None or torch_private.is_iterable(loader):
+        return None
+    try:
+        return len(loader)
+    except Exception:
+        return None
 
 
 def _newer_arguments(**given: Any) -> dict[str, Any]:
@@ -372,6 +394,12 @@ class ProcessIterator(torch_private.BaseIterator):
         from .runtime.whereabouts import whereabouts
 
         return whereabouts(self._driver)
+
+    def staff(self) -> list[Post]:
+        """Who serves its workers; may be asked from another thread."""
+        from .runtime.staff import staff
+
+        return staff(self._driver)
 
     @property
     def closed(self) -> bool:

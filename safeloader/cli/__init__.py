@@ -6,6 +6,7 @@
     safeloader audit package.module:loader     what the loader serves, how often, with which random numbers
     safeloader doctor [train.py:loader]        what on this machine, and about this loader, will hurt
     safeloader bisect train.py [args]          which setting of its loaders hangs, dies or finishes
+    safeloader top                             running loaders and their workers, live
 
 One file a command. Each says with its exit status how it went: 0 well, 1 something was found or failed, 2 wrong use.
 """
@@ -19,6 +20,7 @@ from safeloader.cli.audit import audit
 from safeloader.cli.bisect import bisect
 from safeloader.cli.doctor import doctor
 from safeloader.cli.run import run
+from safeloader.cli.top import top
 
 __all__ = ["main"]
 
@@ -29,5 +31,5 @@ def main() -> None:
     """PyTorch data loading that survives what kills it."""
 
 
-for _command in (run, audit, doctor, bisect):
+for _command in (run, audit, doctor, bisect, top):
     main.add_command(_command)

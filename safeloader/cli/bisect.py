@@ -26,7 +26,7 @@ _STYLES = {"finished": "green", "went on": "green", "died": "red", "hung": "bold
     epilog="Example: safeloader bisect --cap 120 --no-validation SKIP_VAL=1 train.py --epochs 2",
 )
 @click.option("--cap", default=60.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
-              help="Seconds without a batch that count as a hang (60 before the first one, if that is more): longer than an "
+              help="Seconds without a batch that count as a hang (60 before the first, if more): longer than an "
                    "undisturbed run ever pauses.")
 @click.option("--enough", default=300.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
               help="Seconds after which a run that still makes progress has survived.")
