@@ -343,7 +343,7 @@ class ProcessIterator(torch_private.BaseIterator):
             base_seed=int(self._base_seed),
             skip_raising=settings.on_bad_sample == "skip",
         )
-        config = HostConfig(load, uuid.uuid4().hex, authkey(), loader._safe.name, settings.accelerators)
+        config = HostConfig(load, uuid.uuid4().hex, authkey(), loader._safe.name, settings.accelerators, settings.trace)
         init_fn = torch_private.sharded_init_fn(self._dataset, loader.worker_init_fn, self._world_size, self._rank)
         spec = Spec(config, self._dataset, self._collate_fn, init_fn)
         return Driver(spec, _core_settings(loader, settings, iterable), loader._safe.recorder, self._finish())

@@ -149,6 +149,13 @@ TABLE: tuple[Row, ...] = (
         "File to which every event is appended as one line of JSON (see events.md).",
         environment_only=True,
     ),
+    Row(
+        "trace",
+        flag(),
+        False,
+        "Write an event for each batch, too, for `safeloader trace`; needs SAFELOADER_EVENTS.",
+        environment_only=True,
+    ),
 )
 
 _ROWS = {row.name: row for row in TABLE}
@@ -231,6 +238,7 @@ class Settings:
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
     progress: bool
     events: str | None
+    trace: bool
     sources: dict[str, str] = field(compare=False)
 
     def describe(self) -> str:

@@ -7,6 +7,7 @@
     safeloader doctor [train.py:loader]        what on this machine, and about this loader, will hurt
     safeloader bisect train.py [args]          which setting of its loaders hangs, dies or finishes
     safeloader top                             running loaders and their workers, live
+    safeloader trace events.jsonl -o trace.json    a run as a picture, from its events
 
 One file a command. Each says with its exit status how it went: 0 well, 1 something was found or failed, 2 wrong use.
 """
@@ -21,6 +22,7 @@ from safeloader.cli.bisect import bisect
 from safeloader.cli.doctor import doctor
 from safeloader.cli.run import run
 from safeloader.cli.top import top
+from safeloader.cli.trace import trace
 
 __all__ = ["main"]
 
@@ -31,5 +33,5 @@ def main() -> None:
     """PyTorch data loading that survives what kills it."""
 
 
-for _command in (run, audit, doctor, bisect, top):
+for _command in (run, audit, doctor, bisect, top, trace):
     main.add_command(_command)

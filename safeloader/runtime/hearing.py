@@ -60,8 +60,10 @@ class Hearing:
 
     def _loaded(
         self, process: Process, task: int, nbytes: int, stream: bytes, place: Any, pieces: Any, states_at: Any,
-        taken_at: float, finished_at: float, dropped: Any,
+        taken_at: float, finished_at: float, dropped: Any, collated_at: float | None = None,
     ) -> None:  # fmt: skip
+        if collated_at is not None:
+            self._teller.loaded(process, task, taken_at, collated_at, finished_at, nbytes)
         states = None
         if states_at is not None:
             record = self._driver.supervisor.tasks.get(task)

@@ -5,8 +5,9 @@ To a process: ``(HOST, WorkerPlace)``, ``(DROP, worker)``, ``(RESUME, worker, sh
 ``indices`` are ``Carried`` if they hold something of the main script.
 
 From a process: ``(READY,)``, ``(HOSTED, worker, states, finished_at)``, ``(RESUMED, worker, states, finished_at)``,
-``(LOADED, task, nbytes, stream, place, pieces, states_at, taken_at, finished_at, dropped)``: the pickle stream comes
-in the message, or lies in the lease at ``place``; ``states_at`` is where the generators' states lie in the lease;
+``(LOADED, task, nbytes, stream, place, pieces, states_at, taken_at, finished_at, dropped[, collated_at])``: the
+pickle stream comes in the message, or lies in the lease at ``place``; ``states_at`` is where the generators' states lie
+in the lease; ``collated_at`` comes only where each batch is traced;
 ``(EMPTY, ...)`` like LOADED for a batch of which policy left nothing;
 ``(RAISED, task, error, sample, unpicklable, states, finished_at)``, ``(ENDED, task, states, finished_at)``,
 ``(PROBED, task, finished_at)``, ``(REFUSED, error)``.

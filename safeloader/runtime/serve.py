@@ -153,6 +153,7 @@ class Host:
         if loaded.empty:
             states = self._generators.moved()
             return (p.EMPTY, task, states, taken_at, self._page.rest(), loaded.dropped)
+        traced = (self._page.read().progressed_at,) if self._config.trace else ()
         stream, pieces = self._encoder.encode(loaded.batch)
         place = None
         if len(stream) > p.STREAM_IN_MESSAGE:
@@ -161,6 +162,7 @@ class Host:
         states_at = self._put_states()
         return (
             p.LOADED, task, nbytes, stream, place, pieces, states_at, taken_at, self._page.rest(), loaded.dropped,
+            *traced,
         )  # fmt: skip
 
     def _put_states(self) -> tuple[int, int] | None:

@@ -38,6 +38,7 @@ class HostConfig(NamedTuple):
     authkey: bytes
     name: str
     accelerators: bool
+    trace: bool = False
 
 
 class Parts(NamedTuple):
