@@ -158,7 +158,7 @@ def _crew(posts: list[dict[str, Any]]) -> Any:
             "-" if post["memory"] is None else f"{post['memory'] / (1 << 20):,.0f} MiB",
         ))  # fmt: skip
         styles.append("bold red" if "(" in state or post["attempts"] else None)
-    columns = ("  #worker", "#process", "state", "#batch", "sample", "#age", "#attempts", "#queued", "#memory")
+    columns = ("#worker", "#process", "state", "#batch", "sample", "#age", "#attempts", "#queued", "#memory")
     return table(columns, rows, styles)
 
 
