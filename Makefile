@@ -4,7 +4,7 @@ VENV   ?= .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.safeloader-installed
 
-.PHONY: help demo test test-all lint bench-hangs bench-speed setup clean
+.PHONY: help demo test test-all lint bench-hangs bench-speed incidents setup clean
 
 help:          ## this list
 	@grep -hE '^[a-z-]+: .*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -27,6 +27,9 @@ bench-hangs: $(STAMP) ## every way a loader is known to hang, torch against safe
 
 bench-speed: $(STAMP) ## throughput, memory, system calls, recovery times, torch against safeloader
 	@$(PY) -m benchmarks.speed $(ARGS)
+
+incidents: $(STAMP) ## the incidents that the project began from, without and with safeloader
+	@$(PY) -m benchmarks.incidents $(ARGS)
 
 setup: $(STAMP) ## only set up
 

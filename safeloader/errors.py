@@ -28,9 +28,11 @@ __all__ = [
     "AuditError",
     "BadSampleError",
     "BatchTimeoutError",
+    "CheckpointError",
     "ConcurrentUseError",
     "ForkRefusedError",
     "LoaderClosedError",
+    "NonFiniteError",
     "NotCarriableError",
     "SafeLoaderError",
     "SettingsError",
@@ -208,6 +210,67 @@ class AuditError(SafeLoaderError, ValueError):
 
 class ConcurrentUseError(SafeLoaderError):
     """One iterator was used from two threads at the same time."""
+
+
+class NonFiniteError(SafeLoaderError, ArithmeticError):
+    """A NaN or an infinity in a batch, a loss, gradients, weights, or in what was to be saved.
+
+    Attributes:
+        kind: What it was found in first: ``"batch"``, ``"weights"``, ``"loss"``, ``"gradients"`` or ``"checkpoint"``.
+        names: Parameters, buffers, or places in the batch such as ``"[0]['image']"``.
+        batch: Number of the batch, from 0, or None.
+        indices: Dataset indices of the samples, where the loader tells them; else None.
+    """
+
+    kind: str
+    names: list[str]
+    batch: int | None
+    indices: list[Any] | None
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        kind: str = "",
+        names: Sequence[str] = (),
+        batch: int | None = None,
+        indices: Sequence[Any] | None = None,
+        where: str = "",
+        attempt: str = "",
+        hint: str = "",
+        story: Sequence[str] = (),
+    ) -> None:
+        super().__init__(what, where=where, attempt=attempt, hint=hint, story=story)
+        self.kind = kind
+        self.names = list(names)
+        self.batch = batch
+        self.indices = None if indices is None else list(indices)
+
+
+class CheckpointError(SafeLoaderError):
+    """A checkpoint could not be written, is damaged, belongs to something else, or does not fit.
+
+    Attributes:
+        path: Its file; "" if there is none.
+    """
+
+    path: str
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        path: str = "",
+        where: str = "",
+        attempt: str = "",
+        hint: str = "",
+        story: Sequence[str] = (),
+    ) -> None:
+        super().__init__(what, where=where, attempt=attempt, hint=hint, story=story)
+        self.path = path
+
+    def _facts(self) -> list[tuple[str, str]]:
+        return [("file:", self.path)]
 
 
 def _rebuild(cls: type[SafeLoaderError], args: tuple[Any, ...]) -> SafeLoaderError:

@@ -11,6 +11,7 @@ import itertools
 import uuid
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable  # noqa: TC003 - tools read the constructor's type hints
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,10 +22,12 @@ from torch.utils.data import Dataset, Sampler  # noqa: TC002
 
 from . import rebuilding, torch_private
 from .core.policy import CoreSettings
+from .delivered import Delivered, delivered
 from .errors import ForkRefusedError, LoaderClosedError
 from .observe import Recorder, Report, stall
 from .observe.status import Pass, loader_status
 from .settings import Policy, Settings, resolve
+from .starting import Starting
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -100,6 +103,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             pin_memory_device=pin_memory_device, **_newer_arguments(in_order=in_order),
         )  # fmt: skip
         self.in_order = in_order
+        self._safe.starting.prestart(self)
 
     def __iter__(self) -> torch_private.BaseIterator:
         if self._safe.closed:
@@ -131,11 +135,19 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         """What happened so far: every fault with its cause, worker, batch, samples, stack and cost."""
         return self._safe.recorder.report()
 
+    def recent_batches(self) -> list[Delivered]:
+        """The last 16 batches that were delivered, newest last: epoch, number, worker, dataset indices.
+
+        With ``on_bad_sample="skip"`` the indices of samples that were left out are still among them.
+        """
+        return [delivered(self, *told) for told in self._safe.delivered]
+
     def close(self) -> None:
         """End all processes of this loader, at once and for good. Batches already delivered stay valid."""
         self._safe.closed = True
         for iterator in list(self._safe.iterators):
             iterator.close()
+        self._safe.starting.close()
         self._iterator = None
         self._safe.recorder.closed()
 
@@ -165,9 +177,11 @@ class _State:
         self.name = name
         self.settings = settings
         self.recorder = Recorder(name, settings, workers=num_workers)
+        self.starting = Starting(settings)
         self.iterators: weakref.WeakSet[ProcessIterator] = weakref.WeakSet()
         self.closed = False
         self.epochs = 0
+        self.delivered: deque[tuple[int, int, int | None, object]] = deque(maxlen=16)
         self.shown: Phase | None = None  # of the pass that is under way, under SAFELOADER_PROGRESS
         self.shown_by_hand = False
         self._watched = False
@@ -279,6 +293,7 @@ class SingleProcessIterator(torch_private.SingleProcessIterator):
         super().__init__(loader)
         self._loader_state = loader._safe
         loader._safe.begin_pass(loader)
+        self._epoch = loader._safe.epochs
         loader._safe.epochs += 1
         self._indexed = not torch_private.is_iterable(loader)
         self._profile_name = "enumerate(DataLoader)#_SingleProcessDataLoaderIter.__next__"
@@ -308,6 +323,7 @@ class SingleProcessIterator(torch_private.SingleProcessIterator):
             ) from stop
         if self._pin_memory:
             data = torch_private.pin(data, self._pin_memory_device)
+        self._loader_state.delivered.append((self._epoch, self._num_yielded, None, index))
         return data
 
 
@@ -322,6 +338,7 @@ class ProcessIterator(torch_private.BaseIterator):
         self._persistent = loader.persistent_workers
         self._profile_name = "enumerate(DataLoader)#_MultiProcessingDataLoaderIter.__next__"
         self._driver = self._make_driver(loader)
+        self._loader_state.delivered = self._driver.delivered
         self._finalizer = weakref.finalize(self, _close_driver, self._driver)
         loader._safe.iterators.add(self)
         self._ended = False
@@ -343,10 +360,16 @@ class ProcessIterator(torch_private.BaseIterator):
             base_seed=int(self._base_seed),
             skip_raising=settings.on_bad_sample == "skip",
         )
-        config = HostConfig(load, uuid.uuid4().hex, authkey(), loader._safe.name, settings.accelerators, settings.trace)
+        config = HostConfig(
+            load, uuid.uuid4().hex, authkey(), loader._safe.name, settings.accelerators, settings.trace,
+            _chaos(settings),
+        )  # fmt: skip
         init_fn = torch_private.sharded_init_fn(self._dataset, loader.worker_init_fn, self._world_size, self._rank)
         spec = Spec(config, self._dataset, self._collate_fn, init_fn)
-        return Driver(spec, _core_settings(loader, settings, iterable), loader._safe.recorder, self._finish())
+        starting = loader._safe.starting
+        way = starting.way(loader.multiprocessing_context, spec)
+        core = _core_settings(loader, settings, iterable)
+        return Driver(spec, way, core, loader._safe.recorder, self._finish(), starting.stock)
 
     def _finish(self) -> Callable[[Any], Any] | None:
         if not self._pin_memory:
@@ -411,6 +434,16 @@ class ProcessIterator(torch_private.BaseIterator):
         self._finalizer()
 
 
+def _chaos(settings: Settings) -> tuple[str, str] | None:
+    """The faults that are to be made on purpose."""
+    if settings.chaos is None:
+        return None
+    from .testing.program import handed
+
+    plan, tally = handed(settings.chaos)
+    return plan, tally
+
+
 def _close_driver(driver: Driver) -> None:
     driver.close()
 
@@ -431,5 +464,6 @@ def _core_settings(loader: DataLoader[Any], settings: Settings, iterable: bool) 
         on_bad_sample=settings.on_bad_sample,
         bad_sample_attempts=settings.bad_sample_attempts,
         max_processes=settings.max_processes,
+        standby=settings.standby,
     )
 

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from safeloader.errors import SettingsError
-from safeloader.values import Kind, choice, count, flag, nearest, path, seconds
+from safeloader.values import Explained, Kind, choice, count, faults, flag, names, nearest, path, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -116,7 +116,22 @@ TABLE: tuple[Row, ...] = (
             note='never "fork": a forked process inherits held locks and accelerator contexts',
         ),
         "spawn",
-        "How processes start; both begin with a fresh interpreter.",
+        "How processes start: each as a fresh interpreter (spawn), or forked from a clean one that imported what they "
+        "need (forkserver). `multiprocessing_context` goes before the variable.",
+    ),
+    Row(
+        "preload",
+        names(),
+        (),
+        "Modules that the fork server imports, besides torch, numpy and the installed packages that it sees the "
+        "dataset need.",
+    ),
+    Row("prestart", flag(), False, "Start the processes when the loader is built, not when iteration begins."),
+    Row(
+        "standby",
+        count("processes", least=0),
+        0,
+        "So many processes wait, ready, for another to die, and take its workers over at once.",
     ),
     Row(
         "stall_report",
@@ -156,6 +171,13 @@ TABLE: tuple[Row, ...] = (
         "Write an event for each batch, too, for `safeloader trace`; needs SAFELOADER_EVENTS.",
         environment_only=True,
     ),
+    Row(
+        "chaos",
+        faults(),
+        None,
+        "Faults to be made on purpose in worker processes (see chaos.md).",
+        environment_only=True,
+    ),
 )
 
 _ROWS = {row.name: row for row in TABLE}
@@ -178,6 +200,9 @@ class Policy:
         bad_sample_attempts: Attempts after the first until a sample is called bad.
         max_processes: At most so many processes, with the same workers and the same bytes; 0 is none.
         start_method: ``"spawn"`` or ``"forkserver"``.
+        preload: Modules that the fork server imports besides.
+        prestart: Start the processes when the loader is built.
+        standby: Processes that wait, ready, to take over from one that dies.
         stall_report: Seconds without a step, of the loader or of the program, until a line says who holds the run.
         accelerators: Leave CUDA and HIP devices visible in worker processes.
         strict: Warnings are errors.
@@ -196,6 +221,9 @@ class Policy:
     bad_sample_attempts: int | None = None
     max_processes: int | None = None
     start_method: Literal["spawn", "forkserver"] | None = None
+    preload: tuple[str, ...] | None = None
+    prestart: bool | None = None
+    standby: int | None = None
     stall_report: float | None = None
     accelerators: bool | None = None
     strict: bool | None = None
@@ -231,6 +259,9 @@ class Settings:
     bad_sample_attempts: int
     max_processes: int | None
     start_method: Literal["spawn", "forkserver"]
+    preload: tuple[str, ...]
+    prestart: bool
+    standby: int
     stall_report: float
     accelerators: bool
     strict: bool
@@ -239,6 +270,7 @@ class Settings:
     progress: bool
     events: str | None
     trace: bool
+    chaos: str | None
     sources: dict[str, str] = field(compare=False)
 
     def describe(self) -> str:
@@ -329,7 +361,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _refused(given: str, row: Row, reason: ValueError, *, where: str) -> SettingsError:
-    guess = f"; {reason}" if str(reason).startswith("did you mean") else ""
+    helps = isinstance(reason, Explained) or str(reason).startswith("did you mean")
+    guess = f"; {reason}" if helps else ""
     leave_out = "unset the variable" if where == "environment" else "leave it out"
     return SettingsError(
         f"{given} is not accepted: it must be {row.kind.accepts}{guess}",

@@ -20,18 +20,14 @@ __all__ = ["Phase", "Progress", "length_of", "progress"]
 
 T = TypeVar("T")
 
-_LINE_EVERY = 60.0
-"""Seconds between the lines that stand in for the bar where there is no terminal."""
-
-
 def progress(
     loader: Iterable[T], phase: str | None = None, *, epoch: int | None = None, total_epochs: int | None = None,
-    file: TextIO | None = None,
+    file: TextIO | None = None, every: float = 60.0,
 ) -> Progress[T]:  # fmt: skip
     """Iterate over a loader with a progress bar, and a line when the phase begins and when it ends.
 
-    On ranks other than 0 nothing is shown. Where the output is no terminal (and no notebook), a line a minute stands in
-    for the bar.
+    On ranks other than 0 nothing is shown. Where the output is no terminal (and no notebook), lines now and then
+    stand in for the bar.
 
     Args:
         loader: anything that gives batches.
@@ -39,20 +35,23 @@ def progress(
         epoch: the number of this epoch, for people: from 1.
         total_epochs: how many there will be.
         file: where to write; standard error by default.
+        every: seconds between the lines that stand in for the bar.
 
     Returns:
         The batches, as an iterable with the loader's length.
     """
-    return Progress(loader, phase or getattr(loader, "name", None) or "batches", epoch, total_epochs, file)
+    return Progress(loader, phase or getattr(loader, "name", None) or "batches", epoch, total_epochs, file, every)
 
 
 class Progress(Generic[T]):
     """What ``progress`` returns: the loader's batches, shown."""
 
     def __init__(
-        self, loader: Iterable[T], phase: str, epoch: int | None, total_epochs: int | None, file: TextIO | None
-    ) -> None:
+        self, loader: Iterable[T], phase: str, epoch: int | None, total_epochs: int | None, file: TextIO | None,
+        every: float,
+    ) -> None:  # fmt: skip
         self._loader = loader
+        self._every = every
         self._title = phase + _of(epoch, total_epochs)
         self._file = file
 
@@ -60,7 +59,7 @@ class Progress(Generic[T]):
         return len(self._loader)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[T]:
-        shown = Phase(self._title, length_of(self._loader), self._file)
+        shown = Phase(self._title, length_of(self._loader), self._file, self._every)
         try:
             batches = self._batches()
             while True:
@@ -98,10 +97,12 @@ class Phase:
         title: ``"train, epoch 1 of 50"``.
         total: number of batches; None if unknown.
         file: where to write; standard error by default.
+        every: seconds between the lines that stand in for the bar.
     """
 
-    def __init__(self, title: str, total: int | None, file: TextIO | None = None) -> None:
+    def __init__(self, title: str, total: int | None, file: TextIO | None = None, every: float = 60.0) -> None:
         self.title = title
+        self._every = every
         self._total = total
         self._file = file or sys.stderr
         self._quiet = _rank() != 0
@@ -139,7 +140,7 @@ class Phase:
         if self._bar is not None:
             self._bar.set_postfix_str(f"waited for data {self._share(now):.0%}", refresh=False)
             self._bar.update()
-        elif now - self._line_at >= _LINE_EVERY:
+        elif now - self._line_at >= self._every:
             self._line_at = now
             self._say(self._so_far(now))
 

@@ -35,6 +35,7 @@ __all__ = [
     "set_worker_info",
     "sharded_init_fn",
     "torch_collate_tensor",
+    "unwrapped",
 ]
 
 BaseIterator = _BaseDataLoaderIter
@@ -131,6 +132,16 @@ def pin(batch: Any, device: str | None) -> Any:
     from torch.utils.data._utils.pin_memory import pin_memory
 
     return pin_memory(batch, device)  # type: ignore[no-untyped-call]
+
+
+def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """The user's model inside of torch's wrappers: compiled, DistributedDataParallel, DataParallel."""
+    parallel = (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)
+    while True:
+        inner = model.module if isinstance(model, parallel) else getattr(model, "_orig_mod", None)
+        if not isinstance(inner, torch.nn.Module):
+            return model
+        model = inner
 
 
 # ---------------------------------------------------------------- storages: tests/runtime/test_carry_shared.py

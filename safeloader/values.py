@@ -14,10 +14,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Kind", "choice", "count", "flag", "nearest", "path", "seconds"]
+__all__ = ["Explained", "Kind", "choice", "count", "faults", "flag", "names", "nearest", "path", "seconds"]
 
 _YES = ("true", "1", "yes", "on")
 _NO = ("false", "0", "no", "off")
+
+
+class Explained(ValueError):
+    """Why a value is not accepted, in words for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,22 @@ def flag() -> Kind:
     return Kind("True or False (as text: true, 1, yes, on; false, 0, no, off)", check, read)
 
 
+def names() -> Kind:
+    """Names of modules, as a tuple or list of texts. As text, separated by commas."""
+
+    def check(value: object) -> tuple[str, ...]:
+        if not isinstance(value, (tuple, list)) or not all(isinstance(name, str) for name in value):
+            raise ValueError("not a tuple of names")
+        if not all(part.isidentifier() for name in value for part in name.split(".")):
+            raise ValueError("not names of modules")
+        return tuple(value)
+
+    def read(text: str) -> tuple[str, ...]:
+        return check([name.strip() for name in text.split(",") if name.strip()])
+
+    return Kind("names of modules (as text: separated by commas)", check, read)
+
+
 def path() -> Kind:
     """The path of a file, which is not looked at yet. As text, ``none`` is None."""
 
@@ -122,6 +142,26 @@ def path() -> Kind:
         return None if text.lower() == "none" else check(text)
 
     return Kind("the path of a file, or None", check, read)
+
+
+def faults() -> Kind:
+    """A plan of faults, as `safeloader.testing` reads it. As text, ``none`` is None."""
+
+    def check(value: object) -> str:
+        from safeloader.testing.plan import parse  # only who plans faults needs it
+
+        if not isinstance(value, str):
+            raise ValueError("not a text")
+        try:
+            parse(value)
+        except ValueError as error:
+            raise Explained(getattr(error, "what", str(error))) from None
+        return value
+
+    def read(text: str) -> str | None:
+        return None if text.lower() == "none" else check(text)
+
+    return Kind("a plan of faults such as kill:worker=1,batch=12; hang:sample=77, or None", check, read)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

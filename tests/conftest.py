@@ -18,7 +18,8 @@ import pytest
 import torch.multiprocessing
 
 from safeloader.observe import stall
-from safeloader.runtime.process import lifeline
+from safeloader.runtime.start import turnstile
+from safeloader.runtime.start.lifeline import lifeline
 
 _PATIENCE = 20.0  # seconds until what is on its way out must be gone
 _HERE = os.path.dirname(__file__)
@@ -33,6 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     multiprocessing.resource_tracker.ensure_running()
     lifeline()
     stall.start()
+    turnstile.place()
 
 
 def pytest_collection_finish() -> None:

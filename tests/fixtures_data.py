@@ -394,3 +394,40 @@ def locked_batch(samples: list[Any]) -> Any:
     if first == 20:
         return batch, torch.ones(3, requires_grad=True) * 2
     return batch
+
+
+class Surroundings(Dataset[Any]):
+    """What a process is, apart from its numbers: a fresh interpreter's, whichever way it started."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        import multiprocessing
+        import warnings
+
+        np.ones((500, 500)).dot(np.ones((500, 500)))  # now BLAS has all threads that it will have
+        with open("/proc/self/status") as file:
+            lines = dict(line.rstrip("\n").split(":\t", 1) for line in file)
+        return {
+            "argv": sys.argv,
+            "path": sys.path,
+            "folder": os.getcwd(),
+            "environment": dict(os.environ),
+            "leads a session": os.getsid(0) == os.getpid(),
+            "signals": [lines[name] for name in ("SigBlk", "SigIgn")],
+            "streams": [os.readlink(f"/proc/self/fd/{number}") for number in range(3)],
+            "threads": (torch.get_num_threads(), threading.active_count(), lines["Threads"]),
+            "affinity": sorted(os.sched_getaffinity(0)),
+            "main": sys.modules["__main__"].__spec__,
+            "process": multiprocessing.current_process().name,
+            "key": bytes(multiprocessing.current_process().authkey),
+            "filters": len(warnings.filters),
+            "umask": lines["Umask"],
+            "collecting": __import__("gc").isenabled(),
+        }
+
+
+def as_they_are(samples: list[Any]) -> list[Any]:
+    """No collation."""
+    return samples

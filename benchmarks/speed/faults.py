@@ -17,6 +17,7 @@ from benchmarks.speed.workloads import Rows
 
 SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 BATCHES = 400
+STANDBY_START = 6.0  # seconds in which a standby is surely ready
 
 
 class SlowRows(Rows):
@@ -75,6 +76,7 @@ def strike(loader_name: str, kind: str, batch_timeout: float) -> dict[str, Any]:
             if struck:
                 longest = max(longest, time.perf_counter() - before)
             if count == BATCHES // 4:
+                time.sleep(STANDBY_START if "standby" in loader_name else 0)
                 victim = workers()[0]
                 struck, struck_unix = time.perf_counter(), time.time()
                 os.kill(victim.pid, SIGNALS[kind])

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from torch.utils.data import DataLoader, Dataset
 
-NAMES = ("torch", "safeloader")
+NAMES = ("torch", "safeloader", "safeloader-forkserver", "safeloader-prestart", "safeloader-standby")
 
 
 def build(
@@ -26,7 +26,7 @@ def build(
     """Build a loader with spawned, persistent workers.
 
     Args:
-        name: "torch" or "safeloader".
+        name: "torch", "safeloader", or safeloader with one setting more: "safeloader-forkserver", ...
         dataset: What it loads, in order.
         batch_size: Samples in a batch.
         num_workers: Worker processes; 0 loads in the calling process.
@@ -38,6 +38,8 @@ def build(
     Raises:
         ValueError: The name is unknown.
     """
+    if name not in NAMES:
+        raise ValueError(f"no loader is called {name!r}; there are {', '.join(NAMES)}")
     arguments: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers}
     if num_workers:
         arguments |= {"multiprocessing_context": "spawn", "persistent_workers": True}
@@ -45,12 +47,15 @@ def build(
         if batch_timeout is not None:
             arguments["timeout"] = batch_timeout
         return torch.utils.data.DataLoader(dataset, **arguments)
-    if name == "safeloader":
-        import safeloader
+    import safeloader
 
-        policy = None if batch_timeout is None else safeloader.Policy(batch_timeout=batch_timeout)
-        return safeloader.DataLoader(dataset, **arguments, policy=policy)
-    raise ValueError(f"no loader is called {name!r}; there are {', '.join(NAMES)}")
+    settings: dict[str, dict[str, Any]] = {
+        "safeloader-forkserver": {"start_method": "forkserver"},
+        "safeloader-prestart": {"prestart": True},
+        "safeloader-standby": {"standby": 1},
+    }
+    policy = safeloader.Policy(batch_timeout=batch_timeout, **settings.get(name, {}))
+    return safeloader.DataLoader(dataset, **arguments, policy=policy)
 
 
 def close(loader: DataLoader[Any]) -> None:

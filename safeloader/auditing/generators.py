@@ -86,13 +86,32 @@ def seedings() -> Iterator[list[str]]:
 
 
 def digest(value: Any) -> bytes:
-    """A short fingerprint of a value that pickles; of its text where it does not."""
-    if not isinstance(value, bytes):
+    """A short fingerprint of what a value holds; of its text where that cannot be told."""
+    found = hashlib.blake2b(digest_size=12)
+    for piece in _pieces(value):
+        found.update(piece)
+    return found.digest()
+
+
+def _pieces(value: Any) -> Iterator[bytes]:
+    if isinstance(value, bytes):
+        yield value
+    elif isinstance(value, torch.Tensor) and value.layout is torch.strided and value.device.type == "cpu":
+        yield f"{value.dtype}{tuple(value.shape)}".encode()  # pickled, a view would bring all that it looks at
+        yield bytes(value.detach().contiguous().flatten().view(torch.uint8).numpy()) if value.numel() else b""
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _pieces(key)
+            yield from _pieces(item)
+    elif isinstance(value, (list, tuple)):
+        yield f"{type(value).__name__}{len(value)}".encode()
+        for item in value:
+            yield from _pieces(item)
+    else:
         try:
-            value = pickle.dumps(value, protocol=5)
+            yield pickle.dumps(value, protocol=5)
         except Exception:
-            value = repr(value).encode()
-    return hashlib.blake2b(value, digest_size=12).digest()
+            yield repr(value).encode()
 
 
 def _is_generator(value: Any) -> bool:

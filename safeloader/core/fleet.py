@@ -4,6 +4,9 @@ The number of processes is a rung of the ladder. A worker can be moved whenever 
 generators go with it, so the batches do not change by a byte. At rung 0 the trainer hosts the workers (process
 ``INLINE``), except those that have to load something that hurt a process before: for them one process stays, the
 escort.
+
+At the top rung there may be standbys besides: processes that are ready and host nobody. One of them takes the place of
+a process that is lost, and another is started for it. They are started when nobody else is starting.
 """
 
 from __future__ import annotations
@@ -37,6 +40,8 @@ class Fleet:
         self.proven = False  # a process has set a worker up: what it was given can be rebuilt
         self._next_process = m.INLINE + 1
         self._good = 0
+        self._standby = settings.standby  # how many are kept at the top rung
+        self._standby_faults = RestartWindow(settings.max_restarts, settings.restart_period)
 
     def next_deadline(self) -> float:
         """The earliest deadline of any process."""
@@ -71,11 +76,13 @@ class Fleet:
 
     def staff(self) -> list[Process]:
         """The processes that are given work, now or once they are ready."""
-        return [p for p in self.processes.values() if p.alive and not p.retiring and p.id != m.INLINE]
+        return [
+            p for p in self.processes.values() if p.alive and not p.retiring and not p.standby and p.id != m.INLINE
+        ]
 
     def dying(self) -> int:
         """How many are condemned, and may still hold memory: none is replaced before its exit is confirmed."""
-        return sum(p.condemned and not p.retiring and not p.asked for p in self.processes.values())
+        return sum(p.condemned and not p.retiring and not p.asked and not p.standby for p in self.processes.values())
 
     def balance(self) -> None:
         """Make the processes as many as the rung says, give every worker a home, and every home its tasks."""
@@ -86,22 +93,62 @@ class Fleet:
         wanted = 1 if escort else self.rung
         staff = self.staff()
         for _ in range(wanted - len(staff) - self.dying()):
-            self._start()
+            self._employ()
         emptiest = sorted(staff, key=lambda p: (len(p.workers), -p.id))
         for process in emptiest[: max(len(staff) - wanted, 0)]:
             self._retire(process)
+        for worker in self._sup.workers:
+            if worker.host is None:
+                self._place(worker)
         self._spread()
         for worker in self._sup.workers:
             if worker.host is None:
                 self._place(worker)
             self._sup.traffic.feed(worker)
+        self._keep_standbys()
 
-    def _start(self) -> None:
-        process = Process(self._next_process)
+    def _employ(self) -> None:
+        """One more process to work: a standby if there is one, else a new one."""
+        process = self.standby()
+        if process is None:
+            self._start()
+            return
+        process.standby = False
+        if process.state is ProcessState.READY:
+            self._sup.emit(m.InspectProcess(process.id))  # it may have been stopped while it was idle
+
+    def _start(self, standby: bool = False) -> None:
+        process = Process(self._next_process, standby=standby)
         self._next_process += 1
         self.processes[process.id] = process
         self._sup.watch.started(process)
-        self._sup.emit(m.StartProcess(process.id))
+        self._sup.emit(m.StartProcess(process.id, standby))
+
+    # ------------------------------------------------------------ standbys
+
+    def standby(self) -> Process | None:
+        """The standby that would take over now, if there is one: one that is ready goes first."""
+        standbys = [p for p in self.processes.values() if p.standby and p.alive]
+        return min(standbys, key=lambda p: (p.state is not ProcessState.READY, p.id), default=None)
+
+    def _keep_standbys(self) -> None:
+        """As many as policy wants, at the top rung only: below it something is wrong, or short."""
+        wanted = self._standby if self.rung == self.rungs[0] > 0 else 0
+        kept = [p for p in self.processes.values() if p.standby and not p.asked]
+        for process in kept[wanted:]:
+            if process.alive:
+                self._sup.watch.ask_to_end(process)
+        if all(p.state is ProcessState.READY for p in self.staff()) and not self.dying():
+            for _ in range(wanted - len(kept)):
+                self._start(standby=True)
+
+    def standby_is_ready(self) -> None:
+        self._standby_faults.row = 0
+
+    def standby_lost(self, cause: str) -> None:
+        """It hosted nobody, so nobody is harmed. But one that dies again and again, or of memory, is not worth it."""
+        if self._standby_faults.add(self._sup.now) or cause == "oom":
+            self._standby = 0
 
     def _retire(self, process: Process) -> None:
         process.retiring = True
@@ -205,3 +252,5 @@ class Fleet:
             assert len(homes) == len(self._sup.workers) or self.dying(), "a worker is homeless"
             assert staff or self.rung == 0 or self.dying(), "nobody is left to work"
             assert staff <= max(self.rung, 1), "more processes than the rung allows"
+        for process in self.processes.values():
+            assert not (process.standby and (process.workers or process.work)), "a standby hosts somebody"

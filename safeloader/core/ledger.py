@@ -36,6 +36,7 @@ class Ledger:
         self.queue: deque[Task] = deque()  # this epoch's undelivered tasks, in plan order
         self.arrived: deque[Task] = deque()  # those that may be delivered now, out of order
         self.epoch = -1
+        self.delivered: deque[tuple[int, int, int | None, object]] = deque(maxlen=16)  # epoch, batch, worker, indices
         self.requested = False  # the consumer waits
         self.plan_over = False
         self._active = settings.num_workers  # workers that have not ended in this epoch
@@ -163,6 +164,7 @@ class Ledger:
         self._sup.emit(result)
         if type(result) is m.Deliver:
             task.lease = None  # it is the consumer's now, and comes back as LeaseReturned
+            self.delivered.append((task.epoch, task.batch, task.worker, task.indices))
             self._sup.fleet.good_batch()
 
     # ------------------------------------------------------------ leases

@@ -200,7 +200,10 @@ class PlanTask(NamedTuple):
 
 
 class StartProcess(NamedTuple):
+    """Start a process. A ``standby`` gets everything ready that can be got ready without a worker."""
+
     process: int
+    standby: bool = False
 
 
 class HostWorker(NamedTuple):

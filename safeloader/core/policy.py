@@ -31,6 +31,7 @@ class CoreSettings:
     on_bad_sample: Literal["raise", "skip"] = "raise"
     bad_sample_attempts: int = 2
     max_processes: int | None = None
+    standby: int = 0
     capture_timeout: float = 1.0
     kill_timeout: float = 10.0
     stop_timeout: float = 1.0

@@ -136,6 +136,7 @@ class Process:
     work: deque[Work] = field(default_factory=deque)  # in flight, oldest first
     since: float = 0.0  # when it finished something last, by its own clock reading
     deadline: float = math.inf
+    standby: bool = False  # it waits for another to die; it hosts nobody
     retiring: bool = False  # policy wants fewer processes: it ends when its workers have moved
     asked: bool = False  # it was told to end: its exit is no fault
     slow_reported: int | None = None

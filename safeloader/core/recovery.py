@@ -66,7 +66,9 @@ class Recovery:
         if work is not None and task is not None and work.kind == "task":
             self._sup.blame.charge(task, cause, sample, stack)
         self._tell(process, event, cause, work, sample, stack)
-        if not self._sup.closed:
+        if process.standby:
+            self._sup.fleet.standby_lost(cause)
+        elif not self._sup.closed:
             self._decide(work, cause)
 
     def _in_work(self, process: Process, event: m.ProcessExited | None) -> tuple[Work | None, int | None]:
@@ -123,8 +125,16 @@ class Recovery:
             sample=sample,
             stack=stack,
             stalled=process.stalled if process.cause is not None else 0.0,
-            action="restarted" if event is not None else "abandoned",
+            action=self._action(process, event),
         )
+
+    def _action(self, process: Process, event: m.ProcessExited | None) -> str:
+        if process.standby:
+            return "standby"
+        if event is None:
+            return "abandoned"
+        standby = self._sup.fleet.standby()
+        return "handed over" if standby is not None and standby.state is ProcessState.READY else "restarted"
 
     # ------------------------------------------------------------ what policy says
 

@@ -59,6 +59,8 @@ class Watch:
     def ready(self, process: Process) -> None:
         """A process finished its start."""
         self._slow_starts = 0
+        if process.standby:
+            self._sup.fleet.standby_is_ready()
         self.acquit(process)
         self.arm(process)
 
@@ -121,15 +123,20 @@ class Watch:
 
     def _process_inspected(self, event: m.ProcessInspected) -> None:
         process = self._sup.fleet.processes.get(event.process)
-        if process is None or process.state is not ProcessState.READY or not process.work:
+        if process is None or process.state is not ProcessState.READY:
+            return
+        stopped = event.state == "T"  # it will not move, so there is nothing to wait for
+        if not process.work:
+            if process.standby and stopped:
+                self._condemn(process, "stopped", 0.0)
             return
         head, now = process.work[0], self._sup.now
         on_it = head.about == (event.setup if head.task is None else event.task)
         progress = max(head.sent_at, process.since, event.progressed_at, event.taken_at if on_it else -math.inf)
-        if event.task is None and event.setup is None and process.pardoned is not head:
-            process.pardoned, progress = head, now  # it may just have waited to be heard, while the trainer was busy
         allowed = self._allowed(head)
-        stopped = event.state == "T"  # it will not move, so there is nothing to wait for
+        idle = event.task is None and event.setup is None
+        if progress + allowed <= now and idle and process.pardoned is not head:
+            process.pardoned, progress = head, now  # it may just have waited to be heard, while the trainer was busy
         if progress + allowed > now and not stopped:
             process.deadline = progress + allowed
             if on_it and head.task is not None and event.taken_at + 2 * allowed <= now:

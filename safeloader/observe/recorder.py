@@ -101,7 +101,9 @@ class Recorder:
             self._faults[number] = fault
             self._faults.pop(number - MOST_FAULTS, None)
             self._seconds_lost += fault.seconds_lost or 0.0
-            if fault.cause in _NEEDS_NEW_PROCESS:
+            if fault.action == "handed over":
+                self._restarts += 1
+            elif fault.cause in _NEEDS_NEW_PROCESS:
                 self._lost_workers.add(fault.worker)
             self._tell(fault)
         return number

@@ -12,6 +12,7 @@
       |  stacks (pipe) <---- faulthandler, also on a crash
       |  lifeline (pipe) ---- the kernel kills the process when the trainer is gone
 
-``driver`` is the only loop. ``inline`` hosts workers in the trainer. No lock, queue or thread is shared with a
-process: a SIGKILL at any instruction hurts nobody else.
+``driver`` is the only loop. ``start`` is how processes come to be: spawned, or forked from a clean server. ``inline``
+hosts workers in the trainer. No lock, queue or thread is shared with a process: a SIGKILL at any instruction hurts
+nobody else.
 """

@@ -109,11 +109,13 @@ class Acting:
             act(process)
 
     def _start_process(self, c: m.StartProcess) -> None:
+        stock, modules = self._driver.stock, self._driver.spec.modules if c.standby else ()
         try:
-            process = Process(c.process, self._driver.spec, self._driver.arena)
+            process = (stock.take() if stock is not None else None) or Process(self._driver.way, modules)
         except OSError as error:
             self._driver.later(m.ProcessExited(c.process, str(error), None, None, None, None, False))
         else:
+            process.join(c.process, self._driver.spec, self._driver.arena)
             self._driver.add(process)
 
     def _inspect(self, c: m.InspectProcess) -> None:

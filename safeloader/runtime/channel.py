@@ -16,6 +16,7 @@ __all__ = ["Blocking", "NonBlocking", "frame"]
 
 _LENGTH = struct.Struct("<I")
 _CHUNK = 1 << 16
+_DESCRIPTORS = 200  # in one message; the kernel allows 253
 
 
 def frame(message: object) -> bytes:
@@ -77,6 +78,15 @@ class NonBlocking:
         self._backlog.append(memoryview(frame(message)))
         return self.flush()
 
+    def send_descriptors(self, message: object, more: object, descriptors: list[int]) -> None:
+        """Send the first message of all, with descriptors; those that do not fit go with messages ``more``.
+
+        Raises:
+            OSError: the peer is gone, or has no room.
+        """
+        for at in range(0, max(len(descriptors), 1), _DESCRIPTORS):
+            socket.send_fds(self.socket, [frame(more if at else message)], descriptors[at : at + _DESCRIPTORS])
+
     def flush(self) -> bool:
         """Send what waits. Returns True if something still waits."""
         while self._backlog:
@@ -133,6 +143,20 @@ class Blocking:
 
     def send(self, message: object) -> None:
         self.socket.sendall(frame(message))
+
+    def receive_descriptors(self) -> tuple[Any, list[int]] | None:
+        """The first message and its descriptors (how many: its last part); None when the trainer closed its side."""
+        message, descriptors = None, []
+        while message is None or len(descriptors) < message[-1]:
+            flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+            data, received, _, _ = socket.recv_fds(self.socket, _CHUNK, _DESCRIPTORS, flags)
+            if not data:
+                return None
+            descriptors += received
+            self._messages.extend(self._frames.feed(data))
+            if message is None and self._messages:
+                message = self._messages.popleft()
+        return message, descriptors
 
     def receive(self) -> Any | None:
         """The next message, None when the trainer closed its side."""

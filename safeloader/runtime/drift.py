@@ -1,4 +1,4 @@
-"""Source files that changed since the first process started: a process started later runs today's code."""
+"""Source files that changed since a process was first started: one that is started later runs today's code."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ import site
 import sys
 import sysconfig
 
-__all__ = ["Drift"]
+from .start.checks import stamp
+
+__all__ = ["changed", "is_users", "remember"]
+
+_seen: dict[str, tuple[int, int] | None] = {}
 
 
-class Drift:
-    """Remembers the user's source files as they were when this was made."""
-
-    def __init__(self) -> None:
-        self._seen = {path: _stamp(path) for path in _user_files()}
-
-    def changed(self) -> list[str]:
-        """Files that differ now, by time of change or size."""
-        return sorted(path for path, stamp in self._seen.items() if _stamp(path) != stamp)
-
-
-def _stamp(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size
-
-
-def _user_files() -> list[str]:
-    """Files of loaded modules that belong neither to Python nor to installed packages."""
-    foreign = tuple({sysconfig.get_paths()[k] for k in ("stdlib", "platstdlib", "purelib", "platlib")})
-    foreign += tuple(site.getsitepackages()) if hasattr(site, "getsitepackages") else ()
-    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    files = []
-    for name, module in list(sys.modules.items()):
+def remember() -> None:
+    """Keep in mind how the user's source files look now; those that are known already stay as they were."""
+    for module in list(sys.modules.values()):
         path = getattr(module, "__file__", None)
-        if path and path.endswith(".py") and name != "__main__" and not path.startswith((*foreign, own)):
-            files.append(path)
-    return files
+        if path and path not in _seen and getattr(module, "__name__", "") != "__main__" and is_users(path):
+            _seen[path] = stamp(path)
+
+
+def changed() -> list[str]:
+    """Files that differ from when they were first seen, by time of change or size."""
+    return sorted(path for path, seen in _seen.items() if stamp(path) != seen)
+
+
+def is_users(path: str) -> bool:
+    """True for a source file that belongs neither to Python nor to an installed package, nor to safeloader."""
+    return path.endswith(".py") and not path.startswith(_FOREIGN)
+
+
+def _foreign() -> tuple[str, ...]:
+    places = {sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
+    places.update(site.getsitepackages() if hasattr(site, "getsitepackages") else ())
+    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return tuple(os.path.join(place, "") for place in (*places, own))
+
+
+_FOREIGN = _foreign()

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from ..observe.recorder import Recorder
     from .process import Process
     from .spec import Spec
+    from .start.stock import Stock
+    from .start.way import Way
 
 __all__ = ["Driver"]
 
@@ -43,23 +45,29 @@ class Driver:
 
     Args:
         spec: what processes are given; closed with the driver.
+        way: how processes come to be.
         settings: what policy wants.
         recorder: where faults are told.
         finish: turns a batch into what the consumer gets (pinning), or None.
+        stock: processes that were started beforehand; they go first.
     """
 
     def __init__(
         self,
         spec: Spec,
+        way: Way,
         settings: CoreSettings,
         recorder: Recorder,
         finish: Callable[[Any], Any] | None = None,
+        stock: Stock | None = None,
     ) -> None:
         self.spec = spec
+        self.way = way
+        self.stock = stock
         self.arena = Arena()
         self.supervisor = Supervisor(settings)
         self.processes: dict[int, Process] = {}
-        self.pids: dict[int, int] = {m.INLINE: os.getpid()}
+        self._pids: dict[int, int] = {m.INLINE: os.getpid()}  # of those that are gone
         self.returned: deque[m.Lease] = deque()
         self.outcome: Callable[[], Any] | None = None
         self.closed = False
@@ -72,7 +80,7 @@ class Driver:
         self._close_wanted = False
         self._owner = os.getpid()
         codec.Decoded.register(spec.config.token, spec.classes)
-        teller = Teller(self, recorder)
+        self._teller = teller = Teller(self, recorder)
         self._hearing = Hearing(self, teller)
         self._acting = Acting(self, teller, self._hearing, finish)
         self._actions = self._acting.actions()
@@ -87,6 +95,8 @@ class Driver:
             self._look(0.0)
             self.tell(m.EpochBegan(epoch))
             self._acting.inspect_stopped()
+            if self.way.complaints:
+                self._teller.spawned_instead()
 
     def next(self, draw: Callable[[], Any]) -> Any:
         """The next batch.
@@ -103,8 +113,15 @@ class Driver:
                 self._wait()
                 if self._close_wanted:
                     raise self._closed_error()
+            if self.way.complaints:
+                self._teller.spawned_instead()
             outcome, self.outcome = self.outcome, None
         return outcome()
+
+    @property
+    def delivered(self) -> deque[tuple[int, int, int | None, object]]:
+        """(epoch, batch, worker, indices) of the last batches, newest last."""
+        return self.supervisor.ledger.delivered
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -179,16 +196,21 @@ class Driver:
     def add(self, process: Process) -> None:
         """A process was started: listen to it."""
         self.processes[process.number] = process
-        self.pids[process.number] = process.pid
         self.listen(process.channel.fileno(), process, self._hearing.hear)
         if process.pidfd >= 0:
             self.listen(process.pidfd, process, self._hearing.notice_exit)
 
     def remove(self, process: Process) -> None:
         """A process is gone, or abandoned."""
+        self._pids[process.number] = process.pid
         del self.processes[process.number]
         for descriptor in (process.channel.fileno(), process.pidfd, process.stacks):
             self.forget(descriptor)
+
+    def pid_of(self, number: int) -> int | None:
+        """The pid behind a number of the books, for people; None where it is not known."""
+        process = self.processes.get(number)
+        return (process.pid if process is not None else self._pids.get(number)) or None
 
     def listen(self, descriptor: int, process: Process, hear: Callable[[Process], None]) -> None:
         self._sources[descriptor] = (process, hear)
@@ -236,4 +258,4 @@ class Driver:
         self.spec.close()
         self.arena.close()
         self._actions = {}  # they refer to this object, which else would wait for the garbage collector
-        self._acting = self._hearing = None  # type: ignore[assignment]
+        self._acting = self._hearing = self._teller = None  # type: ignore[assignment]

@@ -55,6 +55,7 @@ class Hearing:
             self._hearers[message[0]](process, *message[1:])
 
     def _ready(self, process: Process) -> None:
+        process.settle()
         self._teller.started(process)
         self._driver.tell(m.ProcessReady(process.number))
 

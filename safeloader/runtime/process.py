@@ -6,26 +6,22 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from . import protocol as p
 from . import system
 from .channel import NonBlocking
 from .page import Page
+from .start.way import LOST
 
 if TYPE_CHECKING:
     from .arena import Arena
     from .spec import Spec
+    from .start.way import Way
 
-__all__ = ["Exit", "Process", "lifeline"]
+__all__ = ["Exit", "Process"]
 
-_BOOT = (
-    "import os, struct, marshal, sys; f = {spec}; "
-    "sys.path[:], sys.argv[:], _ = marshal.loads(os.pread(f, struct.unpack('<I', os.pread(f, 4, 0))[0], 12)); "
-    "from safeloader.runtime.host import main; main({channel}, f, {arena}, {stacks}, {lifeline}, {number})"
-)
 _STACK_LIMIT = 1 << 20
 _LITTLE_MEMORY = 0.05  # share of all memory; a SIGKILL below it is taken for the kernel's own
 
@@ -38,20 +34,20 @@ class Exit(NamedTuple):
 
 
 class Process:
-    """A fresh interpreter that runs ``safeloader.runtime.host.main``.
+    """A process that runs ``safeloader.runtime.host``. It serves nobody until it joins.
 
     Args:
-        number: its number in the supervisor's books.
-        spec: what it is given.
-        arena: the trainer's arena.
+        way: how it comes to be.
+        modules: what it imports before it says that it is ready.
 
     Raises:
         OSError: the system cannot start another process.
     """
 
-    def __init__(self, number: int, spec: Spec, arena: Arena) -> None:
-        self.number = number
-        self.page = Page(arena.page(number))
+    number: int
+    page: Page
+
+    def __init__(self, way: Way, modules: tuple[str, ...] = ()) -> None:
         self.started_at = time.monotonic()
         self._oom_kills = system.oom_kills()
         with contextlib.ExitStack() as undo:
@@ -60,7 +56,7 @@ class Process:
             stack_reader, stack_writer = os.pipe()
             undo.callback(os.close, stack_reader)
             try:
-                self._popen = self._start(spec, arena, theirs.fileno(), stack_writer)
+                self._body = way.begin(theirs.fileno(), stack_writer, modules)
             finally:
                 theirs.close()
                 os.close(stack_writer)
@@ -69,36 +65,42 @@ class Process:
         self.stacks = stack_reader
         os.set_blocking(stack_reader, False)
         self._stack_text = b""
-        self.pidfd = system.pidfd(self._popen.pid)
 
-    def _start(self, spec: Spec, arena: Arena, channel: int, stacks: int) -> subprocess.Popen[bytes]:
-        code = _BOOT.format(
-            spec=spec.descriptor, channel=channel, arena=arena.descriptor, stacks=stacks, lifeline=lifeline(),
-            number=self.number,
-        )  # fmt: skip
-        flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-        return subprocess.Popen(
-            [sys.executable, *flags, "-c", code],
-            stdin=subprocess.DEVNULL,
-            pass_fds=[channel, arena.descriptor, stacks, lifeline(), *spec.inherited],
-            start_new_session=True,  # a signal to the trainer's group is not for us
-        )
+    def join(self, number: int, spec: Spec, arena: Arena) -> None:
+        """Let it belong to a loader from now on, as number so and so of the supervisor's books."""
+        self.number = number
+        self.page = Page(arena.page(number))
+        file, *shared = spec.descriptors
+        descriptors = [file, arena.descriptor, *shared]
+        try:
+            self.channel.send_descriptors((p.JOIN, number, spec.config, len(descriptors)), (p.MORE,), descriptors)
+        except OSError:  # if it is not gone already, it is of no use
+            self.kill()
 
     @property
     def pid(self) -> int:
-        return self._popen.pid
+        """0 while it is not known."""
+        return self._body.pid
+
+    def settle(self) -> None:
+        """It spoke: know its pid."""
+        self._body.settle()
+
+    @property
+    def pidfd(self) -> int:
+        """Becomes readable when ``exited`` should be asked; -1 where the system has no such thing."""
+        return self._body.pidfd
 
     # ------------------------------------------------------------ its end
 
     def exited(self) -> bool:
         """True once the system has confirmed the exit (and the process is reaped)."""
-        return self._popen.poll() is not None
+        return self._body.poll() is not None
 
     def kill(self) -> None:
         """SIGKILL; reaches a stopped process, too."""
         if not self.exited():
-            with contextlib.suppress(ProcessLookupError):
-                self._popen.send_signal(signal.SIGKILL)
+            self._body.send_signal(signal.SIGKILL)
 
     def ask_to_end(self) -> None:
         """Close our side of the channel: the process ends when it has done what it has."""
@@ -107,8 +109,7 @@ class Process:
     def ask_for_stacks(self) -> None:
         """Let faulthandler write the Python stacks; works while the GIL is held, not while stopped."""
         if not self.exited():
-            with contextlib.suppress(ProcessLookupError):
-                self._popen.send_signal(system.STACK_SIGNAL)
+            self._body.send_signal(system.STACK_SIGNAL)
 
     def read_stacks(self) -> str:
         """What faulthandler has written so far, on request or in a crash."""
@@ -125,7 +126,9 @@ class Process:
 
     def how_it_ended(self) -> Exit:
         """The exit in words; only once ``exited``."""
-        code = self._popen.returncode
+        code = self._body.poll()
+        if code == LOST:
+            return Exit(self._body.why_lost, killed=True)
         if code is None or code >= 0:
             return Exit(f"exit code {code}", killed=False)
         try:
@@ -143,34 +146,7 @@ class Process:
     def close(self) -> None:
         """Close our descriptors; the process must be gone, or abandoned."""
         self.channel.close()
-        for descriptor in (self.stacks, self.pidfd):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self.stacks = self.pidfd = -1
-        if self._popen.returncode is None:
-            self._popen.returncode = -signal.SIGKILL  # abandoned: keep Popen from waiting or warning
-
-
-# ---------------------------------------------------------------- the lifeline
-
-_pipe: tuple[int, int] | None = None
-
-
-def lifeline() -> int:
-    """The reading end of a pipe whose writing end only this trainer holds: it hangs up when the trainer is gone."""
-    global _pipe  # noqa: PLW0603 - one per trainer, for its whole life
-    if _pipe is None:
-        _pipe = os.pipe()
-    return _pipe[0]
-
-
-def _forget_lifeline() -> None:
-    """A fork of the trainer is not the trainer: it must not keep the processes alive."""
-    global _pipe  # noqa: PLW0603
-    if _pipe is not None:
-        os.close(_pipe[1])
-        os.close(_pipe[0])
-        _pipe = None
-
-
-os.register_at_fork(after_in_child=_forget_lifeline)
+        self._body.close()
+        if self.stacks >= 0:
+            os.close(self.stacks)
+            self.stacks = -1

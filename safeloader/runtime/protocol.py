@@ -1,6 +1,8 @@
 """The words on the channel: tuples that begin with one of these numbers.
 
-To a process: ``(HOST, WorkerPlace)``, ``(DROP, worker)``, ``(RESUME, worker, shared_seed)``,
+To a process, once: ``(JOIN, number, HostConfig, count)`` with ``count`` descriptors: the spec's file, the arena, and
+those that the spec's objects share with the trainer; what does not fit comes with ``(MORE,)``. Then
+``(HOST, WorkerPlace)``, ``(DROP, worker)``, ``(RESUME, worker, shared_seed)``,
 ``(TASK, worker, task, indices, skip, slot)``, ``(PROBE, worker, task, indices, positions)``.
 ``indices`` are ``Carried`` if they hold something of the main script.
 
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-HOST, DROP, RESUME, TASK, PROBE = range(5)
+HOST, DROP, RESUME, TASK, PROBE, JOIN, MORE = range(7)
 READY, HOSTED, RESUMED, LOADED, EMPTY, RAISED, ENDED, PROBED, REFUSED = range(10, 19)
 
 STREAM_IN_MESSAGE = 4096

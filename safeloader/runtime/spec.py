@@ -2,20 +2,15 @@
 
 ::
 
-    | prelude: sys.path, argv, ... (marshal) | HostConfig (pickle) | dataset, collate_fn, worker_init_fn (carry) |
-
-The prelude comes first because it is what a fresh interpreter needs to import anything at all.
+    memory file:  | dataset, collate_fn, worker_init_fn (carry) |
+    with JOIN:    HostConfig, the file's descriptor, and those that the objects share with the trainer
 """
 
 from __future__ import annotations
 
-import marshal
 import mmap
 import multiprocessing.process
 import os
-import pickle
-import struct
-import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import carry, system
@@ -25,9 +20,7 @@ if TYPE_CHECKING:
 
     from .worker import LoadSpec
 
-__all__ = ["HostConfig", "Parts", "Spec", "map_privately", "open_parts", "read_config", "read_prelude"]
-
-_HEADER = struct.Struct("<III")
+__all__ = ["HostConfig", "Parts", "Spec", "map_privately", "open_parts"]
 
 
 class HostConfig(NamedTuple):
@@ -39,6 +32,7 @@ class HostConfig(NamedTuple):
     name: str
     accelerators: bool
     trace: bool = False
+    chaos: tuple[str, str] | None = None  # a plan of faults, and the file that tells which were done
 
 
 class Parts(NamedTuple):
@@ -73,24 +67,23 @@ class Spec:
         self._write()
 
     def _write(self) -> None:
-        prelude = marshal.dumps((sys.path, sys.argv, sys.flags.optimize))
-        config = pickle.dumps(self.config, protocol=5)
-        start = _HEADER.size + len(prelude) + len(config)
-        start += -start % mmap.PAGESIZE
-        head = _HEADER.pack(len(prelude), len(config), start) + prelude + config
-        os.write(self.descriptor, head.ljust(start, b"\0"))
         carry.write(self._packed, self.descriptor)
         self._packed.buffers.clear()
         system.seal(self.descriptor)
 
     @property
-    def inherited(self) -> list[int]:
-        """Descriptors that each process must inherit under the same number."""
+    def descriptors(self) -> list[int]:
+        """The file, and the descriptors that its objects share with the trainer."""
         return [self.descriptor, *self._packed.fds]
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules that a process imports to rebuild the objects."""
+        return self._packed.modules
 
     def parts(self) -> Parts:
         """The objects for a worker that the trainer hosts itself; classes are the trainer's own."""
-        return _parts(map_privately(self.descriptor), self.descriptor, self.classes)
+        return _parts(map_privately(self.descriptor), self.classes, None)
 
     def close(self) -> None:
         self._packed.close()
@@ -107,27 +100,19 @@ def map_privately(descriptor: int) -> mmap.mmap:
     return mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
 
 
-def read_prelude(descriptor: int) -> tuple[list[str], list[str], int]:
-    """``sys.path``, ``sys.argv`` and the optimisation level of the trainer."""
-    prelude, _, _ = _HEADER.unpack(os.pread(descriptor, _HEADER.size, 0))
-    return marshal.loads(os.pread(descriptor, prelude, _HEADER.size))  # type: ignore[no-any-return]
-
-
-def read_config(descriptor: int) -> HostConfig:
-    prelude, config, _ = _HEADER.unpack(os.pread(descriptor, _HEADER.size, 0))
-    return pickle.loads(os.pread(descriptor, config, _HEADER.size + prelude))  # type: ignore[no-any-return]
-
-
-def open_parts(descriptor: int) -> Parts:
+def open_parts(descriptor: int, inherited: list[int]) -> Parts:
     """A fresh copy of the user's objects, in a process.
+
+    Args:
+        descriptor: the memory file.
+        inherited: the descriptors that its objects share with the trainer.
 
     Raises:
         Exception: whatever the user's modules raise when they are imported or rebuilt.
     """
-    return _parts(map_privately(descriptor), descriptor, None)
+    return _parts(map_privately(descriptor), None, inherited)
 
 
-def _parts(mapping: mmap.mmap, descriptor: int, classes: list[type] | None) -> Parts:
-    _, _, start = _HEADER.unpack(os.pread(descriptor, _HEADER.size, 0))
-    (dataset, collate_fn, worker_init_fn), found = carry.read(mapping, start, classes=classes)
+def _parts(mapping: mmap.mmap, classes: list[type] | None, descriptors: list[int] | None) -> Parts:
+    (dataset, collate_fn, worker_init_fn), found = carry.read(mapping, classes=classes, descriptors=descriptors)
     return Parts(dataset, collate_fn, worker_init_fn, found)

@@ -20,6 +20,7 @@ __all__ = [
     "HAS_PIDFD",
     "HAS_SIGNAL_ON_HANGUP",
     "Mapping",
+    "cores",
     "die_with",
     "memory_file",
     "oom_kills",
@@ -153,6 +154,36 @@ def process_state(pid: int) -> str:
             return file.read().rpartition(b")")[2].split()[0].decode()
     except (OSError, IndexError):
         return "?"
+
+
+def cores() -> int:
+    """How many processes can run at the same time: what the affinity and the control group's quota (v2) leave."""
+    try:
+        allowed = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        allowed = os.cpu_count() or 1
+    quota = min([_quota(path) for path in _cpu_limits()], default=float("inf"))
+    return int(max(min(allowed, quota), 1))
+
+
+def _cpu_limits() -> list[str]:
+    """The files with the quotas of our control group and those above it."""
+    try:
+        with open("/proc/self/cgroup") as file:
+            group = next(line.rstrip("\n")[3:] for line in file if line.startswith("0::"))
+    except (OSError, StopIteration):
+        return []
+    parts = [part for part in group.split("/") if part]
+    return ["/".join(["/sys/fs/cgroup", *parts[:count], "cpu.max"]) for count in range(len(parts) + 1)]
+
+
+def _quota(path: str) -> float:
+    try:
+        with open(path) as file:
+            quota, period = file.read().split()
+        return -(-int(quota) // int(period))
+    except (OSError, ValueError):  # "max", or no such file
+        return float("inf")
 
 
 def oom_kills() -> int:

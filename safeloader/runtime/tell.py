@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import BadSampleError, SafeLoaderError, StartError
 from ..observe.report import Fault
-from . import carry
-from .drift import Drift
+from . import carry, drift
 
 if TYPE_CHECKING:
     from ..core import messages as m
@@ -33,18 +33,14 @@ class Teller:
         self._driver = driver
         self._recorder = recorder
         self._pending: list[tuple[int, float, int]] = []  # fault, since when, the batch it held up
-        self._drift: Drift | None = None
         self._epoch_started_with = recorder.batches
+        drift.remember()
 
     # ------------------------------------------------------------ reports
 
     def started(self, process: Process) -> None:
-        if self._drift is None:
-            self._drift = Drift()
-        else:
-            changed = self._drift.changed()
-            if changed:
-                self._recorder.code_changed(changed)
+        if changed := [*drift.changed(), *self._driver.way.outdated]:
+            self._recorder.code_changed(changed)
         books = self._driver.supervisor.fleet.processes.get(process.number)
         workers = sorted(books.workers) if books is not None else []
         self._recorder.started(process.pid, workers, monotonic() - process.started_at)
@@ -57,7 +53,7 @@ class Teller:
                 loader="",
                 cause=c.cause,
                 worker=c.worker,
-                process=self._driver.pids.get(c.process),
+                process=self._driver.pid_of(c.process),
                 epoch=c.epoch,
                 batch=c.batch,
                 indices=_listed(c.indices),
@@ -72,6 +68,20 @@ class Teller:
         if c.cause in _RECOVERABLE:
             held_up = c.task if c.task is not None else -1
             self._pending.append((number, monotonic() - c.stalled, held_up))
+
+    def spawned_instead(self) -> None:
+        """A fork server was asked for, and there is none: say why.
+
+        Raises:
+            StartError: policy is strict.
+        """
+        reasons, self._driver.way.complaints[:] = list(self._driver.way.complaints), []
+        for why in reasons:
+            text = f"{self._recorder.name}: no fork server ({why}); processes are spawned instead"
+            if self._driver.way.strict:
+                self._driver.close()
+                raise StartError(text, hint='give start_method="spawn", or unset SAFELOADER_STRICT')
+            warnings.warn(text, UserWarning, stacklevel=6)
 
     def rung(self, c: m.ReportRung) -> None:
         tell = self._recorder.fell_back if c.new < c.old else self._recorder.recovered

@@ -59,25 +59,25 @@ def _look(driver: Driver) -> Whereabouts:
     seat = driver.supervisor.workers[due.worker].host
     process = None if seat is None else driver.processes.get(seat)
     if seat == m.INLINE:
-        return _at(ready, due, driver.pids[m.INLINE], None, 0.0, "the main process loads it")
+        return _at(ready, due, driver.pid_of(m.INLINE), None, 0.0, "the main process loads it")
     if process is None:
         return _at(ready, due, None, None, 0.0, f"worker {due.worker} waits for a process")
     if driver.supervisor.fleet.processes[process.number].state is ProcessState.STARTING:
-        starting = f"process {process.pid} is starting for worker {due.worker}"
-        return _at(ready, due, process.pid, None, monotonic() - process.started_at, starting)
-    page = process.page.read()
-    who = f"worker {due.worker} (pid {process.pid})"
+        starting = f"process {driver.pid_of(process.number)} is starting for worker {due.worker}"
+        return _at(ready, due, driver.pid_of(process.number), None, monotonic() - process.started_at, starting)
+    page, pid = process.page.read(), driver.pid_of(process.number)
+    who = f"worker {due.worker} (pid {pid})"
     if page.setup is not None:
-        return _at(ready, due, process.pid, None, monotonic() - page.taken_at, f"{who} is being set up")
+        return _at(ready, due, pid, None, monotonic() - page.taken_at, f"{who} is being set up")
     if page.task == due.id:
         sample = None if page.sample is None else sample_name(due.indices, page.sample)
         seconds = monotonic() - (page.taken_at if sample is None else page.progressed_at)
         doing = f"{who} has worked on " + ("it" if sample is None else f"sample {sample!r}")
-        return _at(ready, due, process.pid, sample, seconds, doing)
+        return _at(ready, due, pid, sample, seconds, doing)
     other = driver.supervisor.tasks.get(page.task) if page.task is not None else None
     at = "an earlier batch" if other is None else f"batch {other.batch}"
     doing = f"{who} is idle" if page.task is None else f"{who} is at {at}"
-    return _at(ready, due, process.pid, None, monotonic() - page.progressed_at, doing)
+    return _at(ready, due, pid, None, monotonic() - page.progressed_at, doing)
 
 
 def _at(ready: int, due: Task, pid: int | None, sample: Any, seconds: float, doing: str) -> Whereabouts:

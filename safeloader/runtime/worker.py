@@ -206,8 +206,8 @@ class Worker:
             if position in skip:
                 continue
             self.sample = position
-            mark(position)
             try:
+                mark(position)
                 samples.append(dataset[index])
             except StopIteration as stop:
                 raise _stopped(index) from stop

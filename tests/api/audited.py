@@ -46,7 +46,7 @@ class SeedsItself(Right):
 
 class IgnoresIndex(Right):
     def __getitem__(self, index: int) -> Any:
-        return torch.zeros(3)
+        return torch.arange(100.0)[3:6], {"label": torch.zeros(()), "name": "cat"}
 
 
 class IgnoresAugmentation(Right):

@@ -11,7 +11,7 @@ import pytest
 import tqdm
 
 import safeloader
-from safeloader import DataLoader, showing
+from safeloader import DataLoader
 
 
 class Terminal(io.StringIO):
@@ -64,9 +64,8 @@ def test_a_terminal_gets_a_bar_with_the_share_of_waiting(monkeypatch: pytest.Mon
     assert "train: 5 batches in " in text
 
 
-def test_without_a_terminal_a_line_a_minute_stands_in_for_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(showing, "_LINE_EVERY", 0.0)
-    _, text = _shown(range(2), phase="val")
+def test_without_a_terminal_lines_stand_in_for_the_bar() -> None:
+    _, text = _shown(range(2), phase="val", every=0.0)
     assert re.search(r"^val: 1 of 2 batches, \S+ s a batch, of which the loader \S+ s$", text, re.M)
 
 

@@ -231,3 +231,12 @@ def test_a_subclass_can_be_seen_as_a_plain_tensor_past_what_it_overrides() -> No
     plain = torch_private.plain_tensor(opaque)
     assert type(plain) is torch.Tensor
     assert plain.data_ptr() == base.data_ptr()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile imports what torch itself deprecates
+def test_the_users_model_is_found_inside_of_torchs_wrappers() -> None:
+    model = torch.nn.Linear(2, 2)
+    assert torch_private.unwrapped(model) is model
+    assert torch_private.unwrapped(torch.nn.DataParallel(model)) is model
+    assert torch_private.unwrapped(torch.compile(model)) is model
+    assert torch_private.unwrapped(torch.nn.DataParallel(torch.compile(model))) is model

@@ -156,6 +156,17 @@ MUTANTS = (
            "        worker.epoch_snapshot = worker.snapshot\n        if False:\n"),
     Mutant("making_the_first_iterator_moves_nothing", "traffic", "        worker = self._sup.workers[work.worker]\n        if event.snapshot is not None:\n",
            "        worker = self._sup.workers[work.worker]\n        if False:\n"),
+    # ---------------------------------------------------------------- standbys
+    Mutant("a_standby_is_not_used", "fleet", "        process = self.standby()\n        if process is None:\n", "        process = None\n        if process is None:\n"),
+    Mutant("a_standby_stays_one_when_it_takes_over", "fleet", "        process.standby = False\n", ""),
+    Mutant("a_used_standby_is_not_replaced", "fleet", "            for _ in range(wanted - len(kept)):\n", "            for _ in range(wanted - len(kept) if self._next_process < 6 else 0):\n"),
+    Mutant("standbys_stay_below_the_top_rung", "fleet", "wanted = self._standby if self.rung == self.rungs[0] > 0 else 0", "wanted = self._standby"),
+    Mutant("standbys_start_with_the_first", "fleet", "        if all(p.state is ProcessState.READY for p in self.staff()) and not self.dying():\n", "        if True:\n"),
+    Mutant("a_condemned_standby_takes_over", "fleet", "if p.standby and p.alive]", "if p.standby]"),
+    Mutant("a_dying_standby_counts_as_a_dying_process", "fleet", "not p.asked and not p.standby for p", "not p.asked for p"),
+    Mutant("standbys_are_tried_for_ever", "fleet", "        if self._standby_faults.add(self._sup.now) or cause == \"oom\":\n            self._standby = 0\n", "        pass\n"),
+    Mutant("a_lost_standby_counts_against_the_ladder", "recovery", "        if process.standby:\n            self._sup.fleet.standby_lost(cause)\n        elif not", "        if not"),
+    Mutant("a_standby_that_was_stopped_is_not_looked_at", "fleet", "            self._sup.emit(m.InspectProcess(process.id))", "            pass"),
     # ---------------------------------------------------------------- blame
     Mutant("a_bad_sample_is_tried_for_ever", "blame", "case.hurt > self._sup.settings.bad_sample_attempts", "False"),
     Mutant("judged_too_early", "blame", "case.hurt > self._sup.settings", "case.hurt >= self._sup.settings"),

@@ -53,6 +53,8 @@ class Obeying:
     freed: set[int]
     past: deque[m.Event]
     faults: int
+    standby_faults: int
+    standbys_spoilt: bool
     fault_times: list[float]
     memory_short: bool
     rung: int
@@ -72,10 +74,8 @@ class Obeying:
         process = SimProcess(command.process, self.nature, self.now, unkillable, self.fits)
         process.refuses = self.rng.random() < self.plot.refusals
         self.processes[command.process] = process
-        fleet = self.sup.fleet
-        seats = [n for n, p in self.processes.items() if not (p.gone or p.told_to_end)]
-        if sum(n not in fleet.processes or not fleet.processes[n].retiring for n in seats) > max(self.rung, 1):
-            raise Broken(f"processes {seats} at rung {self.rung}")
+        process.standby = command.standby
+        self._may_start(command)
         chance = self.rng.random()
         if chance < self.plot.refused_starts:
             process.die("cannot allocate memory")
@@ -85,6 +85,21 @@ class Obeying:
                 process.life = "hung"
             else:
                 process.die("exit code 1")
+
+    def _may_start(self, command: m.StartProcess) -> None:
+        """No more than policy wants; and a standby that is there is not left idle."""
+        fleet = self.sup.fleet
+        seats = [p for n, p in self.processes.items() if not (p.gone or p.told_to_end)]
+        staff = [p.id for p in seats if not p.standby]
+        standbys = [p.id for p in seats if p.standby]
+        if sum(n not in fleet.processes or not fleet.processes[n].retiring for n in staff) > max(self.rung, 1):
+            raise Broken(f"processes {staff} at rung {self.rung}")
+        if command.standby:
+            starting = [n for n in staff if not self.processes[n].ready_told and not self.processes[n].condemned]
+            if len(standbys) > self.plot.settings.standby or self.rung != fleet.rungs[0] or starting:
+                raise Broken(f"standbys {standbys} at rung {self.rung}, while {starting} start")
+        elif any(not self.processes[n].condemned for n in standbys):
+            raise Broken(f"process {command.process} is started, and there are standbys: {standbys}")
 
     def _HostWorker(self, c: m.HostWorker) -> None:
         homes = [p for p in self.processes.values() if c.worker in p.lodgers and not p.gone]
@@ -131,6 +146,8 @@ class Obeying:
 
     def _send(self, c: Any, kind: str, about: int) -> None:
         process = self._reachable(c.process)
+        if process.standby:
+            raise Broken(f"{c} for a standby")
         if kind == "setup":
             process.lodgers.add(c.worker)
         elif c.worker not in process.lodgers:
@@ -230,6 +247,10 @@ class Obeying:
 
     def _lost(self, process: SimProcess, event: m.ProcessExited | None) -> None:
         """A process is gone: what it was condemned for, or what its page names, has hurt it."""
+        if process.standby:
+            self.standby_faults += 1
+            self.standbys_spoilt |= event is not None and event.memory_short and not process.condemned
+            return
         self.faults += 1
         self.undisturbed.faults_in_a_row += 1
         self.fault_times.append(self.now)

@@ -68,6 +68,7 @@ def random_plot(rng: random.Random) -> Plot:
     bad_starts = rng.choice((0.0,) * 12 + (0.2,) * 4 + (0.6,) * 3 + (1.0,))
     if bad_starts > 0.5:
         settings = replace(settings, max_restarts=min(settings.max_restarts, 4))
+    settings = replace(settings, standby=rng.choice((0, 0, 1, 1, 2)))
     return Plot(
         settings, nature, batches, size,
         bad_starts=bad_starts,

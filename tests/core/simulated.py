@@ -178,6 +178,7 @@ class SimProcess:
         self.condemned = False
         self.suspect: tuple[str, int, int] | None = None  # what it was condemned for
         self.told_to_end = False
+        self.standby = False  # nobody was to be hosted by it yet
         self.gone = False  # off the books: its exit was told, or it was abandoned
         self.writes: list[tuple[int, int]] = []
 

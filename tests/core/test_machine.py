@@ -46,6 +46,7 @@ def plots(draw: st.DrawFn) -> Plot:
         on_bad_sample=draw(st.sampled_from(["raise", "skip"])),
         bad_sample_attempts=draw(st.integers(1, 2)),
         max_processes=draw(st.sampled_from([None, 0, 1])),
+        standby=draw(st.integers(0, 2)),
     )
     nature = Nature(
         iterable=iterable,

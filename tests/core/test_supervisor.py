@@ -37,6 +37,16 @@ def test_one_draw_for_each_batch_that_leaves_and_none_before() -> None:
     assert stage.drawn == drawn + 1
 
 
+def test_what_was_delivered_last_is_remembered_with_its_indices_and_nothing_else_of_it() -> None:
+    stage = Stage()
+    stage.begin()
+    for number in range(20):
+        stage.load(number)
+        stage.get()
+    last = list(stage.sup.ledger.delivered)
+    assert last == [(0, n, n % 2, stage.tasks[n].indices) for n in range(4, 20)]
+
+
 def test_batches_are_delivered_in_order() -> None:
     stage = Stage()
     stage.begin()

@@ -55,6 +55,8 @@ class World(Obeying):
         self.freed: set[int] = set()
         self.past: deque[m.Event] = deque(maxlen=40)  # messages to be told again
         self.faults = 0
+        self.standby_faults = 0
+        self.standbys_spoilt = False  # memory was too short for one
         self.fault_times: list[float] = []  # since the last rung
         self.memory_short = False
         self.rung = self.sup.fleet.rung
@@ -62,6 +64,7 @@ class World(Obeying):
         self.given_up: m.GiveUp | None = None
         self.told = 0
         self._events: deque[m.Event] = deque()
+        self._sleepers: list[SimProcess] = []
         self._actions = {kind: getattr(self, f"_{kind.__name__}") for kind in m.COMMANDS}
 
     # ------------------------------------------------------------ the driver
@@ -77,6 +80,7 @@ class World(Obeying):
             self._before(event)
             was_waiting = self.consumer.waiting or isinstance(event, m.EpochBegan)
             commands = self.sup.handle(event, self.now)
+            self._see_promotions()
             if len(commands) > MOST_COMMANDS:
                 raise Broken(f"{len(commands)} commands on {event}")
             for command in commands:
@@ -88,6 +92,19 @@ class World(Obeying):
             self.sup.validate()
             self._check_limits()
         self.consumer.check_draws()
+        while self._sleepers:
+            process = self._sleepers.pop()
+            if not (process.condemned or process.gone or self.closed):
+                raise Broken(f"process {process.id} is stopped, and is to take over")
+
+    def _see_promotions(self) -> None:
+        """A standby that is to take over is one no more, even before it hosts anybody."""
+        for number, process in self.processes.items():
+            books = self.sup.fleet.processes.get(number)
+            if process.standby and books is not None and not books.standby:
+                process.standby = False
+                if process.life == "stopped" and process.ready_told:
+                    self._sleepers.append(process)
 
     def _check_limits(self) -> None:
         """What policy says must have happened by now."""
@@ -100,6 +117,24 @@ class World(Obeying):
             raise Broken("a worker cannot be set up, and it is tried again")
         if self.undisturbed.refused_for_good:
             raise Broken("the dataset cannot be rebuilt, and it is tried again")
+        self._check_standbys()
+
+    def _check_standbys(self) -> None:
+        """When nobody is missing, the standbys are there, unless there was a reason to do without."""
+        settings, fleet = self.plot.settings, self.sup.fleet
+        there = [p for p in self.processes.values() if p.standby and not p.gone and not p.told_to_end]
+        if self.rung != fleet.rungs[0] and not all(p.condemned for p in there):
+            raise Broken(f"standbys at rung {self.rung}")
+        staff = [p for p in self.processes.values() if not (p.standby or p.gone or p.told_to_end)]
+        if self.consumer.epoch < 0 or self.rung != fleet.rungs[0] or len(staff) < self.rung:
+            return
+        if self.rung == 0 or not all(p.ready_told and not p.condemned for p in staff):
+            return
+        excused = self.standbys_spoilt or self.standby_faults > settings.max_restarts
+        if len(there) < settings.standby and not excused:
+            raise Broken(f"{len(there)} standbys, and {settings.standby} are wanted")
+        if self.standbys_spoilt and not all(p.condemned for p in there):
+            raise Broken("a standby, and memory is too short for one")
 
     def _before(self, event: m.Event) -> None:
         if isinstance(event, m.CloseRequested):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,16 @@ def stream_rig(_rigs: dict[str, Rig]) -> Rig:
     """The shared loader of an iterable dataset, between two epochs."""
     _rigs["stream"].get_ready()
     return _rigs["stream"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
+    """A changed environment is a new fork server, and pytest changes it for each test."""
+    before = os.environ.pop("PYTEST_CURRENT_TEST", "")
+    try:
+        return (yield)
+    finally:
+        os.environ["PYTEST_CURRENT_TEST"] = before
 
 
 @pytest.hookimpl(wrapper=True)

@@ -53,6 +53,7 @@ class Packed:
         fds: Descriptors that every reading process must inherit under the same number. They belong to this
             object.
         tracker: Which of `fds` leads to the trainer's resource tracker, or None.
+        modules: What a reader imports, as far as it was asked whether it can be imported.
     """
 
     stream: bytes
@@ -60,6 +61,7 @@ class Packed:
     classes: list[type]
     fds: list[int] = field(default_factory=list)
     tracker: int | None = None
+    modules: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:

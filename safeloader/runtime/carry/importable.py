@@ -13,11 +13,15 @@ _ONLY_HERE = frozenset({"__main__", "__mp_main__"})
 # Answers so far: the module that was meant, the search path at that time, and the answer.
 _known: dict[str, tuple[object, list[str], bool]] = {}
 
+asked: set[str] = set()
+"""The names that were asked for since somebody emptied this."""
+
 
 def importable(name: str) -> bool:
     """Return True where a reader with the same ``sys.path`` can import the module `name`."""
     if name in _ONLY_HERE:
         return False
+    asked.add(name)
     module = sys.modules.get(name)
     known = _known.get(name)
     if known is None or known[0] is not module or known[1] != sys.path:

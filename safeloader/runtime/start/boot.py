@@ -1,0 +1,43 @@
+"""What a fresh interpreter needs before it can import anything: a memory file that it reads first."""
+
+from __future__ import annotations
+
+import marshal
+import os
+import subprocess
+import sys
+from typing import Any
+
+from .. import system
+
+__all__ = ["command", "read", "write"]
+
+_CODE = (
+    "import os, marshal, sys; "
+    "sys.path[:], sys.argv[:], more = marshal.loads(os.pread({boot}, 1 << 30, 0)); os.close({boot}); "
+    "from safeloader.runtime.{module} import main; main(*more)"
+)
+
+
+def write(*more: Any) -> int:
+    """A file that holds ``sys.path``, ``sys.argv`` and what the main function is given. Returns its descriptor."""
+    descriptor = system.memory_file("boot")
+    try:
+        os.write(descriptor, marshal.dumps((sys.path, sys.argv, more)))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read(descriptor: int) -> Any:
+    """Take over ``sys.path`` and ``sys.argv``; returns the rest, and closes the file."""
+    sys.path[:], sys.argv[:], more = marshal.loads(os.pread(descriptor, 1 << 30, 0))
+    os.close(descriptor)
+    return more
+
+
+def command(module: str, boot: int) -> list[str]:
+    """The command line of an interpreter that runs ``safeloader.runtime.<module>.main``."""
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return [sys.executable, *flags, "-c", _CODE.format(boot=boot, module=module)]

@@ -1,0 +1,219 @@
+"""The trainer's side of the fork server: one a trainer, shared by its loaders, gone with the last of them."""
+
+from __future__ import annotations
+
+import contextlib
+import marshal
+import os
+import resource
+import socket
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from .. import system
+from . import boot
+from .lifeline import lifeline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["ForkServer", "Unavailable", "obtain"]
+
+_TRIES = 2  # servers in a row that forked nothing: then it is no use
+_PAUSE = 60.0  # seconds until it may be of use again
+_END = 5.0  # seconds for a killed server to be gone
+
+
+class Unavailable(Exception):
+    """There is no fork server to be had; the text says why."""
+
+
+class ForkServer:
+    """A fresh interpreter that has imported torch and more, and forks a process for each request.
+
+    It lives as long as somebody holds this object: the loaders that may need it again, and its processes.
+
+    Args:
+        modules: what it imports besides.
+        accelerators: whether devices stay visible in it.
+
+    Raises:
+        OSError: the system cannot start another process.
+    """
+
+    def __init__(self, modules: tuple[str, ...], accelerators: bool) -> None:
+        self.facts = _facts(accelerators)
+        self.discarded = False
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        told = boot.write(theirs.fileno(), lifeline(), modules, accelerators)
+        try:
+            self._popen = subprocess.Popen(
+                boot.command("start.server", told),
+                stdin=subprocess.DEVNULL,
+                pass_fds=[told, theirs.fileno(), lifeline()],
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            os.close(told)
+            theirs.close()
+        self._control = ours
+        _controls.add(ours)
+        self._end = weakref.finalize(self, _end, self._popen, ours, os.getpid())
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def usable(self, accelerators: bool) -> bool:
+        """True if its processes would be what fresh interpreters started now would be, and it is there to fork them."""
+        return (
+            not self.discarded
+            and self._popen.poll() is None
+            and not self.stopped()
+            and self.facts == _facts(accelerators)
+        )
+
+    def stopped(self) -> bool:
+        """True if somebody stopped it (SIGSTOP)."""
+        return system.process_state(self._popen.pid) in "Tt"
+
+    def ask(self, what: tuple[Any, ...], descriptors: Iterable[int]) -> None:
+        """Ask for a process.
+
+        Raises:
+            OSError: it cannot be reached.
+        """
+        socket.send_fds(self._control, [marshal.dumps(what)], list(descriptors))
+
+    def discard(self) -> None:
+        """Ask it for nothing more; its processes still need it, to be reaped."""
+        self.discarded = True
+
+    def kill(self) -> None:
+        """It is of no use to anybody. Its processes live on."""
+        self.discarded = True
+        self._popen.kill()
+
+    def how_it_ended(self) -> str:
+        """For people; "" while it lives."""
+        code = self._popen.poll()
+        return "" if code is None else f"it ended with exit code {code}" if code >= 0 else f"signal {-code} ended it"
+
+
+def _end(popen: subprocess.Popen[bytes], control: socket.socket, owner: int) -> None:
+    """It has no children any more: whoever held the server's last process is gone."""
+    if os.getpid() != owner:
+        return
+    control.close()
+    popen.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        popen.wait(_END)
+
+
+def _facts(accelerators: bool) -> tuple[Any, ...]:
+    """What a process takes over from the trainer that starts it, and may depend on."""
+    try:
+        folder = os.getcwd()
+    except OSError:
+        folder = ""
+    limits = [resource.getrlimit(number) for number in range(getattr(resource, "RLIM_NLIMITS", 16))]
+    priority, affinity = os.getpriority(os.PRIO_PROCESS, 0), sorted(os.sched_getaffinity(0))
+    return accelerators, dict(os.environ), list(sys.path), folder, limits, priority, affinity, _umask()
+
+
+def _umask() -> str:
+    """``os.umask`` cannot ask without setting it, in all threads."""
+    with contextlib.suppress(OSError), open("/proc/self/status") as file:
+        for line in file:
+            if line.startswith("Umask:"):
+                return line
+    return ""
+
+
+# ---------------------------------------------------------------- the one server
+
+
+class _Trainer:
+    """What this trainer knows of fork servers."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.current: weakref.WeakValueDictionary[bool, ForkServer] = weakref.WeakValueDictionary()  # by accelerators
+        self.modules: set[str] = set()  # what any loader would like to have imported
+        self.harmful: dict[str, str] = {}  # those that must not be, and why
+        self.in_vain = 0  # servers in a row that forked nothing
+        self.not_before = 0.0  # when it is tried again
+        self.why = ""
+
+
+_trainer = _Trainer()
+_controls: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def obtain(modules: Iterable[str], accelerators: bool) -> ForkServer:
+    """The server that is there, or a new one.
+
+    Raises:
+        Unavailable: none can be started, or the last ones could not do it.
+    """
+    with _trainer.lock:
+        _trainer.modules.update(modules)
+        server = _trainer.current.get(accelerators)
+        if server is not None and server.usable(accelerators):
+            return server
+        if server is not None and server.stopped():
+            server.kill()
+        if _trainer.in_vain >= _TRIES and time.monotonic() < _trainer.not_before:
+            raise Unavailable(_trainer.why)
+        try:
+            server = ForkServer(tuple(sorted(_trainer.modules - _trainer.harmful.keys())), accelerators)
+        except OSError as error:
+            raise Unavailable(f"it cannot be started: {error}") from error
+        _trainer.current[accelerators] = server
+        return server
+
+
+def forked() -> None:
+    """A server forked a process."""
+    _trainer.in_vain = 0
+
+
+def failed(server: ForkServer, why: str) -> None:
+    """A server did not fork a process that it was asked for. Counts once a server."""
+    with _trainer.lock:
+        if not server.discarded:
+            server.discard()
+            _trainer.in_vain += 1
+            _trainer.not_before = time.monotonic() + _PAUSE
+            _trainer.why = why
+
+
+def outdated(server: ForkServer) -> None:
+    """What a server has imported is not what lies on the disk now."""
+    server.discard()
+
+
+def harmful(server: ForkServer, modules: dict[str, str]) -> None:
+    """These modules must not be imported in a server: processes import them themselves."""
+    with _trainer.lock:
+        server.discard()
+        _trainer.harmful.update(modules)
+
+
+def _forget() -> None:
+    """A fork of the trainer asks no server of its parent."""
+    global _trainer  # noqa: PLW0603
+    _trainer = _Trainer()
+    for control in list(_controls):
+        control.close()
+
+
+os.register_at_fork(after_in_child=_forget)

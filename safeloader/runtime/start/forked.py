@@ -1,0 +1,245 @@
+"""A process that the fork server forked, or was asked to fork: the trainer's view of it.
+
+::
+
+    asked ──▶ born (its pid and a pidfd came) ──▶ gone: the pidfd says so at once, the server says how
+      │ the server ended, or refused
+      └──▶ asked another server ──▶ ... ──▶ spawned instead
+
+The server's end of the link hangs up when the server dies. That harms nobody who is born: the pidfd still tells of the
+end, only the exit status is lost then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import marshal
+import os
+import select
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+from . import boot, client
+from .spawned import Spawned
+from .way import LOST
+
+if TYPE_CHECKING:
+    from .way import Way
+
+__all__ = ["BORN", "EXITED", "REFUSED", "Forked"]
+
+BORN, EXITED, REFUSED = range(3)
+_STATUS_DELAY = 1.0  # seconds between an exit and the server's word of it
+_MESSAGE = 1 << 16
+
+
+class Forked:
+    """A process that is no child of the trainer.
+
+    Args:
+        way: where servers come from.
+        channel: the process's end.
+        stacks: where its Python stacks are written.
+        modules: what it imports before it says that it is ready.
+
+    Attributes:
+        pid: 0 until it is known.
+        pidfd: becomes readable when there is something to ``poll`` for.
+        returncode: as ``subprocess``'s; ``LOST`` where nobody knows.
+        why_lost: what is known then, for people.
+    """
+
+    def __init__(self, way: Way, channel: int, stacks: int, modules: tuple[str, ...]) -> None:
+        self.pid = 0
+        self.returncode: int | None = None
+        self.why_lost = "how is not known, as its fork server was gone"
+        self._way = way
+        self._modules = modules
+        self._ends = [os.dup(channel), os.dup(stacks)]  # kept until somebody has them
+        self._watch = select.epoll()
+        self.pidfd = self._watch.fileno()
+        self._exit = -1  # the real pidfd
+        self._server: client.ForkServer | None = None
+        self._link: socket.socket | None = None
+        self._instead: Spawned | None = None
+        self._overdue = False
+        try:
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
+
+    # ------------------------------------------------------------ beginnings
+
+    def _begin(self) -> None:
+        while self._link is None:
+            try:
+                self._server = self._way.server()
+            except client.Unavailable as reason:
+                self._spawn(str(reason))
+                return
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                try:
+                    self._ask(self._server, theirs.fileno())
+                except OSError as error:
+                    ours.close()
+                    client.failed(self._server, self._server.how_it_ended() or f"it cannot be reached: {error}")
+                    continue
+            ours.setblocking(False)
+            self._link = ours
+            self._watch.register(ours, select.EPOLLIN)
+
+    def _ask(self, server: client.ForkServer, link: int) -> None:
+        told = boot.write(self._modules)
+        try:
+            streams = [number for number in (1, 2) if _is_open(number)]
+            server.ask(tuple(streams), [link, told, *self._ends, *streams])
+        finally:
+            os.close(told)
+
+    def _spawn(self, why: str) -> None:
+        self._way.complain(why)
+        self._server = None
+        channel, stacks = self._ends
+        self._instead = Spawned(channel, stacks, self._modules)
+        self.pid = self._instead.pid
+        if self._instead.pidfd >= 0:
+            self._watch.register(self._instead.pidfd, select.EPOLLIN)
+        self._let_go_of_ends()
+
+    def _let_go_of_ends(self) -> None:
+        while self._ends:
+            os.close(self._ends.pop())
+
+    # ------------------------------------------------------------ what the server says
+
+    def _hear(self) -> None:
+        while self._link is not None:
+            try:
+                data, descriptors, _, _ = socket.recv_fds(self._link, _MESSAGE, 1, socket.MSG_CMSG_CLOEXEC)
+            except BlockingIOError:
+                return
+            except OSError:
+                data, descriptors = b"", []
+            if not data:
+                self._hung_up()
+                return
+            kind, *told = marshal.loads(data)
+            if kind == BORN:
+                self._born(told[0], descriptors[0])
+            elif kind == EXITED:
+                self.returncode = told[0]
+            else:
+                self._refused(*told)
+
+    def _born(self, pid: int, pidfd: int) -> None:
+        client.forked()
+        self.pid, self._exit = pid, pidfd
+        self._watch.register(pidfd, select.EPOLLIN)
+        self._let_go_of_ends()
+
+    def _refused(self, why: str, modules: dict[str, str], files: list[str]) -> None:
+        assert self._server is not None
+        if files:
+            self._way.outdated += files
+            client.outdated(self._server)
+        elif modules:
+            client.harmful(self._server, modules)
+        else:
+            client.failed(self._server, why)
+        self._drop_link()
+        self._begin_again()
+
+    def _hung_up(self) -> None:
+        """The server is gone. Who is not born yet is asked for elsewhere."""
+        self._drop_link()
+        if self.pid or self.returncode is not None or self._server is None:
+            return
+        client.failed(self._server, self._server.how_it_ended() or "it hung up")
+        self._begin_again()
+
+    def _begin_again(self) -> None:
+        try:
+            self._begin()
+        except OSError as error:
+            self.returncode, self.why_lost = LOST, str(error)
+
+    def _drop_link(self) -> None:
+        if self._link is not None:
+            with contextlib.suppress(OSError):
+                self._watch.unregister(self._link)
+            self._link.close()
+            self._link = None
+
+    # ------------------------------------------------------------ as subprocess.Popen
+
+    def poll(self) -> int | None:
+        """Its exit code, or minus the signal that ended it; None while it lives, or is still to be born."""
+        self._hear()
+        instead = self._instead
+        if instead is not None:
+            return instead.poll()
+        if self.returncode is None and self._exit >= 0 and _readable(self._exit, 0.0):
+            self._await_status()
+        return self.returncode
+
+    def settle(self) -> None:
+        """It spoke, so it is born: know its pid, even if its first word came before the server's."""
+        if not self.pid and self._link is not None and _readable(self._link.fileno(), _STATUS_DELAY):
+            self._hear()
+
+    def _await_status(self) -> None:
+        """The kernel confirms the exit; the server, which does nothing else, says how within microseconds."""
+        if self._link is not None and _readable(self._link.fileno(), _STATUS_DELAY):
+            self._hear()
+        if self.returncode is None:
+            self.returncode = LOST
+
+    def send_signal(self, number: int) -> None:
+        if self._instead is not None:
+            self._instead.send_signal(number)
+        elif self._exit >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._exit, number)
+        elif number == signal.SIGKILL and self.returncode is None:
+            self._cancel()
+        else:  # somebody wants to see what keeps it
+            self._overdue = True
+
+    def _cancel(self) -> None:
+        """It is not born yet, and need not be. Should it be by now, it finds its channel closed."""
+        self.returncode = -signal.SIGKILL
+        if self._overdue and self._server is not None:
+            client.failed(self._server, "it did not fork a process in time")
+            self._server.kill()
+        if self._link is not None:
+            self._link.shutdown(socket.SHUT_RDWR)  # wakes whoever waits for its end, and tells the server
+
+    def close(self) -> None:
+        """It is gone, or abandoned."""
+        self._drop_link()
+        self._let_go_of_ends()
+        if self._instead is not None:
+            self._instead.close()
+        if self._exit >= 0:
+            os.close(self._exit)
+            self._exit = -1
+        self._watch.close()
+        self.pidfd = -1
+        self._server = None
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def _readable(descriptor: int, seconds: float) -> bool:
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    return bool(poller.poll(seconds * 1000))

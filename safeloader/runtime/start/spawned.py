@@ -1,0 +1,66 @@
+"""A process that is an interpreter of its own from the first instruction on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+
+from .. import system
+from . import boot, turnstile
+from .lifeline import lifeline
+
+__all__ = ["Spawned"]
+
+
+class Spawned:
+    """A child of the trainer.
+
+    Args:
+        channel: the process's end; stays open here.
+        stacks: where its Python stacks are written; stays open here.
+        modules: what it imports before it says that it is ready.
+
+    Raises:
+        OSError: the system cannot start another process.
+    """
+
+    why_lost = ""
+
+    def __init__(self, channel: int, stacks: int, modules: tuple[str, ...]) -> None:
+        turns, place = turnstile.place()
+        told = boot.write(channel, stacks, lifeline(), turns, place, modules)
+        try:
+            self._popen = subprocess.Popen(
+                boot.command("host", told),
+                stdin=subprocess.DEVNULL,
+                pass_fds=[told, channel, stacks, lifeline(), turns],
+                start_new_session=True,  # a signal to the trainer's group is not for us
+            )
+        finally:
+            os.close(told)
+        self.pidfd = system.pidfd(self._popen.pid)
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def poll(self) -> int | None:
+        """Its exit code, or minus the signal that ended it; None while it lives."""
+        return self._popen.poll()
+
+    def settle(self) -> None:
+        """Nothing is open."""
+
+    def send_signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._popen.send_signal(number)
+
+    def close(self) -> None:
+        """It is gone, or abandoned."""
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+        if self._popen.returncode is None:
+            self._popen.returncode = -signal.SIGKILL  # abandoned: keep Popen from waiting or warning

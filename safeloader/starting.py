@@ -1,0 +1,89 @@
+"""How one loader starts its processes: by which method, which of them beforehand, from which server."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch.multiprocessing
+
+if TYPE_CHECKING:
+    from .loader import DataLoader
+    from .runtime.spec import Spec
+    from .runtime.start.stock import Stock
+    from .runtime.start.way import Way
+    from .settings import Settings
+
+__all__ = ["Starting"]
+
+Method = Literal["spawn", "forkserver"]
+
+
+class Starting:
+    """One loader's.
+
+    Args:
+        settings: what policy wants.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._way: Way | None = None
+        self.stock: Stock | None = None
+
+    def prestart(self, loader: DataLoader[Any]) -> None:
+        """Start the processes of the first iteration now, if policy wants that."""
+        wanted = loader.num_workers
+        if self._settings.max_processes is not None:
+            wanted = min(wanted, self._settings.max_processes)
+        if not self._settings.prestart or self._settings.disable or wanted == 0:
+            return
+        from .runtime.start.needed import homes, installed
+        from .runtime.start.stock import Stock
+
+        way = self._chosen(loader.multiprocessing_context)
+        modules = homes(loader.dataset, loader.collate_fn, loader.worker_init_fn)
+        if way.method == "forkserver":
+            way.preload = (*installed(modules), *self._settings.preload)
+        self.stock = Stock(way, wanted, modules)
+        weakref.finalize(self, self.stock.close)
+
+    def way(self, context: Any, spec: Spec) -> Way:
+        """How the processes of an iterator come to be."""
+        way = self._chosen(context)
+        if way.method == "forkserver":
+            from .runtime.start.needed import installed
+
+            way.preload = (*installed(spec.modules), *self._settings.preload)
+        return way
+
+    def _chosen(self, context: Any) -> Way:
+        from .runtime.start.way import Way
+
+        method = _method(context, self._settings)
+        if self._way is None or self._way.method != method:
+            self._way = Way(method, self._settings.accelerators, self._settings.strict)
+        return self._way
+
+    def close(self) -> None:
+        """No process will be needed any more."""
+        if self.stock is not None:
+            self.stock.close()
+        if self._way is not None:
+            self._way.close()
+
+
+def _method(context: Any, settings: Settings) -> Method:
+    """The policy's argument, else the loader's context, else the environment, else the program's start method."""
+    source = settings.sources["start_method"]
+    if source == "argument":
+        return settings.start_method
+    if context is not None:
+        return _of(context if isinstance(context, str) else context.get_start_method())
+    if source != "default":
+        return settings.start_method
+    return _of(torch.multiprocessing.get_start_method(allow_none=True))
+
+
+def _of(name: str | None) -> Method:
+    return "forkserver" if name == "forkserver" else "spawn"

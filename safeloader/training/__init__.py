@@ -1,0 +1,73 @@
+"""Small, separate helpers for a training loop: each can be used alone, and none needs the loader of this package.
+
+::
+
+    loader ──▶ guard.batches() ──▶ forward, loss, backward ──▶ guard.allows_step(loss) ──▶ optimizer.step()
+                 │ a NaN in the batch                             │ in weights, loss, gradients: raise, skip, warn
+                 ▼                                                ▼
+               samples, positions                               parameters      guard.gradient_norm ─┐
+                                                                                                     ▼
+    evaluation ──▶ metric ───────────────────────────────────────────────────▶ MetricWatch: decline, collapse, plateau,
+                     │                                                          gradients out of range
+                     ▼
+    store.save(step, metric=..., model=..., optimizer=..., loader=...)      whole, hashed and finite, or not at all
+    resume(store,                model=..., optimizer=..., loader=...)      from the newest good one of this very run
+
+``safeloader.training.lightning`` and ``safeloader.training.accelerate`` fit them into those libraries, which are
+imported there alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..errors import CheckpointError, NonFiniteError
+    from .guard import FiniteGuard
+    from .metric import Finding, MetricWatch
+    from .resuming import Resumed, resume
+    from .store import Checkpoint, CheckpointStore, PassedOver, Saved
+    from .trouble import Trouble
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "CheckpointStore",
+    "FiniteGuard",
+    "Finding",
+    "MetricWatch",
+    "NonFiniteError",
+    "PassedOver",
+    "Resumed",
+    "Saved",
+    "Trouble",
+    "resume",
+]
+
+_HOMES = {
+    "Checkpoint": ".store",
+    "CheckpointError": "..errors",
+    "CheckpointStore": ".store",
+    "FiniteGuard": ".guard",
+    "Finding": ".metric",
+    "MetricWatch": ".metric",
+    "NonFiniteError": "..errors",
+    "PassedOver": ".store",
+    "Resumed": ".resuming",
+    "Saved": ".store",
+    "Trouble": ".trouble",
+    "resume": ".resuming",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'safeloader.training' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,201 @@
+"""One call that puts a run back where it was, all of it or nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import CheckpointError
+from ..observe.log import logger
+from . import generators, ranks
+from .parts import innermost, kind_of
+from .plain import to_values
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .store import Checkpoint, CheckpointStore, PassedOver, Saved
+
+__all__ = ["Resumed", "resume"]
+
+_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What was put back. False where there was nothing: ``if resumed: ...``. ``print(resumed)`` says it in words.
+
+    Attributes:
+        run: The run's name.
+        checkpoint: What was resumed from, or None.
+        extra: What the program had added to it.
+        notes: What is not as it was (another torch, generators of other accelerators), in words.
+        passed_over: The files that were not taken, and why.
+    """
+
+    run: str
+    checkpoint: Checkpoint | None
+    extra: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    passed_over: list[PassedOver] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return self.checkpoint is not None
+
+    @property
+    def step(self) -> int:
+        """The step of the checkpoint; 0 where there was nothing."""
+        return 0 if self.checkpoint is None else self.checkpoint.step
+
+    def __str__(self) -> str:
+        if self.checkpoint is None:
+            lines = [f"nothing to resume for run {self.run!r}: it begins anew"]
+        else:
+            lines = [f"run {self.run!r} goes on from step {self.step} ({self.checkpoint.path.name})"]
+        lines += [f"  note: {note}" for note in self.notes]
+        lines += [f"  passed over: {passed}" for passed in self.passed_over]
+        return "\n".join(lines)
+
+
+def resume(
+    store: CheckpointStore,
+    *,
+    checkpoint: Checkpoint | None = None,
+    loader: Any = None,
+    other_world_size: bool = False,
+    **parts: Any,
+) -> Resumed:
+    """Put back the newest good checkpoint of this run, or say that there is none.
+
+    Everything is checked before anything is changed. With ``torch.distributed``, all ranks call it together, and either
+    all of them take the same checkpoint or all raise.
+
+    Args:
+        store: Where the checkpoints are.
+        checkpoint: Take this one, and not the newest good one (such as ``store.best_good()``).
+        loader: Gets its own rank's state back, where one was saved, and goes on in the middle of its epoch.
+        other_world_size: Accept a checkpoint of another number of ranks; generators and loader are left as they are.
+        **parts: What was given to ``store.save``, by the same names.
+
+    Raises:
+        CheckpointError: it does not fit: other parts, another model or optimizer, another number of ranks.
+    """
+    found = checkpoint if checkpoint is not None else store.latest_good()
+    passed_over = [] if checkpoint is not None else list(store.passed_over)
+    if found is None:
+        nothing = Resumed(store.run, None, passed_over=passed_over)
+        logger.info("%s", nothing)
+        return nothing
+    chosen = found
+
+    def read() -> tuple[Saved, list[str]]:
+        saved = store.load(store.folder / chosen.path.name)  # this rank's own view of the folder
+        if saved.checkpoint.id != chosen.id:
+            raise CheckpointError("this rank sees another file under that name", path=str(chosen.path))
+        return saved, _check(saved, loader, other_world_size, parts)
+
+    saved, notes = ranks.all_do(read)
+    notes += ranks.all_do(lambda: _put_back(saved, loader, parts))
+    resumed = Resumed(store.run, chosen, to_values(saved.extra), notes, passed_over)
+    logger.info("%s", resumed)
+    return resumed
+
+
+# ---------------------------------------------------------------- does it fit?
+
+
+def _check(saved: Saved, loader: Any, other_world_size: bool, parts: Mapping[str, Any]) -> list[str]:
+    found, notes = saved.checkpoint, []
+    here = ranks.world_size()
+    if found.world_size != here:
+        if not other_world_size:
+            raise CheckpointError(
+                f"it was saved by {found.world_size} ranks, and {here} resume",
+                path=str(found.path),
+                hint="start as many ranks, or resume(..., other_world_size=True): model and optimizer are put back, "
+                "generators and loader are not",
+            )
+        notes.append(f"saved by {found.world_size} ranks, {here} are here: generators and loader are as they were")
+    missing = [name for name in parts if name not in saved.parts]
+    if missing:
+        has = ", ".join(saved.parts) or "no parts"
+        raise CheckpointError(f"it holds no {', '.join(missing)}; it holds {has}", path=str(found.path))
+    notes += [f"{name} is in it and was not asked for" for name in saved.parts if name not in parts]
+    for name, part in parts.items():
+        _check_part(found, name, part, saved.parts[name])
+    _check_loader(saved, loader, notes)
+    if found.torch != torch.__version__:
+        notes.append(f"it was saved with torch {found.torch}, this is torch {torch.__version__}")
+    return notes
+
+
+def _check_loader(saved: Saved, loader: Any, notes: list[str]) -> None:
+    if saved.checkpoint.world_size != ranks.world_size():
+        return
+    state = saved.ranks[ranks.rank()]["loader"]
+    if loader is None and state is not None:
+        notes.append("it holds the loader's state, and no loader was given")
+    elif loader is not None and state is None:
+        notes.append("it holds no loader's state: the loader begins its epoch anew")
+    elif loader is not None and not callable(getattr(loader, "load_state_dict", None)):
+        raise CheckpointError(f"the loader, a {type(loader).__name__}, has no load_state_dict()")
+
+
+def _check_part(found: Checkpoint, name: str, part: Any, state: Any) -> None:
+    inner, was, is_now = innermost(part), found.kinds.get(name), kind_of(part)
+    problems: list[str] = []
+    if isinstance(inner, torch.nn.Module):
+        problems = _model_differs(inner.state_dict(), state)
+    elif isinstance(inner, torch.optim.Optimizer):
+        if was != is_now:
+            problems = [f"it was a {was}, and is a {is_now}"]
+        else:
+            problems = _optimizer_differs(inner, state)
+    elif not callable(getattr(inner, "load_state_dict", None)):
+        problems = [f"a {is_now} has no load_state_dict()"]
+    if problems:
+        shown = "; ".join(problems[:_SHOWN])
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise CheckpointError(
+            f"{name} does not fit: {shown}{more}",
+            path=str(found.path),
+            hint="build it as it was built when the checkpoint was saved",
+        )
+
+
+def _model_differs(here: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
+    problems = [f"{key} is not in the checkpoint" for key in here if key not in saved]
+    problems += [f"the model has no {key}" for key in saved if key not in here]
+    for key, value in here.items():
+        other = saved.get(key)
+        if isinstance(value, torch.Tensor) and isinstance(other, torch.Tensor) and value.shape != other.shape:
+            problems.append(f"{key} was {tuple(other.shape)}, and is {tuple(value.shape)}")
+    return problems
+
+
+def _optimizer_differs(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> list[str]:
+    here = [len(group["params"]) for group in optimizer.param_groups]
+    saved = [len(group["params"]) for group in state["param_groups"]]
+    return [] if here == saved else [f"its groups had {saved} parameters, and have {here}"]
+
+
+# ---------------------------------------------------------------- put it back
+
+
+def _put_back(saved: Saved, loader: Any, parts: Mapping[str, Any]) -> list[str]:
+    for name, part in parts.items():
+        try:
+            innermost(part).load_state_dict(to_values(saved.parts[name]))
+        except Exception as error:
+            raise CheckpointError(
+                f"{name} refused its state, and what was put back before it stays: {error}",
+                path=str(saved.checkpoint.path),
+            ) from error
+    if saved.checkpoint.world_size != ranks.world_size():
+        return []
+    mine = to_values(saved.ranks[ranks.rank()])
+    if loader is not None and mine["loader"] is not None:
+        loader.load_state_dict(mine["loader"])
+    return generators.restore(mine["generators"])

@@ -1,0 +1,32 @@
+"""The incidents' programs do what the table says."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+from benchmarks.incidents.__main__ import INCIDENTS
+from benchmarks.incidents.watching import run
+
+_QUICK = {"collapse"}
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in _QUICK else pytest.mark.slow) for name in INCIDENTS]
+)
+def test_an_incident_is_as_claimed_without_and_with_safeloader(name: str) -> None:
+    rows = importlib.import_module(f"benchmarks.incidents.{name}").measure()
+    assert [row.side for row in rows] == ["without", "with"]
+    for row in rows:
+        assert row.as_claimed, row
+    assert rows[1].finished
+    assert rows[0].noticed == "never"
+
+
+def test_a_program_that_fails_is_noted_with_its_status() -> None:
+    seen = run("no_such_incident", "with", patience=60)
+    assert seen.ended
+    assert seen.status == 1
+    assert seen.first("No module named benchmarks.incidents.no_such_incident") is not None

@@ -1,0 +1,1 @@
+"""The helpers for a training loop, with real files, processes and signals."""

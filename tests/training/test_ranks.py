@@ -1,0 +1,71 @@
+"""Two real ranks decide the same, and resume from the same checkpoint."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from safeloader.training import CheckpointError, CheckpointStore, resume
+from safeloader.training.ranks import all_do, any_rank, everyones, first_does, rank, world_size
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _run(folder: Path) -> list[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    running = subprocess.Popen(
+        [*command, "-m", "tests.training.two_ranks", str(folder)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    try:
+        out, err = running.communicate(timeout=90)
+    except BaseException:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.communicate()
+        raise
+    assert running.returncode == 0, out + err
+    return out.splitlines()
+
+
+@pytest.mark.timeout(100)
+def test_two_ranks_decide_the_same_and_resume_from_the_same_checkpoint(tmp_path: Path) -> None:
+    said = _run(tmp_path)
+    saved = next(line for line in said if line.startswith("saved"))
+    assert said == [
+        "skip 0 [True, True, False, True] 1",
+        "the same weights 6 True",
+        "finite True",
+        "skip 1 [True, True, False, True] 1",
+        "the same weights 6 True",
+        "finite True",
+        "raise True step 1",
+        "weights of one rank end all True",
+        saved,
+        "resumed True",
+        "own state True True",
+        "past the damaged 1 True ['two.000002.step2.ckpt']",
+        "all refuse True",
+        "all refuse True",
+        "all refuse True",
+        "the older one is untouched True",
+        "a folder that only rank 0 sees is refused by all",
+    ]
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+    store = CheckpointStore(tmp_path, run="two")
+    with pytest.raises(CheckpointError, match="saved by 2 ranks, and 1 resume"):
+        resume(store, model=model)
+    assert resume(store, model=model, other_world_size=True).step == 1
+
+
+def test_one_rank_alone_is_the_obvious_thing() -> None:
+    assert not torch.distributed.is_initialized()
+    assert (rank(), world_size(), any_rank(True), any_rank(False), everyones(3)) == (0, 1, True, False, [3])
+    assert first_does(lambda: 4) == all_do(lambda: 4) == 4
