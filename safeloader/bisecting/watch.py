@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import psutil
 
 from safeloader.bisecting.matrix import Seen
 from safeloader.bisecting.program import VARIABLE, Beat, read_beat
-from safeloader.observe.text import inline, stack_place
+from safeloader.observe.text import inline, stack_lines, stack_place
 from safeloader.runtime.system import STACK_SIGNAL
 
 if TYPE_CHECKING:
@@ -167,8 +168,10 @@ def _seen(folder: Path) -> Seen:
 
 def _detail(code: int | None, outcome: Outcome, stack: str, folder: Path) -> str:
     if outcome == "hung":
-        place = stack_place(stack)
-        return f"stood at {place}" if place else "gave no stack: stopped, or inside the kernel"
+        place, own = stack_place(stack), _own_place(stack)
+        if not place:
+            return "gave no stack: stopped, or inside the kernel"
+        return f"stood at {place}" + (f", called from {own}" if own and not place.endswith(own) else "")
     if outcome != "died":
         return ""
     how = f"exit status {code}"
@@ -179,6 +182,19 @@ def _detail(code: int | None, outcome: Outcome, stack: str, folder: Path) -> str
             how = f"signal {-code}"
     lines = [line for line in (folder / "stderr").read_text(errors="replace").splitlines() if line.strip()]
     return f"{how}: {inline(lines[-1], 160)}" if lines else how
+
+
+_ROW = re.compile(r'File "(.*)", line (\d+) in (.+)')
+_LIBRARIES = (os.path.dirname(os.__file__), os.path.dirname(os.path.dirname(__file__)), "<")
+
+
+def _own_place(stack: str) -> str:
+    """The innermost line of the main thread that is the script's own: of no library."""
+    for line in stack_lines(stack, most=1000):
+        row = _ROW.search(line)
+        if row and not row[1].startswith(_LIBRARIES) and "site-packages" not in row[1]:
+            return f"{os.path.basename(row[1])}:{row[2]} in {row[3]}"
+    return ""
 
 
 def _stacks(child: subprocess.Popen[bytes], folder: Path) -> str:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from safeloader.observe.pulse import Pulse
 
-__all__ = ["Place", "Stall", "Teller", "place_of", "start", "watch"]
+__all__ = ["Place", "Stall", "Teller", "place_of", "start", "status", "watch"]
 
 
 class Place(NamedTuple):
@@ -72,7 +72,7 @@ class _Watch:
     def __init__(self) -> None:
         self._watched: weakref.WeakKeyDictionary[Pulse, _Watched] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
-        self._door: Door | None = None
+        self._door: Door | None = None  # where the thread waits, once there is one
         self._told = 0.0  # the moment from which the last stall that was told began
         self._thread: threading.Thread | None = None
 
@@ -86,7 +86,7 @@ class _Watch:
     def start(self) -> None:
         with self._lock:
             if self._thread is None:
-                self._door = Door(self._status)
+                self._door = Door(self.status)
                 self._thread = threading.Thread(
                     target=self._run, args=(self._door,), name="safeloader-stall", daemon=True
                 )
@@ -96,7 +96,8 @@ class _Watch:
         while True:
             door.wait(self._look())
 
-    def _status(self) -> dict[str, Any]:
+    def status(self) -> dict[str, Any]:
+        """How all loaders that live stand."""
         with self._lock:
             watched = list(self._watched.values())
         tellers = [how.teller() for how in watched]
@@ -172,6 +173,11 @@ def watch(pulse: Pulse, limit: float, teller: weakref.ref[Any]) -> None:
 def start() -> None:
     """Begin the thread, as the first epoch would."""
     _the_watch.start()
+
+
+def status() -> dict[str, Any]:
+    """How this program's loaders stand, from their first epoch on (see ``observe.status``)."""
+    return _the_watch.status()
 
 
 def _begin_anew() -> None:
