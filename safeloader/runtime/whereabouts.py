@@ -63,8 +63,9 @@ def _look(driver: Driver) -> Whereabouts:
     if process is None:
         return _at(ready, due, None, None, 0.0, f"worker {due.worker} waits for a process")
     if driver.supervisor.fleet.processes[process.number].state is ProcessState.STARTING:
-        starting = f"process {driver.pid_of(process.number)} is starting for worker {due.worker}"
-        return _at(ready, due, driver.pid_of(process.number), None, monotonic() - process.started_at, starting)
+        pid = driver.pid_of(process.number)  # a fork server may not have said it yet
+        starting = f"{'a process' if pid is None else f'process {pid}'} is starting for worker {due.worker}"
+        return _at(ready, due, pid, None, monotonic() - process.started_at, starting)
     page, pid = process.page.read(), driver.pid_of(process.number)
     who = f"worker {due.worker} (pid {pid})"
     if page.setup is not None:
