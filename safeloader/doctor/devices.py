@@ -26,7 +26,7 @@ class Trouble(NamedTuple):
 
 KNOWN = (
     Trouble(
-        r"amdgpu_amdkfd_restore_userptr_worker hogged CPU", True,
+        r"amdgpu_amdkfd_restore_userptr_worker.* hogged CPU", True,
         "the AMD driver restores user memory mappings for long: training has stood still for hours after this line. "
         "Fewer mapping changes help: spawned persistent workers, no pinned-memory churn",
     ),
