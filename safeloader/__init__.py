@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         SafeLoaderError,
         SettingsError,
         StartError,
+        StateError,
     )
     from safeloader.loader import DataLoader
     from safeloader.observe import Fault, Report
@@ -49,6 +50,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "StartError",
+    "StateError",
     "audit",
     "patch",
     "progress",

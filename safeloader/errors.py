@@ -37,6 +37,7 @@ __all__ = [
     "SafeLoaderError",
     "SettingsError",
     "StartError",
+    "StateError",
 ]
 
 # The text of an error shows the end of a long story or stack; the attributes keep all of it.
@@ -202,6 +203,10 @@ class ForkRefusedError(SafeLoaderError, ValueError):
 
 class LoaderClosedError(SafeLoaderError):
     """The loader, or an iterator of it, was used after ``close()``."""
+
+
+class StateError(SafeLoaderError, ValueError):
+    """A state cannot be taken, or it is not one that this loader can go on from."""
 
 
 class AuditError(SafeLoaderError, ValueError):

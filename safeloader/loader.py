@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import operator
 import uuid
 import warnings
 import weakref
@@ -23,11 +24,16 @@ from torch.utils.data import Dataset, Sampler  # noqa: TC002
 from . import rebuilding, torch_private
 from .core.policy import CoreSettings
 from .delivered import Delivered, delivered
-from .errors import ForkRefusedError, LoaderClosedError
+from .errors import ForkRefusedError, LoaderClosedError, StateError
 from .observe import Recorder, Report, stall
 from .observe.status import Pass, loader_status
+from .runtime.generators import Generators
+from .runtime.keyed import Keyed
+from .runtime.stateful import is_stateful
 from .settings import Policy, Settings, resolve
 from .starting import Starting
+from .state.alone import restore_dataset, restore_iterator, worth_keeping
+from .state.keeper import Keeper
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -57,6 +63,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         policy: what to do about faults; None takes everything from the environment and the defaults. torch's own
             ``timeout`` (seconds), where given, is the ``batch_timeout``.
         name: what logs and reports call this loader ("train", "val").
+        snapshot_every_n_steps: how many batches lie between two states that a worker's dataset is asked for, if it has
+            ``state_dict`` and ``load_state_dict``; what came after the last is loaded again on resuming. None asks as
+            often as costs nothing (at most 0.5 % of a worker's time). Here for programs written for torchdata.
 
     Raises:
         SettingsError: the policy or a ``SAFELOADER_*`` variable is wrong.
@@ -65,6 +74,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
 
     policy: Policy | None
     name: str | None
+    snapshot_every_n_steps: int | None
 
     def __init__(
         self,
@@ -88,6 +98,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         in_order: bool = True,
         policy: Policy | None = None,
         name: str | None = None,
+        snapshot_every_n_steps: int | None = None,
     ) -> None:
         if policy is not None and not isinstance(policy, Policy):
             raise TypeError(f"policy must be a safeloader.Policy or None, not {type(policy).__name__}")
@@ -95,6 +106,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             policy, name = rebuilding.inherited(dataset)
         self.policy = policy
         self.name = name
+        self.snapshot_every_n_steps = _checked_steps(snapshot_every_n_steps)
         self._safe = _State(name or f"loader {next(_counter)}", _resolve(policy, timeout), num_workers)
         super().__init__(
             dataset, batch_size, shuffle, sampler, batch_sampler, num_workers, collate_fn, pin_memory, drop_last,
@@ -112,6 +124,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             )
         if isinstance(self._iterator, ProcessIterator) and self._iterator.closed:
             self._iterator = None  # it gave up: a new epoch begins with new processes
+        self._safe.keeper.watch_epoch(self)
         return super().__iter__()
 
     def _get_iterator(self) -> torch_private.BaseIterator:
@@ -123,6 +136,54 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         _without_fork(self.multiprocessing_context, self.num_workers, settings, 5)
         self.check_worker_number_rationality()
         return ProcessIterator(self)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader stands: what was delivered, not what was prefetched.
+
+        At any batch, before the first and after the last. It is plain JSON, except for what the ``state_dict`` of a
+        sampler or dataset put into it. It costs nothing until it is called. Of several ranks each has its own.
+
+        Raises:
+            StateError: the state is not known, or the dataset's ``state_dict`` failed.
+        """
+        self._refuse_disabled()
+        return self._safe.keeper.state_dict(self)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the next ``iter()`` go on where a state was taken: the same batches, to the byte, and the same epochs.
+
+        The main process's generators are set as they were then, at once, and again when an epoch is gone on with. An
+        iterator that lives is let go. An empty dict means: begin anew.
+
+        Args:
+            state_dict: what ``state_dict()`` of the same loader returned, perhaps in another program, with any number
+                of processes (``Policy(max_processes=...)``).
+
+        Raises:
+            StateError: it is of another loader, damaged or foreign; nothing has changed then.
+        """
+        self._refuse_disabled()
+        self._safe.keeper.load(self, state_dict)
+        self._iterator = None
+
+    def _refuse_disabled(self) -> None:
+        if self._safe.settings.disable:
+            raise StateError("SAFELOADER_DISABLE leaves torch's plain loader, which has no state", hint="unset it")
+
+    def set_epoch(self, epoch: int) -> None:
+        """Number the next epoch.
+
+        The number reaches the sampler, the dataset and its copies in living workers, where they have ``set_epoch``, and
+        it is the epoch of ``Policy(sample_rng=True)``.
+
+        Args:
+            epoch: from 0 on; the epochs after it count on.
+        """
+        epoch = operator.index(epoch)
+        if epoch < 0:
+            raise ValueError(f"epoch must be at least 0, not {epoch}")
+        self._safe.epochs = self._safe.told_epoch = epoch
+        self._safe.keeper.tell_epoch(self, epoch)
 
     if not TYPE_CHECKING:  # else every attribute would seem to exist
 
@@ -180,7 +241,9 @@ class _State:
         self.starting = Starting(settings)
         self.iterators: weakref.WeakSet[ProcessIterator] = weakref.WeakSet()
         self.closed = False
-        self.epochs = 0
+        self.epochs = 0  # the number of the next one
+        self.told_epoch: int | None = None  # by set_epoch
+        self.keeper = Keeper()
         self.delivered: deque[tuple[int, int, int | None, object]] = deque(maxlen=16)
         self.shown: Phase | None = None  # of the pass that is under way, under SAFELOADER_PROGRESS
         self.shown_by_hand = False
@@ -290,11 +353,22 @@ class SingleProcessIterator(torch_private.SingleProcessIterator):
     """torch's own, except that no ``StopIteration`` of a sample ends the epoch."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
+        keeper, point = loader._safe.keeper, loader._safe.keeper.waits()
+        self._epoch = epoch = keeper.begin(loader, loader._safe.epochs)
+        restore_dataset(loader.dataset, point)
         super().__init__(loader)
+        restore_iterator(self._dataset_fetcher, point)
+        state, self._sampler_iter = keeper.go_on(loader, epoch, self._sampler_iter)
+        if state is not None and not state.over:
+            self._sampler_iter = keeper.planned_first(state, self._sampler_iter)
+            self._num_yielded = epoch.batch = state.batch
         self._loader_state = loader._safe
         loader._safe.begin_pass(loader)
-        self._epoch = loader._safe.epochs
-        loader._safe.epochs += 1
+        loader._safe.epochs = epoch.number + 1
+        epoch.fetcher = self._dataset_fetcher if worth_keeping(self._dataset_fetcher) else None
+        if (seed := keeper.seed_for_samples(loader)) is not None:
+            self._dataset_fetcher.dataset = Keyed(self._dataset, seed, epoch.number)
+        self._own_generators = Generators() if seed is not None else None
         self._indexed = not torch_private.is_iterable(loader)
         self._profile_name = "enumerate(DataLoader)#_SingleProcessDataLoaderIter.__next__"
 
@@ -302,7 +376,7 @@ class SingleProcessIterator(torch_private.SingleProcessIterator):
         state = self._loader_state
         state.asks()
         try:
-            data = self._fetch()
+            data = self._next_loaded()
         except BaseException as error:
             state.failed(error)
             raise
@@ -310,39 +384,75 @@ class SingleProcessIterator(torch_private.SingleProcessIterator):
         state.recorder.batches += 1
         return data
 
-    def _fetch(self) -> Any:
-        index = self._next_index()  # type: ignore[no-untyped-call]
+    def _next_loaded(self) -> Any:
+        epoch = self._epoch
         try:
-            data = self._dataset_fetcher.fetch(index)
+            index = self._next_index()  # type: ignore[no-untyped-call]
+        except StopIteration:
+            epoch.over, epoch.draws = True, None
+            raise
+        epoch.taken = [index]
+        try:
+            data = self._fetch(index)
         except StopIteration as stop:
             if not self._indexed:
+                epoch.over, epoch.draws, epoch.taken = True, None, None
                 raise
+            self._got(index)
             raise RuntimeError(
                 f"the dataset raised StopIteration while batch {index!r} was loaded; torch would take that for the end "
                 "of the epoch. Look for a bare next(...) in the dataset, its transforms or the collate function"
             ) from stop
+        except Exception:
+            self._got(index)
+            raise
         if self._pin_memory:
             data = torch_private.pin(data, self._pin_memory_device)
-        self._loader_state.delivered.append((self._epoch, self._num_yielded, None, index))
+        self._loader_state.delivered.append((epoch.number, self._num_yielded, None, index))
+        self._got(index)
         return data
+
+    def _got(self, index: Any) -> None:
+        """This draw is done with."""
+        epoch = self._epoch
+        epoch.last, epoch.taken = index, None
+        epoch.batch += 1
+
+    def _fetch(self, index: Any) -> Any:
+        if self._own_generators is None:
+            return self._dataset_fetcher.fetch(index)
+        mine = self._own_generators.capture()  # samples set the generators; the program's own are not theirs to move
+        try:
+            return self._dataset_fetcher.fetch(index)
+        finally:
+            self._own_generators.restore(mine)
 
 
 class ProcessIterator(torch_private.BaseIterator):
     """Batches from supervised processes."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
+        keep = loader._safe.keeper.keep_generators(loader)
         super().__init__(loader)
+        keep()
         if loader.prefetch_factor == 0:  # torch's constructor lets it pass, its iterator says this
             raise AssertionError("prefetch_factor must be greater than 0 for MultiProcessingDataLoaderIter")
         self._loader_state = loader._safe
         self._persistent = loader.persistent_workers
         self._profile_name = "enumerate(DataLoader)#_MultiProcessingDataLoaderIter.__next__"
+        self._take_seeds(loader)
         self._driver = self._make_driver(loader)
         self._loader_state.delivered = self._driver.delivered
         self._finalizer = weakref.finalize(self, _close_driver, self._driver)
         loader._safe.iterators.add(self)
         self._ended = False
         self._reset(loader, first_iter=True)
+
+    def _take_seeds(self, loader: DataLoader[Any]) -> None:
+        """Where an epoch, or its living workers, are gone on with, the workers have the seeds that they had."""
+        point = loader._safe.keeper.waits()
+        if point is not None and (loader.persistent_workers or not point.state.over):
+            self._base_seed, self._shared_seed = point.base_seed, point.shared_seed
 
     def _make_driver(self, loader: DataLoader[Any]) -> Driver:
         from .runtime.driver import Driver
@@ -359,6 +469,8 @@ class ProcessIterator(torch_private.BaseIterator):
             drop_last=loader.drop_last,
             base_seed=int(self._base_seed),
             skip_raising=settings.on_bad_sample == "skip",
+            sample_seed=loader._safe.keeper.seed_for_samples(loader),
+            mark_every=_own_share(loader.snapshot_every_n_steps, loader.num_workers),
         )
         config = HostConfig(
             load, uuid.uuid4().hex, authkey(), loader._safe.name, settings.accelerators, settings.trace,
@@ -378,14 +490,21 @@ class ProcessIterator(torch_private.BaseIterator):
         return lambda batch: torch_private.pin(batch, device)
 
     def _reset(self, loader: Any, first_iter: bool = False) -> None:
-        seed_at_start = self._shared_seed
+        seed_at_start, safe, keeper = self._shared_seed, loader._safe, loader._safe.keeper
+        self._epoch = epoch = keeper.begin(loader, safe.epochs)
         super()._reset(loader, first_iter)
+        state, self._sampler_iter = keeper.go_on(loader, epoch, self._sampler_iter)
         self._ended = False
         # torch draws another shared seed even for a new iterator, whose workers it has given the one before.
         seed = seed_at_start if first_iter else self._shared_seed
-        loader._safe.begin_pass(loader)
-        self._driver.begin_epoch(loader._safe.epochs, self._next_index, seed)
-        loader._safe.epochs += 1
+        epoch.base_seed, epoch.shared_seed, epoch.driver = int(self._base_seed), seed, self._driver
+        epoch.iterator = weakref.ref(self)
+        if state is not None:
+            self._num_yielded = 0 if state.over else state.batch
+            state = keeper.packed(state, self._driver.spec.classes) if self._persistent or not state.over else None
+        safe.begin_pass(loader)
+        self._driver.begin_epoch(epoch.number, self._next_index, seed, safe.told_epoch, state)
+        safe.epochs = epoch.number + 1
 
     def __next__(self) -> Any:
         """torch's, but without its profiler range (a tenth of a small batch's time) while nobody profiles."""
@@ -405,7 +524,7 @@ class ProcessIterator(torch_private.BaseIterator):
         except BaseException as error:
             state.failed(error)
             if isinstance(error, StopIteration):
-                self._ended = True
+                self._ended, self._epoch.draws = True, None
                 if not self._persistent:
                     self.close()
             raise
@@ -448,6 +567,17 @@ def _close_driver(driver: Driver) -> None:
     driver.close()
 
 
+def _checked_steps(steps: int | None) -> int | None:
+    if steps is not None and (isinstance(steps, bool) or operator.index(steps) < 0):
+        raise ValueError(f"snapshot_every_n_steps must be a whole number of batches, or None, not {steps!r}")
+    return steps
+
+
+def _own_share(steps: int | None, num_workers: int) -> int | None:
+    """Of so many batches, how many are one worker's."""
+    return max(steps // num_workers, 1) if steps else None
+
+
 def _core_settings(loader: DataLoader[Any], settings: Settings, iterable: bool) -> CoreSettings:
     return CoreSettings(
         num_workers=loader.num_workers,
@@ -455,6 +585,7 @@ def _core_settings(loader: DataLoader[Any], settings: Settings, iterable: bool) 
         in_order=loader.in_order,
         indexed=not iterable,
         batched=loader._auto_collation,
+        stateful=is_stateful(loader.dataset),
         batch_timeout=settings.batch_timeout,
         startup_timeout=settings.startup_timeout,
         max_restarts=settings.max_restarts,

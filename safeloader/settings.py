@@ -134,6 +134,13 @@ TABLE: tuple[Row, ...] = (
         "So many processes wait, ready, for another to die, and take its workers over at once.",
     ),
     Row(
+        "sample_rng",
+        flag(),
+        False,
+        "Set the random generators before each sample from (seed, epoch, index), so that augmentation depends neither "
+        "on num_workers nor on the ranks (map-style datasets).",
+    ),
+    Row(
         "stall_report",
         seconds(),
         300.0,
@@ -203,6 +210,7 @@ class Policy:
         preload: Modules that the fork server imports besides.
         prestart: Start the processes when the loader is built.
         standby: Processes that wait, ready, to take over from one that dies.
+        sample_rng: Generators keyed by (seed, epoch, index) are set before each sample of a map-style dataset.
         stall_report: Seconds without a step, of the loader or of the program, until a line says who holds the run.
         accelerators: Leave CUDA and HIP devices visible in worker processes.
         strict: Warnings are errors.
@@ -224,6 +232,7 @@ class Policy:
     preload: tuple[str, ...] | None = None
     prestart: bool | None = None
     standby: int | None = None
+    sample_rng: bool | None = None
     stall_report: float | None = None
     accelerators: bool | None = None
     strict: bool | None = None
@@ -262,6 +271,7 @@ class Settings:
     preload: tuple[str, ...]
     prestart: bool
     standby: int
+    sample_rng: bool
     stall_report: float
     accelerators: bool
     strict: bool

@@ -9,7 +9,8 @@
                                               |    next_deadline()
         ledger    which tasks are planned, finished, due   fleet     how many processes, who hosts whom
         leases    who holds which piece of memory          traffic   what is in flight to them
-        story     what happened, replayable                watch     how long that may take
+        progress  what the consumer got: the state         watch     how long that may take
+        story     what happened, replayable                state     where a loader stands
                                                            recovery  what follows when one is gone
                                                            blame     which task or sample did it (hunt)
 
@@ -25,6 +26,6 @@ The rules:
 6. Every wait has an end: what is in flight has a deadline, and what fails in a row leads down the ladder, or to an
    error.
 
-Read in this order: ``messages``, ``records``, ``supervisor``, ``ledger``, ``fleet``, ``traffic``, ``watch``,
-``recovery``, ``blame``.
+Read in this order: ``messages``, ``records``, ``state``, ``supervisor``, ``ledger``, ``fleet``, ``traffic``, ``watch``,
+``recovery``, ``blame``, ``progress``.
 """

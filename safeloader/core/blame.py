@@ -44,7 +44,7 @@ class Blame:
                 self._find_culprit(task, case)
 
     def _find_culprit(self, task: Task, case: Case) -> None:
-        left = self._positions(task)
+        left = self.positions(task)
         if not self._sup.settings.indexed:
             if self._sup.workers[task.worker].exhausted:  # there was nothing left to load
                 self._drop(task, None)
@@ -57,7 +57,7 @@ class Blame:
         else:
             self._sup.workers[task.worker].hunt = Hunt(left)
 
-    def _positions(self, task: Task) -> tuple[int, ...]:
+    def positions(self, task: Task) -> tuple[int, ...]:
         """The positions of a batch that are not left out."""
         try:
             count = len(task.indices) if self._sup.settings.batched else 1  # type: ignore[arg-type]
@@ -75,14 +75,14 @@ class Blame:
         case.hurt = 0
         names = task.names(positions)
         self._sup.emit(m.ReportSkipped(task.id, task.epoch, task.batch, names, case.cause))
-        if not self._positions(task):
+        if not self.positions(task):
             self._drop(task, None)
 
     def _fail(self, task: Task, positions: tuple[int, ...]) -> None:
         case = _case(task)
         if not self._sup.settings.indexed:  # its iterator cannot get past this point
             worker = self._sup.workers[task.worker]
-            worker.exhausted = True
+            worker.exhausted = task.last = True
             self._sup.ledger.worker_ended(worker)
         error = m.DeliverBadSample(
             task.id, task.worker, task.epoch, task.batch, task.names(positions), case.cause, case.attempts, case.stack

@@ -11,12 +11,13 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from . import messages as m
-from .records import Resume, Task, TaskState, Worker
+from .records import Case, Resume, Task, TaskState, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from .state import State
     from .supervisor import Supervisor
 
 __all__ = ["Ledger"]
@@ -42,7 +43,8 @@ class Ledger:
         self._active = settings.num_workers  # workers that have not ended in this epoch
         self._next_task = 0
         self._first_of_epoch = 0
-        self._turn = 0
+        self._restored = 0  # tasks planned elsewhere, perhaps with a larger window
+        self.turn = 0  # the worker that the next task goes to
 
     def handlers(self) -> dict[type, Callable[[Any], None]]:
         return {
@@ -57,8 +59,9 @@ class Ledger:
         """Start an epoch; what the last one left is abandoned."""
         first = self.epoch < 0
         self.abandon_rest()
-        self.epoch, self._first_of_epoch, self._turn = epoch, self._next_task, 0
+        self.epoch, self._first_of_epoch, self.turn = epoch, self._next_task, 0
         self.requested = self.plan_over = False
+        self._sup.progress.begin()
         self._active = len(self._sup.workers)
         for worker in self._sup.workers:
             worker.ended, worker.outstanding = False, 0
@@ -69,8 +72,28 @@ class Ledger:
 
     def plan_ahead(self) -> None:
         """Draw the first tasks of an epoch."""
-        for _ in range(self.window):
+        for _ in range(self.window - len(self.queue)):
             self._sup.emit(_PLAN)
+
+    def restore(self, state: State) -> None:
+        """Plan what was planned where this state was taken."""
+        self.epoch, self.turn, self.plan_over = state.epoch, state.turn, state.exhausted
+        self._active = sum([not worker.ended for worker in self._sup.workers])
+        for batch, number, indices, skip in state.planned:
+            worker = self._sup.workers[number]
+            task = self._add(worker, batch, indices)
+            if skip:
+                task.case = Case(skip=skip)
+                if not self._sup.blame.positions(task):
+                    worker.waiting.remove(task)
+                    self.settle(task, None)
+        self._first_of_epoch = self._next_task - state.drawn
+        self._restored = len(state.planned)
+
+    @property
+    def drawn(self) -> int:
+        """How many tasks of this epoch were planned."""
+        return self._next_task - self._first_of_epoch
 
     def abandon_rest(self) -> None:
         """What was loaded is freed; what was sent or planned is finished and dropped, since torch lets its workers
@@ -86,21 +109,25 @@ class Ledger:
         worker = self._next_worker()
         if worker is None:
             return
+        self._add(worker, self._next_task - self._first_of_epoch, event.indices)
+        self._sup.traffic.feed(worker)
+
+    def _add(self, worker: Worker, batch: int, indices: object) -> Task:
         number = self._next_task
         self._next_task = number + 1
-        task = Task(number, self.epoch, number - self._first_of_epoch, worker.id, event.indices)
+        task = Task(number, self.epoch, batch, worker.id, indices)
         self.tasks[number] = task
         self.queue.append(task)
         worker.outstanding += 1
         worker.waiting.append(task)
-        self._sup.traffic.feed(worker)
+        return task
 
     def _next_worker(self) -> Worker | None:
         workers = self._sup.workers
         share = None if self._in_order else max(self.window // max(self._active, 1), 1)
         for _ in workers:
-            worker = workers[self._turn]
-            self._turn = (self._turn + 1) % len(workers)
+            worker = workers[self.turn]
+            self.turn = (self.turn + 1) % len(workers)
             if not worker.ended and (share is None or worker.outstanding < share):
                 return worker
         return None
@@ -117,6 +144,7 @@ class Ledger:
     # ------------------------------------------------------------ delivery
 
     def _batch_requested(self, event: m.BatchRequested) -> None:
+        self._sup.progress.confirm()
         self.requested = True
 
     def settle(self, task: Task, result: m.Deliver | m.DeliverError | m.DeliverBadSample | None) -> None:
@@ -134,13 +162,16 @@ class Ledger:
             if task is None:
                 break
             self._leave_queue(task)
-            if task.result is not None:
-                self._deliver(task, task.result)
+            result, task.result = task.result, None
+            self._sup.progress.left.append((task, result is not None))
+            if result is not None:
+                self._deliver(task, result)
                 return
         if self.queue:
             self._sup.traffic.load_inline()
         elif self.plan_over or self._active == 0:
             self.requested = False
+            self._sup.progress.end()
             self._sup.emit(m.EndEpoch())
 
     def _due(self) -> Task | None:
@@ -156,7 +187,7 @@ class Ledger:
             self.queue.remove(task)
         del self.tasks[task.id]
         self._sup.workers[task.worker].outstanding -= 1
-        if not self.plan_over:
+        if not self.plan_over and len(self.queue) < self.window:  # there may be more where a state was restored
             self._sup.emit(_PLAN)
 
     def _deliver(self, task: Task, result: m.Deliver | m.DeliverError | m.DeliverBadSample) -> None:
@@ -191,7 +222,7 @@ class Ledger:
         """Raise AssertionError if a task is lost or kept twice."""
         queued = [task.id for task in self.queue]
         assert queued == sorted(set(queued)), "a task is queued twice, or out of plan order"
-        assert len(queued) <= self.window, "more tasks are outstanding than torch would draw"
+        assert len(queued) <= max(self.window, self._restored), "more tasks are outstanding than torch would draw"
         known = set(queued)
         assert known <= self.tasks.keys(), "a queued task is forgotten"
         for task in self.tasks.values():

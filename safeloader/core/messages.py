@@ -7,7 +7,10 @@ Times are seconds of one monotonic clock.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Union, get_args
+from typing import TYPE_CHECKING, NamedTuple, Union, get_args
+
+if TYPE_CHECKING:
+    from .state import Mark, State
 
 __all__ = ["COMMANDS", "EVENTS", "INLINE", "Command", "Event"]
 
@@ -29,6 +32,21 @@ class EpochBegan(NamedTuple):
     """The consumer asked for a new epoch; whatever the last one left is abandoned."""
 
     epoch: int
+
+
+class EpochResumed(NamedTuple):
+    """The consumer goes on where a state was taken, perhaps in another program. Only ever the first event.
+
+    If the state's epoch is over, EpochBegan follows.
+    """
+
+    state: State
+
+
+class StateRequested(NamedTuple):
+    """The consumer wants to know where it stands. ``received`` says that it has got all that was handed over."""
+
+    received: bool
 
 
 class TaskPlanned(NamedTuple):
@@ -79,12 +97,21 @@ class WorkerReady(NamedTuple):
 
 class WorkerResumed(NamedTuple):
     """A worker made the iterator of a new epoch. ``snapshot`` is the state of its generators after that, or None where
-    that did not move them."""
+    that did not move them; ``content`` what its dataset then says of itself, or None."""
 
     process: int
     worker: int
     finished_at: float
     snapshot: object = None
+    content: object = None
+
+
+class WorkerMarked(NamedTuple):
+    """A worker's dataset told its own state, after all that this process has answered so far."""
+
+    process: int
+    worker: int
+    content: object
 
 
 class TaskLoaded(NamedTuple):
@@ -211,7 +238,8 @@ class HostWorker(NamedTuple):
 
     For an iterable dataset: restore ``epoch_snapshot``, make the iterator, replay ``position`` tasks. Then, for every
     dataset, restore ``snapshot``. Either is None where the generators are still as seeding and ``worker_init_fn`` left
-    them.
+    them. With a ``mark``, the dataset's own state is loaded instead, with the generators of then, and only what came
+    after it is replayed: the rest of ``position`` tasks, or the tasks ``replay`` (indices, skip).
     """
 
     process: int
@@ -221,6 +249,8 @@ class HostWorker(NamedTuple):
     ended: bool
     epoch_snapshot: object
     snapshot: object
+    mark: Mark | None = None
+    replay: tuple[tuple[object, tuple[int, ...]], ...] = ()
 
 
 class DropWorker(NamedTuple):
@@ -326,6 +356,12 @@ class EndEpoch(NamedTuple):
     """Every batch of the epoch was delivered."""
 
 
+class TellState(NamedTuple):
+    """Answer StateRequested; None where the loader ended before that could be known."""
+
+    state: State | None
+
+
 class FreeSlot(NamedTuple):
     """Give a slot's memory back to the system: more are free than the loader can use."""
 
@@ -387,15 +423,16 @@ class ReportSkipped(NamedTuple):
     cause: str
 
 
-Event = Union[  # noqa: UP007 - a bar between nineteen names is no easier to read
-    EpochBegan, TaskPlanned, PlanEnded, BatchRequested, LeaseReturned, CloseRequested, ProcessReady, WorkerReady,
-    WorkerResumed, TaskLoaded, TaskRaised, WorkerEnded, ProbeFinished, ProcessInspected, StacksCaptured, StartRefused,
+Event = Union[  # noqa: UP007 - a bar between two dozen names is no easier to read
+    EpochBegan, EpochResumed, StateRequested, TaskPlanned, PlanEnded, BatchRequested, LeaseReturned, CloseRequested,
+    ProcessReady, WorkerReady, WorkerResumed, WorkerMarked, TaskLoaded, TaskRaised, WorkerEnded, ProbeFinished,
+    ProcessInspected, StacksCaptured, StartRefused,
     ProcessExited, InlineInterrupted, ClockAdvanced,
 ]  # fmt: skip
 Command = Union[  # noqa: UP007
     PlanTask, StartProcess, HostWorker, DropWorker, ResumeWorker, SendTask, SendProbe, LoadInline, InspectProcess,
     CaptureStacks, KillProcess, StopProcess, AbandonProcess, Deliver, DeliverError, DeliverBadSample, EndEpoch,
-    FreeSlot, GiveUp, ReportFault, ReportRung, ReportSlow, ReportSkipped,
+    TellState, FreeSlot, GiveUp, ReportFault, ReportRung, ReportSlow, ReportSkipped,
 ]  # fmt: skip
 
 EVENTS: tuple[type, ...] = get_args(Event)

@@ -14,7 +14,7 @@ class CoreSettings:
     """What the supervisor needs to know; durations in seconds.
 
     ``indexed`` says that tasks name samples (map-style), so that a bad one can be found and left out. ``batched`` says
-    that a task holds several of them.
+    that a task holds several of them; ``stateful`` that the dataset can tell its own state.
     """
 
     num_workers: int
@@ -22,6 +22,7 @@ class CoreSettings:
     in_order: bool = True
     indexed: bool = True
     batched: bool = True
+    stateful: bool = False
     batch_timeout: float | Literal["auto"] = 120.0
     startup_timeout: float = 300.0
     max_restarts: int = 4
@@ -106,6 +107,15 @@ class Deadlines:
     @property
     def learns(self) -> bool:
         return self._given is None
+
+    @property
+    def learned(self) -> tuple[float, float]:
+        """Seconds of the slowest ordinary batch, and of the slowest first one."""
+        return self._slowest.get(False, 0.0), self._slowest.get(True, 0.0)
+
+    @learned.setter
+    def learned(self, slowest: tuple[float, float]) -> None:
+        self._slowest = {False: slowest[0], True: slowest[1]}
 
     def observe(self, seconds: float, first: bool) -> None:
         """Learn from a batch that took ``seconds``; ``first`` says that it was its worker's first."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from .hunt import Hunt
     from .messages import Deliver, DeliverBadSample, DeliverError, Lease
+    from .state import Mark
 
 __all__ = ["Case", "Process", "ProcessState", "Resume", "Task", "TaskState", "Work", "Worker"]
 
@@ -55,6 +56,9 @@ class Task:
     state: TaskState = TaskState.WAITING
     lease: Lease | None = None
     result: Deliver | DeliverError | DeliverBadSample | None = None  # None, once settled: there is nothing in it
+    place: int | None = None  # once finished: the worker's position after it ...
+    snapshot: object = None  # ... and its generators
+    last: bool = False  # the worker's iterator ended with it
     abandoned: bool = False  # of an epoch that was broken off: finished as in torch, and dropped
     case: Case | None = None
 
@@ -104,6 +108,11 @@ class Worker:
     epoch_snapshot: object = None
     position: int = 0  # tasks finished in this epoch: an iterator is replayed to here
     exhausted: bool = False  # its iterator has nothing left
+    got: int = 0  # position, generators and end, as far as the consumer got its tasks
+    got_snapshot: object = None
+    got_end: bool = False
+    marks: deque[Mark] = field(default_factory=deque)  # the oldest is the newest that the consumer has reached
+    log: deque[tuple[object, tuple[int, ...]]] = field(default_factory=deque)  # (indices, skip) since then, if needed
     ended: bool = False  # the same, for the planning of the current epoch
     outstanding: int = 0  # planned, not delivered: balances out-of-order loading
     setup_hurt: int = 0  # processes that died or hung while setting it up, since it last finished a task

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+    from .state import Mark, State
+
 __all__ = ["Entry", "Story"]
 
 _HEAVY = {
@@ -24,8 +26,14 @@ _HEAVY = {
     m.DeliverError: "error",
     m.StartRefused: "error",
     m.GiveUp: "error",
+    m.WorkerMarked: "content",
+    m.WorkerResumed: "content",
 }
-_QUIET = {"batch", "snapshot", "epoch_snapshot", "indices", "lease", "stack", "error", "text"}
+_MAYBE_HEAVY = {*_HEAVY, m.HostWorker, m.TellState, m.EpochResumed}
+_QUIET = {
+    "batch", "snapshot", "epoch_snapshot", "indices", "lease", "stack", "error", "text", "content", "mark", "replay",
+    "state",
+}  # fmt: skip
 
 
 class Entry(NamedTuple):
@@ -47,10 +55,10 @@ class Story:
 
     def add(self, now: float, event: m.Event, commands: list[m.Command]) -> None:
         self.total += 1
-        if type(event) in _HEAVY:
+        if type(event) in _MAYBE_HEAVY:
             event = _lightened(event)
         for command in commands:
-            if type(command) in _HEAVY and _lightened(command) is not command:
+            if type(command) in _MAYBE_HEAVY and _lightened(command) is not command:
                 commands = [_lightened(c) for c in commands]
                 break
         self._ring.append((now, event, commands))
@@ -81,12 +89,24 @@ class Story:
 def _lightened(message: Any) -> Any:
     """The same message, with a word for what may be large. None stays None: the core tells these two apart."""
     kind = type(message)
+    if kind is m.HostWorker:
+        return message._replace(mark=_words_for(message.mark)) if message.mark is not None else message
+    if kind is m.TellState or kind is m.EpochResumed:
+        return message._replace(state=_without_contents(message.state)) if message.state is not None else message
     if kind not in _HEAVY:
         return message
     if (kind is m.TaskLoaded and message.nbytes) or (kind is m.Deliver and message.lease is not None):
         return message  # the batch lies in its lease: this only says where
     field = _HEAVY[kind]
     return message if getattr(message, field) is None else message._replace(**{field: field})
+
+
+def _words_for(mark: Mark | None) -> Mark | None:
+    return mark if mark is None or mark.content is None else mark._replace(content="content")
+
+
+def _without_contents(state: State) -> State:
+    return state._replace(workers=tuple([w._replace(mark=_words_for(w.mark)) for w in state.workers]))
 
 
 def _speaks_of(message: object, task: int | None, process: int | None) -> bool:

@@ -20,6 +20,7 @@ from .blame import Blame
 from .fleet import Fleet
 from .leases import Leases
 from .ledger import Ledger
+from .progress import Progress
 from .records import Task, Worker
 from .recovery import Recovery
 from .story import Story
@@ -49,6 +50,7 @@ class Supervisor:
         self.closed = False
         self.story = Story(story_length)
         self.workers = [Worker(number) for number in range(settings.num_workers)]
+        self.progress = Progress(self)
         self.ledger = Ledger(self)
         self.leases = Leases(keep=self.ledger.window + 8)
         self.fleet = Fleet(self)
@@ -60,6 +62,8 @@ class Supervisor:
         self._out: list[m.Command] = []
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.EpochBegan: self._epoch_began,
+            m.EpochResumed: self._epoch_resumed,
+            **self.progress.handlers(),
             m.LeaseReturned: self._lease_returned,
             m.CloseRequested: self._close_requested,
             **self.ledger.handlers(),
@@ -77,6 +81,8 @@ class Supervisor:
         self._handlers[type(event)](event)
         if self.fleet.unbalanced:
             self.fleet.balance()
+        if self.progress.wanted:
+            self.progress.advance()
         if self.ledger.requested:
             self.ledger.advance()
         self.story.add(now, event, out)
@@ -107,6 +113,15 @@ class Supervisor:
         self.fleet.balance()
         self.ledger.plan_ahead()
 
+    def _epoch_resumed(self, event: m.EpochResumed) -> None:
+        assert self.epoch < 0, "only as the first event"
+        self.progress.restore(event.state)
+        self.watch.deadlines.learned = event.state.slowest
+        self.ledger.restore(event.state)
+        self.fleet.balance()
+        if not event.state.exhausted:
+            self.ledger.plan_ahead()
+
     def _lease_returned(self, event: m.LeaseReturned) -> None:
         self.ledger.give_back(event.lease)
 
@@ -117,8 +132,9 @@ class Supervisor:
         """Want nothing any more, and end all processes."""
         if self.closed:
             return
+        self.progress.close()
         self.closed = True
-        self.ledger.requested = False
+        self.ledger.requested = self.progress.wanted = False
         self.ledger.abandon_rest()
         self.fleet.stop_all()
         wanted = (m.LeaseReturned, m.ProcessExited, m.StacksCaptured, m.ClockAdvanced)
@@ -126,6 +142,7 @@ class Supervisor:
             **dict.fromkeys(m.EVENTS, _ignore),
             **{kind: self._handlers[kind] for kind in wanted},
             m.BatchRequested: self._refuse,
+            m.StateRequested: self._handlers[m.StateRequested],
         }
 
     def give_up(self, cause: str, error: object, detail: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import messages as m
+from .progress import replayed
 from .records import Process, ProcessState, Resume, Task, TaskState, Work, Worker
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Traffic:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._sup = supervisor
+        self._logs = supervisor.settings.stateful and supervisor.settings.indexed
 
     def handlers(self) -> dict[type, Callable[[Any], None]]:
         return {
@@ -44,10 +46,11 @@ class Traffic:
     def set_up(self, worker: Worker, process: Process) -> None:
         """Let a process make the worker, as it stood last."""
         self._put(process, Work("setup", worker.id, worker.id, None, self._sup.now))
+        mark = worker.marks[-1] if worker.marks else None
         self._sup.emit(
             m.HostWorker(
                 process.id, worker.id, worker.epoch, worker.position, worker.exhausted,
-                worker.epoch_snapshot, worker.snapshot,
+                worker.epoch_snapshot, worker.snapshot, mark, replayed(worker, mark, worker.position),
             )
         )  # fmt: skip
 
@@ -75,15 +78,14 @@ class Traffic:
         self._put(process, Work("task", item.id, worker.id, item, self._sup.now))
         self._sup.emit(m.SendTask(process.id, worker.id, item.id, item.indices, item.skip, lease))
 
-    def load_inline(self) -> None:
+    def load_inline(self, worker: Worker | None = None) -> None:
         """The consumer waits, and the trainer hosts the worker whose turn it is: do its next thing, now."""
         inline = self._sup.fleet.processes[m.INLINE]
         if inline.work or not inline.workers:
             return
-        due = self._due_inline()
-        if due is None:
+        worker = worker or self._due_inline()
+        if worker is None or not worker.waiting:
             return
-        worker = self._sup.workers[due.worker]
         item = worker.waiting.popleft()
         worker.sent.append(item)
         if not isinstance(item, Task):
@@ -94,11 +96,11 @@ class Traffic:
         timeout = self._sup.watch.deadlines.batch(0, worker.position == 0)
         self._sup.emit(m.LoadInline(worker.id, item.id, item.indices, item.skip, timeout))
 
-    def _due_inline(self) -> Task | None:
+    def _due_inline(self) -> Worker | None:
         queue, workers = self._sup.ledger.queue, self._sup.workers
         candidates = [queue[0]] if self._sup.settings.in_order else queue
         waiting = (t for t in candidates if t.state is TaskState.WAITING)
-        return next((t for t in waiting if workers[t.worker].host == m.INLINE), None)
+        return next((workers[t.worker] for t in waiting if workers[t.worker].host == m.INLINE), None)
 
     def _resume(self, worker: Worker, process: Process, item: Resume) -> None:
         self._put(process, Work("resume", worker.id, worker.id, None, self._sup.now))
@@ -181,6 +183,11 @@ class Traffic:
         worker.epoch_snapshot = worker.snapshot
         if event.snapshot is not None:
             worker.snapshot = event.snapshot
+        worker.got, worker.got_snapshot, worker.got_end = 0, worker.snapshot, False
+        worker.marks.clear()
+        worker.log.clear()
+        if event.content is not None:
+            self._sup.progress.mark(worker, event.content)
         self._sup.fleet.progressed(worker)
 
     def _finish_task(self, event: m.TaskLoaded | m.TaskRaised | m.WorkerEnded) -> tuple[Task, Worker] | None:
@@ -201,6 +208,9 @@ class Traffic:
             return
         task, worker = finished
         worker.position += 1
+        task.place, task.snapshot = worker.position, worker.snapshot
+        if self._logs:
+            worker.log.append((task.indices, task.skip))
         if self._sup.watch.deadlines.learns:
             self._sup.watch.learn(event, worker)
         if event.nbytes == 0 or event.batch is None:
@@ -221,6 +231,9 @@ class Traffic:
             return
         task, worker = finished
         worker.position += 1
+        task.place, task.snapshot = worker.position, worker.snapshot
+        if self._logs:
+            worker.log.append((task.indices, task.skip))
         self._sup.ledger.free_lease(task)
         if not task.abandoned:
             self._sup.report(event.cause, "", event.process, task, sample=event.sample, action="raised")
@@ -232,6 +245,7 @@ class Traffic:
         if finished is None:
             return
         task, worker = finished
+        task.place, task.snapshot, task.last = worker.position, worker.snapshot, True
         worker.exhausted = True
         if not task.abandoned:
             self._sup.ledger.worker_ended(worker)

@@ -45,6 +45,7 @@ class Acting:
         self._draw: Callable[[], Any] | None = None
         self._draw_error: Exception | None = None
         self._shared_seed: int | None = None
+        self._told_epoch: int | None = None
 
     def actions(self) -> dict[type, Callable[[Any], None]]:
         """What to do on each command."""
@@ -67,6 +68,7 @@ class Acting:
             m.DeliverError: lambda c: self._end_with(lambda: teller.raise_error(c, self._driver.spec.classes)),
             m.DeliverBadSample: lambda c: self._end_with(lambda: teller.raise_bad_sample(c)),
             m.EndEpoch: lambda c: self._end_with(self._end_epoch),
+            m.TellState: self._driver.told.append,
             m.FreeSlot: lambda c: self._driver.arena.free(c.slot),
             m.GiveUp: lambda c: self._end_with(lambda: self._give_up(c)),
             m.ReportFault: teller.fault,
@@ -77,9 +79,9 @@ class Acting:
 
     # ------------------------------------------------------------ planning
 
-    def new_epoch(self, shared_seed: int | None) -> None:
+    def new_epoch(self, shared_seed: int | None, told_epoch: int | None) -> None:
         self._draw_error = None
-        self._shared_seed = shared_seed
+        self._shared_seed, self._told_epoch = shared_seed, told_epoch
 
     @contextlib.contextmanager
     def drawing(self, draw: Callable[[], Any]) -> Iterator[None]:
@@ -140,13 +142,15 @@ class Acting:
 
     def _host_worker(self, c: m.HostWorker) -> None:
         place = WorkerPlace(
-            c.worker, c.epoch, c.position, c.ended, _states(c.epoch_snapshot), _states(c.snapshot), self._shared_seed
-        )
+            c.worker, c.epoch, c.position, c.ended, _states(c.epoch_snapshot), _states(c.snapshot), self._shared_seed,
+            self._told_epoch, c.mark and (c.mark.position, c.mark.content, _states(c.mark.snapshot)), c.replay,
+        )  # fmt: skip
         if c.process == m.INLINE:
             self._inline.host(place)
             self._driver.later(m.WorkerReady(m.INLINE, c.worker, monotonic(), self._inline.states(c.worker)))
         else:
-            self._driver.send(c.process, p.HOST, place)
+            replay = [(self._carried(indices), skip) for indices, skip in c.replay]
+            self._driver.send(c.process, p.HOST, place._replace(replay=replay))
 
     def _drop_worker(self, c: m.DropWorker) -> None:
         if c.process == m.INLINE:
@@ -156,11 +160,11 @@ class Acting:
 
     def _resume_worker(self, c: m.ResumeWorker) -> None:
         if c.process == m.INLINE:
-            self._inline.resume(c.worker, self._shared_seed)
+            said = self._inline.resume(c.worker, self._shared_seed, c.epoch, self._told_epoch)
             states = self._inline.states(c.worker)
-            self._driver.later(m.WorkerResumed(m.INLINE, c.worker, monotonic(), states))
+            self._driver.later(m.WorkerResumed(m.INLINE, c.worker, monotonic(), states, said))
         else:
-            self._driver.send(c.process, p.RESUME, c.worker, self._shared_seed)
+            self._driver.send(c.process, p.RESUME, c.worker, self._shared_seed, c.epoch, self._told_epoch)
 
     def _send_task(self, c: m.SendTask) -> None:
         self._driver.send(c.process, p.TASK, c.worker, c.task, self._carried(c.indices), c.skip, c.lease.slot)
@@ -200,6 +204,10 @@ class Acting:
             states = inline.states(c.worker)
             event = m.TaskLoaded(m.INLINE, c.task, batch, 0, states, taken_at, monotonic(), loaded.dropped)
         self._driver.later(event)
+        if isinstance(event, m.TaskLoaded):
+            said = inline.said(c.worker)
+            if said is not None:
+                self._driver.later(m.WorkerMarked(m.INLINE, c.worker, said))
 
     # ------------------------------------------------------------ outcomes
 

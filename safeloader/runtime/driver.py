@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ..core.policy import CoreSettings
+    from ..core.state import State
     from ..observe.recorder import Recorder
     from .process import Process
     from .spec import Spec
@@ -70,6 +71,7 @@ class Driver:
         self._pids: dict[int, int] = {m.INLINE: os.getpid()}  # of those that are gone
         self.returned: deque[m.Lease] = deque()
         self.outcome: Callable[[], Any] | None = None
+        self.told: list[m.TellState] = []
         self.closed = False
         self._poll = select.poll()
         self._sources: dict[int, tuple[Process, Callable[[Process], None]]] = {}
@@ -87,16 +89,44 @@ class Driver:
 
     # ------------------------------------------------------------ for the iterator
 
-    def begin_epoch(self, epoch: int, draw: Callable[[], Any], shared_seed: int | None) -> None:
-        """Start, or start over. ``draw`` gives the next batch of indices or raises StopIteration."""
+    def begin_epoch(
+        self,
+        epoch: int,
+        draw: Callable[[], Any],
+        shared_seed: int | None,
+        told_epoch: int | None = None,
+        state: State | None = None,
+    ) -> None:
+        """Start, or start over, or go on from a state. ``draw`` gives the next indices or raises StopIteration."""
         with self._alone(), self._acting.drawing(draw):
             self.outcome = None
-            self._acting.new_epoch(shared_seed)
+            self._acting.new_epoch(shared_seed, told_epoch)
             self._look(0.0)
-            self.tell(m.EpochBegan(epoch))
+            if state is not None:
+                self.tell(m.EpochResumed(state))
+            if state is None or state.over:
+                self.tell(m.EpochBegan(epoch))
             self._acting.inspect_stopped()
             if self.way.complaints:
                 self._teller.spawned_instead()
+
+    def state(self, draw: Callable[[], Any]) -> State | None:
+        """Where the consumer stands; None if the loader ended before that could be known.
+
+        Right after a new epoch of living workers began, this waits until all of them have begun it.
+        """
+        request = m.StateRequested(self.outcome is None)
+        if self.closed:
+            told = self.supervisor.handle(request, monotonic())
+            return next(c.state for c in told if isinstance(c, m.TellState))
+        with self._alone(), self._acting.drawing(draw):
+            self.told.clear()
+            self.tell(request)
+            while not self.told:
+                self._wait()
+                if self._close_wanted:
+                    raise self._closed_error()
+            return self.told.pop().state
 
     def next(self, draw: Callable[[], Any]) -> Any:
         """The next batch.

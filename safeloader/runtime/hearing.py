@@ -32,7 +32,7 @@ class Hearing:
         self._hearers: dict[int, Callable[..., None]] = {
             p.READY: self._ready,
             p.HOSTED: lambda q, worker, states, at: driver.tell(m.WorkerReady(q.number, worker, at, states)),
-            p.RESUMED: lambda q, worker, states, at: driver.tell(m.WorkerResumed(q.number, worker, at, states)),
+            p.RESUMED: lambda q, *said: driver.tell(m.WorkerResumed(q.number, said[0], said[2], said[1], said[3])),
             p.LOADED: self._loaded,
             p.EMPTY: self._empty,
             p.RAISED: self._raised,
@@ -61,11 +61,18 @@ class Hearing:
 
     def _loaded(
         self, process: Process, task: int, nbytes: int, stream: bytes, place: Any, pieces: Any, states_at: Any,
-        taken_at: float, finished_at: float, dropped: Any, collated_at: float | None = None,
+        taken_at: float, finished_at: float, dropped: Any, said_at: Any, collated_at: float | None = None,
     ) -> None:  # fmt: skip
         if collated_at is not None:
             self._teller.loaded(process, task, taken_at, collated_at, finished_at, nbytes)
-        states = None
+        states = said = None
+        if said_at is not None:
+            record = self._driver.supervisor.tasks.get(task)
+            if record is None or record.lease is None:
+                return  # nobody waits for it any more
+            start, length = said_at
+            view = self._driver.arena.map(record.lease.slot, start + length).view()
+            said = m.WorkerMarked(process.number, record.worker, bytes(view[start : start + length]))
         if states_at is not None:
             record = self._driver.supervisor.tasks.get(task)
             if record is None or record.lease is None:
@@ -75,6 +82,8 @@ class Hearing:
             states = States(*pickle.loads(memory[start : start + length]))
         batch = (stream, place, pieces, nbytes)
         self._driver.tell(m.TaskLoaded(process.number, task, batch, nbytes, states, taken_at, finished_at, dropped))
+        if said is not None:
+            self._driver.tell(said)
 
     def _empty(
         self, process: Process, task: int, states: Any, taken_at: float, finished_at: float, dropped: Any

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from .. import torch_private
-from . import codec, system
+from . import carry, codec, system
 from .collate import collating_into
 from .generators import Generators, States
 from .private import PrivateMemory
@@ -26,7 +26,7 @@ from .worker import Loaded, LoadSpec, Marks, Worker, WorkerPlace
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .spec import Parts, Spec
+    from .spec import Spec
 
 __all__ = ["InlineBatch", "InlineHost", "Interrupted", "NotEncodable"]
 
@@ -80,12 +80,24 @@ class InlineHost:
         self._places.pop(worker, None)
         self._workers.pop(worker, None)
 
-    def resume(self, worker: int, shared_seed: int | None) -> None:
+    def resume(self, worker: int, shared_seed: int | None, epoch: int, told_epoch: int | None) -> bytes | None:
+        """Begin a new epoch. Returns what the dataset says of itself."""
         with self._as_worker(worker) as hosted:
             try:
-                hosted.resume(shared_seed)
+                hosted.resume(shared_seed, epoch, told_epoch)
             except Exception as error:
                 hosted.failure = error
+        return self.said(worker, always=True)
+
+    def said(self, worker: int, always: bool = False) -> bytes | None:
+        """What a worker's dataset says of itself after its last batch, if that is to be told."""
+        hosted = self._workers.get(worker)
+        said = hosted.said(always) if hosted is not None else None
+        if hosted is None or said is None:
+            return None
+        data = carry.dumps(said, self._spec.classes)
+        hosted.noted()
+        return data
 
     def load(self, worker: int, indices: Any, skip: tuple[int, ...], timeout: float) -> Loaded:
         """Load one batch now.
@@ -137,10 +149,12 @@ class InlineHost:
             generators.restore(mine)
 
     def _set_up(self, number: int, generators: Generators) -> Worker:
-        parts: Parts = self._spec.parts()
+        parts, place = self._spec.parts(), self._places.pop(number)
+        if place.mark is not None:
+            position, said, states = place.mark
+            place = place._replace(mark=(position, carry.loads(said, self._spec.classes), states))
         worker = Worker(
-            self._load, parts.dataset, parts.collate_fn, parts.worker_init_fn, self._places.pop(number),
-            generators, Marks(),
+            self._load, parts.dataset, parts.collate_fn, parts.worker_init_fn, place, generators, Marks()
         )  # fmt: skip
         self._workers[number] = worker
         return worker

@@ -14,7 +14,7 @@ from . import carry
 from . import protocol as p
 from .codec import Encoder
 from .collate import collating_into
-from .generators import Generators
+from .generators import Generators, States
 from .lease import LeaseWriter
 from .page import Page
 from .spec import HostConfig, open_parts
@@ -84,6 +84,7 @@ class Host:
     # ------------------------------------------------------------ workers
 
     def _host(self, place: WorkerPlace) -> None:
+        place = WorkerPlace(*place)
         self._page.take_setup(place.worker)
         self._switch(None)
         try:
@@ -91,12 +92,16 @@ class Host:
         except Exception as error:
             self._link.send((p.REFUSED, self._exception(error, f"in worker process {os.getpid()}")))
             raise  # this process is of no use
-        self._tables[place.worker] = parts.classes
+        self._tables[place.worker] = classes = parts.classes
+        place = place._replace(replay=[(self._read(indices, classes), skip) for indices, skip in place.replay])
+        if place.mark is not None:
+            position, said, states = place.mark
+            place = place._replace(mark=(position, carry.loads(said, classes), states and States(*states)))
         self._encoder.numbers.update({cls: number for number, cls in enumerate(parts.classes)})
         if self._config.accelerators:  # a worker seeds the CPU's generator only, being in the trainer at times
             torch.manual_seed(self._config.load.base_seed + place.worker)
         worker = self._worker_class()(
-            self._config.load, parts.dataset, parts.collate_fn, parts.worker_init_fn, WorkerPlace(*place),
+            self._config.load, parts.dataset, parts.collate_fn, parts.worker_init_fn, place,
             self._generators, self._marks,
         )  # fmt: skip
         self._workers[worker.id] = self._inside = worker
@@ -117,14 +122,15 @@ class Host:
         if gone is self._inside:
             self._inside = None
 
-    def _resume(self, worker: int, shared_seed: int | None) -> None:
+    def _resume(self, worker: int, shared_seed: int | None, epoch: int, told_epoch: int | None) -> None:
         self._page.take_setup(worker)
         self._switch(self._workers[worker])
         try:
-            self._workers[worker].resume(shared_seed)
+            self._workers[worker].resume(shared_seed, epoch, told_epoch)
         except Exception as error:
             self._workers[worker].failure = error
-        self._link.send((p.RESUMED, worker, self._generators.moved(), self._page.rest()))
+        said = self._said(self._workers[worker], always=True)
+        self._link.send((p.RESUMED, worker, self._generators.moved(), self._page.rest(), said))
 
     def _switch(self, worker: Worker | None) -> Worker | None:
         """Let another worker in: the generators of this process become its own."""
@@ -159,14 +165,14 @@ class Host:
         except Exception as error:
             return self._raised(worker, task, error, unpicklable=False)
         try:
-            return self._loaded(task, loaded, taken_at)
+            return self._loaded(worker, task, loaded, taken_at)
         except Exception as error:
             told = unsendable(error, loaded.batch, indices, self._classes())
             return self._raised(worker, task, told, unpicklable=True)
 
-    def _loaded(self, task: int, loaded: Loaded, taken_at: float) -> Any:
+    def _loaded(self, worker: Worker, task: int, loaded: Loaded, taken_at: float) -> Any:
         if loaded.empty:
-            states = self._generators.moved()
+            states = self._moved(worker)
             return (p.EMPTY, task, states, taken_at, self._page.rest(), loaded.dropped)
         traced = (self._page.read().progressed_at,) if self._config.trace else ()
         stream, pieces = self._encoder.encode(loaded.batch)
@@ -174,18 +180,37 @@ class Host:
         if len(stream) > p.STREAM_IN_MESSAGE:
             place, stream = (self._writer.write(stream), len(stream)), b""
         nbytes = self._writer.used if pieces or place else 0
-        states_at = self._put_states()
+        states_at = self._put_states(worker)
+        said = self._said(worker)
+        said_at = None if said is None else (self._writer.write(said), len(said))
+        if said is not None:
+            worker.noted()
         return (
             p.LOADED, task, nbytes, stream, place, pieces, states_at, taken_at, self._page.rest(), loaded.dropped,
+            said_at,
             *traced,
         )  # fmt: skip
 
-    def _put_states(self) -> tuple[int, int] | None:
-        states = self._generators.moved()
+    def _put_states(self, worker: Worker) -> tuple[int, int] | None:
+        states = self._moved(worker)
         if states is None:
             return None
         data = pickle.dumps(tuple(states), protocol=5)
         return self._writer.write(data), len(data)
+
+    def _moved(self, worker: Worker) -> States | None:
+        """The generators, if they moved; of a worker whose samples set them nobody needs to know."""
+        return None if worker.keyed else self._generators.moved()
+
+    def _said(self, worker: Worker, always: bool = False) -> bytes | None:
+        """What the worker's dataset says of itself, if that is to be told now."""
+        said = worker.said(always)
+        if said is None:
+            return None
+        try:
+            return carry.dumps(said, self._classes())
+        except Exception as error:
+            return carry.dumps({"error": f"it cannot leave the worker: {type(error).__name__}: {error}"})
 
     def _raised(self, worker: Worker, task: int, error: Exception, unpicklable: bool) -> Any:
         wrapped = self._exception(error, f"in DataLoader worker process {worker.id}")
@@ -207,7 +232,11 @@ class Host:
         return self._tables.get(self._inside.id, []) if self._inside is not None else []
 
     def _indices(self, indices: Any) -> Any:
-        return carry.loads(indices.data, self._classes()) if isinstance(indices, p.Carried) else indices
+        return self._read(indices, self._classes())
+
+    @staticmethod
+    def _read(indices: Any, classes: list[type]) -> Any:
+        return carry.loads(indices.data, classes) if isinstance(indices, p.Carried) else indices
 
     def _probe(self, number: int, task: int, indices: Any, positions: tuple[int, ...]) -> None:
         self._page.take_task(task)

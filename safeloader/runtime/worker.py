@@ -10,9 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import torch_private
+from . import stateful
+from .keyed import Keyed, tell_epoch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from .generators import Generators, States
 
@@ -29,6 +31,8 @@ class LoadSpec(NamedTuple):
     drop_last: bool
     base_seed: int
     skip_raising: bool
+    sample_seed: int | None = None  # generators are keyed by the sample
+    mark_every: int | None = None  # tasks between two marks of a stateful dataset; None: as seldom as is cheap
 
 
 class WorkerPlace(NamedTuple):
@@ -41,6 +45,9 @@ class WorkerPlace(NamedTuple):
     epoch_snapshot: States | None
     snapshot: States | None
     shared_seed: int | None
+    told_epoch: int | None = None  # what the dataset's set_epoch was told last
+    mark: tuple[int, Any, States | None] | None = None  # position, what the dataset said, the generators then
+    replay: Sequence[tuple[Any, tuple[int, ...]]] = ()
 
 
 class Ended(Exception):
@@ -105,11 +112,19 @@ class Worker:
         self._seed = torch_private.seed_worker(spec.base_seed, self.id)
         generators.mark()
         self._dataset = torch_private.apply_shared_seed(dataset, place.shared_seed)
+        self._keyed: Keyed | None = None
+        if spec.sample_seed is not None and not spec.iterable:
+            self._keyed = Keyed(self._dataset, spec.sample_seed, place.epoch)
+        self._pace = stateful.Pace(spec.mark_every)
+        self._tells = False
         self.enter()
         try:
             if init_fn is not None:
                 init_fn(self.id)
+            if place.told_epoch is not None:
+                tell_epoch(self._dataset, place.told_epoch)
             self._take_place(place)
+            self._tells = stateful.is_stateful(self._dataset) or stateful.is_stateful(self._iterator)
         except Exception as error:
             self.failure = error
         if place.snapshot is not None:
@@ -127,30 +142,57 @@ class Worker:
         self.states = self._generators.capture()
 
     def _take_place(self, place: WorkerPlace) -> None:
-        if not self._spec.iterable:
-            return
-        if place.epoch_snapshot is not None:
+        if self._spec.iterable and place.epoch_snapshot is not None:
             self._generators.restore(place.epoch_snapshot)
-        self._iterator = iter(self._dataset)
-        for _ in range(place.position):
-            self._replay()
-        self._ended = self._ended or place.ended
+        made = iter if self._spec.iterable else _none
+        position, said, states = place.mark or (0, {}, None)
+        self._iterator = stateful.load(said, self._dataset, made)
+        if states is not None:
+            self._generators.restore(states)
+        if self._spec.iterable:
+            for _ in range(place.position - position):
+                self._replay(self._load_next)
+            self._ended = self._ended or place.ended or "ended" in said
+        for indices, skip in place.replay:
+            self._replay(self._load_indexed, indices, skip)
 
-    def _replay(self) -> None:
-        """Load a batch that was delivered long ago, for what it does to the iterator and the generators."""
+    def _replay(self, load: Callable[..., Loaded], *task: Any) -> None:
+        """Load a batch that was delivered long ago, for what it does to dataset, iterator and generators."""
         try:
-            self._load_next()
+            load(*task)
         except Exception:  # it was raised and delivered then
             pass
 
-    def resume(self, shared_seed: int | None) -> None:
+    def resume(self, shared_seed: int | None, epoch: int = 0, told_epoch: int | None = None) -> None:
         """Begin a new epoch, as torch does for persistent workers."""
         if self.failure is not None:
             return
         self._dataset = torch_private.apply_shared_seed(self._dataset, shared_seed)
+        if self._keyed is not None:
+            self._keyed.epoch = epoch
+        if told_epoch is not None:
+            tell_epoch(self._dataset, told_epoch)
         if self._spec.iterable:
             self._iterator = iter(self._dataset)
             self._ended = False
+
+    def said(self, always: bool = False) -> dict[str, Any] | None:
+        """What the dataset says of its state, if it can, and if it is time to ask; ``noted`` is to follow."""
+        if not self._tells or not (self._pace.due() or always):
+            return None
+        said = stateful.told(self._dataset, self._iterator)
+        if said is not None and self._ended:
+            said["ended"] = True  # with a short batch, which is not its last word
+        return said
+
+    def noted(self) -> None:
+        """What was said is on its way: that is what it cost."""
+        self._pace.done()
+
+    @property
+    def keyed(self) -> bool:
+        """True if each sample sets the generators: what they were before does not matter."""
+        return self._keyed is not None
 
     # ------------------------------------------------------------ loading
 
@@ -192,13 +234,13 @@ class Worker:
         return self._collated(samples, ())
 
     def _load_indexed(self, indices: Any, skip: tuple[int, ...]) -> Loaded:
-        dataset, skipping = self._dataset, self._spec.skip_raising
+        dataset, skipping = self._keyed or self._dataset, self._spec.skip_raising
         if not self._spec.auto_collation:
             return self._load_single(indices)
-        if getattr(dataset, "__getitems__", None) and not skipping:
+        if getattr(self._dataset, "__getitems__", None) and not skipping and self._keyed is None:
             wanted = [index for position, index in enumerate(indices) if position not in skip] if skip else indices
             try:
-                return self._collated(dataset.__getitems__(wanted), ())
+                return self._collated(self._dataset.__getitems__(wanted), ())
             except StopIteration as stop:
                 raise _stopped(wanted) from stop
         samples, dropped, mark = [], [], self._marks.sample
@@ -222,7 +264,7 @@ class Worker:
     def _load_single(self, index: Any) -> Loaded:
         self._mark(0)
         try:
-            sample = self._dataset[index]
+            sample = (self._keyed or self._dataset)[index]
         except StopIteration as stop:
             raise _stopped(index) from stop
         except Exception as error:
@@ -242,6 +284,10 @@ class Worker:
     def _mark(self, position: int) -> None:
         self.sample = position
         self._marks.sample(position)
+
+
+def _none(dataset: Any) -> None:
+    """A map-style dataset has no iterator."""
 
 
 def _stopped(index: Any) -> SampleStopped:

@@ -70,10 +70,10 @@ class ChaoticWorker(Worker):
         self._indices: Any = None  # of the batch in work; None while nothing is loaded, or old batches are replayed
         super().__init__(spec, dataset, collate_fn, init_fn, place, generators, _Marks(marks, self._look_at_sample))
 
-    def resume(self, shared_seed: int | None) -> None:
+    def resume(self, shared_seed: int | None, epoch: int = 0, told_epoch: int | None = None) -> None:
         """A new epoch."""
-        self._epoch, self._begun = self._epoch + 1, 0
-        super().resume(shared_seed)
+        self._epoch, self._begun = epoch, 0
+        super().resume(shared_seed, epoch, told_epoch)
 
     def load(self, indices: Any, skip: tuple[int, ...] = ()) -> Loaded:
         """One batch; before it, in it or to it happens what is planned."""

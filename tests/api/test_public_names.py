@@ -20,7 +20,7 @@ def test_the_public_names_are_these() -> None:
     assert sorted(safeloader.__all__) == [
         "AuditError", "AuditReport", "BadSampleError", "BatchTimeoutError", "ConcurrentUseError", "DataLoader", "Fault",
         "ForkRefusedError", "LoaderClosedError", "NotCarriableError", "Policy", "Report", "SafeLoaderError", "Settings",
-        "SettingsError", "StartError", "audit", "patch", "progress", "settings", "unpatch",
+        "SettingsError", "StartError", "StateError", "audit", "patch", "progress", "settings", "unpatch",
     ]  # fmt: skip
 
 
@@ -50,10 +50,10 @@ def test_what_a_worker_imports_holds_nothing_of_the_trainer() -> None:
     assert said.stdout.strip() == "[]"
 
 
-def test_the_signature_is_torchs_and_two_more() -> None:
+def test_the_signature_is_torchs_and_three_more() -> None:
     ours = inspect.signature(safeloader.DataLoader.__init__).parameters
     torchs = inspect.signature(torch.utils.data.DataLoader.__init__).parameters
-    assert set(ours) - set(torchs) == {"policy", "name"}
+    assert set(ours) - set(torchs) == {"policy", "name", "snapshot_every_n_steps"}
     assert set(torchs) <= set(ours)
     for name, parameter in torchs.items():
         assert ours[name].default == parameter.default, name

@@ -6,6 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from safeloader.core import messages as m
+from safeloader.core.state import State
 
 from .simulated import SimWorker
 
@@ -39,6 +40,54 @@ class Consumer:
         self._dropped: dict[object, set[object]] = {}
         self._remaining: list[int] = []  # of iterators, for the rotation
         self._turn = 0
+        self._most_drawn = 0  # before the program that runs now
+        self.got: list[tuple[object, int, bool]] = []  # in this epoch: indices, worker, whether it was a batch
+        self.before: Saved | None = None  # as it was before the last thing was handed over
+
+    # ------------------------------------------------------------ programs end, others begin
+
+    def saved(self) -> Saved:
+        """All that may have to be as it was."""
+        kinds: Any = (list, set, dict)
+        return {k: type(v)(v) if isinstance(v, kinds) else v for k, v in vars(self).items() if k not in _NOT_SAVED}
+
+    def go_back(self, saved: Saved, state: State) -> None:
+        """Be as it was, with the sampler where the state says: what was got must be neither planned nor missing."""
+        drawn = list(self._plan)
+        vars(self).update(saved)
+        self.waiting, self.before, self.received_since_rung = False, None, 0
+        self.held, self._plan = [], drawn
+        self.returned.clear()
+        if self.epoch != state.epoch or self.over != state.over:
+            raise Broken(f"{state}, and it is epoch {self.epoch}, over: {self.over}")
+        if self._world.nature.iterable:
+            self._left, self._next, count = set(), len(drawn), len(self.got)
+        else:
+            self._plan, count = drawn[: state.drawn], state.drawn - len(state.planned)
+            self._most_drawn = state.drawn
+            got = {indices for indices, _, _ in self.got}
+            self._check_planned(state, got)
+            self._ended = state.exhausted
+            if state.exhausted and state.drawn != self._world.plot.batches:
+                raise Broken(f"{state}, and the sampler has more")
+        if state.batch != count:
+            raise Broken(f"{state} after {count} batches")
+
+    def _check_planned(self, state: State, got: set[object]) -> None:
+        planned = [p.indices for p in state.planned]
+        self._left = set(self._plan) - got
+        if len(set(planned)) < len(planned) or got & set(planned):
+            raise Broken(f"{planned} are planned, and {got} were got")
+        self._empties -= set(planned)
+        if set(planned) != self._left - self._empties:
+            raise Broken(f"{planned} are planned, and {self._left} are left, {self._empties} of them empty")
+        if self._settings.in_order and planned != [i for i in self._plan if i in set(planned)]:
+            raise Broken(f"{planned} are planned in this order")
+        for task in state.planned:
+            names = task.indices if isinstance(task.indices, tuple) else (task.indices,)
+            self._dropped[task.indices] = {names[i] for i in task.skip}
+            if len(self._dropped[task.indices]) == len(names):
+                self.empty(task.indices)
 
     # ------------------------------------------------------------ the sampler
 
@@ -48,6 +97,7 @@ class Consumer:
         self.waiting = self.over = self._ended = False
         self._plan, self._next, self._came, self._left = [], 0, 0, set()
         self._empties, self._dropped = set(), {}
+        self._most_drawn, self.got, self.before = 0, [], None
         self._remaining, self._turn = list(self._world.nature.lengths), 0
         self._world.tell(m.EpochBegan(self.epoch))
 
@@ -73,23 +123,25 @@ class Consumer:
         window = self._settings.prefetch_factor * self._settings.num_workers
         drawn, total = len(self._plan), self._world.plot.batches
         left = self._came + len(self._empties)
-        if drawn > window + left or (drawn < min(total, window + self._came)):
+        if drawn > max(window + left, self._most_drawn) or (drawn < min(total, window + self._came)):
             raise Broken(f"{drawn} draws, window {window}, {self._came} came, {len(self._empties)} empty")
 
     # ------------------------------------------------------------ the consumer
 
     def request(self) -> None:
-        self.waiting = True
+        self.waiting, self.before = True, None
         self._world.tell(m.BatchRequested())
 
     def receive(self, c: m.Deliver | m.DeliverError | m.DeliverBadSample) -> None:
         if not self.waiting:
             raise Broken(f"{c}, and nobody asked")
+        self.before = self.saved()
         self.waiting = False
         self._came += 1
         info = self._world.undisturbed.tasks.get(c.task)
         if info is None or info.epoch != self.epoch:
             raise Broken(f"{c} is not of this epoch")
+        self.got.append((info.indices, info.worker, not isinstance(c, m.DeliverBadSample)))
         self._in_turn(info.indices)
         if self._world.nature.iterable and self._settings.in_order:
             self._in_rotation(info.worker, isinstance(c, m.DeliverBadSample))
@@ -146,6 +198,7 @@ class Consumer:
     def end_epoch(self) -> None:
         if not self.waiting:
             raise Broken("the epoch ends, and nobody asked")
+        self.before = self.saved()
         self.waiting, self.over = False, True
         left = self._left - self._empties
         if self._world.nature.iterable:
@@ -159,6 +212,10 @@ class Consumer:
         lease, _ = self.held.pop(number)
         self.returned.append(lease)
         self._world.tell(m.LeaseReturned(lease))
+
+
+_NOT_SAVED = ("_world", "_settings", "held", "returned", "before")
+Saved = dict[str, Any]
 
 
 class TaskInfo:
@@ -175,6 +232,18 @@ class TaskInfo:
         self.settled = ""  # "loaded", "raised", "ended", "passed"
 
 
+Deed = tuple[object, tuple[int, ...], str]  # indices, skip, outcome
+
+
+def _do(worker: SimWorker, deed: Deed | None) -> None:
+    if deed is None:
+        worker.resume()
+    elif deed[2] == "passed":
+        worker.ended = True
+    else:
+        worker.load(deed[0], deed[1])
+
+
 class Undisturbed:
     """Runs every worker as if nothing ever happened, one accepted result behind the other."""
 
@@ -183,6 +252,7 @@ class Undisturbed:
         settings = world.plot.settings
         self._workers = [SimWorker(world.nature, i) for i in range(settings.num_workers)]
         self._ahead: list[deque[int | None]] = [deque() for _ in self._workers]  # tasks; None: a new epoch
+        self._past: list[list[Deed | None]] = [[] for _ in self._workers]  # what each has done; None: a new epoch
         self._content: dict[int, Any] = {}
         self._assigned: dict[int, int] = {}
         self._next_task = 0
@@ -192,6 +262,34 @@ class Undisturbed:
         self.proven = False  # a process could rebuild the dataset
         self.refused_for_good = False
 
+    def go_back(self, state: State) -> None:
+        """Another program goes on from this state: what the consumer did not get will be done again."""
+        self.tasks.clear()
+        self._content.clear()
+        self._assigned.clear()
+        self.setups_hurt.clear()
+        self._next_task = self.faults_in_a_row = 0
+        self.proven = self.refused_for_good = False
+        self._ahead = [deque() for _ in self._workers]
+        planned = {task.indices for task in state.planned}
+        for worker in range(len(self._workers)):
+            self._go_back(worker, planned, state.workers[worker].ended and not state.over)
+
+    def _go_back(self, number: int, planned: set[object], ended: bool) -> None:
+        past, worker = self._past[number], SimWorker(self._world.nature, number)
+        begun = max([i + 1 for i, deed in enumerate(past) if deed is None], default=0)
+        got = sum(batch for _, who, batch in self._world.consumer.got if who == number)
+        for i, deed in enumerate(past):
+            if i >= begun and deed is not None:
+                worth = deed[2] in ("loaded", "raised")
+                if deed[0] in planned or (self._world.nature.iterable and worth and got == 0):
+                    del past[i:]
+                    break
+                got -= worth
+            _do(worker, deed)
+        worker.ended = worker.ended or ended
+        self._workers[number] = worker
+
     # ------------------------------------------------------------ what is asked of whom
 
     def look(self) -> None:
@@ -200,8 +298,11 @@ class Undisturbed:
         while self._next_task in tasks:
             task = tasks[self._next_task]
             self.tasks[task.id] = TaskInfo(task.epoch, task.indices, task.worker)
-            self._ahead[task.worker].append(task.id)
             self._next_task += 1
+            if task.skip and not self._world.sup.blame.positions(task):  # found bad in another program
+                self.tasks[task.id].settled = "passed"
+            else:
+                self._ahead[task.worker].append(task.id)
             plot = self._world.plot
             if plot.settings.in_order and not plot.nature.iterable:
                 if task.worker != task.batch % len(self._workers):
@@ -236,6 +337,7 @@ class Undisturbed:
             if self._counts(event.process):
                 self._pass_to(event.worker, None)
                 self._workers[event.worker].resume()
+                self._past[event.worker].append(None)
         elif isinstance(event, (m.TaskLoaded, m.TaskRaised, m.WorkerEnded)):
             if self._counts(event.process) and self._assigned.get(event.task) == event.process:
                 self._finished(event)
@@ -251,6 +353,7 @@ class Undisturbed:
         self.setups_hurt[info.worker] = self.faults_in_a_row = 0
         outcome = self._workers[info.worker].load(info.indices, info.skip)
         info.settled = outcome.kind
+        self._past[info.worker].append((info.indices, info.skip, outcome.kind))
         if isinstance(event, m.TaskLoaded):
             if outcome.kind != "loaded" or outcome.content != event.batch:
                 raise Broken(f"task {event.task} differs from the undisturbed run")
@@ -279,6 +382,7 @@ class Undisturbed:
         info.settled = "passed"
         if self._world.nature.iterable and info.wanted:
             self._workers[worker].ended = True
+            self._past[worker].append((info.indices, (), "passed"))
 
     # ------------------------------------------------------------ harm
 

@@ -10,13 +10,12 @@ from types import ModuleType
 from typing import Any
 
 import safeloader.core
-from safeloader.core import messages
 
 __all__ = ["MUTANTS", "Mutant"]
 
-_SHARED = "messages"  # the world speaks the same words
+_SHARED = ("messages", "state")  # the world speaks the same words
 _IN_ORDER = (
-    "policy", "leases", "hunt", "records", "story", "ledger", "fleet", "traffic", "watch", "blame", "recovery",
+    "policy", "leases", "hunt", "records", "story", "progress", "ledger", "fleet", "traffic", "watch", "blame", "recovery",
     "supervisor",
 )  # fmt: skip
 
@@ -35,8 +34,10 @@ class Mutant:
         package = ModuleType(f"mutant_{self.name}")
         package.__path__ = []
         sys.modules[package.__name__] = package
-        sys.modules[f"{package.__name__}.{_SHARED}"] = messages
-        setattr(package, _SHARED, messages)
+        for name in _SHARED:
+            shared = importlib.import_module(f"safeloader.core.{name}")
+            sys.modules[f"{package.__name__}.{name}"] = shared
+            setattr(package, name, shared)
         for name in _IN_ORDER:
             self._load(package, name)
         return getattr(package, "supervisor").Supervisor
@@ -115,9 +116,9 @@ MUTANTS = (
     Mutant("batches_leave_as_they_come", "ledger", "if queue and queue[0].state is TaskState.SETTLED else None",
            "if queue and queue[0].state is TaskState.SETTLED else next((t for t in queue if t.state is"
            " TaskState.SETTLED), None)"),
-    Mutant("a_draw_is_forgotten", "ledger", "        if not self.plan_over:\n", "        if not self.plan_over and len(self.queue) != 1:\n"),
-    Mutant("a_draw_too_many", "ledger", "range(self.window)", "range(self.window + 1)"),
-    Mutant("the_turn_is_not_kept", "ledger", "self._first_of_epoch, self._turn = epoch, self._next_task, 0",
+    Mutant("a_draw_is_forgotten", "ledger", "not self.plan_over and len(self.queue) < self.window", "not self.plan_over and 1 != len(self.queue) < self.window"),
+    Mutant("a_draw_too_many", "ledger", "range(self.window - len(self.queue))", "range(self.window - len(self.queue) + 1)"),
+    Mutant("the_turn_is_not_kept", "ledger", "self._first_of_epoch, self.turn = epoch, self._next_task, 0",
            "self._first_of_epoch = epoch, self._next_task"),
     Mutant("an_ended_iterator_stays_in_turn", "ledger", "            worker.ended = True\n            self._active -= 1\n", "            pass\n"),
     # ---------------------------------------------------------------- time
@@ -149,7 +150,7 @@ MUTANTS = (
            "        if not process.alive or any(work.worker == worker.id for work in process.work):\n            return\n",
            "        if worker.host is None:\n            return\n        process = self.processes[worker.host]\n"),
     Mutant("a_worker_that_should_move_stays", "fleet", "        if worker.moving:\n            self._move_if_drained(worker)\n        el", "        "),
-    Mutant("the_generators_stay_behind", "traffic", "worker.epoch_snapshot, worker.snapshot,\n", "worker.epoch_snapshot, worker.epoch_snapshot,\n"),
+    Mutant("the_generators_stay_behind", "traffic", "worker.epoch_snapshot, worker.snapshot, mark", "worker.epoch_snapshot, worker.epoch_snapshot, mark"),
     Mutant("an_iterator_begins_anew", "traffic", "worker.epoch, worker.position, worker.exhausted,\n", "worker.epoch, 0, worker.exhausted,\n"),
     Mutant("the_epochs_first_state_is_not_kept", "traffic", "        worker.epoch_snapshot = worker.snapshot\n", ""),
     Mutant("making_a_new_iterator_moves_nothing", "traffic", "        worker.epoch_snapshot = worker.snapshot\n        if event.snapshot is not None:\n",
@@ -178,6 +179,22 @@ MUTANTS = (
     Mutant("a_refusal_is_taken_lightly", "recovery", "if not self._sup.fleet.proven or hurt >=", "if hurt >="),
     Mutant("any_refusal_ends_it", "recovery", "if not self._sup.fleet.proven or hurt >= self._sup.settings.bad_sample_attempts:", "if True:"),
     Mutant("setting_up_is_tried_for_ever", "recovery", "        elif self._sup.workers[work.worker].setup_hurt > self._sup.settings.bad_sample_attempts:\n", "        elif False:\n"),
+    Mutant("a_worker_is_told_the_epoch_before", "traffic", "worker.id, item.epoch)", "worker.id, worker.epoch)"),
+    Mutant("a_worker_is_hosted_in_another_epoch", "traffic", "process.id, worker.id, worker.epoch, worker.position",
+           "process.id, worker.id, self._sup.epoch, worker.position"),
+    # ---------------------------------------------------------------- the state
+    Mutant("what_was_prefetched_counts_as_got", "progress", "worker.epoch_snapshot, worker.got_snapshot, mark, replay)",
+           "worker.epoch_snapshot, worker.snapshot, mark, replay)"),
+    Mutant("what_was_handed_over_counts_as_got", "progress", "        if event.received:\n", "        if True:\n"),
+    Mutant("a_state_before_all_have_begun_the_epoch", "progress", "        if not behind:\n", "        if True:\n"),
+    Mutant("who_is_behind_in_the_trainer_is_waited_for", "progress", "self._sup.traffic.load_inline(worker)", "pass"),
+    Mutant("a_mark_of_what_was_not_got", "progress", "if mark.position <= worker.got]", "if True]"),
+    Mutant("the_log_before_the_first_mark_is_forgotten", "progress", "    if worker.marks[0].position <= worker.got:\n", "    if True:\n"),
+    Mutant("too_much_is_replayed", "progress", "until - first]", "]"),
+    Mutant("the_turn_is_not_restored", "ledger", "self.epoch, self.turn, self.plan_over = state.epoch, state.turn, state.exhausted",
+           "self.epoch, self.plan_over = state.epoch, state.exhausted"),
+    Mutant("draws_are_not_counted_on", "ledger", "self._first_of_epoch = self._next_task - state.drawn", "self._first_of_epoch = 0"),
+    Mutant("no_state_after_the_end", "progress", "        self._final[True] = self.state()\n", ""),
     # ---------------------------------------------------------------- the end
     Mutant("a_starting_process_is_left_behind", "fleet", "            if process.id != m.INLINE and process.alive:\n",
            "            if process.id != m.INLINE and process.state is ProcessState.READY:\n"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from safeloader.core import messages as m
+from safeloader.core.state import State
 
 from .judges import Broken
 from .simulated import Nature, SimProcess, SimWorker, result
@@ -60,6 +61,8 @@ class Obeying:
     rung: int
     closed: bool
     given_up: m.GiveUp | None
+    state_wanted: bool
+    state: State | None
     _events: deque[m.Event]
 
     # ------------------------------------------------------------ commands
@@ -123,8 +126,8 @@ class Obeying:
 
     def _ResumeWorker(self, c: m.ResumeWorker) -> None:
         if c.process == m.INLINE:
-            snapshot = self.inline[c.worker].resume()
-            self._events.append(m.WorkerResumed(m.INLINE, c.worker, self.now, snapshot))
+            worker = self.inline[c.worker]
+            self._events.append(m.WorkerResumed(m.INLINE, c.worker, self.now, worker.resume(c.epoch), worker.content))
             return
         self._send(c, "resume", c.worker)
 
@@ -181,6 +184,8 @@ class Obeying:
         if isinstance(event, m.TaskLoaded) and outcome.content is not None:
             event = event._replace(snapshot=worker.state)
         self._events.append(event)
+        if isinstance(event, m.TaskLoaded) and worker.tells:
+            self._events.append(m.WorkerMarked(m.INLINE, c.worker, worker.content))
 
     def _InspectProcess(self, c: m.InspectProcess) -> None:
         process = self.processes[c.process]
@@ -279,6 +284,14 @@ class Obeying:
 
     def _EndEpoch(self, c: m.EndEpoch) -> None:
         self.consumer.end_epoch()
+
+    def _TellState(self, c: m.TellState) -> None:
+        if not self.state_wanted:
+            raise Broken("a state that nobody asked for")
+        behind = any(type(i).__name__ == "Resume" for w in self.sup.workers for i in (*w.waiting, *w.sent))
+        if c.state is None and not behind and self.sup.epoch >= 0:
+            raise Broken("the state was not kept")
+        self.state_wanted, self.state = False, c.state
 
     def _FreeSlot(self, c: m.FreeSlot) -> None:
         if any(lease.slot == c.slot for lease, _ in self.consumer.held):

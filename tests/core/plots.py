@@ -24,10 +24,11 @@ class Hostility:
     stale: float
     break_off: float
     close: float
+    move: float  # another program goes on from the state
     hoard: bool  # the consumer keeps what it gets for long
 
 
-CALM = Hostility(0, 0, 0, 0, 0, 0, 0, hoard=False)
+CALM = Hostility(0, 0, 0, 0, 0, 0, 0, 0, hoard=False)
 
 
 def random_plot(rng: random.Random) -> Plot:
@@ -37,12 +38,14 @@ def random_plot(rng: random.Random) -> Plot:
     batches, size = rng.randrange(20), rng.randrange(1, 6)
     batched = rng.random() < 0.85
     size = size if batched else 1
+    stateful = rng.random() < 0.4
     settings = CoreSettings(
         num_workers=workers,
         prefetch_factor=rng.choice((1, 2, 3)),
         in_order=rng.random() < 0.7,
         indexed=not iterable,
         batched=batched,
+        stateful=stateful,
         batch_timeout="auto" if rng.random() < 0.1 else 10.0,
         startup_timeout=30.0,
         max_restarts=rng.choice((0, 1, 2, 4, 4, 100)),
@@ -60,6 +63,8 @@ def random_plot(rng: random.Random) -> Plot:
         lengths=tuple(rng.choice((0, 1, 1, 1, 2, 4, 7)) for _ in range(workers)) if iterable else (),
         iter_moves=rng.random() < 0.8,
         skip_raising=settings.on_bad_sample == "skip" and not iterable,
+        stateful=stateful,
+        keyed=rng.random() < 0.3,
         known=rng.random() < 0.5,
         setup_kills=frozenset([0]) if rng.random() < 0.04 else frozenset(),
         fits=_fits(rng, iterable, batches * size, settings.bad_sample_attempts),
@@ -105,6 +110,6 @@ def random_hostility(rng: random.Random) -> Hostility:
 
     return Hostility(
         some(0.02), some(0.01), some(0.02), some(0.05), some(0.1), rng.choice((0.0, 0.01, 0.03)),
-        rng.choice((0.0, 0.002)),
+        rng.choice((0.0, 0.002)), rng.choice((0.0, 0.0, 0.01, 0.05)),
         hoard=rng.random() < 0.1,
     )  # fmt: skip

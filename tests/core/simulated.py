@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from safeloader.core import messages as m
+from safeloader.core.state import Mark
 
 
 def mix(*parts: int) -> int:
@@ -35,6 +36,8 @@ class Nature:
     raises: frozenset[int] = frozenset()
     skip_raising: bool = False
     setup_kills: frozenset[int] = frozenset()  # workers
+    stateful: bool = False  # loading changes the dataset, which can tell its state
+    keyed: bool = False  # what a sample becomes depends on the epoch
     known: bool = True  # the progress page names the sample in work
 
 
@@ -49,12 +52,14 @@ class Outcome(NamedTuple):
 class SimWorker:
     """A worker's state, in a process, in the trainer, or in the undisturbed run that all is compared with."""
 
-    __slots__ = ("ended", "id", "nature", "order", "position", "state")
+    __slots__ = ("ended", "epoch", "id", "memory", "nature", "order", "position", "state")
 
     def __init__(self, nature: Nature, worker: int) -> None:
         self.nature = nature
         self.id = worker
         self.state = mix(nature.seed, worker)
+        self.epoch = 0
+        self.memory = 0  # what the dataset made of all it has loaded
         self.position = 0
         self.order = 0  # what the iterator drew when it was made: a shuffle, say
         self.ended = False
@@ -64,24 +69,47 @@ class SimWorker:
     def hosted(cls, nature: Nature, command: m.HostWorker) -> SimWorker:
         worker = cls.__new__(cls)
         worker.nature, worker.id, worker.position, worker.ended = nature, command.worker, 0, False
-        worker.state, worker.order = mix(nature.seed, command.worker), 0
+        worker.epoch = command.epoch
+        worker.state, worker.order, worker.memory = mix(nature.seed, command.worker), 0, 0
         if nature.iterable:
             if isinstance(command.epoch_snapshot, int):
                 worker.state = command.epoch_snapshot
             worker._make_iterator()
-            for _ in range(command.position):
+        if command.mark is not None:
+            worker._go_to(command.mark)
+        if nature.iterable:
+            for _ in range(command.position - worker.position):
                 worker.load((0,), ())
             worker.ended = command.ended
+        for indices, skip in command.replay:
+            worker.load(indices, skip)
         if isinstance(command.snapshot, int):
             worker.state = command.snapshot
         return worker
+
+    def _go_to(self, mark: Mark) -> None:
+        assert isinstance(mark.content, tuple)
+        self.position, (self.order, self.memory) = mark.position, mark.content
+        if isinstance(mark.snapshot, int):
+            self.state = mark.snapshot
+
+    @property
+    def content(self) -> tuple[int, int] | None:
+        """What its dataset says of itself."""
+        return (self.order, self.memory) if self.nature.stateful else None
+
+    @property
+    def tells(self) -> bool:
+        """Whether it says so after this task."""
+        return self.nature.stateful and self.state % 3 == 0
 
     def first_state(self, command: m.HostWorker) -> int | None:
         """What WorkerReady tells of the generators."""
         return self._moved(mix(self.nature.seed, self.id)) if command.snapshot is None else None
 
-    def resume(self) -> int | None:
+    def resume(self, epoch: int | None = None) -> int | None:
         before = self.state
+        self.epoch = self.epoch + 1 if epoch is None else epoch
         self.position, self.ended = 0, False
         self._make_iterator()
         return self._moved(before)
@@ -120,7 +148,9 @@ class SimWorker:
         if ids[0] % 3:  # the others draw no random number
             self.state = mix(before, 2, *ids)
         good = [s for s in ids if s not in self.nature.raises]
-        content = mix(before, self.order, *good) if good else None
+        content = mix(before, self.order, self.memory, self.epoch * self.nature.keyed, *good) if good else None
+        if self.nature.stateful:
+            self.memory = mix(self.memory, *good)
         return Outcome("loaded", content, None, tuple((i, "boom") for i, _ in raising), self._moved(before))
 
     def probe(self) -> None:
@@ -223,6 +253,10 @@ class SimProcess:
             self.job.event = self._finish(self.job.command, now)
         else:
             self.outbox.append(self.job.event)
+            if isinstance(self.job.event, m.TaskLoaded):
+                worker = self.workers[self.job.command.worker]  # type: ignore[union-attr]
+                if worker.tells:
+                    self.outbox.append(m.WorkerMarked(self.id, worker.id, worker.content))
             self.job, self.page.task, self.page.setup = None, None, None
             self.page.progressed_at = now
 
@@ -279,7 +313,8 @@ class SimProcess:
             worker = self.workers[command.worker] = SimWorker.hosted(self.nature, command)
             return m.WorkerReady(self.id, command.worker, now, worker.first_state(command))
         if isinstance(command, m.ResumeWorker):
-            return m.WorkerResumed(self.id, command.worker, now, self.workers[command.worker].resume())
+            worker = self.workers[command.worker]
+            return m.WorkerResumed(self.id, command.worker, now, worker.resume(command.epoch), worker.content)
         if isinstance(command, m.SendProbe):
             self.workers[command.worker].probe()
             return m.ProbeFinished(self.id, command.task, now)

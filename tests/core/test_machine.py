@@ -46,6 +46,7 @@ def plots(draw: st.DrawFn) -> Plot:
         on_bad_sample=draw(st.sampled_from(["raise", "skip"])),
         bad_sample_attempts=draw(st.integers(1, 2)),
         max_processes=draw(st.sampled_from([None, 0, 1])),
+        stateful=draw(st.booleans()),
         standby=draw(st.integers(0, 2)),
     )
     nature = Nature(
@@ -56,6 +57,7 @@ def plots(draw: st.DrawFn) -> Plot:
         hangs=draw(few_samples),
         raises=draw(few_samples),
         skip_raising=core.on_bad_sample == "skip" and not iterable,
+        stateful=core.stateful,
         known=draw(st.booleans()),
     )
     return Plot(core, nature, batches=draw(st.integers(0, 8)), batch_size=draw(st.integers(1, 4)))
@@ -78,7 +80,7 @@ class Machine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------ the ordinary
 
-    @precondition(lambda self: not self.world.closed and not self.world.consumer.waiting)
+    @precondition(lambda self: not self.world.closed and not self.world.awaited)
     @rule()
     def ask(self) -> None:
         if not self.world.consumer.over:
@@ -166,7 +168,8 @@ class Machine(RuleBasedStateMachine):
             if process.gone and process.life != "dead":
                 self.world.haunt(process)
 
-    @precondition(lambda self: not self.world.closed and self.world.consumer.epoch + 1 < EPOCHS)
+    @precondition(lambda self: not self.world.closed and not self.world.state_wanted)
+    @precondition(lambda self: self.world.consumer.epoch + 1 < EPOCHS)
     @rule()
     def the_consumer_begins_anew(self) -> None:
         self.world.consumer.begin()
@@ -175,6 +178,16 @@ class Machine(RuleBasedStateMachine):
     def close(self, sure: int) -> None:
         if sure == 5:
             self.world.tell(CloseRequested())
+
+    @precondition(lambda self: not self.world.state_wanted)
+    @rule(received=st.booleans())
+    def the_state_is_wanted(self, received: bool) -> None:
+        self.world.ask_for_state(received or self.world.consumer.waiting)
+
+    @precondition(lambda self: self.world.state is not None)
+    @rule()
+    def another_program_goes_on(self) -> None:
+        self.world.go_on_elsewhere()
 
     # ------------------------------------------------------------ what must hold
 

@@ -44,7 +44,7 @@ class Walk:
         world = self.world
         world.consumer.begin()
         for _ in range(steps):
-            if world.closed:
+            if world.closed and world.state is None:
                 break
             self.step()
             world.check_alive()
@@ -55,6 +55,8 @@ class Walk:
 
     def step(self) -> None:
         """Let one thing happen."""
+        if self.world.state is not None:
+            self.world.go_on_elsewhere()
         chance, hostile = self.rng.random(), self.hostility
         for rate, misfortune in (
             (hostile.death, self.death),
@@ -64,6 +66,7 @@ class Walk:
             (hostile.stale, self.stale),
             (hostile.break_off, self.break_off),
             (hostile.close, self.close),
+            (hostile.move, self.ask_for_state),
         ):
             if chance < rate:
                 misfortune()
@@ -85,7 +88,7 @@ class Walk:
             choices.append(lambda: rng.choice(killable).die("SIGKILL", rng.random() < 0.1))
         if world.captures:
             choices.append(lambda: world.tell(world.captures.popleft()))
-        if not consumer.waiting:
+        if not world.awaited:
             choices.append(self.next_request)
         if consumer.held and rng.random() < 0.5 and (not self.hostility.hoard or self.hoarded_enough()):
             choices.append(lambda: consumer.release(rng.randrange(len(consumer.held))))
@@ -156,11 +159,20 @@ class Walk:
                 world.haunt(process)
 
     def break_off(self) -> None:
-        if self.world.consumer.epoch + 1 < self.epochs:
+        if self.world.consumer.epoch + 1 < self.epochs and not self.world.state_wanted:
             self.world.consumer.begin()
 
     def close(self) -> None:
         self.world.tell(CloseRequested())
+
+    def ask_for_state(self) -> None:
+        """The state is wanted, to go on elsewhere; at times the loader is ended first."""
+        world = self.world
+        received = world.consumer.waiting or self.rng.random() < 0.7
+        if self.rng.random() < 0.2:
+            world.tell(CloseRequested())
+        if not world.state_wanted:
+            world.ask_for_state(received)
 
     # ------------------------------------------------------------ the end
 
@@ -170,6 +182,8 @@ class Walk:
         for process in self._alive():
             process.unkillable = process.unkillable and process.killed
         for _ in range(steps):
+            if world.state is not None:
+                world.go_on_elsewhere()
             if world.closed or (world.consumer.over and world.consumer.epoch + 1 >= self.epochs):
                 return
             world.check_alive()

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from safeloader.core import messages as m
+from safeloader.core.policy import CoreSettings
+from safeloader.core.state import State
 from safeloader.core.supervisor import Supervisor
 
-from .judges import Broken, Consumer, Undisturbed
+from .judges import Broken, Consumer, Saved, Undisturbed
 from .obeying import Obeying, Plot
 from .simulated import SimProcess, SimWorker
 
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Broken", "Plot", "World"]
 
 AFTER_CLOSE = (
-    m.StopProcess, m.KillProcess, m.AbandonProcess, m.FreeSlot, m.GiveUp, m.ReportFault, m.CaptureStacks,
+    m.TellState, m.StopProcess, m.KillProcess, m.AbandonProcess, m.FreeSlot, m.GiveUp, m.ReportFault, m.CaptureStacks,
 )  # fmt: skip
 MOST_COMMANDS = 400  # on one event
 
@@ -39,18 +42,23 @@ class World(Obeying):
     """
 
     def __init__(self, plot: Plot, rng: random.Random, supervisor: Any = Supervisor) -> None:
+        self.supervisor = supervisor
         self.plot = plot
         self.nature = plot.nature
         self.rng = rng
         self.now = 100.0
-        self.sup = supervisor(plot.settings)
-        self.processes: dict[int, SimProcess] = {}
-        self.inline: dict[int, SimWorker] = {}
-        self.inline_work: tuple[str, int] | None = None
-        self.captures: deque[m.StacksCaptured] = deque()
+        self.fits = dict(plot.nature.fits)
+        self.told = 0
+        self._begin(plot.settings)
         self.consumer = Consumer(self)
         self.undisturbed = Undisturbed(self)
-        self.fits = dict(plot.nature.fits)
+
+    def _begin(self, settings: CoreSettings) -> None:
+        """A program begins."""
+        self.sup = self.supervisor(settings)
+        self.processes: dict[int, SimProcess] = {}
+        self.inline: dict[int, SimWorker] = {}
+        self.captures: deque[m.StacksCaptured] = deque()
         self.slots: dict[int, int] = {}
         self.freed: set[int] = set()
         self.past: deque[m.Event] = deque(maxlen=40)  # messages to be told again
@@ -62,7 +70,9 @@ class World(Obeying):
         self.rung = self.sup.fleet.rung
         self.closed = False
         self.given_up: m.GiveUp | None = None
-        self.told = 0
+        self.state_wanted = False
+        self.state: State | None = None  # as told last
+        self._asked: Saved | None = None  # the consumer when it asked for it
         self._events: deque[m.Event] = deque()
         self._sleepers: list[SimProcess] = []
         self._actions = {kind: getattr(self, f"_{kind.__name__}") for kind in m.COMMANDS}
@@ -78,7 +88,7 @@ class World(Obeying):
             if self.told > 15_000:
                 raise Broken("it never ends")
             self._before(event)
-            was_waiting = self.consumer.waiting or isinstance(event, m.EpochBegan)
+            was_waiting = self.consumer.waiting or isinstance(event, (m.EpochBegan, m.EpochResumed))
             commands = self.sup.handle(event, self.now)
             self._see_promotions()
             if len(commands) > MOST_COMMANDS:
@@ -171,7 +181,7 @@ class World(Obeying):
             process.ready_told = not process.condemned or not process.killed
             if not process.killed:
                 process.condemned = False
-        elif process.asked and not isinstance(event, (m.ProcessExited, m.StartRefused)):
+        elif process.asked and not isinstance(event, (m.ProcessExited, m.StartRefused, m.WorkerMarked)):
             process.asked.popleft()
             process.sent_at.popleft()
             if not process.killed:  # a false alarm
@@ -202,20 +212,50 @@ class World(Obeying):
         """Tell a message again, or that of a process that is gone: nothing may follow from it."""
         process = self.processes[event.process]  # type: ignore[union-attr]
         about = getattr(event, "task", getattr(event, "worker", None))
-        if not process.gone and (not process.asked or process.asked[0][1] == about):
+        fitting = not process.asked or process.asked[0][1] == about or isinstance(event, m.WorkerMarked)
+        if not process.gone and fitting:
             return  # from a living process it would be an answer
         commands = self.sup.handle(event, self.now)
         if [c for c in commands if type(c) not in (m.ReportFault, m.GiveUp)]:
             raise Broken(f"stale {event} led to {commands}")
         self.sup.validate()
 
+    # ------------------------------------------------------------ elsewhere
+
+    def ask_for_state(self, received: bool) -> None:
+        """Ask where the consumer stands. Unless it received it, the last thing handed over does not count."""
+        asked = self.consumer.saved() if received else self.consumer.before
+        if asked is not None and not self.state_wanted:
+            self._asked, self.state, self.state_wanted = asked, None, True
+            self.tell(m.StateRequested(received))
+
+    def go_on_elsewhere(self) -> None:
+        """Another program goes on from the state, with as many processes as it likes."""
+        state, saved = self.state, self._asked
+        assert state is not None
+        assert saved is not None
+        self.consumer.go_back(saved, state)
+        self.undisturbed.go_back(state)
+        self._begin(replace(self.plot.settings, max_processes=self.rng.choice((None, 0, 1, 2))))
+        self.tell(m.EpochResumed(state))
+        self.undisturbed.look()
+        again = self.sup.progress.state()
+        if again._replace(slowest=(0.0, 0.0)) != state._replace(slowest=(0.0, 0.0)) and not self.nature.iterable:
+            if again.drawn == state.drawn and not self.closed:
+                raise Broken(f"{again} after going on from {state}")
+
     def jump(self) -> None:
         """Nothing happens until the next deadline."""
         self.now = max(self.now, self.sup.next_deadline())
         self.tell(m.ClockAdvanced())
 
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for the supervisor."""
+        return self.consumer.waiting or self.state_wanted
+
     def check_alive(self) -> None:
         """If nothing at all can happen any more, nobody may wait."""
         idle = not (self.hearable() or self.movable() or self.captures or self.killable())
-        if idle and self.sup.next_deadline() == math.inf and self.consumer.waiting and not self.closed:
+        if idle and self.sup.next_deadline() == math.inf and self.awaited and not self.closed:
             raise Broken("deadlock: the consumer waits, and nothing is in flight")

@@ -1,0 +1,64 @@
+"""Where a loader stands, in plain values: what ``state_dict()`` is made of, and what another program goes on from.
+
+It speaks of what the *consumer* got. What was only prefetched is planned, not done: it is loaded again by whoever goes
+on from here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["Mark", "Planned", "Standing", "State"]
+
+
+class Mark(NamedTuple):
+    """What a worker's dataset said of itself (``content``) after ``position`` tasks of the epoch, and the state of the
+    worker's generators then. A worker whose dataset can tell its state is hosted from its last mark on."""
+
+    position: int
+    content: object
+    snapshot: object
+
+
+class Standing(NamedTuple):
+    """Where one worker stood when the last of its tasks that the consumer got was finished.
+
+    ``replay`` are the (indices, skip) of its tasks since the mark, for map-style datasets that tell their state.
+    """
+
+    position: int
+    ended: bool
+    epoch_snapshot: object
+    snapshot: object
+    mark: Mark | None = None
+    replay: tuple[tuple[object, tuple[int, ...]], ...] = ()
+
+
+class Planned(NamedTuple):
+    """A batch that the sampler gave and the consumer has not got."""
+
+    batch: int
+    worker: int
+    indices: object
+    skip: tuple[int, ...] = ()
+
+
+class State(NamedTuple):
+    """Where a loader stands.
+
+    ``batch`` counts what left the plan (map-style) or was delivered (iterable); ``drawn`` what the sampler gave;
+    ``turn`` is the worker that the next task goes to; ``over`` says that the consumer was told of the epoch's end;
+    ``last`` is the last task that it got; ``slowest`` what automatic deadlines learned, in seconds (ordinary batches,
+    first ones); ``exhausted`` says that the sampler has nothing left for this epoch.
+    """
+
+    epoch: int
+    batch: int
+    drawn: int
+    turn: int
+    over: bool
+    last: Planned | None
+    planned: tuple[Planned, ...]
+    workers: tuple[Standing, ...]
+    slowest: tuple[float, float] = (0.0, 0.0)
+    exhausted: bool = False

@@ -1,0 +1,14 @@
+"""Many ranks, one truth about the data.
+
+::
+
+    (seed, epoch, length) --> order: position -> index     ``order``: pure, any position at once
+    positions  0 1 2 3 4 5 6 7 8 ...                       a global cursor moves over them, all ranks' step at a time
+    rank       0 1 2 0 1 2 0 1 2 ...                       ``elastic``: who takes which
+"""
+
+from __future__ import annotations
+
+from .elastic import ElasticDistributedSampler
+
+__all__ = ["ElasticDistributedSampler"]

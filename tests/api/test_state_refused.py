@@ -1,0 +1,176 @@
+"""A state that does not fit is refused with words, and nothing has changed then."""
+
+from __future__ import annotations
+
+import copy
+import random
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import IterableDataset
+
+from safeloader import DataLoader, Policy, SafeLoaderError, StateError
+from tests.api import state_data as data
+from tests.fixtures_data import Draws, Stream
+from tests.runtime.harness import _bytes, _generators, seed
+
+
+def make(length: int = 12, **options: Any) -> DataLoader[Any]:
+    policy = options.pop("policy", Policy(max_processes=0))
+    return DataLoader(Draws(length), policy=policy, **{"batch_size": 2, "num_workers": 2, "shuffle": True, **options})
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, Any]:
+    with make() as loader:
+        next(iter(loader))
+        return loader.state_dict()
+
+
+OTHERS: dict[str, tuple[Any, str]] = {
+    "length": (lambda: make(13), "dataset's length was 12 and is 13"),
+    "batch size": (lambda: make(batch_size=3), "batch_size was 2 and is 3"),
+    "workers": (lambda: make(num_workers=1), "num_workers was 2 and is 1"),
+    "no workers": (lambda: make(num_workers=0, policy=None), "num_workers was 2 and is 0"),
+    "order": (lambda: make(shuffle=False), "kinds of samplers"),
+    "drop_last": (lambda: make(drop_last=True), "drop_last was False and is True"),
+    "persistent": (lambda: make(persistent_workers=True), "persistent_workers was False and is True"),
+    "generator": (lambda: make(generator=torch.Generator()), "generator of its own was False and is True"),
+    "sample_rng": (lambda: make(policy=Policy(sample_rng=True)), r"Policy\(sample_rng\) was False and is True"),
+    "style": (lambda: DataLoader(Stream(12), 2, num_workers=2), "style was 'map' and is 'iterable'"),
+    "stateful": (lambda: DataLoader(data.Growing(12), 2, num_workers=2, shuffle=True), "whether the dataset has state_dict"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_the_state_of_another_loader_is_refused_and_nothing_has_changed(other: str, state: dict[str, Any]) -> None:
+    make_other, words = OTHERS[other]
+    with make_other() as loader:
+        before, generators = loader._safe.keeper.pending, _generators()
+        with pytest.raises(StateError, match=words):
+            loader.load_state_dict(state)
+        assert loader._safe.keeper.pending is before
+        assert _generators() == generators
+
+
+def test_a_living_epoch_is_not_hurt_by_a_refusal() -> None:
+    seed()
+    with make(persistent_workers=True) as loader:
+        whole = [_bytes(batch) for batch in loader]
+    seed()
+    with make(persistent_workers=True) as loader:
+        iterator = iter(loader)
+        got = [_bytes(next(iterator))]
+        with pytest.raises(StateError):
+            loader.load_state_dict({"safeloader": 1})
+        got += [_bytes(batch) for batch in iterator]
+    assert got == whole
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        ([], "a state is a dict, not list"),
+        ({"model": 1}, r"no state of a safeloader.DataLoader: it has the keys \['model'\]"),
+        ({"_snapshot": {}, "_steps_since_snapshot": 0}, "one of torchdata's StatefulDataLoader"),
+        ({"safeloader": 99}, "format 99, and this version of safeloader reads 1"),
+    ],
+)
+def test_what_is_no_state_is_told_so(broken: Any, words: str) -> None:
+    with make() as loader, pytest.raises(StateError, match=words):
+        loader.load_state_dict(broken)
+
+
+def test_a_state_that_is_not_whole_or_damaged_is_refused(state: dict[str, Any]) -> None:
+    with make() as loader:
+        for key in state:
+            with pytest.raises(StateError):
+                loader.load_state_dict({k: v for k, v in state.items() if k != key})
+        for key, value in (("now", {"program": None, "own": {}}), ("planned", [[1]]), ("workers", []), ("batch", "x"), ("drawn", -1)):
+            damaged = {**copy.deepcopy(state), key: value}
+            with pytest.raises(StateError, match="damaged"):
+                loader.load_state_dict(damaged)
+        text = copy.deepcopy(state)
+        text["now"]["program"]["torch"] = text["now"]["program"]["torch"][:-9]
+        with pytest.raises(StateError, match="damaged"):
+            loader.load_state_dict(text)
+
+
+def test_a_sampler_that_cannot_be_repeated_is_found_out() -> None:
+    def again() -> DataLoader[Any]:
+        return DataLoader(Draws(12), 2, sampler=data.InPlaceSampler(12), num_workers=2, policy=Policy(max_processes=0))
+
+    with again() as loader:
+        list(loader)
+        iterator = iter(loader)
+        next(iterator)
+        state = loader.state_dict()
+    with again() as loader:
+        loader.load_state_dict(state)
+        with pytest.raises(StateError, match="the sampler gives other samples than before the state was taken: batch"):
+            next(iter(loader))
+        loader.load_state_dict({})
+        assert len(list(loader)) == 6, "an empty state begins anew"
+
+
+def test_a_sampler_of_another_length_is_found_out() -> None:
+    class Endless(data.Sampler[int]):
+        def __init__(self, count: int) -> None:
+            self.count = count
+
+        def __iter__(self) -> Any:
+            return iter([0] * self.count)
+
+    with DataLoader(Draws(12), 2, sampler=Endless(12)) as loader:
+        for _ in zip(range(4), loader, strict=False):
+            pass
+        state = loader.state_dict()
+    with DataLoader(Draws(12), 2, sampler=Endless(4)) as loader:
+        loader.load_state_dict(state)
+        with pytest.raises(StateError, match=r"has 2 batches, and [45] were drawn"):
+            next(iter(loader))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_dataset_that_fails_to_tell_its_state_is_an_error_of_state_dict_alone(workers: int) -> None:
+    loader = DataLoader(data.FailsToTell(8), 2, num_workers=workers, policy=Policy(max_processes=0), snapshot_every_n_steps=1)
+    with loader:
+        iterator = iter(loader)
+        next(iterator)
+        next(iterator)
+        with pytest.raises(StateError, match="state_dict failed: RuntimeError: the buffer is locked"):
+            loader.state_dict()
+        assert len(list(iterator)) == 2
+
+
+def test_an_iterable_dataset_that_became_shorter_is_an_error() -> None:
+    class Numbers(IterableDataset[int]):
+        def __init__(self, count: int) -> None:
+            self.count = count
+
+        def __iter__(self) -> Any:
+            return iter(range(self.count))
+
+    long = DataLoader(Numbers(12), 2)
+    for _ in zip(range(4), long, strict=False):
+        pass
+    short = DataLoader(Numbers(4), 2)
+    short.load_state_dict(long.state_dict())
+    with pytest.raises(StateError, match="the dataset ends before"):
+        iter(short)
+
+
+def test_plain_torch_has_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAFELOADER_DISABLE", "1")
+    loader = make()
+    for call in (loader.state_dict, lambda: loader.load_state_dict({})):
+        with pytest.raises(SafeLoaderError, match="SAFELOADER_DISABLE"):
+            call()
+
+
+@pytest.mark.parametrize("steps", [-1, True])
+def test_nonsense_for_snapshot_every_n_steps_is_refused(steps: Any) -> None:
+    with pytest.raises(ValueError, match="snapshot_every_n_steps"):
+        DataLoader([1], snapshot_every_n_steps=steps)  # type: ignore[arg-type]
+    random.random()
