@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from safeloader.loader import DataLoader
     from safeloader.observe import Fault, Report
     from safeloader.patching import patch, unpatch
+    from safeloader.pool import WorkerPool
     from safeloader.settings import Policy, Settings, settings
     from safeloader.showing import progress
 
@@ -51,6 +52,7 @@ __all__ = [
     "SettingsError",
     "StartError",
     "StateError",
+    "WorkerPool",
     "audit",
     "patch",
     "progress",
@@ -67,6 +69,7 @@ _HOMES = {
     "Policy": "settings",
     "Report": "observe",
     "Settings": "settings",
+    "WorkerPool": "pool",
     "audit": "auditing",
     "patch": "patching",
     "progress": "showing",

@@ -115,7 +115,10 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             pin_memory_device=pin_memory_device, **_newer_arguments(in_order=in_order),
         )  # fmt: skip
         self.in_order = in_order
-        self._safe.starting.prestart(self)
+        if policy is None or policy.pool is None:
+            self._safe.starting.prestart(self)
+        elif self._safe.settings.prestart and num_workers and not self._safe.settings.disable:
+            policy.pool.start()
 
     def __iter__(self) -> torch_private.BaseIterator:
         if self._safe.closed:
@@ -324,7 +327,8 @@ def _resolve(policy: Policy | None, timeout: float) -> Settings:
         import dataclasses
 
         policy = dataclasses.replace(policy or Policy(), batch_timeout=float(timeout))
-    return resolve(policy)
+    settings = resolve(policy)
+    return settings if policy is None or policy.pool is None else policy.pool.settings_for(settings)
 
 
 def _without_fork(context: Any, num_workers: int, settings: Settings, stacklevel: int) -> Any:
@@ -460,6 +464,8 @@ class ProcessIterator(torch_private.BaseIterator):
         from .runtime.worker import LoadSpec
 
         settings = loader._safe.settings
+        self._pool = None if loader.policy is None else loader.policy.pool
+        crew = None if self._pool is None else self._pool.crew()
         iterable = torch_private.is_iterable(loader)
         load = LoadSpec(
             num_workers=loader.num_workers,
@@ -479,9 +485,9 @@ class ProcessIterator(torch_private.BaseIterator):
         init_fn = torch_private.sharded_init_fn(self._dataset, loader.worker_init_fn, self._world_size, self._rank)
         spec = Spec(config, self._dataset, self._collate_fn, init_fn)
         starting = loader._safe.starting
-        way = starting.way(loader.multiprocessing_context, spec)
-        core = _core_settings(loader, settings, iterable)
-        return Driver(spec, way, core, loader._safe.recorder, self._finish(), starting.stock)
+        way = starting.way(loader.multiprocessing_context, spec) if crew is None else crew.way
+        core = _core_settings(loader, settings, iterable, shared=crew is not None)
+        return Driver(spec, way, core, loader._safe.recorder, self._finish(), starting.stock, crew)
 
     def _finish(self) -> Callable[[Any], Any] | None:
         if not self._pin_memory:
@@ -578,7 +584,7 @@ def _own_share(steps: int | None, num_workers: int) -> int | None:
     return max(steps // num_workers, 1) if steps else None
 
 
-def _core_settings(loader: DataLoader[Any], settings: Settings, iterable: bool) -> CoreSettings:
+def _core_settings(loader: DataLoader[Any], settings: Settings, iterable: bool, shared: bool) -> CoreSettings:
     return CoreSettings(
         num_workers=loader.num_workers,
         prefetch_factor=int(loader.prefetch_factor or 0),
@@ -595,6 +601,7 @@ def _core_settings(loader: DataLoader[Any], settings: Settings, iterable: bool) 
         on_bad_sample=settings.on_bad_sample,
         bad_sample_attempts=settings.bad_sample_attempts,
         max_processes=settings.max_processes,
-        standby=settings.standby,
+        standby=0 if shared else settings.standby,
+        shared=shared,
     )
 

@@ -19,6 +19,8 @@ from safeloader.values import Explained, Kind, choice, count, faults, flag, name
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from safeloader.pool import WorkerPool
+
 __all__ = ["PREFIX", "TABLE", "Policy", "Row", "Settings", "markdown_table", "resolve", "settings"]
 
 PREFIX = "SAFELOADER_"
@@ -214,6 +216,8 @@ class Policy:
         stall_report: Seconds without a step, of the loader or of the program, until a line says who holds the run.
         accelerators: Leave CUDA and HIP devices visible in worker processes.
         strict: Warnings are errors.
+        pool: A `WorkerPool` whose processes serve this loader, together with others; None: processes of its own. It is
+            no setting, and has no variable.
 
     Raises:
         SettingsError: A value has the wrong type or is out of range.
@@ -236,8 +240,18 @@ class Policy:
     stall_report: float | None = None
     accelerators: bool | None = None
     strict: bool | None = None
+    pool: WorkerPool | None = None
 
     def __post_init__(self) -> None:
+        if self.pool is not None:
+            from safeloader.pool import WorkerPool
+
+            if not isinstance(self.pool, WorkerPool):
+                raise SettingsError(
+                    f"pool={self.pool!r} is not accepted: it must be a safeloader.WorkerPool",
+                    where="Policy",
+                    hint="pool = WorkerPool(processes=4); Policy(pool=pool)",
+                )
         for item in fields(self):
             row, value = _ROWS.get(item.name), getattr(self, item.name)
             if row is None or value is None:  # A field of a subclass is not ours to judge.

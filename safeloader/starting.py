@@ -48,13 +48,13 @@ class Starting:
         self.stock = Stock(way, wanted, modules)
         weakref.finalize(self, self.stock.close)
 
-    def way(self, context: Any, spec: Spec) -> Way:
-        """How the processes of an iterator come to be."""
+    def way(self, context: Any, spec: Spec | None = None) -> Way:
+        """How the processes of an iterator come to be; those of a pool do not know yet what they will serve."""
         way = self._chosen(context)
         if way.method == "forkserver":
             from .runtime.start.needed import installed
 
-            way.preload = (*installed(spec.modules), *self._settings.preload)
+            way.preload = (*installed(spec.modules if spec is not None else ()), *self._settings.preload)
         return way
 
     def _chosen(self, context: Any) -> Way:

@@ -91,12 +91,12 @@ def _mappings() -> Counter[str]:
 def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """After the test: no process, descriptor, mapping or thread more than before.
 
-    A test that uses the shared loader (``rig``, ``stream_rig``) may make its arena larger.
+    A test that uses the shared loader (``rig``, ``stream_rig``) or pool may make its arena larger.
     """
     if not str(request.path).startswith(_CHECKED):
         yield
         return
-    shared = {"rig", "stream_rig"}.intersection(request.fixturenames)
+    shared = {"rig", "stream_rig", "pool"}.intersection(request.fixturenames)
     for rig in shared:  # its processes belong to what was there before
         request.getfixturevalue(rig)
     gc.collect()

@@ -7,6 +7,7 @@ A test leaves an *order* in a folder: "in sample 24, kill yourself". The worker 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import random
 import signal
@@ -396,6 +397,31 @@ def locked_batch(samples: list[Any]) -> Any:
     return batch
 
 
+_served = itertools.count()
+
+
+class Served(Draws):
+    """Samples that tell when their process came to them: its first, its second, whichever loader asked."""
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        self.orders.obey("sample", index)
+        return torch.tensor([index, next(_served)])
+
+
+def other_habits(worker: int) -> None:
+    """A ``worker_init_fn`` that changes what torch keeps for the whole process."""
+    torch.set_num_threads(3)
+    torch.set_default_dtype(torch.float64)
+
+
+class Habitual(Dataset[torch.Tensor]):
+    """Samples that tell what torch keeps for the whole process."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.tensor([torch.get_num_threads(), torch.ones(1).element_size()])
 class Surroundings(Dataset[Any]):
     """What a process is, apart from its numbers: a fresh interpreter's, whichever way it started."""
 

@@ -9,6 +9,7 @@ throughput  whole epochs of four workloads, consumer idle or reading every byte;
 start       seconds from the first ``iter()`` to the first batch, 2, 4 and 8 workers
 syscalls    system calls of the trainer per batch in mid-epoch, counted by strace from outside
 memory      physical memory (PSS) of trainer and workers with a 300 MB array in the dataset
+pool        train and val on one pool of 4 processes: physical memory, and the first batch after a switch
 guard       a training step with and without safeloader.training.FiniteGuard
 faults      a worker gets SIGKILL or SIGSTOP: seconds until it is noticed, and the longest wait for a batch
 

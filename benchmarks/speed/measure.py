@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.speed import child, memory, syscalls
@@ -233,6 +234,60 @@ def physical_memory(plan: Plan) -> Table:
     return table
 
 
+def pool(plan: Plan) -> Table:
+    """Train and val side by side."""
+    base, ours = plan.loaders
+    table = Table(
+        "Train and val side by side, 4 persistent workers each; safeloader's on one pool of 4 processes",
+        "Memory: trainer and workers together as above, with both loaders in mid-epoch. The way back: seconds from "
+        "`iter(train)` to its first batch after an epoch of val, median of a program's epochs. "
+        f"Ratio: {ours} over {base}; at most 0.5 is asked of both.",
+        ["", "ratio", base, ours],
+    )
+    for megabytes in (0,) if plan.quick else (0, 300):
+        weigh = partial(memory.weigh, megabytes=megabytes, workers=4, limit=120, module="pool")
+        arms = _arms(plan, table, "total", weigh)
+        title = f"memory, datasets of {megabytes} MB each, MB" if megabytes else "memory, datasets of no size, MB"
+        _add_ratio(plan, table, title, arms, 1e-6, 0)
+        if ours == "safeloader":
+            arms = _arms(plan, table, "total", weigh, "-forkserver")
+            _add_ratio(plan, table, f"{title}; pool of a fork server", arms, 1e-6, 0)
+    switches = 5 if plan.quick else 20
+    for workers in (4,) if plan.quick else (2, 4):
+        arms = _arms(plan, table, "median", partial(_switch, workers, switches))
+        _add_ratio(plan, table, f"first batch after a switch, {workers} workers, ms", arms, 1e3, 1)
+    return table
+
+
+def _switch(workers: int, times: int, loader: str) -> child.Result:
+    return child.run("pool", loader, "--switches", times, "--workers", workers, limit=120)
+
+
+def _arms(
+    plan: Plan, table: Table, key: str, measure: Callable[[str], child.Result], suffix: str = ""
+) -> tuple[list[float], list[float]]:
+    """Measure in pairs; the values under this key, for each of the two. The second's name ends with ``suffix``."""
+    arms: tuple[list[float], list[float]] = ([], [])
+    for arm, loader in _paired(plan):
+        loader += suffix * arm
+        plan.say(f"{table.title.split(',')[0].lower()}: {loader}")
+        result = measure(loader)
+        table.raw.append({"loader": loader, **result})
+        if key in result:
+            arms[arm].append(result[key])
+    return arms
+
+
+def _add_ratio(
+    plan: Plan, table: Table, title: str, arms: tuple[list[float], list[float]], unit: float, digits: int
+) -> None:
+    if len(arms[0]) == len(arms[1]) == plan.repeats:
+        absolute = [Spread.of([value * unit for value in arm]).text(digits) for arm in arms]
+        table.rows.append([title, Spread.of_ratios(arms[1], arms[0]).text(unit="×"), *absolute])
+    else:
+        table.rows.append([title, "failed", *(f"{len(arm)} of {plan.repeats} measured" for arm in arms)])
+
+
 def faults(plan: Plan) -> Table:
     """What a signal to one worker costs."""
     table = Table(
@@ -322,6 +377,7 @@ GROUPS: dict[str, Callable[[Plan], Table]] = {
     "start": start,
     "syscalls": system_calls,
     "memory": physical_memory,
+    "pool": pool,
     "faults": faults,
     "state": state,
     "guard": guard,

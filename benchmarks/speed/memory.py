@@ -90,7 +90,7 @@ class Watch:
                 return
 
 
-def weigh(loader: str, megabytes: int, workers: int, limit: float) -> child.Result:
+def weigh(loader: str, megabytes: int, workers: int, limit: float, module: str = "memory") -> child.Result:
     """Measure the memory of a trainer in mid-epoch and at its peak.
 
     Args:
@@ -98,11 +98,12 @@ def weigh(loader: str, megabytes: int, workers: int, limit: float) -> child.Resu
         megabytes: Size of the array in the dataset.
         workers: Worker processes.
         limit: Seconds for the whole program.
+        module: The measured program.
 
     Returns:
         ``pss``, ``unmapped``, ``total`` and ``peak`` in bytes, ``processes``; or ``{"error": why}``.
     """
-    program = child.start("memory", loader, "--megabytes", megabytes, "--workers", workers, "--limit", limit)
+    program = child.start(module, loader, "--megabytes", megabytes, "--workers", workers, "--limit", limit)
     watch = Watch(program.pid)
     try:
         assert program.stdout is not None

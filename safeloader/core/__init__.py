@@ -11,7 +11,7 @@
         leases    who holds which piece of memory          traffic   what is in flight to them
         progress  what the consumer got: the state         watch     how long that may take
         story     what happened, replayable                state     where a loader stands
-                                                           recovery  what follows when one is gone
+        seats     who sits where in a pool's processes     recovery  what follows when one is gone
                                                            blame     which task or sample did it (hunt)
 
 The rules:

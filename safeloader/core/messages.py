@@ -166,6 +166,9 @@ class ProcessInspected(NamedTuple):
 
     ``task`` / ``setup`` tell what it works on (a task, or setting up a worker), ``sample`` the position in the batch,
     ``state`` the kernel's letter (``R``, ``S``, ``D``, ``T`` ...), ``?`` where it is not known.
+
+    ``elsewhere`` says that a process of a pool works for another loader now, which others watch over;
+    ``progressed_at`` counts what it does there.
     """
 
     process: int
@@ -175,6 +178,13 @@ class ProcessInspected(NamedTuple):
     taken_at: float
     progressed_at: float
     state: str
+    elsewhere: bool = False
+
+
+class ProcessForfeited(NamedTuple):
+    """A process is lost through no doing of this loader: another one of its pool had it killed, or died in it."""
+
+    process: int
 
 
 class StacksCaptured(NamedTuple):
@@ -426,7 +436,7 @@ class ReportSkipped(NamedTuple):
 Event = Union[  # noqa: UP007 - a bar between two dozen names is no easier to read
     EpochBegan, EpochResumed, StateRequested, TaskPlanned, PlanEnded, BatchRequested, LeaseReturned, CloseRequested,
     ProcessReady, WorkerReady, WorkerResumed, WorkerMarked, TaskLoaded, TaskRaised, WorkerEnded, ProbeFinished,
-    ProcessInspected, StacksCaptured, StartRefused,
+    ProcessInspected, ProcessForfeited, StacksCaptured, StartRefused,
     ProcessExited, InlineInterrupted, ClockAdvanced,
 ]  # fmt: skip
 Command = Union[  # noqa: UP007

@@ -14,7 +14,8 @@ class CoreSettings:
     """What the supervisor needs to know; durations in seconds.
 
     ``indexed`` says that tasks name samples (map-style), so that a bad one can be found and left out. ``batched`` says
-    that a task holds several of them; ``stateful`` that the dataset can tell its own state.
+    that a task holds several of them; ``stateful`` that the dataset can tell its own state; ``shared`` that the
+    processes are a pool's: others work there, too.
     """
 
     num_workers: int
@@ -32,6 +33,7 @@ class CoreSettings:
     on_bad_sample: Literal["raise", "skip"] = "raise"
     bad_sample_attempts: int = 2
     max_processes: int | None = None
+    shared: bool = False
     standby: int = 0
     capture_timeout: float = 1.0
     kill_timeout: float = 10.0

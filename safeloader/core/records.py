@@ -148,6 +148,7 @@ class Process:
     standby: bool = False  # it waits for another to die; it hosts nobody
     retiring: bool = False  # policy wants fewer processes: it ends when its workers have moved
     asked: bool = False  # it was told to end: its exit is no fault
+    innocent: bool = False  # another loader's doing: nor is this
     slow_reported: int | None = None
     pardoned: Work | None = None  # it was idle when this was overdue: that excuses it once
     cause: str | None = None  # why it is condemned; the fields below belong to that

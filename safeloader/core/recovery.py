@@ -56,7 +56,7 @@ class Recovery:
         work, sample = self._in_work(process, event)
         for number in sorted(process.workers):
             self._take_back(self._sup.workers[number], abandoned=event is None)
-        if process.asked:
+        if process.asked or process.innocent:
             return
         cause = self._cause(process, event)
         task = work.task if work is not None else None

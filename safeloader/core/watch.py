@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Watch"]
 
-_READY = ProcessState.READY  # looked up for every batch
+_READY, _STARTING = ProcessState.READY, ProcessState.STARTING  # looked up for every batch
 _DOUBLINGS = 2  # of the time to start: what needs more than four times of it will not come
 
 
@@ -46,6 +46,7 @@ class Watch:
         return {
             m.ClockAdvanced: self._clock_advanced,
             m.ProcessInspected: self._process_inspected,
+            m.ProcessForfeited: self._process_forfeited,
             m.StacksCaptured: self._stacks_captured,
         }
 
@@ -80,8 +81,9 @@ class Watch:
         self.arm(self._sup.fleet.processes[event.process])
 
     def ask_to_end(self, process: Process) -> None:
-        """Let a process end by itself, soon; one that still starts has nothing to finish, and is killed."""
-        if process.state is ProcessState.STARTING:
+        """Let a process end by itself, soon; one that still starts has nothing to finish, and is killed (unless
+        others wait for it, too: then it is only left)."""
+        if process.state is ProcessState.STARTING and not self._sup.settings.shared:
             process.asked = True
             self._kill(process)
             return
@@ -93,6 +95,10 @@ class Watch:
         """It works; if it was condemned, that was a false alarm."""
         self._sup.fleet.unbalanced = process.state is ProcessState.CAPTURING or self._sup.fleet.unbalanced
         process.state, process.cause, process.suspect, process.stack = ProcessState.READY, None, None, None
+
+    def patience(self, setting_up: bool) -> float:
+        """Seconds for what is still in work when the loader has left a process of its pool."""
+        return self.deadlines.startup(0) if setting_up else self.deadlines.batch(0, first=True)
 
     def _allowed(self, work: Work) -> float:
         worker, task = self._sup.workers[work.worker], work.task
@@ -109,12 +115,11 @@ class Watch:
         for process in list(self._sup.fleet.processes.values()):
             if process.deadline > now:
                 continue
-            if process.state is ProcessState.READY:
+            if process.state is _READY or (process.state is _STARTING and self._sup.settings.shared):
                 process.deadline = now + self._sup.settings.capture_timeout  # should nobody answer
                 self._sup.emit(m.InspectProcess(process.id))
-            elif process.state is ProcessState.STARTING:
-                self._slow_starts = min(self._slow_starts + 1, _DOUBLINGS)
-                self._condemn(process, "failed_start", now - process.since)
+            elif process.state is _STARTING:
+                self._start_failed(process)
             elif process.state is ProcessState.KILLING:
                 self._sup.emit(m.AbandonProcess(process.id))
                 self._sup.recovery.lose(process, None)
@@ -123,7 +128,13 @@ class Watch:
 
     def _process_inspected(self, event: m.ProcessInspected) -> None:
         process = self._sup.fleet.processes.get(event.process)
-        if process is None or process.state is not ProcessState.READY:
+        if process is not None and process.state is _STARTING:
+            if event.elsewhere:
+                process.deadline = self._sup.now + self.deadlines.startup(self._slow_starts)
+            else:
+                self._start_failed(process)
+            return
+        if process is None or process.state is not _READY:
             return
         stopped = event.state == "T"  # it will not move, so there is nothing to wait for
         if not process.work:
@@ -131,6 +142,9 @@ class Watch:
                 self._condemn(process, "stopped", 0.0)
             return
         head, now = process.work[0], self._sup.now
+        if event.elsewhere:  # it has not come to our work yet, and what it does there is not ours to judge
+            process.deadline = now + self._allowed(head)
+            return
         on_it = head.about == (event.setup if head.task is None else event.task)
         progress = max(head.sent_at, process.since, event.progressed_at, event.taken_at if on_it else -math.inf)
         allowed = self._allowed(head)
@@ -144,6 +158,18 @@ class Watch:
             return
         process.suspect, process.sample = head, event.sample if on_it else None
         self._condemn(process, "stopped" if stopped else "hung", now - progress)
+
+    def _start_failed(self, process: Process) -> None:
+        self._slow_starts = min(self._slow_starts + 1, _DOUBLINGS)
+        self._condemn(process, "failed_start", self._sup.now - process.since)
+
+    def _process_forfeited(self, event: m.ProcessForfeited) -> None:
+        """It gets no more work, and its exit lays no blame; should it not come, the process is abandoned."""
+        process = self._sup.fleet.processes.get(event.process)
+        if process is None or process.asked or process.state is ProcessState.KILLING:
+            return
+        process.innocent, process.cause = True, None
+        self._await_exit(process)
 
     def _report_slow(self, process: Process, head: Work, seconds: float, sample: int | None) -> None:
         task = head.task
@@ -167,6 +193,9 @@ class Watch:
             self._kill(process)
 
     def _kill(self, process: Process) -> None:
+        self._await_exit(process)
+        self._sup.emit(m.KillProcess(process.id))
+
+    def _await_exit(self, process: Process) -> None:
         process.state = ProcessState.KILLING
         process.deadline = self._sup.now + self._sup.settings.kill_timeout
-        self._sup.emit(m.KillProcess(process.id))

@@ -12,6 +12,9 @@
       |  stacks (pipe) <---- faulthandler, also on a crash
       |  lifeline (pipe) ---- the kernel kills the process when the trainer is gone
 
+A process of a pool serves several loaders: ``guests`` is its main loop, with a host, channel, arena and page for each;
+to a driver it is a ``seat``, and ``crew`` knows who sits where.
+
 ``driver`` is the only loop. ``start`` is how processes come to be: spawned, or forked from a clean server. ``inline``
 hosts workers in the trainer. No lock, queue or thread is shared with a process: a SIGKILL at any instruction hurts
 nobody else.

@@ -15,7 +15,6 @@ from . import carry, codec
 from . import protocol as p
 from .generators import States
 from .inline import InlineBatch, InlineHost, Interrupted, NotEncodable
-from .process import Process
 from .worker import Ended, WorkerPlace
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from .driver import Driver
     from .hearing import Hearing
+    from .process import Process
     from .tell import Teller
 
 __all__ = ["Acting"]
@@ -44,6 +44,7 @@ class Acting:
         self._anchors: dict[int, weakref.ref[Any]] = {}
         self._draw: Callable[[], Any] | None = None
         self._draw_error: Exception | None = None
+        self._owed = 0
         self._shared_seed: int | None = None
         self._told_epoch: int | None = None
 
@@ -61,8 +62,8 @@ class Acting:
             m.LoadInline: self._load_inline,
             m.InspectProcess: self._inspect,
             m.CaptureStacks: lambda c: self._with(c.process, self._hearing.await_stacks),
-            m.KillProcess: lambda c: self._with(c.process, Process.kill),
-            m.StopProcess: lambda c: self._with(c.process, Process.ask_to_end),
+            m.KillProcess: lambda c: self._with(c.process, lambda process: process.kill()),
+            m.StopProcess: lambda c: self._with(c.process, lambda process: process.ask_to_end()),
             m.AbandonProcess: lambda c: self._with(c.process, self._abandon),
             m.Deliver: self._deliver,
             m.DeliverError: lambda c: self._end_with(lambda: teller.raise_error(c, self._driver.spec.classes)),
@@ -81,20 +82,30 @@ class Acting:
 
     def new_epoch(self, shared_seed: int | None, told_epoch: int | None) -> None:
         self._draw_error = None
+        self._owed = 0
         self._shared_seed, self._told_epoch = shared_seed, told_epoch
 
     @contextlib.contextmanager
     def drawing(self, draw: Callable[[], Any]) -> Iterator[None]:
-        """Within this context the sampler can be asked; beyond it, nothing here keeps the iterator alive."""
+        """Within this context the sampler can be asked; beyond it, nothing here keeps the iterator alive.
+
+        Draws that fall due in between, when another loader of the pool looks after this one, are made up for.
+        """
         self._draw = draw
         try:
+            while self._owed:
+                self._owed -= 1
+                self._plan_task(m.PlanTask())
             yield
         finally:
             self._draw = None
 
     def _plan_task(self, c: m.PlanTask) -> None:
         event: m.Event = m.PlanEnded()
-        if self._draw is not None and self._draw_error is None:
+        if self._draw is None:
+            self._owed += 1
+            return
+        if self._draw_error is None:
             try:
                 event = m.TaskPlanned(self._draw())
             except StopIteration:
@@ -111,22 +122,28 @@ class Acting:
             act(process)
 
     def _start_process(self, c: m.StartProcess) -> None:
-        stock, modules = self._driver.stock, self._driver.spec.modules if c.standby else ()
         try:
-            process = (stock.take() if stock is not None else None) or Process(self._driver.way, modules)
+            process = self._driver.start(c.process, c.standby)
         except OSError as error:
             self._driver.later(m.ProcessExited(c.process, str(error), None, None, None, None, False))
         else:
-            process.join(c.process, self._driver.spec, self._driver.arena)
             self._driver.add(process)
+            if process.ready:
+                self._teller.started(process)
+                self._driver.later(m.ProcessReady(c.process))
 
     def _inspect(self, c: m.InspectProcess) -> None:
         self._with(c.process, lambda process: self._driver.later(self._inspected(process)))
 
     @staticmethod
-    def _inspected(process: Process) -> m.ProcessInspected:
+    def _inspected(process: Process) -> m.Event:
+        state = process.state()
+        elsewhere, there = process.elsewhere(state)
+        if process.forfeited():
+            return m.ProcessForfeited(process.number)
         task, setup, sample, taken_at, progressed_at = process.page.read()
-        return m.ProcessInspected(process.number, task, setup, sample, taken_at, progressed_at, process.state())
+        progressed_at = max(progressed_at, there)
+        return m.ProcessInspected(process.number, task, setup, sample, taken_at, progressed_at, state, elsewhere)
 
     def inspect_stopped(self) -> None:
         """Tell of processes that somebody stopped, before an epoch waits for them."""

@@ -12,7 +12,7 @@ import struct
 from collections import deque
 from typing import Any
 
-__all__ = ["Blocking", "NonBlocking", "frame"]
+__all__ = ["Blocking", "Frames", "NonBlocking", "frame"]
 
 _LENGTH = struct.Struct("<I")
 _CHUNK = 1 << 16
@@ -25,7 +25,7 @@ def frame(message: object) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
-class _Frames:
+class Frames:
     """Cuts a byte stream into messages."""
 
     __slots__ = ("_missing", "_rest")
@@ -61,7 +61,7 @@ class NonBlocking:
         end.setblocking(False)
         self.socket = end
         self.ended = False
-        self._frames = _Frames()
+        self._frames = Frames()
         self._backlog: deque[memoryview] = deque()
 
     def fileno(self) -> int:
@@ -138,7 +138,7 @@ class Blocking:
     def __init__(self, end: socket.socket) -> None:
         end.setblocking(True)
         self.socket = end
-        self._frames = _Frames()
+        self._frames = Frames()
         self._messages: deque[Any] = deque()
 
     def send(self, message: object) -> None:

@@ -23,6 +23,7 @@ from . import codec
 from .acting import Acting
 from .arena import Arena
 from .hearing import Hearing
+from .process import Process
 from .tell import Teller
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from ..core.policy import CoreSettings
     from ..core.state import State
     from ..observe.recorder import Recorder
-    from .process import Process
+    from .crew import Crew
     from .spec import Spec
     from .start.stock import Stock
     from .start.way import Way
@@ -51,6 +52,7 @@ class Driver:
         recorder: where faults are told.
         finish: turns a batch into what the consumer gets (pinning), or None.
         stock: processes that were started beforehand; they go first.
+        crew: the pool whose processes it uses; None for processes of its own.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Driver:
         recorder: Recorder,
         finish: Callable[[Any], Any] | None = None,
         stock: Stock | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self.spec = spec
         self.way = way
@@ -78,7 +81,11 @@ class Driver:
         self._events: deque[m.Event] = deque()
         self._commands: deque[m.Command] = deque()
         self._handling = False
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the consumer: one at a time
+        self._busy = threading.Lock()  # of the books: the consumer, or whoever looks after this loader for a moment
+        self._attended_by = 0
+        self.due = math.inf  # the next deadline, for the others of the pool
+        self._crew = crew
         self._close_wanted = False
         self._owner = os.getpid()
         codec.Decoded.register(spec.config.token, spec.classes)
@@ -86,6 +93,8 @@ class Driver:
         self._hearing = Hearing(self, teller)
         self._acting = Acting(self, teller, self._hearing, finish)
         self._actions = self._acting.actions()
+        if crew is not None:
+            crew.join(self)
 
     # ------------------------------------------------------------ for the iterator
 
@@ -139,10 +148,11 @@ class Driver:
         with self._alone(), self._acting.drawing(draw):
             if self.outcome is None:  # else an interrupt came between a batch and its consumer
                 self.tell(m.BatchRequested())
-            while self.outcome is None:
-                self._wait()
-                if self._close_wanted:
-                    raise self._closed_error()
+            with self._awaiting():
+                while self.outcome is None:
+                    self._wait()
+                    if self._close_wanted:
+                        raise self._closed_error()
             if self.way.complaints:
                 self._teller.spawned_instead()
             outcome, self.outcome = self.outcome, None
@@ -154,6 +164,16 @@ class Driver:
         return self.supervisor.ledger.delivered
 
     @contextlib.contextmanager
+    def _awaiting(self) -> Iterator[None]:
+        """Let a pool's processes know that somebody waits: they go on with that first."""
+        try:
+            yield
+        finally:
+            if self._crew is not None:
+                for process in self.processes.values():
+                    process.page.wait(False)
+
+    @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         if self.closed:
             raise self._closed_error()
@@ -163,7 +183,9 @@ class Driver:
                 hint="give each thread its own loader, or guard next() with a lock",
             )
         try:
-            yield
+            with self._busy:
+                yield
+                self.due = self.supervisor.next_deadline()
         finally:
             self._lock.release()
             if self._close_wanted:
@@ -179,14 +201,20 @@ class Driver:
     # ------------------------------------------------------------ the loop
 
     def _wait(self) -> None:
-        deadline = self.supervisor.next_deadline()
+        self.due = deadline = self.supervisor.next_deadline()
+        if self._crew is not None:
+            deadline = min(deadline, self._crew.next_deadline(self))
+            for process in self.processes.values():
+                process.page.wait(True)
         self._look(min(max(deadline - monotonic(), 0.0), _LONGEST_SLEEP))
+        if self._crew is not None:
+            self._crew.look_after_others(self)
 
     def _look(self, seconds: float) -> None:
         """Hear everything there is to hear, waiting at most ``seconds`` for the first thing."""
         for descriptor, events in self._poll.poll(int(seconds * 1000) + (seconds > 0)):
             source = self._sources.get(descriptor)
-            if source is None:
+            if source is None or (self._close_wanted and not self.closed):
                 continue
             process, hear = source
             if events & select.POLLOUT and not process.channel.flush():
@@ -208,6 +236,31 @@ class Driver:
             finally:
                 self._handling = False
 
+    def attend(self, stopped: bool = False) -> None:
+        """Another loader of the pool waits, perhaps for what this one's samples do: look whether something is due.
+
+        Args:
+            stopped: look for processes that somebody stopped, too.
+        """
+        if not self._busy.acquire(blocking=False):
+            return  # its own consumer is at it
+        self._attended_by = threading.get_ident()
+        try:
+            if not self.closed:
+                self._look(0.0)
+                if stopped:
+                    self._acting.inspect_stopped()
+                self.due = self.supervisor.next_deadline()
+        finally:
+            self._attended_by = 0
+            self._busy.release()
+            if self._close_wanted:
+                self.close()
+
+    @property
+    def busy(self) -> bool:
+        return self._busy.locked()
+
     def later(self, event: m.Event) -> None:
         """Tell an event that carrying out a command produced: after the commands before it."""
         self._events.append(event)
@@ -222,6 +275,19 @@ class Driver:
                 commands.extend(self.supervisor.handle(events.popleft(), monotonic()))
 
     # ------------------------------------------------------------ what is listened to
+
+    def start(self, number: int, standby: bool) -> Process:
+        """A process of its own, or a seat in one of the pool's.
+
+        Raises:
+            OSError: the system cannot start another.
+        """
+        if self._crew is not None:
+            return self._crew.seat(self, number)
+        modules = self.spec.modules if standby else ()
+        process = (self.stock.take() if self.stock is not None else None) or Process(self.way, modules)
+        process.join(number, self.spec, self.arena)
+        return process
 
     def add(self, process: Process) -> None:
         """A process was started: listen to it."""
@@ -265,25 +331,28 @@ class Driver:
         """
         if self.closed or os.getpid() != self._owner:
             return  # in a fork of the trainer they are not its processes
-        if not self._lock.acquire(blocking=False):
+        if self._attended_by == threading.get_ident() or not self._lock.acquire(blocking=False):
             self._close_wanted = True
             for process in list(self.processes.values()):
-                process.kill()  # wakes whoever waits for a batch
+                process.release()  # wakes whoever waits for a batch
             return
         try:
-            self.closed = True
-            self.tell(m.CloseRequested())
-            while self.processes and self.supervisor.next_deadline() < math.inf:
-                self._wait()
+            with self._busy:
+                self.closed = True
+                self.tell(m.CloseRequested())
+                while self.processes and self.supervisor.next_deadline() < math.inf:
+                    self._wait()
         finally:
             self._lock.release()
             self._let_go()
 
     def _let_go(self) -> None:
         for process in list(self.processes.values()):
-            process.kill()
+            process.release()
             self.remove(process)
             process.close()
+        if self._crew is not None:
+            self._crew.part(self)
         codec.Decoded.forget(self.spec.config.token)
         self.spec.close()
         self.arena.close()

@@ -39,6 +39,7 @@ class Hearing:
             p.ENDED: lambda q, task, states, at: driver.tell(m.WorkerEnded(q.number, task, states, at)),
             p.PROBED: lambda q, task, at: driver.tell(m.ProbeFinished(q.number, task, at)),
             p.REFUSED: lambda q, error: driver.tell(m.StartRefused(q.number, error)),
+            p.LEFT: lambda q: q.turned_out(),
         }
 
     # ------------------------------------------------------------ messages
@@ -113,7 +114,10 @@ class Hearing:
             process.number, process.how_it_ended().detail, progress.task, progress.setup, progress.sample,
             process.read_stacks() or None, process.memory_was_short(),
         )  # fmt: skip
+        forfeited = process.forfeited()
         process.close()
+        if forfeited:
+            self._driver.tell(m.ProcessForfeited(process.number))
         self._driver.tell(event)
 
     @staticmethod

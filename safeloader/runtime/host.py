@@ -99,6 +99,10 @@ def _join(told: Any, descriptors: list[int], link: Any) -> Any:
     _, number, config, _ = told
     spec, arena, *inherited = descriptors
     _introduce(config, number)
+    if config.shared:
+        from .guests import Guests
+
+        return Guests(link)
     return Host(config, spec, inherited, Arena(arena), number, link)
 
 
@@ -139,6 +143,7 @@ def _introduce(config: Any, process: int) -> None:
     current.authkey = config.authkey
     if not config.accelerators:
         hide_accelerators()
+
 
 
 def hide_accelerators() -> None:

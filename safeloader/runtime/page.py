@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from . import system
 
-_WORK, _SAMPLE, _TAKEN, _PROGRESSED = range(4)
+_WORK, _SAMPLE, _TAKEN, _PROGRESSED, _LEFT, _AWAITED, _REFUSED = range(7)
 IDLE = 0
 NO_SAMPLE = -1
 
@@ -70,6 +70,33 @@ class Page:
         self._ints[_WORK] = IDLE
         self._times[_PROGRESSED] = now
         return now
+
+    def refuse(self) -> None:
+        """What it says was never done: the process is of no use to the loader."""
+        self._ints[_REFUSED] = 1
+
+    @property
+    def in_work(self) -> bool:
+        """True while something is being worked on."""
+        return self._ints[_WORK] != IDLE and not self._ints[_REFUSED]
+
+    # The trainer's only words on it, for a process that has others to serve.
+
+    def leave(self) -> None:
+        """The loader wants nothing of this process any more."""
+        self._ints[_LEFT] = 1
+
+    @property
+    def left(self) -> bool:
+        return bool(self._ints[_LEFT])
+
+    def wait(self, waits: bool) -> None:
+        """The loader's consumer waits for a batch at this moment, or does not."""
+        self._ints[_AWAITED] = waits
+
+    @property
+    def awaited(self) -> bool:
+        return bool(self._ints[_AWAITED])
 
     def read(self) -> Progress:
         work, sample = self._ints[_WORK], self._ints[_SAMPLE]

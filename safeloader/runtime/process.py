@@ -44,6 +44,7 @@ class Process:
         OSError: the system cannot start another process.
     """
 
+    ready = False  # one that was just started is not; one of a pool may be
     number: int
     page: Page
 
@@ -101,6 +102,21 @@ class Process:
         """SIGKILL; reaches a stopped process, too."""
         if not self.exited():
             self._body.send_signal(signal.SIGKILL)
+
+    def release(self) -> None:
+        """Be rid of it, now."""
+        self.kill()
+
+    def turned_out(self) -> None:
+        """It goes on without this loader; only a pool's says so."""
+
+    def elsewhere(self, state: str) -> tuple[bool, float]:
+        """Whether it works for another loader now, and when that progressed last."""
+        return False, 0.0
+
+    def forfeited(self) -> bool:
+        """True if it is lost, or about to be, through another loader's doing."""
+        return False
 
     def ask_to_end(self) -> None:
         """Close our side of the channel: the process ends when it has done what it has."""

@@ -12,9 +12,11 @@ import torch
 from .. import torch_private
 from . import carry
 from . import protocol as p
+from .channel import Blocking
 from .codec import Encoder
 from .collate import collating_into
-from .generators import Generators, States
+from .floor import Floor
+from .generators import States
 from .lease import LeaseWriter
 from .page import Page
 from .spec import HostConfig, open_parts
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .arena import Arena
-    from .channel import Blocking
+    from .channel import NonBlocking
 
 __all__ = ["Host"]
 
@@ -46,23 +48,32 @@ class Host:
         arena: this process's side of the arena.
         process: this process's number.
         link: the channel.
+        floor: who is in; other hosts in this process have the same.
     """
 
     def __init__(
-        self, config: HostConfig, spec: int, inherited: list[int], arena: Arena, process: int, link: Blocking
+        self,
+        config: HostConfig,
+        spec: int,
+        inherited: list[int],
+        arena: Arena,
+        process: int,
+        link: Blocking | NonBlocking,
+        floor: Floor | None = None,
     ) -> None:
         self._config = config
         self._spec = spec
         self._inherited = inherited
         self._link = link
+        self._floor = floor or Floor()
+        self.refused = False  # the dataset cannot be rebuilt here
         self._page = Page(arena.page(process))
         self._marks = _PageMarks(self._page)
-        self._writer = LeaseWriter(arena)
+        self.writer = self._writer = LeaseWriter(arena)
         self._encoder = Encoder(self._writer, config.token)
-        self._generators = Generators()
+        self._generators = self._floor.generators
         self._workers: dict[int, Worker] = {}
         self._tables: dict[int, list[type]] = {}  # each worker has its own classes of the main script
-        self._inside: Worker | None = None
         self._handlers: dict[int, Callable[..., None]] = {
             p.HOST: self._host,
             p.DROP: self._drop,
@@ -73,23 +84,45 @@ class Host:
         }
 
     def serve(self) -> None:
-        """Until the trainer closes the channel."""
+        """Until the trainer closes the channel, which is this host's alone."""
+        assert isinstance(self._link, Blocking)
         with collating_into(self._writer):
             while True:
                 message = self._link.receive()
                 if message is None:
                     return
-                self._handlers[message[0]](*message[1:])
+                self.handle(message)
+
+    def handle(self, message: Any) -> None:
+        """Do what one message asks, and answer it."""
+        self._handlers[message[0]](*message[1:])
+
+    @property
+    def left(self) -> bool:
+        """True once the loader wants nothing of this process any more."""
+        return self._page.left
+
+    @property
+    def awaited(self) -> bool:
+        """True while the loader's consumer waits."""
+        return self._page.awaited
+
+    def leave(self) -> None:
+        """Let go of all workers."""
+        for worker in list(self._workers):
+            self._drop(worker)
 
     # ------------------------------------------------------------ workers
 
     def _host(self, place: WorkerPlace) -> None:
         place = WorkerPlace(*place)
         self._page.take_setup(place.worker)
-        self._switch(None)
+        self._floor.give(None)
         try:
             parts = open_parts(self._spec, self._inherited)
         except Exception as error:
+            self.refused = True
+            self._page.refuse()
             self._link.send((p.REFUSED, self._exception(error, f"in worker process {os.getpid()}")))
             raise  # this process is of no use
         self._tables[place.worker] = classes = parts.classes
@@ -104,7 +137,7 @@ class Host:
             self._config.load, parts.dataset, parts.collate_fn, parts.worker_init_fn, place,
             self._generators, self._marks,
         )  # fmt: skip
-        self._workers[worker.id] = self._inside = worker
+        self._workers[worker.id] = self._floor.holder = worker
         self._link.send((p.HOSTED, worker.id, self._generators.moved(), self._page.rest()))
 
     def _worker_class(self) -> Callable[..., Worker]:
@@ -119,12 +152,12 @@ class Host:
 
     def _drop(self, worker: int) -> None:
         gone = self._workers.pop(worker, None)
-        if gone is self._inside:
-            self._inside = None
+        if gone is self._floor.holder:
+            self._floor.holder = None
 
     def _resume(self, worker: int, shared_seed: int | None, epoch: int, told_epoch: int | None) -> None:
         self._page.take_setup(worker)
-        self._switch(self._workers[worker])
+        self._floor.give(self._workers[worker])
         try:
             self._workers[worker].resume(shared_seed, epoch, told_epoch)
         except Exception as error:
@@ -132,22 +165,12 @@ class Host:
         said = self._said(self._workers[worker], always=True)
         self._link.send((p.RESUMED, worker, self._generators.moved(), self._page.rest(), said))
 
-    def _switch(self, worker: Worker | None) -> Worker | None:
-        """Let another worker in: the generators of this process become its own."""
-        if worker is not self._inside:
-            if self._inside is not None:
-                self._inside.leave()
-            self._inside = worker
-            if worker is not None:
-                worker.enter()
-        return worker
-
     # ------------------------------------------------------------ tasks
 
     def _task(self, number: int, task: int, indices: Any, skip: tuple[int, ...], slot: int) -> None:
         taken_at = self._page.take_task(task)
         worker = self._workers[number]
-        self._switch(worker)
+        self._floor.give(worker)
         try:
             message = self._load(worker, task, indices, skip, slot, taken_at)
         finally:
@@ -229,7 +252,8 @@ class Host:
             return carry.dumps(wrapper)
 
     def _classes(self) -> list[type]:
-        return self._tables.get(self._inside.id, []) if self._inside is not None else []
+        inside = self._floor.holder
+        return self._tables.get(inside.id, []) if inside is not None else []
 
     def _indices(self, indices: Any) -> Any:
         return self._read(indices, self._classes())
@@ -241,7 +265,7 @@ class Host:
     def _probe(self, number: int, task: int, indices: Any, positions: tuple[int, ...]) -> None:
         self._page.take_task(task)
         worker = self._workers[number]
-        self._switch(worker)
+        self._floor.give(worker)
         wanted = self._indices(indices)
         others = tuple(i for i in range(len(wanted)) if i not in positions)
         try:

@@ -33,6 +33,7 @@ class HostConfig(NamedTuple):
     accelerators: bool
     trace: bool = False
     chaos: tuple[str, str] | None = None  # a plan of faults, and the file that tells which were done
+    shared: bool = False  # of a pool's own processes: loaders come later
 
 
 class Parts(NamedTuple):

@@ -20,7 +20,7 @@ def test_the_public_names_are_these() -> None:
     assert sorted(safeloader.__all__) == [
         "AuditError", "AuditReport", "BadSampleError", "BatchTimeoutError", "ConcurrentUseError", "DataLoader", "Fault",
         "ForkRefusedError", "LoaderClosedError", "NotCarriableError", "Policy", "Report", "SafeLoaderError", "Settings",
-        "SettingsError", "StartError", "StateError", "audit", "patch", "progress", "settings", "unpatch",
+        "SettingsError", "StartError", "StateError", "WorkerPool", "audit", "patch", "progress", "settings", "unpatch",
     ]  # fmt: skip
 
 

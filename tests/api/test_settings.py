@@ -25,7 +25,7 @@ DOC = Path(__file__).parents[2] / "docs" / "settings.md"
 
 def test_the_fields_of_policy_and_settings_are_the_rows_of_the_table() -> None:
     rows = [row.name for row in TABLE]
-    assert [f.name for f in dataclasses.fields(Policy)] == [r.name for r in TABLE if not r.environment_only]
+    assert [f.name for f in dataclasses.fields(Policy)] == [*(r.name for r in TABLE if not r.environment_only), "pool"]
     assert [f.name for f in dataclasses.fields(Settings)] == [*rows, "sources"]
 
 

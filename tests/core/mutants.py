@@ -195,6 +195,18 @@ MUTANTS = (
            "self.epoch, self.plan_over = state.epoch, state.exhausted"),
     Mutant("draws_are_not_counted_on", "ledger", "self._first_of_epoch = self._next_task - state.drawn", "self._first_of_epoch = 0"),
     Mutant("no_state_after_the_end", "progress", "        self._final[True] = self.state()\n", ""),
+    # ---------------------------------------------------------------- neighbours in a pool
+    Mutant("a_loss_by_anothers_doing_is_a_fault", "recovery", "if process.asked or process.innocent:", "if process.asked:"),
+    Mutant("what_another_had_killed_gets_work", "watch",
+           "        process.innocent, process.cause = True, None\n        self._await_exit(process)\n",
+           "        process.innocent, process.cause = True, None\n"),
+    Mutant("work_for_another_is_a_hang", "watch",
+           "            process.deadline = now + self._allowed(head)\n            return\n", "            pass\n"),
+    Mutant("work_for_another_is_a_failed_start", "watch", "            if event.elsewhere:\n", "            if False:\n"),
+    Mutant("who_works_for_another_is_never_looked_at_again", "watch",
+           "            process.deadline = now + self._allowed(head)\n            return\n", "            process.deadline = math.inf\n            return\n"),
+    Mutant("a_shared_process_that_starts_is_killed", "watch",
+           "if process.state is ProcessState.STARTING and not self._sup.settings.shared:", "if process.state is ProcessState.STARTING:"),
     # ---------------------------------------------------------------- the end
     Mutant("a_starting_process_is_left_behind", "fleet", "            if process.id != m.INLINE and process.alive:\n",
            "            if process.id != m.INLINE and process.state is ProcessState.READY:\n"),

@@ -191,12 +191,19 @@ class Obeying:
         process = self.processes[c.process]
         page = process.page
         letter = {"stopped": "T", "hung": "S", "dead": "Z"}.get(process.life, "R")
-        if not process.gone:
-            self._events.append(
-                m.ProcessInspected(
-                    c.process, page.task, page.setup, page.sample, page.taken_at, page.progressed_at, letter
-                )
+        if process.busy and letter == "T":  # its own loader sees that, too
+            process.forfeit = process.killed = True
+        if process.gone:
+            return
+        if process.forfeit or (process.busy and letter == "Z" and not process.sentenced):
+            self._events.append(m.ProcessForfeited(c.process))
+            return
+        progressed_at = max(page.progressed_at, process.there)
+        self._events.append(
+            m.ProcessInspected(
+                c.process, page.task, page.setup, page.sample, page.taken_at, progressed_at, letter, process.busy
             )
+        )
 
     def _CaptureStacks(self, c: m.CaptureStacks) -> None:
         process = self.processes[c.process]
@@ -207,6 +214,8 @@ class Obeying:
     def _condemned(self, process: SimProcess) -> None:
         """The supervisor takes it for hung: it must have been silent for long enough."""
         settings = self.plot.settings
+        if process.busy and not process.told_to_end:
+            raise Broken(f"process {process.id} works for another loader, and is taken for hung")
         process.condemned = True
         process.suspect = process.asked[0] if process.asked else None
         if settings.batch_timeout == "auto" or process.told_to_end or process.life == "stopped":
@@ -217,7 +226,7 @@ class Obeying:
             allowed = settings.startup_timeout
         else:
             allowed = settings.batch_timeout
-        since = process.started_at if starting else max(process.page.progressed_at, process.sent_at[0])
+        since = process.started_at if starting else max(process.page.progressed_at, process.there, process.sent_at[0])
         if process.suspect is not None:
             allowed *= 2.0 ** self.undisturbed.attempts(*process.suspect)
         if self.now - since < allowed - 1e-6:
@@ -227,8 +236,12 @@ class Obeying:
         process = self.processes[c.process]
         if process.gone:
             raise Broken(f"process {c.process} is gone, and killed")
-        if not process.ready_told and not process.condemned and not process.told_to_end:
+        process.sentenced = True
+        starting = not process.ready_told and not process.condemned and not process.told_to_end
+        if starting and not self.plot.settings.shared:
             process.told_to_end = True  # it had nothing to finish
+        elif starting:
+            raise Broken("others wait for this process, and it is killed")
         elif not process.condemned and not self.closed:
             self._condemned(process)
         process.killed = True
@@ -238,14 +251,17 @@ class Obeying:
         if not self.closed and process.asked:
             raise Broken(f"process {c.process} is to end with work in flight")
         process.told_to_end = True
-        process.inbox.append(c)
+        if self.plot.settings.shared and process.life != "dead":
+            process.die("left")  # the loader leaves it at once, whatever it does
+        else:
+            process.inbox.append(c)
 
     def _AbandonProcess(self, c: m.AbandonProcess) -> None:
         process = self.processes[c.process]
-        if not process.killed:
+        if not process.doomed:
             raise Broken(f"process {c.process} is abandoned before it was killed")
         process.gone = True
-        if not process.told_to_end:
+        if not process.told_to_end and not process.innocent:
             self._lost(process, None)
         self.past.extend(process.outbox)
         process.outbox.clear()

@@ -26,9 +26,10 @@ class Hostility:
     close: float
     move: float  # another program goes on from the state
     hoard: bool  # the consumer keeps what it gets for long
+    neighbours: float = 0.05  # of a pool: they have its processes work, or killed
 
 
-CALM = Hostility(0, 0, 0, 0, 0, 0, 0, 0, hoard=False)
+CALM = Hostility(0, 0, 0, 0, 0, 0, 0, 0, hoard=False, neighbours=0)
 
 
 def random_plot(rng: random.Random) -> Plot:
@@ -70,6 +71,7 @@ def random_plot(rng: random.Random) -> Plot:
         fits=_fits(rng, iterable, batches * size, settings.bad_sample_attempts),
         **_bad_samples(rng, iterable, workers, batches * size),
     )
+    settings = replace(settings, shared=nature.seed % 3 == 0)
     bad_starts = rng.choice((0.0,) * 12 + (0.2,) * 4 + (0.6,) * 3 + (1.0,))
     if bad_starts > 0.5:
         settings = replace(settings, max_restarts=min(settings.max_restarts, 4))

@@ -208,6 +208,12 @@ class SimProcess:
         self.condemned = False
         self.suspect: tuple[str, int, int] | None = None  # what it was condemned for
         self.told_to_end = False
+        self.sentenced = False  # the supervisor had it killed
+        self.busy = False  # with another loader's work
+        self.stuck = False  # in that
+        self.there = now  # when it progressed with that
+        self.forfeit = False  # another loader had it killed
+        self.innocent = False  # told so
         self.standby = False  # nobody was to be hosted by it yet
         self.gone = False  # off the books: its exit was told, or it was abandoned
         self.writes: list[tuple[int, int]] = []
@@ -218,7 +224,12 @@ class SimProcess:
     def can_move(self) -> bool:
         if self.life == "starting":
             return True
-        return self.life == "up" and (self.job is not None or bool(self.inbox))
+        return not self.busy and self.life == "up" and (self.job is not None or bool(self.inbox))
+
+    @property
+    def doomed(self) -> bool:
+        """The supervisor expects its end."""
+        return self.sentenced or self.innocent
 
     def slots(self) -> set[int]:
         """Where it may still write."""
@@ -233,6 +244,8 @@ class SimProcess:
         for _ in range(min(lost, len(self.outbox))):
             self.outbox.pop()
         page = self.page
+        if self.forfeit or (self.busy and not self.sentenced):
+            self.outbox.append(m.ProcessForfeited(self.id))
         stack = "Fatal Python error" if detail == "SIGSEGV" else None
         self.outbox.append(m.ProcessExited(self.id, detail, page.task, page.setup, page.sample, stack, memory_short))
         self.inbox.clear()

@@ -47,6 +47,7 @@ def plots(draw: st.DrawFn) -> Plot:
         bad_sample_attempts=draw(st.integers(1, 2)),
         max_processes=draw(st.sampled_from([None, 0, 1])),
         stateful=draw(st.booleans()),
+        shared=draw(st.booleans()),
         standby=draw(st.integers(0, 2)),
     )
     nature = Nature(
@@ -150,6 +151,26 @@ class Machine(RuleBasedStateMachine):
     def a_process_cannot_be_killed(self, number: int) -> None:
         if process := self._process(number):
             process.unkillable = True
+
+    @precondition(lambda self: self.world.lendable())
+    @rule(number=some_number, stuck=st.booleans())
+    def a_neighbour_takes_a_process(self, number: int, stuck: bool) -> None:
+        lendable = self.world.lendable()
+        process = lendable[number % len(lendable)]
+        if process.life == "up":
+            self.world.lend(process, stuck)
+
+    @precondition(lambda self: self.world.lent())
+    @rule(number=some_number)
+    def a_neighbour_is_done(self, number: int) -> None:
+        lent = self.world.lent()
+        self.world.come_back(lent[number % len(lent)])
+
+    @precondition(lambda self: self.world.stuck_elsewhere() or self.world.lendable())
+    @rule(number=some_number, told=st.booleans())
+    def a_neighbour_has_a_process_killed(self, number: int, told: bool) -> None:
+        candidates = self.world.stuck_elsewhere() or self.world.lendable()
+        self.world.forfeit(candidates[number % len(candidates)], told)
 
     @precondition(lambda self: self.world.past)
     @rule(number=st.integers(0, 39))

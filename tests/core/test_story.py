@@ -107,7 +107,7 @@ def test_every_event_is_handled_open_and_closed() -> None:
         m.WorkerResumed: (7, 0, 0.0), m.TaskLoaded: (7, 0, None, 0, None, 0.0, 0.0),
         m.TaskRaised: (7, 0, None, "raised", None, None, 0.0), m.WorkerEnded: (7, 0, None, 0.0),
         m.ProbeFinished: (7, 0, 0.0), m.ProcessInspected: (7, None, None, None, 0.0, 0.0, "R"),
-        m.StacksCaptured: (7, ""), m.StartRefused: (7, None),
+        m.ProcessForfeited: (7,), m.StacksCaptured: (7, ""), m.StartRefused: (7, None),
         m.ProcessExited: (7, "", None, None, None, None, False), m.InlineInterrupted: (0, None, None),
         m.ClockAdvanced: (), m.CloseRequested: (), m.StateRequested: (True,), m.WorkerMarked: (7, 0, None),
     }  # fmt: skip

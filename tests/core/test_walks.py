@@ -50,7 +50,7 @@ def test_the_walks_are_hostile_enough_to_meet_every_word_and_every_rung() -> Non
                     met[f"{type(message).__name__} {message.cause}"] += 1
             return commands
 
-    received = sum(walk(seed, Listening).consumer.received for seed in range(300))
+    received = sum(walk(seed, Listening).consumer.received for seed in range(600))
     words = {kind.__name__ for kind in (*m.EVENTS, *m.COMMANDS)}
     faults = {f"ReportFault {c}" for c in "died oom hung stopped failed_start raised unpicklable".split()}
     rungs = {"rung 4 to 2", "rung 2 to 1", "rung 1 to 0", "rung 0 to 1", "rung 1 to 2", "rung 2 to 4"}
@@ -66,7 +66,7 @@ def test_the_plots_cover_every_setting() -> None:
         return {getattr(settings, name) for settings in plots}
 
     assert values("fallback") == {"inline", "process", "off"}
-    assert values("in_order") == values("indexed") == values("batched") == {True, False}
+    assert values("in_order") == values("indexed") == values("batched") == values("shared") == {True, False}
     assert values("max_processes") == {None, 0, 1, 2}
     assert values("on_bad_sample") == {"raise", "skip"}
     assert "auto" in values("batch_timeout")

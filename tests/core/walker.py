@@ -67,6 +67,7 @@ class Walk:
             (hostile.break_off, self.break_off),
             (hostile.close, self.close),
             (hostile.move, self.ask_for_state),
+            (hostile.neighbours * self.world.plot.settings.shared, self.neighbour),
         ):
             if chance < rate:
                 misfortune()
@@ -90,6 +91,10 @@ class Walk:
             choices.append(lambda: world.tell(world.captures.popleft()))
         if not world.awaited:
             choices.append(self.next_request)
+        if lent := world.lent():
+            choices.append(lambda: world.come_back(rng.choice(lent)))
+        if stuck := world.stuck_elsewhere():
+            choices.append(lambda: world.forfeit(rng.choice(stuck), rng.random() < 0.5))
         if consumer.held and rng.random() < 0.5 and (not self.hostility.hoard or self.hoarded_enough()):
             choices.append(lambda: consumer.release(rng.randrange(len(consumer.held))))
         if any(p.condemned and p.can_move and not p.killed for p in movable):  # a false alarm in the making
@@ -147,6 +152,16 @@ class Walk:
             if movable := self.world.movable():
                 self.world.move(self.rng.choice(movable), 1.0)
         self.world.now += self.rng.choice((1.0, 8.0, 200.0))
+
+    def neighbour(self) -> None:
+        """Another loader of the pool has a process work, or is the end of it."""
+        if lendable := self.world.lendable():
+            process, rng = self.rng.choice(lendable), self.rng
+            if process.life == "up" and rng.random() < 0.8:
+                self.world.lend(process, stuck=rng.random() < 0.3)
+                self.world.now += rng.choice((0.1, 3.0, 30.0))
+            else:
+                self.world.forfeit(process, told=rng.random() < 0.5)
 
     def stale(self) -> None:
         world, rng = self.world, self.rng

@@ -151,6 +151,8 @@ class World(Obeying):
             self.closed = True
         elif isinstance(event, m.ProcessExited):
             self._exit_told(event)
+        elif isinstance(event, m.ProcessForfeited):
+            self._forfeited(event)
         elif not self.closed:
             self.undisturbed.hear(event)
 
@@ -159,9 +161,44 @@ class World(Obeying):
         if process is None or process.gone:
             return
         process.gone = True
-        if process.told_to_end:
+        if process.told_to_end or process.innocent:
             return
         self._lost(process, event)
+
+    def _forfeited(self, event: m.ProcessForfeited) -> None:
+        process = self.processes[event.process]
+        if not (process.gone or process.told_to_end or process.sentenced):
+            process.innocent = process.condemned = True
+
+    # ------------------------------------------------------------ the neighbours in a pool
+
+    def lend(self, process: SimProcess, stuck: bool) -> None:
+        """Another loader has it work."""
+        process.busy, process.stuck, process.there = True, stuck, self.now
+
+    def come_back(self, process: SimProcess) -> None:
+        process.busy, process.there = False, self.now
+
+    def forfeit(self, process: SimProcess, told: bool) -> None:
+        """Another loader has it killed."""
+        process.forfeit = process.killed = True
+        if told:
+            self.tell(m.ProcessForfeited(process.id))
+
+    def lendable(self) -> list[SimProcess]:
+        if not self.plot.settings.shared:
+            return []
+        idle = [p for p in self.processes.values() if p.life in ("up", "starting") and p.job is None]
+        return [p for p in idle if not (p.busy or p.told_to_end or p.killed)]
+
+    def lent(self) -> list[SimProcess]:
+        """Those that will come back."""
+        return [p for p in self.processes.values() if p.busy and p.life == "up" and not p.stuck]
+
+    def stuck_elsewhere(self) -> list[SimProcess]:
+        """Those that will not; their own loaders notice it."""
+        others = [p for p in self.processes.values() if p.busy and p.life != "dead" and not p.killed]
+        return [p for p in others if p.stuck or p.life != "up"]
 
     # ------------------------------------------------------------ what may happen next
 
@@ -178,13 +215,15 @@ class World(Obeying):
         """Read one message from a channel, or the exit."""
         event = process.outbox.popleft()
         if isinstance(event, m.ProcessReady):
-            process.ready_told = not process.condemned or not process.killed
-            if not process.killed:
+            process.ready_told = not process.condemned or not process.doomed
+            if not process.doomed:
                 process.condemned = False
-        elif process.asked and not isinstance(event, (m.ProcessExited, m.StartRefused, m.WorkerMarked)):
+        elif process.asked and not isinstance(
+            event, (m.ProcessExited, m.ProcessForfeited, m.StartRefused, m.WorkerMarked)
+        ):
             process.asked.popleft()
             process.sent_at.popleft()
-            if not process.killed:  # a false alarm
+            if not process.doomed:  # a false alarm
                 process.condemned = False
         self.past.append(event)
         self.tell(event)
@@ -227,6 +266,8 @@ class World(Obeying):
         asked = self.consumer.saved() if received else self.consumer.before
         if asked is not None and not self.state_wanted:
             self._asked, self.state, self.state_wanted = asked, None, True
+            if received:  # what was handed over is known to have arrived
+                self.consumer.before = asked
             self.tell(m.StateRequested(received))
 
     def go_on_elsewhere(self) -> None:
@@ -256,6 +297,6 @@ class World(Obeying):
 
     def check_alive(self) -> None:
         """If nothing at all can happen any more, nobody may wait."""
-        idle = not (self.hearable() or self.movable() or self.captures or self.killable())
+        idle = not (self.hearable() or self.movable() or self.captures or self.killable() or self.lent())
         if idle and self.sup.next_deadline() == math.inf and self.awaited and not self.closed:
             raise Broken("deadlock: the consumer waits, and nothing is in flight")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from safeloader import DataLoader, Policy
+from safeloader import DataLoader, Policy, WorkerPool
 from safeloader.observe.report import Fault
 from tests.fixtures_data import Collate, Orders, Stream, UnpickleTrap
 from tests.runtime.harness import COUNT, make, persistent_epochs, play, seed
@@ -110,6 +110,18 @@ def stream_rig(_rigs: dict[str, Rig]) -> Rig:
     """The shared loader of an iterable dataset, between two epochs."""
     _rigs["stream"].get_ready()
     return _rigs["stream"]
+
+
+@pytest.fixture(scope="session")
+def _pool() -> Iterator[WorkerPool]:
+    with WorkerPool(processes=2, name="shared") as pool:
+        yield pool
+
+
+@pytest.fixture
+def pool(_pool: WorkerPool) -> WorkerPool:
+    """The pool that many rows share: two processes, both running or about to."""
+    return _pool.start()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.fixtures_data import Orders
 from tests.runtime.harness import digest, gone, persistent_epochs, program, run_script, start_script
 
@@ -51,3 +53,25 @@ def test_the_portable_lifeline_ends_the_processes_of_a_killed_trainer(tmp_path: 
     running.kill()
     running.communicate(timeout=60)
     assert gone([pid])
+
+
+POOL = """
+    import sys
+    from safeloader import WorkerPool
+    from tests.runtime.harness import *
+    orders = Orders(sys.argv[1])
+    with WorkerPool(2) as pool:
+        policy = Policy(pool=pool, batch_timeout=2.0, max_restarts=1000)
+        train, val = (make(Draws(COUNT, o), persistent_workers=True, policy=policy) for o in (orders, None))
+        for epoch, deed in enumerate(sys.argv[2:]):
+            orders.give("sample", 24, deed)
+            print(digest(run_epoch(train, epoch)), digest(run_epoch(val, epoch)), len(val.report().faults))
+    """
+
+
+@pytest.mark.slow
+def test_a_pool_survives_the_same_faults_the_portable_way(tmp_path: Path, orders: Orders) -> None:
+    script = program(tmp_path, POOL)
+    lines = run_script(script, orders.folder, *DEEDS[1:], _SAFELOADER_PORTABLE="1").splitlines()
+    expected = [digest(played) for played in persistent_epochs()[: len(DEEDS) - 1]]
+    assert [line.split() for line in lines] == [[epoch, epoch, "0"] for epoch in expected]

@@ -1,0 +1,163 @@
+"""``safeloader.WorkerPool``: one set of processes for several loaders."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import weakref
+from typing import TYPE_CHECKING, Any, Literal
+
+from safeloader.errors import LoaderClosedError, SettingsError
+from safeloader.settings import Policy, resolve
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from safeloader.runtime.crew import Crew
+    from safeloader.settings import Settings
+
+__all__ = ["WorkerPool"]
+
+_counter = itertools.count(1)
+
+
+class WorkerPool:
+    """Processes that several loaders share: train and val on the same four, started once.
+
+    ::
+
+        with WorkerPool(processes=4) as pool:
+            train = DataLoader(train_set, num_workers=4, persistent_workers=True, policy=Policy(pool=pool))
+            val = DataLoader(val_set, num_workers=2, persistent_workers=True, policy=Policy(pool=pool))
+
+    Every loader keeps workers of its own (dataset copy, generators, ``get_worker_info()``), as many as its
+    ``num_workers`` says, and gets the batches it would get from processes of its own, to the byte. Where several are
+    iterated at once, a process shares its time among them. Loaders come and go; a loader that ends leaves the
+    processes running. They start when the first loader needs them, and end with `close`, the ``with`` block, the
+    program, or when nobody refers to the pool and its loaders any more.
+
+    What a sample does to its process, it does to all loaders there: a process that dies or hangs is replaced for all
+    of them, and only the loader whose sample was in work counts it as a fault. Module globals, environment variables
+    and the working directory of a process are common to its loaders.
+
+    A copy of a pool is the pool; in another process, unpickled, it is a new one of the same kind.
+
+    Args:
+        processes: How many there are at most; a loader uses no more than it has workers.
+        start_method: How they start; None: as the environment, else the program says. (Loaders have no say in it.)
+        accelerators: Leave CUDA and HIP devices visible in them; None: as the environment says. (One process cannot
+            do both, so a loader's policy cannot differ.)
+        name: What processes and messages call it.
+
+    Raises:
+        SettingsError: `processes` is no positive integer, or another argument is not accepted.
+    """
+
+    def __init__(
+        self,
+        processes: int,
+        *,
+        start_method: Literal["spawn", "forkserver"] | None = None,
+        accelerators: bool | None = None,
+        name: str | None = None,
+    ) -> None:
+        if type(processes) is not int or processes < 1:
+            raise SettingsError(
+                f"processes={processes!r} is not accepted: it must be an integer of at least 1",
+                where="WorkerPool",
+                hint="as many as the loader with the most workers has: WorkerPool(processes=4)",
+            )
+        self.processes = processes
+        self.name = name or f"pool {next(_counter)}"
+        self._policy = Policy(start_method=start_method, accelerators=accelerators)
+        self._crew: Crew | None = None
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """True after `close`."""
+        return self._closed
+
+    def start(self) -> Self:
+        """Start all processes now, rather than when the first loader is iterated; does not wait for them.
+
+        Returns:
+            The pool: ``pool = WorkerPool(processes=4).start()``.
+
+        Raises:
+            LoaderClosedError: the pool was closed.
+            OSError: the system cannot start another process.
+        """
+        self.crew().start()
+        return self
+
+    def close(self) -> None:
+        """End all loaders' iterators that use the pool, and all processes, for good. Batches stay valid."""
+        self._closed = True
+        if self._crew is not None:
+            self._crew.close()
+
+    def crew(self) -> Crew:
+        """What runs the processes; for loaders.
+
+        Raises:
+            LoaderClosedError: the pool was closed.
+        """
+        if self._closed:
+            raise LoaderClosedError(
+                f"the worker pool {self.name!r} was closed",
+                hint="make a new WorkerPool and new loaders: close() ends a pool for good",
+            )
+        if self._crew is None:
+            from safeloader.runtime.crew import Crew
+            from safeloader.starting import Starting
+
+            settings = resolve(self._policy)
+            way = Starting(settings).way(None)
+            self._crew = Crew(self.processes, self.name, settings.accelerators, way)
+            weakref.finalize(self, self._crew.close)
+        return self._crew
+
+    def settings_for(self, settings: Settings) -> Settings:
+        """A loader's settings on this pool.
+
+        Raises:
+            SettingsError: they contradict the pool's.
+        """
+        if settings.accelerators != resolve(self._policy).accelerators:
+            raise SettingsError(
+                f"accelerators={settings.accelerators} contradicts the worker pool's {not settings.accelerators}: "
+                "one process cannot do both",
+                where="Policy",
+                hint="give it to the WorkerPool only",
+            )
+        asked = settings.max_processes
+        if asked is not None and asked <= self.processes:
+            return settings
+        sources = {**settings.sources, "max_processes": "pool"}
+        return dataclasses.replace(settings, max_processes=self.processes, sources=sources)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remade, (self.processes, self._policy.start_method, self._policy.accelerators, self.name)
+
+    def __repr__(self) -> str:
+        state = ", closed" if self._closed else ""
+        return f"WorkerPool(processes={self.processes}, name={self.name!r}{state})"
+
+
+def _remade(
+    processes: int, start_method: Literal["spawn", "forkserver"] | None, accelerators: bool | None, name: str
+) -> WorkerPool:
+    return WorkerPool(processes, start_method=start_method, accelerators=accelerators, name=name)

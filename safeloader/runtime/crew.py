@@ -1,0 +1,231 @@
+"""The processes of a pool, and who has a seat in which.
+
+::
+
+    WorkerPool ── Crew ──┬── Member: process, control channel ──┬── Seat of "train" (its driver, its page)
+                         │                                      └── Seat of "val"
+                         └── Member ...
+
+Each driver runs its own loop over its own seats, in whichever thread asks it for a batch; nobody waits for another.
+Only what a process does is common to all: who works there, who had it killed, how it ended. And since nobody reads
+the clock of a loader that is not asked for batches, those who wait look after it, too.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import threading
+import uuid
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from ..core import seats
+from .arena import Arena
+from .member import Member
+from .process import Process
+from .seat import Seat
+from .spec import HostConfig, Spec, authkey
+from .worker import LoadSpec
+
+if TYPE_CHECKING:
+    from .driver import Driver
+    from .start.way import Way
+
+__all__ = ["Crew"]
+
+_STOP_TIMEOUT = 1.0  # seconds for all processes together, at the end of the pool
+_KILL_TIMEOUT = 10.0
+_AGAIN = 1.0  # seconds until a look at a loader that is busy with what is due
+
+
+class Crew:
+    """All processes of a pool. Safe to use from several threads.
+
+    Args:
+        limit: how many there are at most.
+        name: of the pool.
+        accelerators: leave them visible.
+        way: how processes come to be.
+    """
+
+    def __init__(self, limit: int, name: str, accelerators: bool, way: Way) -> None:
+        self.limit = limit
+        self.closed = False
+        self.way = way
+        self._name, self._accelerators = name, accelerators
+        self._lock = threading.RLock()
+        self._members: dict[int, Member] = {}
+        self._parting: list[Member] = []  # no further loader gets a seat there
+        self._drivers: dict[int, Driver] = {}
+        self._given: tuple[Spec, Arena] | None = None
+        self._count = 0
+        self._owner = os.getpid()
+
+    @property
+    def pids(self) -> list[int]:
+        """The living processes, oldest first."""
+        with self._lock:
+            return [m.process.pid for m in [*self._parting, *self._members.values()] if m.fate() is None]
+
+    # ------------------------------------------------------------ seats
+
+    def join(self, driver: Driver) -> None:
+        """A loader begins to use the pool."""
+        with self._lock:
+            self._drivers[id(driver)] = driver
+
+    def part(self, driver: Driver) -> None:
+        """It ends."""
+        with self._lock:
+            self._drivers.pop(id(driver), None)
+
+    def start(self) -> None:
+        """Start as many processes as there may be; does not wait for them.
+
+        Raises:
+            OSError: the system cannot start another.
+        """
+        with self._lock:
+            self._sweep()
+            while len(self._members) < self.limit and not self.closed:
+                self._start()
+
+    def seat(self, driver: Driver, number: int) -> Seat:
+        """A seat for a loader.
+
+        Raises:
+            OSError: no process can be had.
+        """
+        with self._lock:
+            while True:
+                member = self._member_for(driver)
+                try:
+                    seat = Seat(number, member, driver, self)
+                except (BrokenPipeError, ConnectionError):  # it has just ended
+                    self._dismiss(member)
+                    continue
+                member.seats.append(seat)
+                return seat
+
+    def _member_for(self, driver: Driver) -> Member:
+        if self.closed or os.getpid() != self._owner:
+            raise OSError("the pool was closed" if self.closed else "the pool belongs to the process that made it")
+        self._sweep()
+        chosen = seats.choose([member.place() for member in self._members.values()], id(driver), self.limit)
+        return self._start() if chosen is None else self._members[chosen]
+
+    def _start(self) -> Member:
+        if self._given is None:
+            self._given = Spec(_config(self._name, self._accelerators), None, _nothing, None), Arena()
+        self._count += 1
+        process = Process(self.way)
+        process.join(self._count, *self._given)
+        member = self._members[self._count] = Member(process, self._lock)
+        return member
+
+    def _sweep(self) -> None:
+        """Take those that are gone, or soon will be, off the books."""
+        for member in list(self._members.values()):
+            if member.condemned or member.fate() is not None:
+                self._dismiss(member)
+        for member in list(self._parting):
+            self._bury(member)
+
+    def _dismiss(self, member: Member) -> None:
+        if self._members.pop(member.process.number, None) is not None:
+            self._parting.append(member)
+            self._bury(member)
+
+    def _bury(self, member: Member) -> None:
+        if not member.seats and member in self._parting and member.fate() is not None:
+            self._parting.remove(member)
+            member.process.close()
+
+    def spare(self, member: Member) -> None:
+        """A loader needs fewer processes: end this one, if no other needs it."""
+        with self._lock:
+            if all(seat.released for seat in member.seats):
+                self._dismiss(member)
+                member.process.ask_to_end()
+
+    def vacate(self, seat: Seat) -> None:
+        """A seat is empty."""
+        with self._lock:
+            seat.member.vacate(seat)
+            self._bury(seat.member)
+
+    # ------------------------------------------------------------ the others' deadlines
+
+    def next_deadline(self, driver: Driver) -> float:
+        """The earliest of all the others, and of what others left behind."""
+        now, earliest = monotonic(), math.inf
+        for other in list(self._drivers.values()):
+            if other is not driver:
+                due = other.due
+                if due <= now and other.busy:  # with it, surely
+                    due = now + _AGAIN
+                earliest = min(earliest, due)
+        return min([earliest, *(member.next_deadline() for member in list(self._members.values()) if member.left)])
+
+    def look_after_others(self, driver: Driver) -> None:
+        """Let those see to it for whom something is due."""
+        now = monotonic()
+        for other in list(self._drivers.values()):
+            if other is not driver and other.due <= now:
+                other.attend()
+        for member in list(self._members.values()):
+            member.look(now)
+
+    # ------------------------------------------------------------ the end
+
+    def close(self) -> None:
+        """End all loaders that use the pool, then all processes: asked first, killed after the stop timeout."""
+        if self.closed or os.getpid() != self._owner:
+            return
+        self.closed = True
+        for driver in list(self._drivers.values()):
+            driver.close()
+        with self._lock:
+            members = [*self._parting, *self._members.values()]
+            for member in members:
+                member.process.ask_to_end()
+            _await_exits(members, _STOP_TIMEOUT)
+            for member in members:
+                member.process.kill()
+            _await_exits(members, _KILL_TIMEOUT)
+            for member in members:
+                member.fate()
+                member.process.close()
+            self._members.clear()
+            self._parting.clear()
+            self.way.close()
+            if self._given is not None:
+                for given in self._given:
+                    given.close()
+
+
+def _await_exits(members: list[Member], seconds: float) -> None:
+    end = monotonic() + seconds
+    poll = select.poll()
+    while alive := [member.process for member in members if not member.process.exited()]:
+        left = end - monotonic()
+        if left <= 0:
+            return
+        for process in alive:
+            if process.pidfd >= 0:
+                poll.register(process.pidfd, select.POLLIN)
+        blind = any(process.pidfd < 0 for process in alive)
+        for descriptor, _ in poll.poll(1000 * min(left, 0.05 if blind else left)):
+            poll.unregister(descriptor)
+
+
+def _nothing(samples: Any) -> Any:
+    """A process of a pool has no dataset of its own."""
+    return samples
+
+
+def _config(name: str, accelerators: bool) -> HostConfig:
+    load = LoadSpec(0, False, False, 1, False, 0, False)
+    return HostConfig(load, uuid.uuid4().hex, authkey(), name, accelerators, shared=True)

@@ -1,0 +1,52 @@
+"""A process has one set of generators and one ``get_worker_info()``: those of the worker that has the floor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from .generators import Generators
+
+if TYPE_CHECKING:
+    from .worker import Worker
+
+__all__ = ["Floor", "Habits"]
+
+
+class Floor:
+    """Who is in. Workers of several loaders share one floor if they share a process."""
+
+    def __init__(self) -> None:
+        self.generators = Generators()
+        self.holder: Worker | None = None
+
+    def give(self, worker: Worker | None) -> None:
+        """Let another worker in: the generators of this process become its own."""
+        if worker is not self.holder:
+            if self.holder is not None:
+                self.holder.leave()
+            self.holder = worker
+            if worker is not None:
+                worker.enter()
+
+
+class Habits(NamedTuple):
+    """Settings of torch that a loader's functions may change for their process (a ``worker_init_fn``, say), and that
+    another loader's must not feel."""
+
+    threads: int
+    dtype: torch.dtype
+    gradients: bool
+
+    @classmethod
+    def now(cls) -> Habits:
+        return cls(torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled())
+
+    def take_up(self, instead_of: Habits) -> None:
+        """Make these the process's."""
+        if self == instead_of:
+            return
+        torch.set_num_threads(self.threads)
+        torch.set_default_dtype(self.dtype)
+        torch.set_grad_enabled(self.gradients)

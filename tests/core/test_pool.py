@@ -1,0 +1,129 @@
+"""A pool: who gets a seat where, and what follows when another loader's samples hurt a process."""
+
+from __future__ import annotations
+
+from safeloader.core import messages as m
+from safeloader.core.seats import Place, choose
+from tests.core.stage import Stage, only
+
+
+def shared(**settings: object) -> Stage:
+    """Two workers on two processes of a pool, with two batches each in flight."""
+    stage = Stage(**{"shared": True, "batch_timeout": 10.0, "max_restarts": 0, **settings})
+    stage.begin()
+    return stage
+
+
+# ---------------------------------------------------------------- another loader's doing
+
+
+def test_a_loss_by_anothers_doing_is_no_fault_and_costs_no_batch() -> None:
+    stage = shared()
+    stage.tell(m.ProcessForfeited(1))
+    said = stage.die(1, task=0)
+    assert only((m.ReportFault, m.ReportRung, m.GiveUp), said) == []
+    (start,) = only(m.StartProcess, said)
+    sent = only(m.SendTask, stage.ready(start.process))
+    assert [command.task for command in sent] == [0, 2]
+    assert stage.sup.tasks[0].attempts == 0
+
+
+def test_the_generators_go_to_the_next_process() -> None:
+    stage = shared()
+    stage.load(0, snapshot="after task 0")
+    stage.tell(m.ProcessForfeited(1))
+    (start,) = only(m.StartProcess, stage.die(1))
+    (host,) = only(m.HostWorker, stage.ready(start.process))
+    assert host.snapshot == "after task 0"
+
+
+def test_a_forfeited_process_gets_no_more_work_and_is_abandoned_if_it_does_not_end() -> None:
+    stage = shared()
+    stage.tell(m.ProcessForfeited(1))
+    stage.load(1)
+    stage.ask()
+    assert not [c for c in stage.commands[-20:] if isinstance(c, m.SendTask) and c.process == 1 and c.task > 2]
+    said = stage.tell(m.ClockAdvanced(), after=stage.sup.settings.kill_timeout)
+    assert m.AbandonProcess(1) in said
+    assert only(m.ReportFault, said) == []
+    assert only(m.StartProcess, said)
+
+
+def test_our_own_verdict_stands() -> None:
+    stage = shared(max_restarts=4)
+    stage.now = 20.0
+    stage.look(1, task=0, sample=3)
+    stage.tell(m.StacksCaptured(1, "stack"))
+    stage.tell(m.ProcessForfeited(1))
+    (fault,) = only(m.ReportFault, stage.die(1))
+    assert (fault.cause, fault.task, fault.sample) == ("hung", 0, 3)
+
+
+# ---------------------------------------------------------------- who waits for whom
+
+
+def test_while_it_works_for_another_loader_nothing_is_hung() -> None:
+    stage = shared()
+    for _ in range(20):
+        stage.now += 10.0
+        said = stage.tell(m.ClockAdvanced())
+        for inspect in only(m.InspectProcess, said):
+            said += stage.tell(
+                m.ProcessInspected(inspect.process, None, None, None, 0.0, stage.now - 9.0, "S", True)
+            )
+        assert only((m.CaptureStacks, m.KillProcess), said) == []
+
+
+def test_the_time_counts_from_when_it_came_back() -> None:
+    stage = shared()
+    stage.now = 100.0
+    said = stage.tell(m.ClockAdvanced())
+    for inspect in only(m.InspectProcess, said):
+        stage.tell(m.ProcessInspected(inspect.process, 0, None, None, 95.0, 95.0, "S"))
+    assert stage.sup.next_deadline() == 105.0
+
+
+def test_a_shared_process_that_still_starts_is_left_and_not_killed() -> None:
+    stage = Stage(shared=True)
+    stage.begin(ready=False)
+    said = stage.tell(m.CloseRequested())
+    assert [c.process for c in only(m.StopProcess, said)] == [1, 2]
+    assert only(m.KillProcess, said) == []
+
+
+def test_a_start_waits_for_the_work_of_another_loader_but_not_for_ever() -> None:
+    stage = Stage(shared=True, num_workers=1, startup_timeout=30.0)
+    stage.begin(ready=False)
+    for _ in range(2):
+        said = stage.tell(m.ClockAdvanced(), after=30.0)
+        said += stage.tell(m.ProcessInspected(1, None, None, None, 0.0, 0.0, "R", True))
+        assert only(m.CaptureStacks, said) == []
+    stage.tell(m.ClockAdvanced(), after=30.0)
+    assert only(m.CaptureStacks, stage.tell(m.ProcessInspected(1, None, None, None, 0.0, 0.0, "R")))
+
+
+# ---------------------------------------------------------------- seats
+
+
+def test_the_first_seats_are_new_processes_up_to_the_limit() -> None:
+    places: list[Place] = []
+    for number in (1, 2, 3):
+        assert choose(places, loader=7, limit=3) is None
+        places.append(Place(number, (7,)))
+    assert choose(places, loader=7, limit=3) == 1
+
+
+def test_a_second_loader_sits_once_in_each_living_process() -> None:
+    places = [Place(1, (7,)), Place(2, (7,))]
+    assert choose(places, loader=8, limit=2) == 1
+    assert choose([Place(1, (7, 8)), Place(2, (7,))], loader=8, limit=2) == 2
+
+
+def test_an_empty_process_goes_first_and_a_burdened_one_last() -> None:
+    assert choose([Place(1, (7,)), Place(2, ())], loader=8, limit=4) == 2
+    assert choose([Place(1, (), burdened=True), Place(2, (7,))], loader=8, limit=2) == 2
+    assert choose([Place(1, (), burdened=True)], loader=8, limit=2) is None
+
+
+def test_few_workers_keep_away_from_crowded_processes() -> None:
+    assert choose([Place(1, (7, 9)), Place(2, (7,)), Place(3, (7, 9))], loader=8, limit=3) == 2
