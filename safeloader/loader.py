@@ -26,6 +26,7 @@ from .core.policy import CoreSettings
 from .delivered import Delivered, delivered
 from .errors import ForkRefusedError, LoaderClosedError, StateError
 from .observe import Recorder, Report, stall
+from .observe.status import Pass, loader_status
 from .runtime.generators import Generators
 from .runtime.keyed import Keyed
 from .runtime.stateful import is_stateful
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from .observe.stall import Stall
     from .runtime.driver import Driver
+    from .runtime.staff import Post
     from .runtime.whereabouts import Whereabouts
     from .showing import Phase
 
@@ -249,9 +251,12 @@ class _State:
         self.shown: Phase | None = None  # of the pass that is under way, under SAFELOADER_PROGRESS
         self.shown_by_hand = False
         self._watched = False
+        self._pass: Pass | None = None
+        self._loader: weakref.ref[DataLoader[Any]] | None = None
 
     def begin_pass(self, loader: DataLoader[Any]) -> None:
         """A consumer begins to iterate: watch it for stalls, and show it where that is asked for."""
+        self._pass, self._loader = Pass.begin(self.recorder), weakref.ref(loader)
         if not self._watched:
             self._watched = True
             stall.watch(self.recorder.pulse, self.settings.stall_report, weakref.ref(self))
@@ -292,6 +297,23 @@ class _State:
     def stall_ended(self, seconds: float) -> None:
         """Tell of its end."""
         self.recorder.stall_ended(seconds)
+
+    def status(self) -> dict[str, Any]:
+        """How this loader stands, for ``safeloader top``; called by the watch's thread."""
+        alive = [iterator for iterator in self.iterators if not iterator.closed]
+        crew = alive[-1].staff() if alive else []
+        loader = None if self._loader is None else self._loader()
+        return loader_status(self.recorder, self._pass, self.epochs - 1, _known_length(loader), crew)
+
+
+def _known_length(loader: DataLoader[Any] | None) -> int | None:
+    """Batches of an epoch; of an iterable dataset torch remembers that it was asked, so it is not."""
+    if loader is None or torch_private.is_iterable(loader):
+        return None
+    try:
+        return len(loader)
+    except Exception:
+        return None
 
 
 def _newer_arguments(**given: Any) -> dict[str, Any]:
@@ -457,8 +479,9 @@ class ProcessIterator(torch_private.BaseIterator):
             mark_every=_own_share(loader.snapshot_every_n_steps, loader.num_workers),
         )
         config = HostConfig(
-            load, uuid.uuid4().hex, authkey(), loader._safe.name, settings.accelerators, _chaos(settings)
-        )
+            load, uuid.uuid4().hex, authkey(), loader._safe.name, settings.accelerators, settings.trace,
+            _chaos(settings),
+        )  # fmt: skip
         init_fn = torch_private.sharded_init_fn(self._dataset, loader.worker_init_fn, self._world_size, self._rank)
         spec = Spec(config, self._dataset, self._collate_fn, init_fn)
         starting = loader._safe.starting
@@ -519,6 +542,12 @@ class ProcessIterator(torch_private.BaseIterator):
         from .runtime.whereabouts import whereabouts
 
         return whereabouts(self._driver)
+
+    def staff(self) -> list[Post]:
+        """Who serves its workers; may be asked from another thread."""
+        from .runtime.staff import staff
+
+        return staff(self._driver)
 
     @property
     def closed(self) -> bool:

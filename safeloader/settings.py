@@ -188,6 +188,13 @@ TABLE: tuple[Row, ...] = (
         environment_only=True,
     ),
     Row(
+        "trace",
+        flag(),
+        False,
+        "Write an event for each batch, too, for `safeloader trace`; needs SAFELOADER_EVENTS.",
+        environment_only=True,
+    ),
+    Row(
         "chaos",
         faults(),
         None,
@@ -304,6 +311,7 @@ class Settings:
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
     progress: bool
     events: str | None
+    trace: bool
     chaos: str | None
     sources: dict[str, str] = field(compare=False)
 

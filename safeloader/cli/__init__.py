@@ -4,6 +4,11 @@
 
     safeloader run train.py [args]     the program, with torch's DataLoader replaced; ends with the report
     safeloader audit package.module:loader     what the loader serves, how often, with which random numbers
+    safeloader doctor [train.py:loader]        what on this machine, and about this loader, will hurt
+    safeloader bisect train.py [args]          which setting of its loaders hangs, dies or finishes
+    safeloader top                             running loaders and their workers, live
+    safeloader trace events.jsonl -o trace.json    a run as a picture, from its events
+    safeloader bench hangs|speed [args]        the benchmarks, where the source tree is
 
 One file a command. Each says with its exit status how it went: 0 well, 1 something was found or failed, 2 wrong use.
 """
@@ -14,7 +19,12 @@ import click
 
 from safeloader import __version__
 from safeloader.cli.audit import audit
+from safeloader.cli.bench import bench
+from safeloader.cli.bisect import bisect
+from safeloader.cli.doctor import doctor
 from safeloader.cli.run import run
+from safeloader.cli.top import top
+from safeloader.cli.trace import trace
 
 __all__ = ["main"]
 
@@ -25,5 +35,5 @@ def main() -> None:
     """PyTorch data loading that survives what kills it."""
 
 
-main.add_command(run)
-main.add_command(audit)
+for _command in (run, audit, doctor, bisect, top, trace, bench):
+    main.add_command(_command)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
 
 import click
 
-from safeloader.cli.finding import find
+from safeloader.cli.finding import find_loader
 
 __all__ = ["audit"]
 
@@ -25,17 +24,10 @@ def audit(loader: str, epochs: int, batches: int | None, set_epoch: bool, as_jso
     LOADER is a DataLoader, or a function without arguments that makes one, as package.module:name or file.py:name.
     The exit status is 1 if something was found that training suffers from.
     """
-    import torch.utils.data
-
     from safeloader.auditing import audit as rehearse
     from safeloader.errors import SafeLoaderError
 
-    found: Any = find(loader)
-    if not isinstance(found, torch.utils.data.DataLoader) and callable(found):
-        found = found()
-    if not isinstance(found, torch.utils.data.DataLoader):
-        kind = type(found).__name__
-        raise click.ClickException(f"{loader} is of type {kind}, not a DataLoader or a function that makes one")
+    found = find_loader(loader)
     try:
         report = rehearse(found, epochs, set_epoch=set_epoch, batches=batches)
     except SafeLoaderError as error:

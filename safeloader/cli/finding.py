@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-__all__ = ["find"]
+__all__ = ["find", "find_loader"]
 
 
 def find(name: str) -> Any:
@@ -29,6 +29,26 @@ def find(name: str) -> Any:
         if not hasattr(found, part):
             raise click.ClickException(f"{home} has no {path}")
         found = getattr(found, part)
+    return found
+
+
+def find_loader(name: str) -> Any:
+    """The DataLoader that is named, or that the function of that name makes.
+
+    Raises:
+        click.ClickException: there is none, or making it fails.
+    """
+    import torch.utils.data
+
+    found: Any = find(name)
+    if not isinstance(found, torch.utils.data.DataLoader) and callable(found):
+        try:
+            found = found()
+        except Exception as error:
+            raise click.ClickException(f"{name}() failed: {type(error).__name__}: {error}") from error
+    if not isinstance(found, torch.utils.data.DataLoader):
+        kind = type(found).__name__
+        raise click.ClickException(f"{name} is of type {kind}, not a DataLoader or a function that makes one")
     return found
 
 

@@ -14,7 +14,7 @@ import click
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
-__all__ = ["run"]
+__all__ = ["open_program", "run"]
 
 
 @click.command(
@@ -35,7 +35,7 @@ def run(as_module: bool, report: bool, program: str, arguments: tuple[str, ...])
     from safeloader import observe
     from safeloader.patching import patch
 
-    main, code = _module(program) if as_module else _script(program)
+    main, code = open_program(program, as_module)
     sys.argv = [main.__dict__["__file__"] or program, *arguments]
     patch()
     recorders = observe.keep_recorders()
@@ -46,6 +46,15 @@ def run(as_module: bool, report: bool, program: str, arguments: tuple[str, ...])
         if report:
             for recorder in recorders:
                 click.echo(f"\n{recorder.report()}", err=True)
+
+
+def open_program(program: str, as_module: bool) -> tuple[types.ModuleType, Any]:
+    """The ``__main__`` module that a program is to run in, and its code.
+
+    Raises:
+        click.ClickException: there is no such program.
+    """
+    return _module(program) if as_module else _script(program)
 
 
 def _script(program: str) -> tuple[types.ModuleType, Any]:

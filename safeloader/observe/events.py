@@ -18,6 +18,8 @@ from safeloader.observe.log import logger
 from safeloader.observe.text import inline
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from safeloader.observe.happenings import Happening
 
 __all__ = ["VERSION", "EventFile", "as_record", "plain"]
@@ -73,16 +75,20 @@ class EventFile:
 
     def write(self, event: Happening) -> None:
         """Append one event. A failure of the file is logged, once, and never raised."""
+        self.write_all([event])
+
+    def write_all(self, events: Sequence[Happening]) -> None:
+        """Append several events by one call."""
         if self._given_up:
             return
-        line = json.dumps(as_record(event), allow_nan=False, separators=(",", ":")) + "\n"
+        lines = [json.dumps(as_record(event), allow_nan=False, separators=(",", ":")) + "\n" for event in events]
         try:
-            self._append(line.encode())
+            self._append("".join(lines).encode())
         except OSError as error:
             self._given_up = True
             logger.warning(
                 "%s: cannot write events to %s (%s); training goes on without them",
-                inline(event.loader, 60),
+                inline(events[0].loader, 60),
                 self.path,
                 error.strerror or error,
             )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from safeloader.observe import happenings as h
 from safeloader.observe import log
+from safeloader.observe.batches import Tracer, TracingPulse
 from safeloader.observe.events import EventFile
 from safeloader.observe.pulse import Pulse
 from safeloader.observe.report import Report
@@ -53,6 +54,7 @@ class Recorder:
         rung: Number of processes that policy wants now; `fell_back` and `recovered` keep it.
         way: How batches are made now, in words, for a loader that has several ways; else "".
         pulse: Where the loader's consumer is; the iterators keep it.
+        tracer: Who writes down each batch; None unless that is asked for.
 
     Args:
         name: Name of the loader.
@@ -75,15 +77,18 @@ class Recorder:
         self._lost_workers: set[int | None] = set()
         self._skipped: list[tuple[int, int, Any]] = []
         self._code_changed: list[str] = []
-        self.pulse = Pulse()
         self._epochs = self._restarts = self._fallbacks = self._recoveries = self._slow = 0
         self._seconds_lost = 0.0
         self._closed = self._told_own_fault = False
         self._events = EventFile(settings.events) if settings.events else None
+        self.tracer = Tracer(name, self._events) if settings.trace and self._events else None
+        self.pulse = Pulse() if self.tracer is None else TracingPulse(self.tracer)
         for kept in _kept:
             kept.append(self)
         with self._unharmed():
             log.configure(settings)
+            if settings.trace and self._events is None:
+                log.logger.warning("SAFELOADER_TRACE writes to the file of events: set SAFELOADER_EVENTS, too")
 
     def fault(self, fault: h.Fault) -> int:
         """Record a fault.
@@ -236,6 +241,8 @@ class Recorder:
 
     def _tell(self, happening: h.Happening) -> None:
         try:
+            if self.tracer is not None:
+                self.tracer.flush()
             if self._events is not None:
                 self._events.write(happening)
         finally:

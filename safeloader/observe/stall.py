@@ -3,6 +3,7 @@
 One thread a program, begun with the first epoch. It sleeps until a stall could be due, looks at the pulses of all
 loaders that live, and sleeps again. A stall is told once, and its end once. A loader that waits is told of before one
 whose consumer is away, and that before one between epochs: of train → val, only what moves last counts.
+Between two looks it waits at the program's door (``observe.door``), and answers who asks how the loaders stand.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import weakref
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from safeloader.observe.door import Door
+from safeloader.observe.status import program_status
+
 if TYPE_CHECKING:
     from types import FrameType
 
     from safeloader.observe.pulse import Pulse
 
-__all__ = ["Place", "Stall", "Teller", "place_of", "start", "watch"]
+__all__ = ["Place", "Stall", "Teller", "place_of", "start", "status", "watch"]
 
 
 class Place(NamedTuple):
@@ -55,6 +59,9 @@ class Teller(Protocol):
     def stall_ended(self, seconds: float) -> None:
         """Something moves again, after so many seconds; called from the consumer's thread."""
 
+    def status(self) -> dict[str, Any]:
+        """How the loader stands, fit for JSON; called from the watch's thread."""
+
 
 class _Watched(NamedTuple):
     limit: float
@@ -65,7 +72,7 @@ class _Watch:
     def __init__(self) -> None:
         self._watched: weakref.WeakKeyDictionary[Pulse, _Watched] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
-        self._wake = threading.Event()
+        self._door: Door | None = None  # where the thread waits, once there is one
         self._told = 0.0  # the moment from which the last stall that was told began
         self._thread: threading.Thread | None = None
 
@@ -73,17 +80,33 @@ class _Watch:
         with self._lock:
             self._watched[pulse] = watched
         self.start()
-        self._wake.set()
+        if self._door is not None:
+            self._door.wake()
 
     def start(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="safeloader-stall", daemon=True)
-            self._thread.start()
+        with self._lock:
+            if self._thread is None:
+                self._door = Door(self.status)
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._door,), name="safeloader-stall", daemon=True
+                )
+                self._thread.start()
 
-    def _run(self) -> None:
+    def _run(self, door: Door) -> None:
         while True:
-            self._wake.wait(self._look())
-            self._wake.clear()
+            door.wait(self._look())
+
+    def status(self) -> dict[str, Any]:
+        """How all loaders that live stand."""
+        with self._lock:
+            watched = list(self._watched.values())
+        tellers = [how.teller() for how in watched]
+        return program_status(teller.status() for teller in tellers if teller is not None)
+
+    def leave(self) -> None:
+        """This is a fork of the program that is watched."""
+        if self._door is not None:
+            self._door.close()
 
     def _look(self) -> float | None:
         """Tell what is due. Returns the seconds until the next look; None if nobody is watched."""
@@ -152,8 +175,14 @@ def start() -> None:
     _the_watch.start()
 
 
+def status() -> dict[str, Any]:
+    """How this program's loaders stand, from their first epoch on (see ``observe.status``)."""
+    return _the_watch.status()
+
+
 def _begin_anew() -> None:
     global _the_watch  # noqa: PLW0603 - one per program
+    _the_watch.leave()
     _the_watch = _Watch()
 
 

@@ -8,9 +8,10 @@ those that the spec's objects share with the trainer; what does not fit comes wi
 
 From a process: ``(READY,)``, ``(HOSTED, worker, states, finished_at)``,
 ``(RESUMED, worker, states, finished_at, said)``,
-``(LOADED, task, nbytes, stream, place, pieces, states_at, taken_at, finished_at, dropped, said_at)``: the pickle stream
-comes in the message, or lies in the lease at ``place``; ``states_at`` and ``said_at`` are where the generators' states,
-and what the dataset said of its own, lie in the lease;
+``(LOADED, task, nbytes, stream, place, pieces, states_at, taken_at, finished_at, dropped, said_at[, collated_at])``:
+the pickle stream comes in the message, or lies in the lease at ``place``; ``states_at`` and ``said_at`` are where the
+generators' states, and what the dataset said of its own, lie in the lease; ``collated_at`` comes only where each batch
+is traced;
 ``(EMPTY, ...)`` like LOADED for a batch of which policy left nothing;
 ``(RAISED, task, error, sample, unpicklable, states, finished_at)``, ``(ENDED, task, states, finished_at)``,
 ``(PROBED, task, finished_at)``, ``(REFUSED, error)``, and from a pool's, which lives on for others, ``(LEFT,)``.

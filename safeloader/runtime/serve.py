@@ -197,6 +197,7 @@ class Host:
         if loaded.empty:
             states = self._moved(worker)
             return (p.EMPTY, task, states, taken_at, self._page.rest(), loaded.dropped)
+        traced = (self._page.read().progressed_at,) if self._config.trace else ()
         stream, pieces = self._encoder.encode(loaded.batch)
         place = None
         if len(stream) > p.STREAM_IN_MESSAGE:
@@ -210,6 +211,7 @@ class Host:
         return (
             p.LOADED, task, nbytes, stream, place, pieces, states_at, taken_at, self._page.rest(), loaded.dropped,
             said_at,
+            *traced,
         )  # fmt: skip
 
     def _put_states(self, worker: Worker) -> tuple[int, int] | None:

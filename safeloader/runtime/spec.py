@@ -31,6 +31,7 @@ class HostConfig(NamedTuple):
     authkey: bytes
     name: str
     accelerators: bool
+    trace: bool = False
     chaos: tuple[str, str] | None = None  # a plan of faults, and the file that tells which were done
     shared: bool = False  # of a pool's own processes: loaders come later
 

@@ -96,9 +96,19 @@ class Teller:
         for index in c.indices:
             self._recorder.skipped(c.epoch, c.batch, index, c.cause)
 
+    def loaded(
+        self, process: Process, task: int, taken: float, collated: float, finished: float, nbytes: int
+    ) -> None:
+        """A process has loaded a batch; told only where each batch is written down."""
+        books, tracer = self._driver.supervisor.tasks.get(task), self._recorder.tracer
+        if books is not None and tracer is not None:
+            tracer.loaded(task, books.epoch, books.batch, books.worker, process.pid, taken, collated, finished, nbytes)
+
     def delivered(self, task: int) -> None:
         """A batch reaches the consumer; if a fault held it up, it is known now what that cost."""
         self._recorder.batches += 1
+        if self._recorder.tracer is not None:
+            self._recorder.tracer.delivered(task)
         if self._pending:
             now = monotonic()
             for number, since, _ in [p for p in self._pending if p[2] <= task]:

@@ -223,7 +223,11 @@ def test_the_documentation_of_events_names_exactly_the_events_and_keys_that_are_
         }
         for part in sections
     }
-    live_through_everything(recorder(tmp_path / "events.jsonl"))
+    traced = {"SAFELOADER_EVENTS": str(tmp_path / "events.jsonl"), "SAFELOADER_TRACE": "1"}
+    told = Recorder("train", resolve(environ=traced), workers=4)
+    told.pulse.asks()
+    told.pulse.got()
+    live_through_everything(told)
     written = {
         event["event"]: set(event) - {"v", "t", "loader", "event", "trainer", "rank"}
         for event in lines_of(tmp_path / "events.jsonl")

@@ -1,0 +1,50 @@
+"""Tables and lines for people: rich, where it is installed and wanted."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+__all__ = ["console", "needs", "table"]
+
+
+def needs(package: str) -> Any:
+    """Import a package that only some commands need.
+
+    Raises:
+        click.ClickException: it is not installed.
+    """
+    import importlib
+
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise click.ClickException(f"this needs {package}: pip install 'safeloader[cli]' ({error})") from None
+
+
+def console(stderr: bool = False) -> Console:
+    """Where to write. Without a terminal there are no colours and lines are not folded."""
+    made: Console
+    rich = needs("rich.console")
+    file = sys.stderr if stderr else sys.stdout
+    width = None if file.isatty() or os.environ.get("COLUMNS") else 160
+    made = rich.Console(file=file, width=width, highlight=False, markup=False, soft_wrap=False)
+    return made
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], styles: Sequence[str | None] = ()) -> Any:
+    """A table; a style for each row where ``styles`` gives one. Columns whose names begin with ``#`` are numbers."""
+    made = needs("rich.table").Table(box=needs("rich.box").SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        made.add_column(name.lstrip("#"), justify="right" if name.startswith("#") else "left", overflow="fold")
+    for number, row in enumerate(rows):
+        made.add_row(*map(str, row), style=styles[number] if number < len(styles) else None)
+    return made

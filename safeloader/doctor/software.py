@@ -1,0 +1,134 @@
+"""Checks of what is installed and how this program is set up."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import threading
+
+import torch
+import torch.multiprocessing
+
+from safeloader.doctor.cgroups import usable_cpus
+from safeloader.doctor.finding import Finding
+from safeloader.errors import SettingsError
+from safeloader.observe.text import inline, many
+from safeloader.settings import resolve
+
+__all__ = ["CHECKS", "ffcv", "own_settings", "start_method", "threads_of_libraries", "versions"]
+
+_FFCV_SECONDS = 90.0
+# Written and read back, so that numba's compiler and the C extension have both worked.
+_FFCV_PROGRAM = """
+import os, tempfile
+import ffcv
+from ffcv.fields import IntField
+from ffcv.fields.decoders import IntDecoder
+from ffcv.loader import Loader, OrderOption
+from ffcv.transforms import ToTensor
+from ffcv.writer import DatasetWriter
+
+class Numbers:
+    def __len__(self): return 8
+    def __getitem__(self, i): return (i,)
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "numbers.beton")
+        DatasetWriter(path, {"n": IntField()}, num_workers=1).from_indexed_dataset(Numbers())
+        loader = Loader(path, batch_size=4, num_workers=1, order=OrderOption.SEQUENTIAL,
+                        pipelines={"n": [IntDecoder(), ToTensor()]}, drop_last=False)
+        seen = [int(n) for (batch,) in loader for n in batch.flatten()]
+    assert seen == list(range(8)), seen
+    print("ffcv", getattr(ffcv, "__version__", "(no version)"))
+"""
+
+
+def versions() -> Finding:
+    """Python and torch."""
+    text = f"Python {sys.version.split()[0]}, torch {torch.__version__}"
+    release = torch.__version__.split("+")[0].split(".")
+    if sys.version_info < (3, 10) or (int(release[0]), int(release[1])) < (2, 5):
+        return Finding("versions", "bad", text, "safeloader needs Python 3.10 and torch 2.5, or later")
+    return Finding("versions", "ok", text)
+
+
+def own_settings() -> Finding:
+    """The ``SAFELOADER_*`` variables: a misspelt one is an error as soon as a loader is made."""
+    try:
+        found = resolve()
+    except SettingsError as error:
+        return Finding("settings", "bad", inline(error.what), error.hint)
+    given = [f"{source}={getattr(found, name)}" for name, source in found.sources.items() if source.startswith("SAFE")]
+    return Finding("settings", "ok", ", ".join(given) or "no SAFELOADER_ variable is set: the defaults hold")
+
+
+def start_method() -> Finding:
+    """Whether torch's own loader would fork this program, and what it would copy that way."""
+    set_here = torch.multiprocessing.get_start_method(allow_none=True)
+    method = set_here or torch.multiprocessing.get_all_start_methods()[0]  # the default is named first
+    if method != "fork":
+        return Finding("start method", "ok", f"{method}")
+    threads = _threads()
+    text = f"fork{'' if set_here else ' (the default here)'}, and this program has {many(threads, 'thread')}"
+    if set_here:
+        text += "; safeloader will refuse it and spawn"
+    hint = (
+        "a forked worker inherits held locks and accelerator contexts, and hangs: safeloader spawns instead; with "
+        'torch\'s own loader, multiprocessing_context="spawn"'
+    )
+    return Finding("start method", "warn" if set_here or threads > 1 else "ok", text, hint)
+
+
+def _threads() -> int:
+    """Threads of this process, those of C libraries included where the system tells."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return threading.active_count()
+
+
+def threads_of_libraries(num_workers: int | None = None) -> Finding:
+    """Threads of OpenMP, MKL and OpenCV against the processors."""
+    usable = usable_cpus()
+    given = [f"{name}={os.environ[name]}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if os.environ.get(name)]
+    text = f"torch uses {many(torch.get_num_threads(), 'thread')} in the trainer"
+    text += f" ({', '.join(given)})" if given else ""
+    opencv = sys.modules.get("cv2")
+    if opencv is not None:
+        each = int(opencv.getNumThreads())
+        text += f", OpenCV {each} in every process"
+        if each > 1 and (num_workers or 2) * each > usable:
+            hint = "call cv2.setNumThreads(0) in worker_init_fn: safeloader's processes set torch to one, not OpenCV"
+            return Finding("threads", "warn", text, hint)
+    if torch.get_num_threads() > max(usable, 1):
+        hint = f"they slow each other down on {usable:.3g} usable processors: OMP_NUM_THREADS={int(usable) or 1}"
+        return Finding("threads", "warn", text, hint)
+    return Finding("threads", "ok", text + "; worker processes one each")
+
+
+def ffcv(program: str = _FFCV_PROGRAM, seconds: float = _FFCV_SECONDS) -> Finding:
+    """Whether FFCV is there, and writes and reads a small file. In a process of its own: it may crash."""
+    if importlib.util.find_spec("ffcv") is None:
+        return Finding("FFCV", "ok", "not installed (needed only for .beton files)")
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Finding("FFCV", "bad", f"it did not write and read a small file within {seconds:.0f} s")
+    if ran.returncode == 0:
+        return Finding("FFCV", "ok", f"{ran.stdout.strip().splitlines()[-1]}: a small file was written and read")
+    last = (ran.stderr.strip().splitlines() or [f"exit status {ran.returncode}"])[-1]
+    hint = "install it again for this Python and numpy; loaders of .beton files will fail like this"
+    return Finding("FFCV", "bad", f"installed, but it does not work: {inline(last)}", hint)
+
+
+CHECKS = (
+    ("versions", versions),
+    ("settings", own_settings),
+    ("start method", start_method),
+    ("FFCV", ffcv),
+)

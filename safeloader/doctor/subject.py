@@ -1,0 +1,231 @@
+"""One loader, looked at: can it be spawned, how large is it, how long does each part of a batch take.
+
+The dataset is first sent, then used: what is opened at first use would no longer be sendable.
+"""
+
+from __future__ import annotations
+
+import statistics
+import threading
+from time import monotonic, perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import torch.multiprocessing
+
+from safeloader import torch_private
+from safeloader.doctor.finding import Finding
+from safeloader.doctor.machine import GIB, units
+from safeloader.errors import NotCarriableError
+from safeloader.observe.stall import place_of
+from safeloader.observe.text import duration, inline, many
+from safeloader.runtime import carry, codec
+from safeloader.runtime.arena import Arena
+from safeloader.runtime.lease import LeaseWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Timing", "asks_for_fork", "carried", "shm_needed", "timed"]
+
+_MOST_BATCHES = 8
+
+
+class Timing(NamedTuple):
+    """Where the time of a batch goes in one process; medians in seconds.
+
+    Attributes:
+        samples: samples in a batch.
+        sample: loading one sample.
+        slowest: loading the slowest sample seen.
+        slowest_index: its index; None for an iterable dataset.
+        collate: making a batch of samples.
+        transfer: writing the batch into shared memory and making it again on the other side.
+        to_device: copying it to the first accelerator; None without one.
+        nbytes: bytes of a batch in shared memory.
+    """
+
+    samples: int
+    sample: float
+    slowest: float
+    slowest_index: Any
+    collate: float
+    transfer: float
+    to_device: float | None
+    nbytes: int
+
+    @property
+    def batch(self) -> float:
+        """Seconds to load one batch without any worker."""
+        return self.samples * self.sample + self.collate
+
+
+def carried(loader: Any) -> tuple[Finding, int | None]:
+    """Whether the dataset and its functions can be sent to a process that was not forked, and their size in bytes."""
+    parts = {"dataset": loader.dataset, "collate_fn": loader.collate_fn, "worker_init_fn": loader.worker_init_fn}
+    begun = perf_counter()
+    try:
+        packed = carry.pack(tuple(parts.values()), what=parts)
+    except NotCarriableError as error:
+        return Finding("spawn", "bad", f"cannot be sent to a worker: {inline(error.what)}", error.hint), None
+    seconds, size = perf_counter() - begun, packed.size
+    packed.close()
+    text = f"dataset and functions can be sent: {units(size)}, serialised in {duration(seconds)}"
+    if size > GIB or seconds > 10:
+        text += "; safeloader does that once, torch's own loader once for each worker and each epoch"
+        hint = "keep paths or a memory-mapped file (numpy.memmap, Arrow) in the dataset, not the data"
+        return Finding("spawn", "warn", text, hint), size
+    return Finding("spawn", "ok", text), size
+
+
+def asks_for_fork(loader: Any) -> Finding:
+    """Whether the loader itself asks for fork."""
+    context = loader.multiprocessing_context
+    method = context if isinstance(context, str) else getattr(context, "get_start_method", lambda: None)()
+    if method == "fork":
+        hint = 'multiprocessing_context="spawn": safeloader would refuse fork and spawn'
+        return Finding("fork", "bad", "the loader asks for fork: its workers inherit held locks and contexts", hint)
+    return Finding("fork", "ok", f"the loader asks for {method or 'no start method: safeloader spawns'}")
+
+
+def timed(loader: Any, limit: float) -> tuple[Finding, Timing | None]:
+    """Load a few batches in this process, in a thread, since a sample may never come.
+
+    Args:
+        loader: whose dataset and functions are used.
+        limit: seconds in all; what has been measured by then counts.
+    """
+    clerk = _Clerk(loader, monotonic() + limit)
+    thread = threading.Thread(target=clerk.work, daemon=True, name="safeloader-doctor")
+    thread.start()
+    thread.join(limit + 1)
+    if clerk.error is not None:
+        text = f"{clerk.doing} raised {type(clerk.error).__name__}: {inline(clerk.error)}"
+        return Finding("batches", "bad", text, "load that sample alone, in a fresh Python"), None
+    if not clerk.collates:
+        place = place_of(thread.ident or 0) if thread.is_alive() else None
+        where = f", and stands at {place.line}" if place else ""
+        text = f"{clerk.doing} has not finished within {duration(limit)}{where}"
+        return Finding("batches", "bad", text, "load that sample alone; or allow more time with --seconds"), None
+    timing = clerk.timing()
+    text = (
+        f"{many(timing.samples, 'sample')} a batch: {_ms(timing.sample)} a sample (slowest {_ms(timing.slowest)}"
+        + ("" if timing.slowest_index is None else f": index {inline(timing.slowest_index, 40)}")
+        + f"), collate {_ms(timing.collate)}, transfer {_ms(timing.transfer)} for {units(timing.nbytes)}"
+        + ("" if timing.to_device is None else f", to the accelerator {_ms(timing.to_device)}")
+    )
+    if timing.slowest > 1.0 and timing.slowest > 20 * timing.sample:
+        return Finding("batches", "warn", text, "slow samples hold up whole batches: look at the one named"), timing
+    return Finding("batches", "ok", text), timing
+
+
+def shm_needed(loader: Any, timing: Timing, free: int) -> Finding:
+    """Whether torch's own loader would find room in ``/dev/shm`` for what it prefetches."""
+    ahead = max(loader.num_workers, 1) * (loader.prefetch_factor or 2)
+    needed = ahead * timing.nbytes
+    text = f"torch's own loader would keep about {units(needed)} there ({many(ahead, 'batch')}), {units(free)} are free"
+    if needed > free:
+        hint = "safeloader needs none; for torch: docker run --shm-size, or fewer workers"
+        return Finding("/dev/shm for it", "warn", text, hint)
+    return Finding("/dev/shm for it", "ok", text)
+
+
+class _Clerk:
+    """Loads batches and keeps the times, in a thread."""
+
+    def __init__(self, loader: Any, end: float) -> None:
+        self._loader = loader
+        self._end = end
+        self.error: Exception | None = None
+        self.doing = "the sampler"
+        self.samples: list[tuple[float, Any]] = []
+        self.sizes: list[int] = []
+        self.collates: list[float] = []
+        self.transfers: list[float] = []
+        self.devices: list[float] = []
+        self.nbytes = 0
+
+    def work(self) -> None:
+        try:
+            for batch in self._batches():
+                self.doing = "collating a batch"
+                collated = self._time(self.collates, lambda: self._loader.collate_fn(batch))  # noqa: B023
+                self.doing = "sending a batch"
+                self._transfer(collated)
+                if monotonic() > self._end or len(self.collates) >= _MOST_BATCHES:
+                    return
+        except Exception as error:
+            self.error = error
+
+    def _batches(self) -> Iterator[Any]:
+        dataset, sampler = self._loader.dataset, torch_private.index_sampler(self._loader)
+        source = iter(dataset) if torch_private.is_iterable(self._loader) else None
+        for drawn in sampler:
+            single = self._loader.batch_sampler is None
+            indices = [drawn] if single else list(drawn)
+            batch = []
+            for index in indices:
+                self.doing = "the next sample" if source is not None else f"sample {inline(index, 60)}"
+                begun = perf_counter()
+                try:
+                    batch.append(dataset[index] if source is None else next(source))
+                except StopIteration:
+                    return
+                self.samples.append((perf_counter() - begun, None if source is not None else index))
+            self.sizes.append(len(batch))
+            yield batch[0] if single else batch
+
+    def _transfer(self, batch: Any) -> None:
+        arena = Arena()
+        try:
+            writer = LeaseWriter(arena)
+            writer.open(0)
+            encoder = codec.Encoder(writer, "")
+            begun = perf_counter()
+            stream, pieces = encoder.encode(batch)
+            self.nbytes = max(writer.used, len(stream))
+            memory = arena.map(0, self.nbytes).view() if pieces else None
+            codec.decode(stream, pieces, memory)
+            self.transfers.append(perf_counter() - begun)
+            writer.close()
+        finally:
+            arena.close()
+        device = _accelerator()
+        if device is not None:
+            self._time(self.devices, lambda: _to_device(batch, device))
+
+    @staticmethod
+    def _time(times: list[float], act: Any) -> Any:
+        begun = perf_counter()
+        result = act()
+        times.append(perf_counter() - begun)
+        return result
+
+    def timing(self) -> Timing:
+        slowest, index = max(self.samples, key=lambda pair: pair[0])
+        return Timing(
+            round(statistics.median(self.sizes)), statistics.median(time for time, _ in self.samples), slowest, index,
+            statistics.median(self.collates), statistics.median(self.transfers),
+            statistics.median(self.devices) if self.devices else None, self.nbytes,
+        )  # fmt: skip
+
+
+def _accelerator() -> str | None:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else None
+
+
+def _to_device(batch: Any, device: str) -> None:
+    tensors = [batch] if isinstance(batch, torch.Tensor) else batch.values() if isinstance(batch, dict) else batch
+    for tensor in tensors if not isinstance(tensors, (str, bytes)) else ():
+        if isinstance(tensor, torch.Tensor):
+            tensor.to(device)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    else:
+        torch.mps.synchronize()
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms"

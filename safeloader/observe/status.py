@@ -1,0 +1,85 @@
+"""How a program's loaders stand right now, fit for JSON: what ``safeloader top`` shows."""
+
+from __future__ import annotations
+
+import os
+import sys
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from safeloader.observe.events import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from safeloader.observe.recorder import Recorder
+
+__all__ = ["VERSION", "Pass", "loader_status", "program_status"]
+
+VERSION = 1
+"""Version of the status. New keys do not change it; a changed or removed one does."""
+
+
+class Pass(NamedTuple):
+    """The pass over a loader that is under way: when it began, and what the counts were then."""
+
+    began: float
+    batches: int
+    waited: float
+
+    @classmethod
+    def begin(cls, recorder: Recorder) -> Pass:
+        """A pass begins now."""
+        return cls(monotonic(), recorder.batches, recorder.pulse.waits().seconds)
+
+
+def program_status(loaders: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The whole program."""
+    status: dict[str, Any] = {"v": VERSION, "pid": os.getpid(), "program": sys.argv, "loaders": list(loaders)}
+    for key in ("RANK", "WORLD_SIZE"):
+        if os.environ.get(key, "").isdecimal():
+            status[key.lower()] = int(os.environ[key])
+    return status
+
+
+def loader_status(
+    recorder: Recorder, current: Pass | None, epoch: int, length: int | None, workers: Iterable[Any]
+) -> dict[str, Any]:
+    """One loader.
+
+    Args:
+        recorder: its recorder.
+        current: its present or last pass.
+        epoch: the epoch of that, from 0.
+        length: batches of an epoch, where known.
+        workers: its workers (`safeloader.runtime.staff.Post`).
+    """
+    now, pulse, report = monotonic(), recorder.pulse, recorder.report()
+    waits = report.waits
+    current = current or Pass(now, report.batches, waits.seconds)
+    waiting_now = now - pulse.since if pulse.waiting else 0.0
+    return {
+        "name": recorder.name,
+        "epoch": epoch,
+        "batch": report.batches - current.batches,
+        "length": length,
+        "busy": pulse.busy,
+        "waiting": pulse.waiting,
+        "since": now - pulse.since,
+        "pass_seconds": (now if pulse.busy else pulse.since) - current.began,
+        "pass_waited": waits.seconds - current.waited + waiting_now,
+        "batches": report.batches,
+        "waited": waits.seconds + waiting_now,
+        "ready": waits.ready,
+        "workers": report.workers,
+        "processes": report.rung,
+        "wait_quantiles": {"0.5": waits.p50, "0.95": waits.p95, "0.99": waits.p99},
+        "faults": sum(report.causes.values()),
+        "causes": report.causes,
+        "seconds_lost": report.seconds_lost,
+        "restarts": report.restarts,
+        "fallbacks": report.fallbacks,
+        "skipped": len(report.skipped),
+        "slow_batches": report.slow_batches,
+        "crew": [{name: plain(value) for name, value in post._asdict().items()} for post in workers],
+    }

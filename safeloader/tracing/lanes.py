@@ -1,0 +1,154 @@
+"""Who did what when: events as spans and marks on lanes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from safeloader.observe.text import inline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["TRAINER", "Lane", "Loader", "Mark", "Span", "lanes", "title"]
+
+TRAINER = "trainer"
+_ON_TRAINER = ("epoch", "fallback", "recovery", "slow", "skip", "stall", "code_changed", "resume", "close")
+_LEFT_OUT = ("v", "t", "loader", "event", "trainer", "rank", "stack", "indices")
+
+
+class Span(NamedTuple):
+    """Something that took from ``start`` to ``end``, in seconds since 1970.
+
+    ``kind``: ``wait``, ``compute``, ``start``, ``load``, ``collate``, ``idle``, ``fault`` or ``stall``.
+    """
+
+    kind: str
+    start: float
+    end: float
+    told: dict[str, Any]
+
+
+class Mark(NamedTuple):
+    """Something that happened at a moment."""
+
+    kind: str
+    time: float
+    told: dict[str, Any]
+
+
+@dataclass
+class Lane:
+    """One line of the picture: the trainer, or a process."""
+
+    name: str
+    spans: list[Span] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+
+
+@dataclass
+class Loader:
+    """One loader of one trainer.
+
+    Attributes:
+        name: its name, with its rank where there are several.
+        trainer: pid.
+        lanes: the trainer's first, then the processes' in the order in which they came.
+        batches: its batch events, in the order in which they were given.
+        faults: its fault events.
+    """
+
+    name: str
+    trainer: int
+    lanes: dict[object, Lane] = field(default_factory=dict)
+    batches: list[dict[str, Any]] = field(default_factory=list)
+    faults: list[dict[str, Any]] = field(default_factory=list)
+
+    def lane(self, key: object, name: str) -> Lane:
+        """The lane of this key; made if there is none."""
+        return self.lanes.setdefault(key, Lane(name))
+
+
+def lanes(events: Iterable[dict[str, Any]]) -> list[Loader]:
+    """Sort events into lanes, by trainer and loader.
+
+    Raises:
+        KeyError, TypeError: never for a file that follows docs/events.md; events that do not are left out.
+    """
+    found: dict[tuple[Any, Any], Loader] = {}
+    for event in events:
+        rank = f" (rank {event['rank']})" if "rank" in event else ""
+        key = (event.get("trainer"), event.get("loader"))
+        loader = found.setdefault(key, Loader(f"{event.get('loader')}{rank}", event.get("trainer") or 0))
+        loader.lane(TRAINER, "trainer")
+        try:
+            _put(loader, event)
+        except (KeyError, TypeError):
+            continue
+    for loader in found.values():
+        _batches(loader)
+    return list(found.values())
+
+
+def _put(loader: Loader, event: dict[str, Any]) -> None:
+    kind, time, told = event["event"], float(event["t"]), _told(event)
+    if kind == "batch":
+        float(event["asked"]), float(event["got"])
+        loader.batches.append(event)
+    elif kind in ("start", "restart"):
+        _process(loader, event["process"]).spans.append(Span("start", time - event["seconds"], time, told))
+    elif kind == "fault":
+        loader.faults.append(event)
+        lane = loader.lanes[TRAINER] if event["process"] is None else _process(loader, event["process"])
+        lane.marks.append(Mark("fault", time, told))
+        if event.get("stalled"):
+            lane.spans.append(Span("fault", time - event["stalled"], time, told))
+    elif kind == "stall_ended":
+        loader.lanes[TRAINER].spans.append(Span("stall", time - event["seconds"], time, told))
+    elif kind in _ON_TRAINER:
+        loader.lanes[TRAINER].marks.append(Mark(kind, time, told))
+
+
+def _told(event: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in event.items() if key not in _LEFT_OUT and value not in (None, "")}
+
+
+def _process(loader: Loader, pid: int) -> Lane:
+    return loader.lane(pid, "in the trainer" if pid == loader.trainer else f"process {pid}")
+
+
+def _batches(loader: Loader) -> None:
+    """Spans of the batches, and of the time between them."""
+    trainer = loader.lanes[TRAINER]
+    loader.batches.sort(key=lambda event: event["asked"])
+    before: dict[str, Any] | None = None
+    for event in loader.batches:
+        about = {key: event[key] for key in ("epoch", "batch", "worker") if event.get(key) is not None}
+        if before is not None and before["epoch"] == event["epoch"]:
+            trainer.spans.append(Span("compute", before["got"], event["asked"], {"with batch": before["batch"]}))
+        trainer.spans.append(Span("wait", event["asked"], event["got"], about))
+        before = event
+        if event.get("taken") is not None and event.get("process") is not None:
+            lane = _process(loader, event["process"])
+            lane.spans.append(Span("load", event["taken"], event["collated"], about))
+            lane.spans.append(Span("collate", event["collated"], event["finished"], about | {"bytes": event["nbytes"]}))
+    for key, lane in loader.lanes.items():
+        lane.spans.sort(key=lambda span: (span.start, span.end))
+        if key != TRAINER:
+            lane.spans.extend(_idle(lane.spans))
+            lane.spans.sort(key=lambda span: (span.start, span.end))
+
+
+def _idle(spans: list[Span]) -> list[Span]:
+    """The time in which a process that has begun had nothing to do."""
+    gaps, end = [], None
+    for span in spans:
+        if end is not None and span.start > end and span.kind != "collate":
+            gaps.append(Span("idle", end, span.start, {}))
+        end = span.end if end is None else max(end, span.end)
+    return gaps
+
+
+def title(span: Span | Mark) -> str:
+    """Words for a span or mark: ``load: epoch 0, batch 3``."""
+    return f"{span.kind}: " + ", ".join(f"{key} {inline(value, 60)}" for key, value in span.told.items())

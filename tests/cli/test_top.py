@@ -1,0 +1,217 @@
+"""Running programs, looked at from outside: what is shown, and what is said where there is nothing to show."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from safeloader import DataLoader
+from safeloader.cli.topview import Looker
+from safeloader.observe.door import NoAnswerError, ask, doors, name_of
+from tests.fixtures_data import Draws
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets")
+PROGRAM = Path(__file__).parent / "programs" / "trains.py"
+
+
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+    """A program whose worker 1 stands at sample 5."""
+    go = tmp_path_factory.mktemp("top") / "go"
+    child = subprocess.Popen([sys.executable, str(PROGRAM), str(go)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None and child.stdout.readline() == "ready\n"
+    yield child
+    go.touch()
+    assert child.communicate(timeout=60)[0] == "done\n"
+    assert child.returncode == 0
+
+
+def _until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """What a condition on another process says, once it says anything; nothing else tells when it comes true."""
+    end = time.monotonic() + seconds
+    while True:
+        found = condition()
+        if found or time.monotonic() > end:
+            return found
+        time.sleep(0.02)
+
+
+def _train(told: Any) -> Any:
+    return told["programs"][0]["loaders"][1]
+
+
+def test_a_running_program_shows_its_loaders_and_what_each_worker_is_at(
+    command: Callable[..., Any], trainer: subprocess.Popen[str]
+) -> None:
+    def seen() -> Any:
+        told = json.loads(command("top", "--once", "--json", "--pid", trainer.pid).stdout)
+        crew = _train(told)["crew"]
+        return told if crew[1]["state"] == "loading" and crew[0]["state"] == "idle" else None
+
+    told = _until(seen)
+    assert told["problems"] == []
+    (program,) = told["programs"]
+    assert (program["pid"], program["program"][0]) == (trainer.pid, str(PROGRAM))
+    val, train = program["loaders"]
+    assert (val["name"], val["batch"], val["length"], val["busy"], val["crew"]) == ("val", 1, 1, False, [])
+    assert (train["name"], train["epoch"], train["batch"], train["length"]) == ("train", 0, 1, 4)
+    assert (train["waiting"], train["workers"], train["processes"], train["faults"]) == (True, 2, 2, 0)
+    assert 0 < train["wait_share"] <= 1
+    assert train["rate"] > 0
+    stuck = train["crew"][1]
+    assert (stuck["worker"], stuck["batch"], stuck["sample"], stuck["attempts"]) == (1, 1, 5, 0)
+    assert stuck["memory"] > 1 << 20
+    assert stuck["process"] in [child.pid for child in psutil.Process(trainer.pid).children()]
+
+    shown = command("top", "--once").stdout
+    assert f"{trainer.pid}: {PROGRAM.name}" in shown
+    assert "train: epoch 0, batch 1 of 4" in shown
+    assert "waits for a batch for" in shown
+
+
+def test_rates_are_those_since_the_last_look(trainer: subprocess.Popen[str]) -> None:
+    looker = Looker(trainer.pid)
+    looker.look()
+    train = looker.look().programs[0]["loaders"][1]
+    assert train["rate"] == 0
+    assert train["wait_share"] > 0.5
+
+
+def test_a_stopped_program_is_named(command: Callable[..., Any], trainer: subprocess.Popen[str]) -> None:
+    os.kill(trainer.pid, signal.SIGSTOP)
+    try:
+        assert _until(lambda: psutil.Process(trainer.pid).status() == psutil.STATUS_STOPPED)
+        said = command("top", "--once", "--pid", trainer.pid)
+    finally:
+        os.kill(trainer.pid, signal.SIGCONT)
+    assert said.exit_code == 1
+    assert f"process {trainer.pid} does not answer" in said.stdout
+    assert "(it is stopped)" in said.stdout
+
+
+def test_the_live_view_shows_it_until_interrupted(trainer: subprocess.Popen[str]) -> None:
+    parent, child = pty.openpty()
+    line = [sys.executable, "-m", "safeloader", "top", "--interval", "0.1"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "140", "LINES": "40"}
+    shown = subprocess.Popen(line, stdin=child, stdout=child, stderr=child, env=environment, start_new_session=True)
+    os.close(child)
+    text = b""
+    while text.count(b"train: epoch 0") < 2:
+        assert select.select([parent], [], [], 30)[0], text
+        text += os.read(parent, 65536)
+    shown.send_signal(signal.SIGINT)
+    _until(lambda: _drained(parent) and shown.poll() is not None)
+    assert shown.wait(30) == 0
+    os.close(parent)
+
+
+def _drained(descriptor: int) -> bool:
+    """A terminal that nobody reads holds up who writes to it."""
+    while select.select([descriptor], [], [], 0)[0]:
+        try:
+            os.read(descriptor, 65536)
+        except OSError:  # nobody writes any more
+            break
+    return True
+
+
+def test_a_pipe_that_is_closed_ends_it_quietly(trainer: subprocess.Popen[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    line = [sys.executable, "-m", "safeloader", "top", "--once", "--json"]
+    said = subprocess.run(line, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(writer)
+    assert "Traceback" not in said.stderr
+    assert said.returncode != 0
+
+
+# ---------------------------------------------------------------- nothing to show
+
+
+def test_no_terminal_and_wrong_use_are_said_in_a_line(command: Callable[..., Any]) -> None:
+    assert (said := command("top")).exit_code == 2
+    assert "use --once" in said.output
+    assert "--json goes with --once" in command("top", "--json").output
+
+
+def test_a_process_that_is_gone_is_named(command: Callable[..., Any]) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    child.wait()
+    said = command("top", "--once", "--pid", child.pid)
+    assert said.exit_code == 1
+    assert "(there is no such process)" in said.stdout
+
+
+def test_programs_of_other_users_are_counted_and_not_asked(tmp_path: Path) -> None:
+    table = tmp_path / "unix"
+    rows = [f"@safeloader-{os.getuid()}-7", f"@safeloader-{os.getuid() + 1}-8", "@other-0-9", "@safeloader-x", "/run/x"]
+    table.write_text("Num RefCount\n" + "".join(f"0000: 2 0 10000 1 1 55 {row}\n" for row in rows))
+    assert doors(str(table)) == ([7], 1)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
+def test_another_user_who_answers_in_a_programs_name_is_not_believed() -> None:
+    code = (
+        "import os, socket, sys; os.setuid(65534); s = socket.socket(socket.AF_UNIX); "
+        f"s.bind('\\0' + {name_of(0, 1)!r}); s.listen(); print('ready', flush=True); "
+        "c, _ = s.accept(); c.sendall(b'{\"loaders\": []}'); c.close(); sys.stdin.read()"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout is not None and child.stdout.readline() == "ready\n"
+        with pytest.raises(NoAnswerError, match=f"process {child.pid} of another user answers for process 1"):
+            ask(1)
+    finally:
+        child.communicate(timeout=30)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
+def test_another_user_is_not_answered() -> None:
+    from safeloader.observe import stall
+
+    stall.start()
+    code = (
+        "import os, socket; os.setuid(65534); s = socket.socket(socket.AF_UNIX); "
+        f"s.connect('\\0' + {name_of(0, os.getpid())!r}); print(len(s.recv(10)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True).stdout == b"0\n"
+
+
+def test_a_caller_that_does_not_read_holds_nothing_up() -> None:
+    """And the next one is answered."""
+    loader = DataLoader(Draws(4), 4, name="mine")
+    list(loader)
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect("\0" + name_of(os.getuid(), os.getpid()))
+        told = ask(os.getpid(), 20)
+    assert "mine" in [one["name"] for one in told["loaders"]]
+
+
+def test_a_fork_does_not_answer_for_its_parent() -> None:
+    from safeloader.observe import stall
+
+    stall.start()
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        held = [os.readlink(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")]
+        os.write(writer, str(sum("socket" in name for name in held)).encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    own = [os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}")]
+    assert int(os.read(reader, 10)) == sum("socket" in name for name in own) - 1
+    os.close(reader)
+    os.close(writer)

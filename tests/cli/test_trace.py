@@ -1,0 +1,150 @@
+"""From the events of a real run, with a killed worker, to a trace and a report."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from safeloader.tracing.chrome import chrome
+from safeloader.tracing.lanes import TRAINER, lanes
+from safeloader.tracing.read import read
+
+PROGRAM = Path(__file__).parent / "programs" / "killed.py"
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trace")
+    told = {**os.environ, "SAFELOADER_EVENTS": str(folder / "events.jsonl"), "SAFELOADER_TRACE": "1", "RANK": "3"}
+    subprocess.run([sys.executable, str(PROGRAM), str(folder / "once")], env=told, check=True, timeout=100)
+    return folder / "events.jsonl"
+
+
+def _read(path: Path) -> Any:
+    with path.open("rb") as file:
+        return read(file)
+
+
+def test_every_batch_is_in_the_file_even_of_a_pass_that_was_left(events: Path) -> None:
+    batches = [event for event in _read(events).events if event["event"] == "batch"]
+    train = [event for event in batches if event["loader"] == "train <1>"]
+    val = [event for event in batches if event["loader"] == "val"]
+    assert sorted(event["batch"] for event in train) == list(range(6))
+    assert [event["batch"] for event in sorted(val, key=lambda event: event["asked"])] == [0, 1, 2]
+    assert all(event["taken"] < event["collated"] < event["finished"] < event["got"] for event in train)
+    assert all(event["asked"] <= event["got"] and event["process"] is None for event in val)
+    assert {event["worker"] for event in train} == {0, 1}
+    assert {event["nbytes"] for event in train} == {4 * 4000}
+    assert all(event["rank"] == 3 for event in batches)
+
+
+def test_lanes_are_the_trainer_and_each_process_and_nothing_overlaps_in_them(events: Path) -> None:
+    train, val = lanes(_read(events).events)
+    assert (train.name, val.name) == ("train <1> (rank 3)", "val (rank 3)")
+    assert [lane.name.split()[0] for lane in train.lanes.values()] == ["trainer", "process", "process", "process"]
+    for lane in [*train.lanes.values(), *val.lanes.values()]:
+        spans = [span for span in lane.spans if span.kind != "fault"]
+        assert all(before.end <= after.start + 1e-4 for before, after in itertools.pairwise(spans)), lane
+    kinds = [span.kind for lane in list(train.lanes.values())[1:] for span in lane.spans]
+    assert kinds.count("start") == 3
+    assert kinds.count("load") == kinds.count("collate") == 6
+    assert "idle" in kinds
+    trainer = [span.kind for span in train.lanes[TRAINER].spans]
+    assert trainer.count("wait") == 6
+    assert trainer.count("compute") == 5
+    (fault,) = [mark for lane in train.lanes.values() for mark in lane.marks if mark.kind == "fault"]
+    assert fault.told["cause"] == "died"
+
+
+def test_the_trace_and_the_report_are_written(command: Callable[..., Any], events: Path, tmp_path: Path) -> None:
+    said = command("trace", events, "-o", tmp_path / "trace.json", "--html", tmp_path / "report.html")
+    assert said.exit_code == 0, said.output
+    assert said.stdout.splitlines()[-1] == "2 loaders, 9 batches, 1 fault"
+    assert "note" not in said.output
+    made = json.loads((tmp_path / "trace.json").read_text())
+    for event in made["traceEvents"]:
+        assert {"name", "ph", "pid", "tid"} <= set(event)
+        assert event["ph"] in "XiM"
+        assert event["ph"] == "M" or event["ts"] >= 0
+        assert event["ph"] != "X" or event["dur"] >= 0
+    names = [event["args"]["name"] for event in made["traceEvents"] if event["ph"] == "M"]
+    assert names[:2] == [f"train <1> (rank 3), trainer {made_by(events)}", "trainer"]
+    page = (tmp_path / "report.html").read_text()
+    assert "train &lt;1&gt;" in page
+    assert "train <1>" not in page
+    assert not re.search(r"https?://|<script|src=", page)
+    plots = re.findall(r"<svg.*?</svg>", page, re.S)
+    assert len(plots) == 4
+    assert len(list(ElementTree.fromstring(plots[0]).iter("rect"))) >= 20
+
+
+def made_by(events: Path) -> int:
+    return int(json.loads(events.read_text().splitlines()[0])["trainer"])
+
+
+def test_a_file_that_breaks_off_is_shown_up_to_there(command: Callable[..., Any], events: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.jsonl"
+    cut.write_bytes(events.read_bytes()[:-20])
+    said = command("trace", cut, "-o", tmp_path / "trace.json")
+    assert said.exit_code == 0
+    assert "note: the file breaks off in line" in said.output
+    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+
+
+def test_what_cannot_be_read_is_left_out_and_noted() -> None:
+    good = b'{"v":1,"t":2.0,"loader":"a","event":"epoch","trainer":1,"epoch":0,"batches":3}\n'
+    lines = [b'{"v":1,"t":3', b"\xff\xfe\n", b"[1]\n", b"\n", b'{"v":9,"t":1,"event":"new"}\n', good]
+    story = read(lines)
+    assert len(story.events) == 1
+    assert story.notes[0] == "3 lines cannot be read and left out: 1, 2, 3"
+    assert story.notes[1] == "1 line of a newer safeloader left out"
+    assert "SAFELOADER_TRACE=1" in story.notes[2]
+    assert [mark.kind for mark in lanes(story.events)[0].lanes[TRAINER].marks] == ["epoch"]
+
+
+def test_events_that_lack_a_key_do_no_harm() -> None:
+    events = [{"v": 1, "t": 1.0, "event": kind, "loader": "a"} for kind in ("batch", "start", "fault", "stall_ended", "what")]
+    (loader,) = lanes(events)
+    assert chrome([loader], [])["traceEvents"]
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "status", "words"),
+    [
+        (None, ["no.jsonl", "-o", "x.json"], 2, "does not exist"),
+        ("", ["events", "-o", "x.json"], 1, "holds no event"),
+        ("not json\n", ["events", "-o", "x.json"], 1, "holds no event"),
+        ("", ["events"], 2, "say what to write"),
+        ('{"v":1,"t":1,"loader":"a","event":"epoch"}\n', ["events", "-o", "missing/x.json"], 1, "cannot be written"),
+    ],
+)
+def test_wrong_use_is_said_in_a_line(
+    command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, line: list[str],
+    status: int, words: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        (tmp_path / "events").write_text(content)
+    said = command("trace", *line)
+    assert (said.exit_code, words in said.output, "Traceback" in said.output) == (status, True, False), said.output
+
+
+def test_tracing_without_a_file_of_events_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    from safeloader.observe.pulse import Pulse
+    from safeloader.observe.recorder import Recorder
+    from safeloader.settings import resolve
+
+    told = Recorder("train", resolve(environ={"SAFELOADER_TRACE": "1"}))
+    assert "set SAFELOADER_EVENTS, too" in caplog.text
+    assert told.tracer is None
+    assert type(told.pulse) is Pulse
