@@ -53,7 +53,7 @@ class Collector:
 
         added = _added(stall.status()["loaders"])
         for key, words in _COUNTERS.items():
-            family = CounterMetricFamily(f"safeloader_{_NAMES.get(key, key)}", words, labels=labels)
+            family: Any = CounterMetricFamily(f"safeloader_{_NAMES.get(key, key)}", words, labels=labels)
             for name, facts in added.items():
                 family.add_metric(values(name), facts[key])
             yield family

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch.multiprocessing
+
+from .errors import ForkRefusedError
 
 if TYPE_CHECKING:
     from .loader import DataLoader
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
     from .runtime.start.way import Way
     from .settings import Settings
 
-__all__ = ["Starting"]
+__all__ = ["Starting", "without_fork"]
 
 Method = Literal["spawn", "forkserver"]
 
@@ -87,3 +90,25 @@ def _method(context: Any, settings: Settings) -> Method:
 
 def _of(name: str | None) -> Method:
     return "forkserver" if name == "forkserver" else "spawn"
+
+
+def without_fork(context: Any, num_workers: int, settings: Settings, stacklevel: int) -> Any:
+    """Refuse fork, whoever asks for it: the argument (name or context object), or the program's start method."""
+    if num_workers == 0 or settings.disable:
+        return context
+    asked_by = ""
+    if context is not None:
+        method = context if isinstance(context, str) else getattr(context, "get_start_method", lambda: None)()
+        asked_by = "multiprocessing_context" if method == "fork" else ""
+    elif torch.multiprocessing.get_start_method(allow_none=True) == "fork":
+        asked_by = "the program's start method"
+    if not asked_by:
+        return context
+    text = (
+        f"{asked_by} asks for fork: a forked worker inherits held locks, threads' half-done work and the accelerator's "
+        'context, and hangs. safeloader starts its processes with spawn instead; to silence this, ask for "spawn"'
+    )
+    if settings.strict:
+        raise ForkRefusedError(text, hint='give multiprocessing_context="spawn", or unset SAFELOADER_STRICT')
+    warnings.warn(text, UserWarning, stacklevel=stacklevel)
+    return "spawn" if context is not None else None

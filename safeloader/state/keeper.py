@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     import weakref
     from collections.abc import Callable
 
-    from ..loader import DataLoader, ProcessIterator
+    from ..iterating import ProcessIterator
+    from ..loader import DataLoader
     from ..runtime.driver import Driver
 
 __all__ = ["Epoch", "Keeper"]

@@ -43,7 +43,7 @@ def test_importing_the_package_imports_neither_torch_nor_numpy() -> None:
 def test_what_a_worker_imports_holds_nothing_of_the_trainer() -> None:
     code = (
         "import sys, safeloader.runtime.host, safeloader.runtime.serve\n"
-        "trainers = ('safeloader.loader', 'safeloader.observe', 'safeloader.settings', 'safeloader.core')\n"
+        "trainers = ('safeloader.loader', 'safeloader.iterating', 'safeloader.observe', 'safeloader.settings', 'safeloader.core')\n"
         "print([m for m in sys.modules if m.startswith(trainers)])"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)

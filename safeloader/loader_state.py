@@ -1,0 +1,104 @@
+"""What a loader keeps besides torch's attributes: settings, report, iterators, and who watches its consumer."""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from . import torch_private
+from .observe import Recorder, stall
+from .observe.status import Pass, loader_status
+from .starting import Starting
+from .state.keeper import Keeper
+
+if TYPE_CHECKING:
+    from .iterating import ProcessIterator
+    from .loader import DataLoader
+    from .observe.stall import Stall
+    from .settings import Settings
+    from .showing import Phase
+
+__all__ = ["LoaderState"]
+
+
+class LoaderState:
+    """What a loader keeps besides torch's attributes."""
+
+    def __init__(self, name: str, settings: Settings, num_workers: int) -> None:
+        self.name = name
+        self.settings = settings
+        self.recorder = Recorder(name, settings, workers=num_workers)
+        self.starting = Starting(settings)
+        self.iterators: weakref.WeakSet[ProcessIterator] = weakref.WeakSet()
+        self.closed = False
+        self.epochs = 0  # the number of the next one
+        self.told_epoch: int | None = None  # by set_epoch
+        self.keeper = Keeper()
+        self.delivered: deque[tuple[int, int, int | None, object]] = deque(maxlen=16)
+        self.shown: Phase | None = None  # of the pass that is under way, under SAFELOADER_PROGRESS
+        self.shown_by_hand = False
+        self._watched = False
+        self._pass: Pass | None = None
+        self._loader: weakref.ref[DataLoader[Any]] | None = None
+
+    def begin_pass(self, loader: DataLoader[Any]) -> None:
+        """A consumer begins to iterate: watch it for stalls, and show it where that is asked for."""
+        self._pass, self._loader = Pass.begin(self.recorder), weakref.ref(loader)
+        if not self._watched:
+            self._watched = True
+            stall.watch(self.recorder.pulse, self.settings.stall_report, weakref.ref(self))
+        if self.settings.progress and not self.shown_by_hand:
+            from .showing import Phase, length_of
+
+            self.end_pass("left early")
+            self.shown = Phase(f"{self.name}, epoch {self.epochs + 1}", length_of(loader))
+
+    def end_pass(self, how: str = "") -> None:
+        """The pass is over."""
+        if self.shown is not None:
+            self.shown.end(how)
+            self.shown = None
+
+    def asks(self) -> None:
+        """A batch is asked for."""
+        self.recorder.pulse.asks()
+        if self.shown is not None:
+            self.shown.asks()
+
+    def got(self) -> None:
+        """It is there."""
+        self.recorder.pulse.got()
+        if self.shown is not None:
+            self.shown.got()
+
+    def failed(self, error: BaseException) -> None:
+        """It does not come."""
+        self.recorder.pulse.ended()
+        self.end_pass("" if isinstance(error, StopIteration) else f"ended by {type(error).__name__}")
+
+    def stalled(self, seen: Stall) -> None:
+        """Tell of a stall; called by the watch's thread."""
+        alive = [iterator for iterator in self.iterators if not iterator.closed]
+        self.recorder.stalled(seen, alive[-1].whereabouts() if alive else None)
+
+    def stall_ended(self, seconds: float) -> None:
+        """Tell of its end."""
+        self.recorder.stall_ended(seconds)
+
+    def status(self) -> dict[str, Any]:
+        """How this loader stands, for ``safeloader top``; called by the watch's thread."""
+        alive = [iterator for iterator in self.iterators if not iterator.closed]
+        crew = alive[-1].staff() if alive else []
+        loader = None if self._loader is None else self._loader()
+        return loader_status(self.recorder, self._pass, self.epochs - 1, _known_length(loader), crew)
+
+
+def _known_length(loader: DataLoader[Any] | None) -> int | None:
+    """Batches of an epoch; of an iterable dataset torch remembers that it was asked, so it is not."""
+    if loader is None or torch_private.is_iterable(loader):
+        return None
+    try:
+        return len(loader)
+    except Exception:
+        return None
