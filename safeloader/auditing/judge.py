@@ -109,7 +109,7 @@ def _coverage(epochs: Sequence[Epoch], plan: Plan) -> Iterator[Finding]:
             text = f"epoch {number}: {_say(repeated)} served more than once, as the sampler means to"
             yield Finding("repeated", "note", text)
     always = set(range(plan.length)) - {seen.index for epoch in epochs for seen in _all(epoch)}
-    if always and len(epochs) > 1 and plan.shuffled and plan.complete and len(always) > plan.padded:
+    if len(epochs) > 1 and plan.shuffled and plan.complete and len(always) > plan.padded + plan.dropped:
         yield Finding(
             "never_served_at_all", "warning", f"{_say(sorted(always))} not served in any of {len(epochs)} epochs",
             "a new order each epoch would serve others: is the shuffling seeded anew each time?",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -68,8 +69,10 @@ def _rehearse(loader: Any, epochs: int, set_epoch: bool, batches: int | None) ->
         for epoch in range(epochs):
             if set_epoch and hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
-            served = itertools.islice(rehearsal, batches)
-            yield [seen for batch in served for seen in batch]
+            with warnings.catch_warnings():  # a forgotten set_epoch is among the findings
+                warnings.simplefilter("ignore", UserWarning)
+                served = [seen for batch in itertools.islice(rehearsal, batches) for seen in batch]
+            yield served
 
 
 def _copy(loader: Any) -> DataLoader[Any]:

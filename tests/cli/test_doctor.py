@@ -33,6 +33,7 @@ def test_the_machine_is_looked_at_and_told_in_lines(command: Callable[..., Any])
     assert ("bad" in said.stdout.splitlines()[-1]) == bool(said.exit_code)
 
 
+@pytest.mark.slow
 def test_the_findings_as_json_have_a_verdict_each(command: Callable[..., Any]) -> None:
     told = parsed(command("doctor", "--json"))
     assert told["v"] == 1
@@ -40,6 +41,7 @@ def test_the_findings_as_json_have_a_verdict_each(command: Callable[..., Any]) -
     assert len({finding["check"] for finding in told["checks"]}) == len(told["checks"]) > 12
 
 
+@pytest.mark.slow
 def test_something_bad_is_the_exit_status(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAFELOADER_BATCH_TIMEOT", "3")
     said = command("doctor")

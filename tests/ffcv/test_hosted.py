@@ -110,6 +110,7 @@ def test_a_break_and_a_resume_at_the_batch_that_is_due(hosted: Any, expected: li
     assert same(head + list(loader), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.ffcv
 def test_a_file_cut_off_under_the_process_is_a_clear_error(make: Make, tmp_path: Path, beton: Path) -> None:
     """F17: the mapping is gone, SIGBUS ends the process; its replacement says why."""

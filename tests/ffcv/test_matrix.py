@@ -147,6 +147,7 @@ def test_f9_f10_a_fork_of_the_trainer_is_refused(make: Make) -> None:
     assert len(list(iterator)) == 11
 
 
+@pytest.mark.slow
 def test_f11_the_workqueue_layer_is_refused() -> None:
     program = (
         "from safeloader.ffcv.need import require; require()\n"
@@ -372,6 +373,7 @@ def test_f22_two_loaders_in_two_threads(make: Make, d: Any) -> None:
     assert got == {"train": list(range(120)), "val": list(range(120))}
 
 
+@pytest.mark.slow
 def test_f11_validation_inside_training(make: Make, d: Any) -> None:
     train, val = make(num_workers=2), make(num_workers=2, order="SEQUENTIAL")
     seen = []

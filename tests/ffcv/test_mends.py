@@ -25,6 +25,7 @@ def run(program: str, timeout: float = 110, **variables: str) -> subprocess.Comp
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_distutils_is_gone_from_newer_pythons() -> None:
     gone = "sys.modules['distutils'] = None\n"
     bare = run(gone + "import ffcv")
@@ -33,6 +34,7 @@ def test_distutils_is_gone_from_newer_pythons() -> None:
     assert mended.stdout.strip() == "fine", mended.stderr
 
 
+@pytest.mark.slow
 def test_torchs_number_of_threads() -> None:
     program = "import torch; torch.set_num_threads(3)\n{}\nprint(torch.get_num_threads())"
     assert run(program.format("import ffcv")).stdout.strip() == "1"
@@ -142,6 +144,7 @@ print("fine")
 """
 
 
+@pytest.mark.slow
 def test_calls_with_constants_after_the_first_type(make: Any) -> None:
     """The same pipeline over indices, and files, of several types: numba compiles it for each."""
     from tests.ffcv import data
@@ -171,6 +174,7 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_a_fork_while_numba_compiles() -> None:
     assert run(FORK.format("")).stdout.strip() == "child hangs"
     assert run(FORK.format("from safeloader.ffcv import mends; mends._fork_lock()")).stdout.strip() == "child done"

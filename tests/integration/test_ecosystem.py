@@ -13,6 +13,7 @@ import torch
 import safeloader
 from safeloader import DataLoader, Policy
 from tests.integration.killing import Killing
+from tests.runtime.harness import processes_of
 
 POLICY = Policy(max_restarts=7)
 
@@ -142,7 +143,7 @@ def test_a_hugging_face_dataset_survives(tmp_path: Path) -> None:
     reference = torch.utils.data.DataLoader(table.with_format("torch"), 4)
     first = iter(loader)
     batches = [next(first)]
-    _kill_one(loader)
+    processes_of(loader)[0].kill()
     batches += list(first)
     for got, expected in zip(batches, reference, strict=True):
         assert all(torch.equal(got[key], expected[key]) for key in ("x", "label"))
@@ -150,13 +151,7 @@ def test_a_hugging_face_dataset_survives(tmp_path: Path) -> None:
     loader.close()
 
 
-def _kill_one(loader: Any) -> None:
-    import psutil
-
-    children = [p for p in psutil.Process().children() if "safeloader.runtime.host" in " ".join(p.cmdline())]
-    children[0].kill()
-
-
+@pytest.mark.slow
 @pytest.mark.usefixtures("patched")
 def test_the_hugging_face_trainer_trains_through_a_killed_worker(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")

@@ -9,13 +9,10 @@ import pytest
 from benchmarks.incidents.__main__ import INCIDENTS
 from benchmarks.incidents.watching import run
 
-_QUICK = {"collapse"}
-
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in _QUICK else pytest.mark.slow) for name in INCIDENTS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", INCIDENTS)
 def test_an_incident_is_as_claimed_without_and_with_safeloader(name: str) -> None:
     rows = importlib.import_module(f"benchmarks.incidents.{name}").measure()
     assert [row.side for row in rows] == ["without", "with"]

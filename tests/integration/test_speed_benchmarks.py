@@ -65,6 +65,7 @@ def test_an_unknown_group_is_refused_with_the_names_there_are() -> None:
     assert "throughput" in ended.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loader", ["torch", "safeloader"])
 def test_a_killed_worker_is_measured(loader: str) -> None:
     command = [sys.executable, "-m", "benchmarks.speed.faults", loader, "kill"]

@@ -253,6 +253,7 @@ class Asks(Draws):
         return {name: torch.tensor(name in sys.modules) for name in HARM}
 
 
+@pytest.mark.slow
 def test_modules_that_do_more_than_define_things_are_left_to_each_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

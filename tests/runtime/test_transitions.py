@@ -66,6 +66,7 @@ def test_a_process_that_hangs_while_idle_is_found_by_its_deadline(rig: Rig) -> N
 # ---------------------------------------------------------------- other ways to iterate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("persistent", [False, True])
 def test_only_the_first_batch_of_many_epochs_is_torchs(persistent: bool) -> None:
     def firsts(loader: Any) -> list[Any]:

@@ -6,6 +6,7 @@ Rank 0 prints one line for each thing that all ranks agreed on.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,8 @@ def main(folder: Path) -> None:
     guards()
     stores(folder)
     dist.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # threads of gloo that are still there abort a normal exit now and then
 
 
 if __name__ == "__main__":
