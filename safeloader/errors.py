@@ -113,14 +113,11 @@ class SettingsError(SafeLoaderError, ValueError):
     """A setting, a policy argument or a ``SAFELOADER_*`` variable is unknown or out of range."""
 
 
-class NotCarriableError(SafeLoaderError, TypeError):
-    """Something of the dataset or its functions cannot be carried into another process.
-
-    Attributes:
-        path: Attribute path to the offender, such as ``"dataset.transform.lock"``; "" if it was not found.
-    """
+class _PathError(SafeLoaderError):
+    """An error about something that has a path."""
 
     path: str
+    _label = "path:"
 
     def __init__(
         self,
@@ -136,7 +133,15 @@ class NotCarriableError(SafeLoaderError, TypeError):
         self.path = path
 
     def _facts(self) -> list[tuple[str, str]]:
-        return [("path:", self.path)]
+        return [(self._label, self.path)]
+
+
+class NotCarriableError(_PathError, TypeError):
+    """Something of the dataset or its functions cannot be carried into another process.
+
+    Attributes:
+        path: Attribute path to the offender, such as ``"dataset.transform.lock"``; "" if it was not found.
+    """
 
 
 class StartError(SafeLoaderError):
@@ -272,30 +277,14 @@ class NonFiniteError(SafeLoaderError, ArithmeticError):
         self.indices = None if indices is None else list(indices)
 
 
-class CheckpointError(SafeLoaderError):
+class CheckpointError(_PathError):
     """A checkpoint could not be written, is damaged, belongs to something else, or does not fit.
 
     Attributes:
         path: Its file; "" if there is none.
     """
 
-    path: str
-
-    def __init__(
-        self,
-        what: str,
-        *,
-        path: str = "",
-        where: str = "",
-        attempt: str = "",
-        hint: str = "",
-        story: Sequence[str] = (),
-    ) -> None:
-        super().__init__(what, where=where, attempt=attempt, hint=hint, story=story)
-        self.path = path
-
-    def _facts(self) -> list[tuple[str, str]]:
-        return [("file:", self.path)]
+    _label = "file:"
 
 
 def _rebuild(cls: type[SafeLoaderError], args: tuple[Any, ...]) -> SafeLoaderError:

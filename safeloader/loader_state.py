@@ -29,6 +29,7 @@ class LoaderState:
         self.name = name
         self.settings = settings
         self.recorder = Recorder(name, settings, workers=num_workers)
+        self._pulse = self.recorder.pulse
         self.starting = Starting(settings)
         self.iterators: weakref.WeakSet[ProcessIterator] = weakref.WeakSet()
         self.closed = False
@@ -47,7 +48,7 @@ class LoaderState:
         self._pass, self._loader = Pass.begin(self.recorder), weakref.ref(loader)
         if not self._watched:
             self._watched = True
-            stall.watch(self.recorder.pulse, self.settings.stall_report, weakref.ref(self))
+            stall.watch(self._pulse, self.settings.stall_report, weakref.ref(self))
         if self.settings.progress and not self.shown_by_hand:
             from .showing import Phase, length_of
 
@@ -62,19 +63,19 @@ class LoaderState:
 
     def asks(self) -> None:
         """A batch is asked for."""
-        self.recorder.pulse.asks()
+        self._pulse.asks()
         if self.shown is not None:
             self.shown.asks()
 
     def got(self) -> None:
         """It is there."""
-        self.recorder.pulse.got()
+        self._pulse.got()
         if self.shown is not None:
             self.shown.got()
 
     def failed(self, error: BaseException) -> None:
         """It does not come."""
-        self.recorder.pulse.ended()
+        self._pulse.ended()
         self.end_pass("" if isinstance(error, StopIteration) else f"ended by {type(error).__name__}")
 
     def stalled(self, seen: Stall) -> None:

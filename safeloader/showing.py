@@ -11,6 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from safeloader.observe.text import duration, many
+from safeloader.ranks import group
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -188,8 +189,8 @@ def length_of(loader: Any) -> int | None:
 
 def _rank() -> int:
     """This process's rank: torch.distributed's, else the launcher's."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
-        return int(torch.distributed.get_rank())
+    here = group() if "torch" in sys.modules else None
+    if here is not None:
+        return here[0]
     rank = os.environ.get("RANK", "0")
     return int(rank) if rank.isdigit() else 0

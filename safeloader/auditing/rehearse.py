@@ -17,6 +17,7 @@ from safeloader.auditing.report import AuditReport
 from safeloader.auditing.watched import Seen, as_list, watch
 from safeloader.errors import AuditError
 from safeloader.loader import DataLoader
+from safeloader.ranks import ALONE, group
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -156,8 +157,7 @@ def _plan(loader: Any, set_epoch: bool, batches: int | None) -> Plan:
 
 
 def _world() -> int:
-    distributed = torch.distributed
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    return (group() or ALONE)[1]
 
 
 def _gathered(mine: list[Seen]) -> Epoch:

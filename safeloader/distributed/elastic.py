@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import Sampler
 
 from ..errors import SettingsError, StateError
+from ..ranks import ALONE, group
 from .order import Order, order_of, weighted_order_of
 
 if TYPE_CHECKING:
@@ -268,11 +269,8 @@ class ElasticDistributedSampler(Sampler[Any]):
 
 
 def _where(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
-    import torch.distributed as dist
-
-    running = dist.is_available() and dist.is_initialized()
-    world = num_replicas if num_replicas is not None else dist.get_world_size() if running else 1
-    own = rank if rank is not None else dist.get_rank() if running else 0
+    here, there = group() or ALONE
+    own, world = here if rank is None else rank, there if num_replicas is None else num_replicas
     if not 0 <= own < world:
         raise SettingsError(f"rank {own} is none of {world} ranks", hint="ranks count from 0")
     return world, own

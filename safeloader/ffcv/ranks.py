@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from ..errors import RanksDisagreeError, SettingsError
+from ..ranks import group
 
 __all__ = ["Ranks", "compare"]
 
@@ -33,15 +34,14 @@ class Ranks:
     _made: dict[str, int] = {}  # noqa: RUF012 - one count a program
 
     def __init__(self, name: str, timeout: float) -> None:
-        import torch.distributed as dist
-
-        if not (dist.is_available() and dist.is_initialized()):
+        here = group()
+        if here is None:
             raise SettingsError(
                 "distributed=True needs a process group",
                 where=name,
                 hint="call torch.distributed.init_process_group first (torchrun starts the ranks)",
             )
-        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.rank, self.world_size = here
         self._timeout = timeout
         self._name = name
         count = self._made[name] = self._made.get(name, 0) + 1

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import torch_private
 from ..errors import StateError
+from ..ranks import group
 from ..runtime.stateful import is_stateful
 from .sampling import names_of
 
@@ -40,9 +41,8 @@ def length_of(thing: Any) -> int | None:
 
 def ranks() -> list[int] | None:
     """This program's rank and the world's size, where torch.distributed runs."""
-    import torch.distributed as dist
-
-    return [dist.get_rank(), dist.get_world_size()] if dist.is_available() and dist.is_initialized() else None
+    here = group()
+    return None if here is None else list(here)
 
 
 def facts_of(loader: DataLoader[Any]) -> dict[str, Any]:

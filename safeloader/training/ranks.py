@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from ..errors import CheckpointError, SafeLoaderError
+from ..ranks import ALONE, group
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,18 +18,14 @@ __all__ = ["all_do", "any_rank", "everyones", "first_does", "rank", "world_size"
 T = TypeVar("T")
 
 
-def _together() -> bool:
-    return dist.is_available() and dist.is_initialized()
-
-
 def rank() -> int:
     """This process's rank; 0 where there is only one."""
-    return dist.get_rank() if _together() else 0
+    return (group() or ALONE)[0]
 
 
 def world_size() -> int:
     """How many ranks train together."""
-    return dist.get_world_size() if _together() else 1
+    return (group() or ALONE)[1]
 
 
 def any_rank(mine: bool) -> bool:
