@@ -15,6 +15,7 @@ import torch
 from benchmarks.serialization.cases import ALL
 from safeloader.errors import StartError
 from safeloader.runtime import carry
+from safeloader.runtime.carry.importable import importable_as
 from tests.runtime.carrying import ROOT, in_main, run_script, written
 
 # ------------------------------------------------------------------ scripts
@@ -236,3 +237,21 @@ def test_small_things_of_the_script_go_by_value_without_a_table() -> None:
     assert (index.i, twice(4), plain.sum(), shared.sum(), array.sum()) == (4, 8, 3, 3, 9999)
     assert not shared.is_shared()
     shared += 1
+
+
+def test_a_module_under_a_second_name_is_imported_and_not_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``collections.abc`` is from Python 3.13 on: no file gives it, importing its package does."""
+    (tmp_path / "lender").mkdir()
+    (tmp_path / "lender" / "__init__.py").write_text(
+        "import sys, lent_under_two_names\nsys.modules['lender.second'] = lent_under_two_names\n"
+    )
+    (tmp_path / "lent_under_two_names.py").write_text("class Base:\n    __module__ = 'lender.second'\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    lent = importlib.import_module("lender.second")
+    try:
+        assert importable_as(lent.Base, "lender.second", "Base")
+    finally:
+        for name in ("lender", "lender.second", "lent_under_two_names"):
+            sys.modules.pop(name, None)

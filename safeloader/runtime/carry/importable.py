@@ -45,10 +45,14 @@ def _look(name: str) -> bool:
         return _found(name, None)
     if not importable(parent):
         return False
+    module = sys.modules.get(name)
+    # A package may lend a module this name when it is imported (collections.abc, from Python 3.13 on).
+    own_name = getattr(getattr(module, "__spec__", None), "name", name)
+    if own_name != name:
+        return importable(own_name)
     # A package may make such a module when it is imported itself (six.moves, torch.ops): then it has no
     # file.
     path = getattr(sys.modules.get(parent), "__path__", None)
-    module = sys.modules.get(name)
     return path is None or getattr(module, "__file__", None) is None or _found(name, path)
 
 
