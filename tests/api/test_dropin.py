@@ -52,7 +52,9 @@ def test_every_argument_can_be_given_by_position_and_is_kept() -> None:
         data.Items(7), 2, False, sampler, None, 1, data.collate_identity, False, True, 7.5, data.init_seeding, "spawn",
         generator,
     )  # fmt: skip
-    more: dict[str, Any] = {"prefetch_factor": 3, "persistent_workers": True, "pin_memory_device": "", "in_order": False}
+    more: dict[str, Any] = {"prefetch_factor": 3, "persistent_workers": True, "pin_memory_device": ""}
+    if "in_order" in inspect.signature(tud.DataLoader).parameters:  # from torch 2.6 on
+        more["in_order"] = False
     ours: Any = DataLoader(*arguments, **more)
     torchs: Any = tud.DataLoader(*arguments, **more)
     for name, value in vars(torchs).items():
@@ -164,7 +166,9 @@ def _error(loader_class: Any, arguments: dict[str, Any]) -> tuple[str, str]:
 def test_wrong_arguments_are_the_same_errors_as_torchs(arguments: dict[str, Any]) -> None:
     expected = _error(tud.DataLoader, arguments)
     assert expected[0], "torch accepts this"
-    assert _error(DataLoader, arguments) == expected
+    kind, message = _error(DataLoader, arguments)
+    assert kind == expected[0]
+    assert message == expected[1] or not expected[1], "an older torch says nothing with some"
 
 
 # ---------------------------------------------------------------- attributes

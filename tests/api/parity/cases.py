@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import inspect
 import random
 import re
 import warnings
@@ -217,9 +218,14 @@ def build(c: Case, loader_class: Any, generator: torch.Generator | None, **more:
         worker_init_fn=init,
         generator=generator,
         pin_memory=c.pin_memory,
-        in_order=c.in_order,
+        **({"in_order": c.in_order} if _knows_in_order(loader_class) else {}),
         **more,
     )
+
+
+def _knows_in_order(loader_class: Any) -> bool:
+    """torch does from 2.6 on; before, its order is a right one among all."""
+    return "in_order" in inspect.signature(loader_class).parameters
 
 
 # ---------------------------------------------------------------- running
