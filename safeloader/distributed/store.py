@@ -8,12 +8,19 @@ stays lost until the process group is made anew.
 
 No call waits for a key to appear, and none is a collective operation: a rank that is late, or was never started, costs
 nothing.
+
+torchrun's agent keeps its store from one start of the group to the next, and so may be found what ranks wrote that are
+long gone. So write the time with it: what is older than `born` is of another start, since no group is complete before
+all of its processes have begun.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 import threading
+import time
 import weakref
 from collections import deque
 from datetime import timedelta
@@ -27,10 +34,11 @@ from ..torch_private import default_store
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["GroupStore", "group_store"]
+__all__ = ["GroupStore", "born", "group_store"]
 
 T = TypeVar("T")
 _PREFIX = "safeloader/"
+_IMPORTED = time.time()
 _KEY_TIMEOUT = timedelta(seconds=5)  # of a key that vanished between being seen and being read
 
 
@@ -54,6 +62,7 @@ class GroupStore:
         self._woken = threading.Condition()
         self._thread: threading.Thread | None = None
         self._blocked = False  # somebody waited in vain, and the thread has not come back since
+        self.silence_told = False  # somebody has logged that it does not answer
 
     def tell(self, key: str, value: bytes | str | None) -> None:
         """Have a value written soon, or with None deleted. Returns at once; the newest value of a key counts.
@@ -78,20 +87,21 @@ class GroupStore:
         wanted = list(keys)
         return self._ask(lambda store: _found(store, wanted), within)
 
-    def first(self, key: str, value: bytes | str, within: float) -> bytes | None:
+    def first(self, key: str, value: str, within: float, instead_of: bytes = b"") -> bytes | None:
         """Write a value where there is none yet; of several ranks exactly one does.
 
         Args:
             key: Where.
             value: What; not empty.
             within: Seconds to wait for the store.
+            instead_of: Write it only where this stands; by default, where nothing does.
 
         Returns:
             What is there now: this value, or what another rank wrote before. None where the store did not answer
             in time, though it may still write; `trouble` says why.
         """
-        mine = value if isinstance(value, str) else value.decode()
-        return self._ask(lambda store: bytes(store.compare_set(_PREFIX + key, "", mine)), within)
+        expected = instead_of.decode()
+        return self._ask(lambda store: bytes(store.compare_set(_PREFIX + key, expected, value)), within)
 
     def _ask(self, what: Callable[[Any], T], within: float) -> T | None:
         job = _Job(what)
@@ -210,6 +220,18 @@ def _found(store: Any, wanted: list[str]) -> dict[str, bytes]:
         return {key: bytes(store.get(name)) for key, name in zip(wanted, names, strict=True)}
     values = store.multi_get(names) if names else []
     return {key: bytes(value) for key, value in zip(wanted, values, strict=True)}
+
+
+@functools.cache
+def born() -> float:
+    """When this process began, in seconds since 1970."""
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            ticks = int(file.read().rpartition(b")")[2].split()[19])
+        ago = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError):  # no Linux
+        return _IMPORTED
+    return min(time.time() - ago, _IMPORTED)
 
 
 class _Current:
