@@ -82,7 +82,7 @@ def main() -> None:
         "The faults hit workers of the last rank.",
         columns=COLUMNS,
         rows=[row(told["loader"], told["every"], asked.batches, told) for told in raw],
-        raw={"runs": raw},
+        raw=raw,
     )
     report.show([table])
     for path in report.write(asked.out, [table], "python -m benchmarks.ranks"):

@@ -97,7 +97,8 @@ def main() -> None:
         nn.Sequential(nn.Conv2d(3, 8, 5, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 10))
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    waited, begun = [], 0.0
+    waited: list[float] = []
+    begun = 0.0
     for seconds, batch in waits(build(asked)):
         if not waited:  # the start is not what is measured
             dist.barrier()

@@ -111,7 +111,7 @@ class RankGuard:
         store = group_store()
         if store is None:
             return
-        facts, epoch = _facts(loader, dealer, at), getattr(dealer, "epoch", loader._safe.epochs)
+        facts, epoch = _facts(loader, dealer, at), str(getattr(dealer, "epoch", loader._safe.epochs))
         number = "begin"
         if self._passes:
             number = f"{epoch}.{self._passes[epoch]}"

@@ -25,7 +25,7 @@ def test_a_run_that_died_shows_how_far_it_came_and_no_figures() -> None:
 def test_torchs_run_dies_of_the_first_fault_and_safeloaders_comes_to_its_end(tmp_path: Path) -> None:
     small = ["--batches", "30", "--every", "10", "--batch-size", "4", "--out", str(tmp_path)]
     subprocess.run([sys.executable, "-m", "benchmarks.ranks", *small], cwd=ROOT, check=True, timeout=390)
-    runs = json.loads((tmp_path / "results.json").read_text())["tables"][0]["raw"]["runs"]
+    runs = json.loads((tmp_path / "results.json").read_text())["tables"][0]["raw"]
     assert [(run["loader"], run["every"]) for run in runs] == [
         ("torch", 0), ("safeloader", 0), ("torch", 10), ("safeloader", 10)
     ]  # fmt: skip
