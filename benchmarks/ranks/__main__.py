@@ -48,7 +48,8 @@ def run(loader: str, asked: argparse.Namespace, every: int) -> dict[str, Any]:
         progress = Path(folder) / "progress"
         reached = int(progress.read_text()) if progress.exists() else 0
         errors = [line for line in done.stderr.splitlines() if "Error: " in line and "ChildFailed" not in line]
-        return {"batches": reached, "error": errors[0].rpartition("]: ")[2].strip() if errors else f"exit code {done.returncode}"}
+        error = errors[0].rpartition("]: ")[2].strip() if errors else f"exit code {done.returncode}"
+        return {"batches": reached, "error": error}
 
 
 def row(loader: str, every: int, due: int, told: dict[str, Any]) -> list[str]:

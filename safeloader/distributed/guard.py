@@ -49,12 +49,14 @@ class Pass(NamedTuple):
         key: Where it is in the store.
         where: Loader and epoch, in words.
         rank: This one.
+        at: The batch with which it began.
         store: The process group's.
     """
 
     key: str
     where: str
     rank: int
+    at: int
     store: GroupStore
 
 
@@ -120,7 +122,7 @@ class RankGuard:
         self._passes[epoch] += 1
         facts = json.loads(json.dumps(facts, default=str))
         self.current = Pass(
-            f"alike/{self._identity}/{number}", f"{loader._safe.name}, epoch {epoch}", here[0], store
+            f"alike/{self._identity}/{number}", f"{loader._safe.name}, epoch {epoch}", here[0], at, store
         )
         other = self._first_of(self.current, "", facts)
         if other is not None:
@@ -144,13 +146,17 @@ class RankGuard:
             self._say(ends_differ(over.where, over.rank, batches, other["rank"], other["facts"]))
 
     def stalled(self, batches: int) -> None:
-        """Nothing has moved for long: log it if that is because another rank has come to its end."""
+        """Nothing has moved for long: log it if that is because another rank has come to its end.
+
+        Args:
+            batches: What this rank was given since the pass began.
+        """
         now = self.current
         found = now.store.look([f"{now.key}/end"], _WITHIN) if now is not None else None
         if now is None or not found:
             return
         other = json.loads(found[f"{now.key}/end"])
-        told = gone_on_alone(now.where, now.rank, batches, other["rank"], other["facts"])
+        told = gone_on_alone(now.where, now.rank, now.at + batches, other["rank"], other["facts"])
         if told is not None and _fresh(other):
             logger.warning("%s; try: %s", told.what, told.hint)
 

@@ -24,26 +24,38 @@ sys.stdin.read()
 
 
 class Server:
-    """A store in a process of its own."""
+    """A store in a process of its own, and what asks it."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert self.process.stdout is not None
-        port = int(self.process.stdout.readline())
-        self.torchs = dist.PrefixStore("group", dist.TCPStore("127.0.0.1", port, timeout=timedelta(seconds=60)))
+        self._port = int(self.process.stdout.readline())
+
+    def connect(self, prefix: str) -> None:
+        tcp = dist.TCPStore("127.0.0.1", self._port, timeout=timedelta(seconds=60))
+        self.torchs = dist.PrefixStore(prefix, tcp)
         self.store = GroupStore(self.torchs)
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def one_for_all() -> Iterator[Server]:
+    made = Server()
+    yield made
+    made.end()
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    made = Server()
-    yield made
-    made.store.close()
-    made.process.send_signal(signal.SIGCONT)
-    made.process.kill()
-    made.process.communicate()
+def server(one_for_all: Server, request: pytest.FixtureRequest) -> Iterator[Server]:
+    one_for_all.connect(request.node.name)
+    yield one_for_all
+    one_for_all.process.send_signal(signal.SIGCONT)
+    one_for_all.store.close()
 
 
 def test_what_is_told_is_found_and_what_is_not_there_is_not_waited_for(server: Server) -> None:
@@ -87,10 +99,11 @@ def test_a_frozen_store_is_free_for_torchs_own_connection(server: Server) -> Non
     assert server.torchs.get("theirs") == b"1"
 
 
-def test_a_store_that_is_gone_is_lost_for_good(server: Server) -> None:
+def test_a_store_that_is_gone_is_lost_for_good() -> None:
+    server = Server()
+    server.connect("gone")
     assert server.store.look(["a"], 30.0) == {}
-    server.process.kill()
-    server.process.wait()
+    server.end()
     assert server.store.look(["a"], 30.0) is None
     assert server.store.lost
     assert "DistNetworkError" in server.store.trouble
