@@ -121,16 +121,14 @@ class GroupStore:
 
     def _give_up(self, job: _Job, within: float) -> None:
         with self._woken:
-            if not (self.lost or self._blocked):
+            if not (self.lost or self._blocked or job.done.is_set()):
                 self.trouble, self._blocked = f"the store did not answer within {within:g} s", True
             with contextlib.suppress(ValueError):  # it may be in work
                 self._jobs.remove(job)
 
     def close(self) -> None:
         """End the thread, if it is not blocked; no further call is answered."""
-        with self._woken:
-            self.lost, self.trouble = True, self.trouble or "the process group is no more"
-            self._woken.notify()
+        self._end("the process group is no more")
 
     def _wake(self) -> None:
         if self._thread is None:
@@ -173,13 +171,17 @@ class GroupStore:
     def _failed(self, error: Exception) -> None:
         self.trouble = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         if isinstance(error, dist.DistNetworkError):
-            with self._woken:
-                self.lost = True
-                for job in self._jobs:
-                    job.failed = self.trouble
-                    job.done.set()
-                self._jobs.clear()
-                self._told.clear()
+            self._end(self.trouble)
+
+    def _end(self, trouble: str) -> None:
+        with self._woken:
+            self.lost, self.trouble = True, trouble
+            for job in self._jobs:
+                job.failed = trouble
+                job.done.set()
+            self._jobs.clear()
+            self._told.clear()
+            self._woken.notify()
 
 
 class _Job:
