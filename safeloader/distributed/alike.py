@@ -23,7 +23,10 @@ _EVEN = (
     'safeloader.distributed.ElasticDistributedSampler(ends="even"); or wrap the loop in '
     "torch.distributed.algorithms.Join, and " + _MEANT
 )
-_SAME = "give every rank the same dataset, seed and arguments, and resume all of them or none; " + _MEANT
+_SAME = (
+    "give every rank the same dataset, seed and arguments, and resume all of them or none; where these are two loaders, "
+    "give each a name; " + _MEANT
+)
 
 
 class Told(NamedTuple):
