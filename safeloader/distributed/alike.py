@@ -24,8 +24,8 @@ _EVEN = (
     "torch.distributed.algorithms.Join, and " + _MEANT
 )
 _SAME = (
-    "give every rank the same dataset, seed and arguments, and resume all of them or none; where these are two loaders, "
-    "give each a name; " + _MEANT
+    "give every rank the same dataset, seed and arguments, and resume all of them or none; where these are two "
+    "loaders, give each a name; " + _MEANT
 )
 
 
