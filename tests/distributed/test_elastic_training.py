@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ def test_the_example_is_what_the_guide_shows() -> None:
 
 def test_the_example_says_how_it_is_called() -> None:
     done = subprocess.run(
-        [str(ROOT / ".venv" / "bin" / "python"), str(ROOT / "docs" / "examples" / "elastic.py"), "--help"],
+        [sys.executable, str(ROOT / "docs" / "examples" / "elastic.py"), "--help"],
         capture_output=True, text=True, timeout=60, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert "steps from one checkpoint to the next" in done.stdout, done.stderr
