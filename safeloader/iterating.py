@@ -50,6 +50,7 @@ class SingleProcessIterator(_Unprofiled, torch_private.SingleProcessIterator):
             self._sampler_iter = keeper.planned_first(state, self._sampler_iter)
             self._num_yielded = epoch.batch = state.batch
         self._loader_state = loader._safe
+        self._among_ranks = loader._safe.guard.current
         loader._safe.begin_pass(loader)
         loader._safe.epochs = epoch.number + 1
         epoch.fetcher = self._dataset_fetcher if worth_keeping(self._dataset_fetcher) else None
@@ -66,6 +67,8 @@ class SingleProcessIterator(_Unprofiled, torch_private.SingleProcessIterator):
             data = self._next_loaded()
         except BaseException as error:
             state.failed(error)
+            if isinstance(error, StopIteration):
+                state.guard.ended(self._among_ranks, self._num_yielded)
             raise
         state.got()
         state.recorder.batches += 1
@@ -169,7 +172,7 @@ class ProcessIterator(_Unprofiled):
         spec = Spec(config, self._dataset, self._collate_fn, init_fn)
         starting = loader._safe.starting
         way = starting.way(loader.multiprocessing_context, spec) if crew is None else crew.way
-        core = _core_settings(loader, settings, iterable, shared=crew is not None)
+        core = loader._safe.patience.fit(_core_settings(loader, settings, iterable, shared=crew is not None))
         return Driver(spec, way, core, loader._safe.recorder, self._finish(), starting.stock, crew)
 
     def _finish(self) -> Callable[[Any], Any] | None:
@@ -191,6 +194,7 @@ class ProcessIterator(_Unprofiled):
         if state is not None:
             self._num_yielded = 0 if state.over else state.batch
             state = keeper.packed(state, self._driver.spec.classes) if self._persistent or not state.over else None
+        self._among_ranks = safe.guard.current
         safe.begin_pass(loader)
         self._driver.begin_epoch(epoch.number, self._next_index, seed, safe.told_epoch, state)
         safe.epochs = epoch.number + 1
@@ -208,6 +212,7 @@ class ProcessIterator(_Unprofiled):
                 self._ended, self._epoch.draws = True, None
                 if not self._persistent:
                     self.close()
+                state.guard.ended(self._among_ranks, self._num_yielded)
             raise
         state.got()
         return data

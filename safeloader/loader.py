@@ -7,7 +7,6 @@ seeding and warnings are torch's own code. Only how a batch is fetched is ours.
 from __future__ import annotations
 
 import inspect
-import itertools
 import operator
 from collections.abc import Callable, Iterable  # noqa: TC003 - tools read the constructor's type hints
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -36,7 +35,6 @@ __all__ = ["DataLoader"]
 T_co = TypeVar("T_co", covariant=True)
 
 _TORCH_ARGUMENTS = frozenset(inspect.signature(torch.utils.data.DataLoader.__init__).parameters)
-_counter = itertools.count(1)
 
 
 class DataLoader(torch.utils.data.DataLoader[T_co]):
@@ -57,6 +55,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     Raises:
         SettingsError: the policy or a ``SAFELOADER_*`` variable is wrong.
         ForkRefusedError: fork was asked for under ``strict``.
+        RanksDisagreeError: an epoch begins, and another rank iterates other data (`rank_check`).
     """
 
     policy: Policy | None
@@ -94,7 +93,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self.policy = policy
         self.name = name
         self.snapshot_every_n_steps = _checked_steps(snapshot_every_n_steps)
-        self._safe = LoaderState(name or f"loader {next(_counter)}", _resolve(policy, timeout), num_workers)
+        self._safe = LoaderState(name, _resolve(policy, timeout), num_workers)
         super().__init__(
             dataset, batch_size, shuffle, sampler, batch_sampler, num_workers, collate_fn, pin_memory, drop_last,
             timeout, worker_init_fn, without_fork(multiprocessing_context, num_workers, self._safe.settings, 3),
@@ -102,6 +101,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             pin_memory_device=pin_memory_device, **_newer_arguments(in_order=in_order),
         )  # fmt: skip
         self.in_order = in_order
+        self._safe.guard.identify(self)
         if policy is None or policy.pool is None:
             self._safe.starting.prestart(self)
         elif self._safe.settings.prestart and num_workers and not self._safe.settings.disable:
@@ -115,6 +115,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         if isinstance(self._iterator, ProcessIterator) and self._iterator.closed:
             self._iterator = None  # it gave up: a new epoch begins with new processes
         self._safe.keeper.watch_epoch(self)
+        self._safe.guard.begin(self, self._safe.keeper.begins_at())
         return super().__iter__()
 
     def _get_iterator(self) -> torch_private.BaseIterator:
@@ -216,9 +217,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.__dict__["_safe"] = LoaderState(
-            self.name or f"loader {next(_counter)}", _resolve(self.policy, self.timeout), self.num_workers
-        )
+        self.__dict__["_safe"] = LoaderState(self.name, _resolve(self.policy, self.timeout), self.num_workers)
+        self._safe.guard.identify(self)
 
 
 def _newer_arguments(**given: Any) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from . import torch_private
+from .distributed.guard import RankGuard
+from .distributed.patience import Patience
 from .observe import Recorder, stall
 from .observe.status import Pass, loader_status
 from .starting import Starting
@@ -21,13 +24,17 @@ if TYPE_CHECKING:
 
 __all__ = ["LoaderState"]
 
+_counter = itertools.count(1)
+
 
 class LoaderState:
     """What a loader keeps besides torch's attributes."""
 
-    def __init__(self, name: str, settings: Settings, num_workers: int) -> None:
-        self.name = name
+    def __init__(self, name: str | None, settings: Settings, num_workers: int) -> None:
+        self.guard = RankGuard(name, settings)
+        self.name = name = name or f"loader {next(_counter)}"
         self.settings = settings
+        self.patience = Patience(name, settings)
         self.recorder = Recorder(name, settings, workers=num_workers)
         self._pulse = self.recorder.pulse
         self.starting = Starting(settings)
@@ -82,6 +89,8 @@ class LoaderState:
         """Tell of a stall; called by the watch's thread."""
         alive = [iterator for iterator in self.iterators if not iterator.closed]
         self.recorder.stalled(seen, alive[-1].whereabouts() if alive else None)
+        if self._pass is not None and seen.busy:
+            self.guard.stalled(self.recorder.batches - self._pass.batches)
 
     def stall_ended(self, seconds: float) -> None:
         """Tell of its end."""

@@ -149,6 +149,13 @@ TABLE: tuple[Row, ...] = (
         "When no batch is asked for, or none comes, for so long, a line says who holds the run: once, and again when "
         "it goes on.",
     ),
+    Row(
+        "rank_check",
+        choice("auto", "warn", "raise", "off"),
+        "auto",
+        "Ranks that iterate a loader differently: other data (seed, dataset length, place in the epoch) is an error, "
+        "another number of batches a warning (auto); both are warnings, or both errors; or nobody looks.",
+    ),
     Row("accelerators", flag(), False, "Leave CUDA and HIP devices visible in worker processes."),
     Row(
         "ffcv_mode",
@@ -228,6 +235,7 @@ class Policy:
         standby: Processes that wait, ready, to take over from one that dies.
         sample_rng: Generators keyed by (seed, epoch, index) are set before each sample of a map-style dataset.
         stall_report: Seconds without a step, of the loader or of the program, until a line says who holds the run.
+        rank_check: What differences between ranks are: ``"auto"``, ``"warn"``, ``"raise"`` or ``"off"``.
         accelerators: Leave CUDA and HIP devices visible in worker processes.
         ffcv_mode: Where FFCV runs: ``"auto"``, ``"trainer"`` or ``"process"``.
         strict: Warnings are errors.
@@ -253,6 +261,7 @@ class Policy:
     standby: int | None = None
     sample_rng: bool | None = None
     stall_report: float | None = None
+    rank_check: Literal["auto", "warn", "raise", "off"] | None = None
     accelerators: bool | None = None
     ffcv_mode: Literal["auto", "trainer", "process"] | None = None
     strict: bool | None = None
@@ -303,6 +312,7 @@ class Settings:
     standby: int
     sample_rng: bool
     stall_report: float
+    rank_check: Literal["auto", "warn", "raise", "off"]
     accelerators: bool
     ffcv_mode: Literal["auto", "trainer", "process"]
     ffcv_cache: str | None

@@ -27,6 +27,7 @@ __all__ = [
     "SingleProcessIterator",
     "apply_shared_seed",
     "default_store",
+    "group_timeout",
     "default_collate_fn_map",
     "index_sampler",
     "is_iterable",
@@ -171,3 +172,20 @@ def default_store() -> Any:
     from torch.distributed.distributed_c10d import _get_default_store
 
     return _get_default_store()
+
+
+def group_timeout() -> float | None:
+    """Seconds for which a collective operation of the default process group may take; None where torch does not tell.
+
+    torch has a setter and no getter. Each backend has options with the timeout; the store was given the same.
+    """
+    from torch.distributed.distributed_c10d import _get_default_group
+
+    group = _get_default_group()
+    known = []
+    for device in group._device_types:
+        try:
+            known.append(group._get_backend(device).options._timeout.total_seconds())
+        except (AttributeError, RuntimeError):  # a backend without options, such as MPI, or from elsewhere
+            continue
+    return min(known, default=None)

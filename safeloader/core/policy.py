@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["CoreSettings", "Deadlines", "RestartWindow", "ladder"]
+__all__ = ["CoreSettings", "Deadlines", "RestartWindow", "ladder", "longest_batch_timeout", "worst_recovery"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class CoreSettings:
     batched: bool = True
     stateful: bool = False
     batch_timeout: float | Literal["auto"] = 120.0
+    learned_ceiling: float = 900.0
     startup_timeout: float = 300.0
     max_restarts: int = 4
     restart_period: float = 600.0
@@ -47,6 +48,30 @@ def ladder(top: int, fallback: str = "inline") -> tuple[int, ...]:
     while rungs[-1] > floor:
         rungs.append(rungs[-1] // 2)
     return tuple(rungs)
+
+
+def worst_recovery(settings: CoreSettings) -> float:
+    """Seconds for which a sample that hangs may hold up its batch, until it is called bad and left out, or raised.
+
+    It hangs `bad_sample_attempts` processes after the first, each for twice the time of the one before, and each of
+    them has to be killed. The starts of processes come on top: that one of them hangs as well is another fault. Rungs
+    of the ladder add nothing, since a task takes its attempts along.
+    """
+    base = settings.learned_ceiling if settings.batch_timeout == "auto" else settings.batch_timeout
+    return base * _doublings(settings) + _ends(settings)
+
+
+def longest_batch_timeout(settings: CoreSettings, limit: float) -> float:
+    """The `batch_timeout` with which the worst recovery takes so many seconds; not above 0 where none is that short."""
+    return (limit - _ends(settings)) / _doublings(settings)
+
+
+def _doublings(settings: CoreSettings) -> float:
+    return float(2 ** min(1 + settings.bad_sample_attempts, 16) - 1)
+
+
+def _ends(settings: CoreSettings) -> float:
+    return (1 + settings.bad_sample_attempts) * (settings.capture_timeout + settings.kill_timeout)
 
 
 class RestartWindow:
@@ -90,7 +115,7 @@ class Deadlines:
     """How long a task may go without progress.
 
     ``"auto"`` learns: ``FACTOR`` times the slowest batch seen, first batches of a worker apart (they open files and
-    fill caches), between ``FLOOR`` and ``CEILING`` seconds. The factor is that of NVIDIA's resiliency extension
+    fill caches), between ``FLOOR`` and ``ceiling`` seconds. The factor is that of NVIDIA's resiliency extension
     (``safety_factor`` 5.0 over the largest observed interval).
     """
 
@@ -99,9 +124,12 @@ class Deadlines:
     CEILING = 900.0
     UNTAUGHT = 120.0
 
-    __slots__ = ("_given", "_slowest", "_startup")
+    __slots__ = ("_ceiling", "_given", "_slowest", "_startup")
 
-    def __init__(self, batch_timeout: float | Literal["auto"], startup_timeout: float) -> None:
+    def __init__(
+        self, batch_timeout: float | Literal["auto"], startup_timeout: float, ceiling: float = CEILING
+    ) -> None:
+        self._ceiling = ceiling
         self._given = None if batch_timeout == "auto" else float(batch_timeout)
         self._startup = startup_timeout
         self._slowest: dict[bool, float] = {}
@@ -136,8 +164,8 @@ class Deadlines:
     def _learned(self, first: bool) -> float:
         slowest = max(self._slowest.get(False, 0.0), self._slowest.get(True, 0.0) if first else 0.0)
         if slowest == 0.0:
-            return self.UNTAUGHT
-        return min(max(self.FACTOR * slowest, self.FLOOR), self.CEILING)
+            return min(self.UNTAUGHT, self._ceiling)
+        return min(max(self.FACTOR * slowest, self.FLOOR), self._ceiling)
 
 
 def _doubled(seconds: float, attempts: int) -> float:

@@ -39,7 +39,7 @@ class Watch:
     def __init__(self, supervisor: Supervisor) -> None:
         settings = supervisor.settings
         self._sup = supervisor
-        self.deadlines = Deadlines(settings.batch_timeout, settings.startup_timeout)
+        self.deadlines = Deadlines(settings.batch_timeout, settings.startup_timeout, settings.learned_ceiling)
         self._slow_starts = 0  # in a row: the next process has twice the time
 
     def handlers(self) -> dict[type, Callable[[Any], None]]:

@@ -139,6 +139,11 @@ class Keeper:
         """The state that the next iterator goes on from; None if it begins an epoch of its own."""
         return self.pending if self.pending is not None and self.pending.begun else None
 
+    def begins_at(self) -> int:
+        """The batch with which the next iterator begins."""
+        point = self.waits()
+        return 0 if point is None or point.state.over else point.state.batch
+
     def begin(self, loader: DataLoader[Any], number: int) -> Epoch:
         """Before the sampler is asked for anything."""
         point = self.waits()

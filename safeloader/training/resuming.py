@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.data import DataLoader
 
+from .. import torch_private
 from ..errors import CheckpointError
 from ..observe.log import logger
+from ..state.sampling import Sampling
 from . import generators, ranks
 from .parts import innermost, kind_of
 from .plain import to_values
@@ -76,7 +79,9 @@ def resume(
         store: Where the checkpoints are.
         checkpoint: Take this one, and not the newest good one (such as ``store.best_good()``).
         loader: Gets its own rank's state back, where one was saved, and goes on in the middle of its epoch.
-        other_world_size: Accept a checkpoint of another number of ranks; generators and loader are left as they are.
+        other_world_size: Accept a checkpoint of another number of ranks. A loader around an
+            ``ElasticDistributedSampler`` goes on with what those ranks had not seen; any other, and the generators, are
+            left as they are.
         **parts: What was given to ``store.save``, by the same names.
 
     Raises:
@@ -115,9 +120,10 @@ def _check(saved: Saved, loader: Any, other_world_size: bool, parts: Mapping[str
                 f"it was saved by {found.world_size} ranks, and {here} resume",
                 path=str(found.path),
                 hint="start as many ranks, or resume(..., other_world_size=True): model and optimizer are put back, "
-                "generators and loader are not",
+                "and a loader around an ElasticDistributedSampler; generators and other loaders are not",
             )
-        notes.append(f"saved by {found.world_size} ranks, {here} are here: generators and loader are as they were")
+        left = "generators are" if _elastic(loader) else "generators and loader are"
+        notes.append(f"saved by {found.world_size} ranks, {here} are here: {left} as they were")
     missing = [name for name in parts if name not in saved.parts]
     if missing:
         has = ", ".join(saved.parts) or "no parts"
@@ -132,15 +138,26 @@ def _check(saved: Saved, loader: Any, other_world_size: bool, parts: Mapping[str
 
 
 def _check_loader(saved: Saved, loader: Any, notes: list[str]) -> None:
-    if saved.checkpoint.world_size != ranks.world_size():
+    if saved.checkpoint.world_size != ranks.world_size() and not _elastic(loader):
         return
-    state = saved.ranks[ranks.rank()]["loader"]
+    state = _of_rank(saved)["loader"]
     if loader is None and state is not None:
         notes.append("it holds the loader's state, and no loader was given")
     elif loader is not None and state is None:
         notes.append("it holds no loader's state: the loader begins its epoch anew")
     elif loader is not None and not callable(getattr(loader, "load_state_dict", None)):
         raise CheckpointError(f"the loader, a {type(loader).__name__}, has no load_state_dict()")
+
+
+def _of_rank(saved: Saved) -> dict[str, Any]:
+    """What this rank goes on from; of more ranks than saved, those beyond take what others take, too."""
+    found: dict[str, Any] = saved.ranks[ranks.rank() % len(saved.ranks)]
+    return found
+
+
+def _elastic(loader: Any) -> bool:
+    """True if any number of ranks can go on from its state."""
+    return isinstance(loader, DataLoader) and Sampling(torch_private.index_sampler(loader)).elastic
 
 
 def _check_part(found: Checkpoint, name: str, part: Any, state: Any) -> None:
@@ -193,9 +210,10 @@ def _put_back(saved: Saved, loader: Any, parts: Mapping[str, Any]) -> list[str]:
                 f"{name} refused its state, and what was put back before it stays: {error}",
                 path=str(saved.checkpoint.path),
             ) from error
-    if saved.checkpoint.world_size != ranks.world_size():
+    elsewhere = saved.checkpoint.world_size != ranks.world_size()
+    if elsewhere and not _elastic(loader):
         return []
-    mine = to_values(saved.ranks[ranks.rank()])
+    mine = to_values(_of_rank(saved))
     if loader is not None and mine["loader"] is not None:
         loader.load_state_dict(mine["loader"])
-    return generators.restore(mine["generators"])
+    return [] if elsewhere else generators.restore(mine["generators"])

@@ -106,6 +106,46 @@ def test_other_ranks_go_on_with_exactly_what_was_not_seen(
     assert length - len(seen) < (1 if ends == "pad" else max(world for world, _ in worlds))
 
 
+KINDS: dict[str, tuple[Any, bool]] = {
+    "shuffled": (range(97), True),
+    "in sequence": (range(97), False),
+    "weighted": (WeightedRandomSampler([1.0, 2.0, 3.0] * 40, 97), True),
+    "weighted, without replacement": (WeightedRandomSampler([1.0, 2.0, 3.0] * 40, 97, replacement=False), True),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*samples are left out")
+@pytest.mark.parametrize("ends", ["pad", "drop", "even"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_from_eight_ranks_to_four_to_six_interrupted_at_every_step(kind: str, ends: Any) -> None:
+    dataset, shuffle = KINDS[kind]
+    order = list(ElasticDistributedSampler(dataset, 1, 0, seed=2, shuffle=shuffle))
+    for first in range(8):
+        for second in range(9):
+            seen: list[int] = []
+            state: dict[str, Any] | None = None
+            for world, batch, steps in ((8, 2, first), (4, 3, second), (6, 1, 97)):
+                ranks = [
+                    ElasticDistributedSampler(dataset, world, rank, seed=2, shuffle=shuffle, ends=ends, batch_size=batch)
+                    for rank in range(world)
+                ]
+                for sampler in ranks if state is not None else ():
+                    sampler.load_state_dict(state)
+                iterators = [iter(sampler) for sampler in ranks]
+                for _ in range(steps):
+                    step = [next(iterator, None) for iterator in iterators]
+                    if step == [None] * world:
+                        break
+                    assert None not in step, "all take as many batches"
+                    seen += flat_step([[own] for own in step])
+                states = [sampler.state_dict() for sampler in ranks]
+                assert all(told == states[0] for told in states)
+                state = json.loads(json.dumps(states[0]))
+            exact = seen[:97] if ends == "pad" else seen
+            assert exact == order[: len(exact)], (first, second)
+            assert len(exact) == 97 if ends == "pad" else 97 - len(exact) < 8
+
+
 def flat_step(step: list[list[Any]]) -> list[int]:
     """What the ranks took in a step, in the order of positions."""
     own = [flat(items) for items in step]

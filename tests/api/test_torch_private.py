@@ -252,3 +252,16 @@ def test_the_default_store_is_that_of_the_process_group() -> None:
         assert torch_private.default_store().get("word") == b"kept"
     finally:
         dist.destroy_process_group()
+
+
+def test_the_timeout_of_the_process_group_is_the_one_it_was_given() -> None:
+    import datetime
+
+    import torch.distributed as dist
+
+    given = datetime.timedelta(seconds=77)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1, timeout=given)
+    try:
+        assert torch_private.group_timeout() == 77.0
+    finally:
+        dist.destroy_process_group()

@@ -1,8 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from safeloader.core.policy import Deadlines, RestartWindow, ladder
+from safeloader.core.policy import (
+    CoreSettings,
+    Deadlines,
+    RestartWindow,
+    ladder,
+    longest_batch_timeout,
+    worst_recovery,
+)
 
 
 @pytest.mark.parametrize(
@@ -83,3 +92,27 @@ def test_a_slow_first_batch_teaches_only_about_first_batches() -> None:
 
 def test_a_given_deadline_learns_nothing() -> None:
     assert not Deadlines(10.0, 300.0).learns
+
+
+def test_a_recovery_takes_all_attempts_with_doubled_deadlines_and_the_ends_of_their_processes() -> None:
+    settings = CoreSettings(2, batch_timeout=10.0, bad_sample_attempts=2, capture_timeout=1.0, kill_timeout=10.0)
+    assert worst_recovery(settings) == 10 + 20 + 40 + 3 * 11
+    assert worst_recovery(replace(settings, bad_sample_attempts=1)) == 10 + 20 + 2 * 11
+    assert worst_recovery(replace(settings, batch_timeout="auto", learned_ceiling=5.0)) == 5 * 7 + 3 * 11
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 5])
+def test_the_longest_batch_timeout_is_that_whose_recovery_takes_just_so_long(attempts: int) -> None:
+    settings = CoreSettings(2, bad_sample_attempts=attempts)
+    longest = longest_batch_timeout(settings, 1000.0)
+    assert worst_recovery(replace(settings, batch_timeout=longest)) == pytest.approx(1000.0)
+    assert longest_batch_timeout(settings, 20.0) < 0
+
+
+def test_a_ceiling_holds_for_what_is_learned_and_for_what_is_not_yet() -> None:
+    deadlines = Deadlines("auto", 300.0, ceiling=60.0)
+    assert deadlines.batch(0) == 60.0
+    deadlines.observe(4.0, first=False)
+    assert deadlines.batch(0) == 20.0
+    deadlines.observe(1e6, first=False)
+    assert deadlines.batch(0) == 60.0
