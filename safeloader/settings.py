@@ -149,6 +149,21 @@ TABLE: tuple[Row, ...] = (
         "When no batch is asked for, or none comes, for so long, a line says who holds the run: once, and again when "
         "it goes on.",
     ),
+    Row(
+        "board",
+        flag(),
+        True,
+        "Of several ranks, each publishes how its loaders stand in the process group's store (see board.md).",
+        environment_only=True,
+    ),
+    Row(
+        "board_interval",
+        seconds(),
+        5.0,
+        "Seconds between two rows that a rank publishes; more than 1,000 ranks take longer, so that all publish "
+        "at most 200 a second together.",
+        environment_only=True,
+    ),
     Row("accelerators", flag(), False, "Leave CUDA and HIP devices visible in worker processes."),
     Row(
         "ffcv_mode",
@@ -303,6 +318,8 @@ class Settings:
     standby: int
     sample_rng: bool
     stall_report: float
+    board: bool
+    board_interval: float
     accelerators: bool
     ffcv_mode: Literal["auto", "trainer", "process"]
     ffcv_cache: str | None
