@@ -57,6 +57,7 @@ def live_through_everything(told: Recorder) -> None:
     told.slow(13, 0, 131.0, 7)
     told.stalled(Stall("loader", 300.0, True, Place("train.py:88 in step", "stack")))
     told.stall_ended(412.0)
+    told.ranks_stalled("rank 1 waits", [1], "waits")
     told.skipped(0, 12, 392, "died")
     told.code_changed(["photos.py"])
     told.epoch(0, 18_500)

@@ -1,7 +1,7 @@
 """Who holds all ranks up: pure, from what they say of themselves to the sentence a tired person needs.
 
 In this order: who is silent or absent; who waits for data; who has left; and, where all others stand in the step,
-who is behind the others, or outside of the call that the others wait in, or at another line than most.
+who is through, or behind the others, or outside of the call that the others wait in, or at another line than most.
 """
 
 from __future__ import annotations
@@ -118,11 +118,17 @@ def _odd(seen: Mapping[int, Seen], standing: list[int]) -> list[int]:
     """Those that differ from the others; all, if there is but one."""
     if len(standing) == 1:
         return standing
-    for differ in (_behind, _alone, _elsewhere):
+    for differ in (_through, _behind, _alone, _elsewhere):
         odd = differ({rank: seen[rank].row for rank in standing})
         if odd:
             return odd
     return []
+
+
+def _through(rows: Mapping[int, Row]) -> list[int]:
+    """Through with their epoch, and in no call that the others, who are in one, could wait for."""
+    through = [rank for rank, row in rows.items() if row.state == "between" and not row.joined]
+    return through if any(row.joined for row in rows.values()) else []
 
 
 def _behind(rows: Mapping[int, Row]) -> list[int]:
