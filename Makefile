@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.safeloader-installed
 FFCV   := $(VENV)/.ffcv-installed
 
-.PHONY: help ffcv try-ffcv demo test test-all lint bench-hangs bench-ffcv bench-speed incidents setup clean
+.PHONY: help ffcv try-ffcv demo test test-all lint bench-hangs bench-ffcv bench-speed bench-scaling incidents setup clean
 
 help:          ## this list
 	@grep -hE '^[a-z-]+: .*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -32,6 +32,9 @@ bench-ffcv: $(FFCV)  ## FFCV bare and wrapped: images a second, starts, changes 
 
 bench-speed: $(STAMP) ## throughput, memory, system calls, recovery times, torch against safeloader
 	@$(PY) -m benchmarks.speed $(ARGS)
+
+bench-scaling: $(STAMP) ## what the board and the sampler cost with 10,000 ranks and 10^9 samples
+	@$(PY) -m benchmarks.scaling $(ARGS)
 
 incidents: $(STAMP) ## the incidents that the project began from, without and with safeloader
 	@$(PY) -m benchmarks.incidents $(ARGS)

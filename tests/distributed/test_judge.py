@@ -72,6 +72,10 @@ def test_where_nothing_tells_ranks_apart_none_is_blamed() -> None:
 
 
 def test_a_rank_that_has_published_nothing_new_is_silent_and_one_that_never_did_is_absent() -> None:
+    stage = judge(seen(replace(STEP, joined=False)), 8, LASTING)
+    assert stage.holders == tuple(range(8)), "ranks that load nothing do not hide who stands"
+    assert stage.said.startswith("ranks 1, 2, 3, 4, 5, 6, 7 have published nothing yet")
+    assert "; rank 0's loader is healthy, 4 batches ready; its trainer has stood at train.py:90" in stage.said
     assert said(STEP, STEP, quiet={1: 40.0}, world=3) == (
         "rank 1 has published nothing for 40 s: it is stopped, gone or cut off (last seen: train, epoch 3, batch 4,886 "
         "of 10,000: has a batch for 94 s at train.py:90 in step, 4 batches ready); rank 2 has published nothing yet: no "

@@ -1,6 +1,6 @@
 """Who holds all ranks up: pure, from what they say of themselves to the sentence a tired person needs.
 
-In this order: who is silent or absent; who waits for data; who has left; and, where all others stand in the step,
+In this order: who is silent; who waits for data; who is absent; who has left; and, where all others stand in the step,
 who is through, or behind the others, or outside of the call that the others wait in, or at another line than most.
 """
 
@@ -72,13 +72,14 @@ def judge(seen: Mapping[int, Seen], world: int, lasting: float) -> Verdict:
         lasting: seconds without a step from which on a rank stands still.
     """
     kinds = _sorted_out(seen, world, lasting)
-    holders = {kind: kinds[kind] for kind in ("silent", "absent", "waits") if kinds[kind]}
     standing = kinds["stands"]
-    if not holders and kinds["left"]:
-        holders = {"left": kinds["left"]} if standing else {}
-    if not holders and standing:
-        odd = _odd(seen, standing)
-        holders = {"stands": odd} if odd else {}
+    holders = {kind: kinds[kind] for kind in ("silent", "waits", "absent") if kinds[kind]}
+    if not holders and kinds["left"] and standing:
+        holders = {"left": kinds["left"]}
+    elif not holders or list(holders) == ["absent"]:
+        # Ranks that load nothing, such as later stages of a pipeline, are absent, too.
+        odd = _outside(seen, standing) if holders else _odd(seen, standing)
+        holders |= {"stands": odd} if odd else {}
     if not holders:
         return _undecided(seen, standing, kinds["moves"])
     hosts = len({one.row.host for one in seen.values()}) > 1
@@ -114,9 +115,14 @@ def _kind(seen: Seen | None, lasting: float) -> str:
 # ---------------------------------------------------------------- of those in the step, who
 
 
+def _outside(seen: Mapping[int, Seen], standing: list[int]) -> list[int]:
+    """Those that stand in no call that other ranks take part in."""
+    return [rank for rank in standing if not seen[rank].row.joined]
+
+
 def _odd(seen: Mapping[int, Seen], standing: list[int]) -> list[int]:
     """Those that differ from the others; all, if there is but one."""
-    if len(standing) == 1:
+    if len(standing) < 2:
         return standing
     for differ in (_through, _behind, _alone, _elsewhere):
         odd = differ({rank: seen[rank].row for rank in standing})

@@ -64,6 +64,11 @@ class Line:
         """For how long the job has lasted."""
         return monotonic() - self._since if self.busy else 0.0
 
+    @property
+    def alive(self) -> bool:
+        """Its thread has not ended."""
+        return self._thread is not None and self._thread.is_alive()
+
     def close(self) -> None:
         """No job will come; a thread that hangs in one ends with it, or with the program."""
         self._jobs.put(None)

@@ -65,7 +65,7 @@ class Member:
         self.access, self.rank, self.world = access, rank, world
         self._keeper = Keeper(rank, world, least, limit, monotonic())
         self._line = Line(stall.wake)
-        self._left_behind = 0
+        self._left_behind: list[Line] = []  # that hang
         self._host = socket.gethostname().partition(".")[0]
         self._count = 0
         self._problem = ""
@@ -134,10 +134,12 @@ class Member:
 
     def _still_busy(self, now: float) -> float:
         left = _LINE_HANGS - self._line.seconds
-        if left > 0 or self._left_behind >= _MOST_LEFT_BEHIND:
+        self._left_behind = [line for line in self._left_behind if line.alive]
+        if left > 0 or len(self._left_behind) >= _MOST_LEFT_BEHIND:
             return max(left, 1.0)
         self._line.close()
-        self._line, self._left_behind = Line(stall.wake), self._left_behind + 1
+        self._left_behind.append(self._line)
+        self._line = Line(stall.wake)
         with self._changed:
             self._failed(f"no answer in {_LINE_HANGS:.0f} s", now)
             self._changed.notify_all()
