@@ -1,4 +1,7 @@
-"""A rank that trains, epoch after epoch, without a word to the other, until a file ``end`` appears in a folder."""
+"""A rank that trains, epoch after epoch, without a word to the other, until a file ``end`` appears in a folder.
+
+``end1`` ends rank 1 alone. While there is a file ``stand``, rank 0 stands still in a step.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,10 @@ def main(folder: Path) -> None:
     while len(board().ranks) < 2:
         time.sleep(0.05)
     print("both are on the board", flush=True)
-    while not (folder / "end").exists():
-        list(loader)
+    while not ((folder / "end").exists() or (folder / f"end{dist.get_rank()}").exists()):
+        for _ in loader:
+            while dist.get_rank() == 0 and (folder / "stand").exists():
+                time.sleep(0.02)
         print("another epoch", flush=True)
         time.sleep(0.1)
     print("done", flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -70,12 +71,7 @@ def _others_read_it(ranks: Program, folder: Path) -> None:
 def test_a_store_that_is_gone_or_frozen_holds_up_no_rank(tmp_path: Path, end: signal.Signals) -> None:
     """Rank 0 hosts the store. Rank 1 needs none of it to train on, and ends well."""
     port = _free_port()
-
-    def rank(number: int) -> Program:
-        variables = {"RANK": str(number), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        return Program([sys.executable, "-m", "tests.distributed.goes_on", str(tmp_path)], **variables, **SOON)
-
-    with rank(0) as host, rank(1) as other:
+    with _rank(0, port, tmp_path) as host, _rank(1, port, tmp_path) as other:
         other.line("both are on the board")
         host.line("both are on the board")
         os.kill(host.pid, end)
@@ -92,9 +88,37 @@ def test_a_store_that_is_gone_or_frozen_holds_up_no_rank(tmp_path: Path, end: si
         assert not any("Traceback" in line for line in other.lines)
 
 
-def _free_port() -> int:
-    import socket
+@pytest.mark.timeout(300)
+def test_who_died_is_told_from_who_left(tmp_path: Path) -> None:
+    """Rank 0 stands still, as in a collective that an accelerator waits for."""
+    for number, killed in enumerate((True, False)):
+        folder, port = tmp_path / str(number), _free_port()
+        folder.mkdir()
+        with _rank(0, port, folder) as host, _rank(1, port, folder) as other:
+            host.line("both are on the board")
+            other.line("another epoch")
+            if killed:
+                os.kill(other.pid, signal.SIGKILL)
+            else:
+                (folder / "end1").touch()
+            other.wait()
+            (folder / "stand").touch()
+            line = host.line("rank 1 has published nothing for " if killed else "rank 1 left the group ")
+            assert ("it is stopped, gone or cut off" in line) == killed
+            (folder / "stand").unlink()
+            host.line("goes on, after standing still")
+            (folder / "end").touch()
+            assert host.wait() == 0
+            assert host.lines[-1] == "done"
 
+
+def _rank(number: int, port: int, folder: Path) -> Program:
+    """One of two, without torchrun, which would end both when one dies."""
+    variables = {"RANK": str(number), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return Program([sys.executable, "-m", "tests.distributed.goes_on", str(folder)], **variables, **SOON)
+
+
+def _free_port() -> int:
     with socket.socket() as made:
         made.bind(("127.0.0.1", 0))
         return int(made.getsockname()[1])

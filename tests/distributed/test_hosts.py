@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import sys
 from pathlib import Path
 
@@ -32,6 +33,9 @@ def test_a_rank_behind_a_cut_link_is_named_and_all_go_on_when_it_is_healed(tmp_p
         ]
         last = count - 1
         nodes[0].line("step 20")
+        top = hosts.command(0, [sys.executable, "-m", "safeloader", "top", "--once"])
+        shown = subprocess.run(top, capture_output=True, text=True, timeout=90, check=True).stdout
+        assert all(f"rank {number} (host-{number}): train, epoch 0" in shown for number in range(count)), shown
         hosts.cut(last)
         line = nodes[0].line(f"rank {last} on host-{last} has published nothing for ")
         assert "it is stopped, gone or cut off (last seen: train, epoch 0, batch " in line
