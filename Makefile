@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.safeloader-installed
 FFCV   := $(VENV)/.ffcv-installed
 
-.PHONY: help ffcv try-ffcv demo test test-all lint bench-hangs bench-ffcv bench-speed bench-ranks incidents setup clean
+.PHONY: help ffcv try-ffcv demo test test-all lint bench-hangs bench-ffcv bench-speed bench-ranks bench-scaling incidents setup clean
 
 help:          ## this list
 	@grep -hE '^[a-z-]+: .*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -35,6 +35,9 @@ bench-speed: $(STAMP) ## throughput, memory, system calls, recovery times, torch
 
 bench-ranks: $(STAMP) ## two ranks on torchrun, calm and with a killed worker every 50 batches
 	@$(PY) -m benchmarks.ranks $(ARGS)
+
+bench-scaling: $(STAMP) ## what the board and the sampler cost with 10,000 ranks and 10^9 samples
+	@$(PY) -m benchmarks.scaling $(ARGS)
 
 incidents: $(STAMP) ## the incidents that the project began from, without and with safeloader
 	@$(PY) -m benchmarks.incidents $(ARGS)

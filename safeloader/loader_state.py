@@ -12,10 +12,13 @@ from .distributed.guard import RankGuard
 from .distributed.patience import Patience
 from .observe import Recorder, stall
 from .observe.status import Pass, loader_status
+from .ranks import group
 from .starting import Starting
 from .state.keeper import Keeper
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .iterating import ProcessIterator
     from .loader import DataLoader
     from .observe.stall import Stall
@@ -56,6 +59,10 @@ class LoaderState:
         if not self._watched:
             self._watched = True
             stall.watch(self._pulse, self.settings.stall_report, weakref.ref(self))
+        if group() is not None:
+            from .distributed.health import publish
+
+            publish(self.settings)
         if self.settings.progress and not self.shown_by_hand:
             from .showing import Phase, length_of
 
@@ -96,12 +103,17 @@ class LoaderState:
         """Tell of its end."""
         self.recorder.stall_ended(seconds)
 
+    def ranks_stalled(self, said: str, ranks: Sequence[int], why: str) -> None:
+        """Tell what the board of all ranks says; called by the watch's thread."""
+        self.recorder.ranks_stalled(said, ranks, why)
+
     def status(self) -> dict[str, Any]:
         """How this loader stands, for ``safeloader top``; called by the watch's thread."""
         alive = [iterator for iterator in self.iterators if not iterator.closed]
         crew = alive[-1].staff() if alive else []
         loader = None if self._loader is None else self._loader()
-        return loader_status(self.recorder, self._pass, self.epochs - 1, _known_length(loader), crew)
+        due = alive[-1].whereabouts()._asdict() if alive else None
+        return loader_status(self.recorder, self._pass, self.epochs - 1, _known_length(loader), crew, due)
 
 
 def _known_length(loader: DataLoader[Any] | None) -> int | None:

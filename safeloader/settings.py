@@ -156,6 +156,21 @@ TABLE: tuple[Row, ...] = (
         "Ranks that iterate a loader differently: other data (seed, dataset length, place in the epoch) is an error, "
         "another number of batches a warning (auto); both are warnings, or both errors; or nobody looks.",
     ),
+    Row(
+        "board",
+        flag(),
+        True,
+        "Of several ranks, each publishes how its loaders stand in the process group's store (see board.md).",
+        environment_only=True,
+    ),
+    Row(
+        "board_interval",
+        seconds(),
+        5.0,
+        "Seconds between two rows that a rank publishes; more than 1,000 ranks take longer, so that all publish "
+        "at most 200 a second together.",
+        environment_only=True,
+    ),
     Row("accelerators", flag(), False, "Leave CUDA and HIP devices visible in worker processes."),
     Row(
         "ffcv_mode",
@@ -313,6 +328,8 @@ class Settings:
     sample_rng: bool
     stall_report: float
     rank_check: Literal["auto", "warn", "raise", "off"]
+    board: bool
+    board_interval: float
     accelerators: bool
     ffcv_mode: Literal["auto", "trainer", "process"]
     ffcv_cache: str | None

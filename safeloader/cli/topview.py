@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from safeloader.cli.tables import needs, table
@@ -12,6 +12,10 @@ from safeloader.observe.door import NoAnswerError, ask, doors
 from safeloader.observe.text import duration, inline, many
 
 __all__ = ["Look", "Looker", "render"]
+
+_FRESH = 2.0
+"""Seconds until what a program has read of the other ranks is old, and for which a new reading is waited for."""
+_TRIES = 10
 
 
 @dataclass
@@ -57,7 +61,7 @@ class Looker:
             pids = [self._pid]
         for pid in pids:
             try:
-                program = ask(pid)
+                program = _told_by(pid)
             except NoAnswerError as why:
                 seen.problems.append(f"{why}{_state_in_words(pid)}")
                 continue
@@ -78,6 +82,22 @@ class Looker:
             seconds, batches, waited = now - before[0], loader["batches"] - before[1], loader["waited"] - before[2]
         loader["rate"] = batches / seconds if seconds > 0 else 0.0
         loader["wait_share"] = min(max(waited / seconds, 0.0), 1.0) if seconds > 0 else 0.0
+
+
+def _told_by(pid: int) -> dict[str, Any]:
+    """What a program tells. Of all ranks it tells what it has read last, and reads anew: it is asked again for that.
+
+    Raises:
+        NoAnswerError: as `ask`.
+    """
+    program = ask(pid)
+    for _ in range(_TRIES):
+        ranks = program.get("ranks")
+        if ranks is None or ranks["problem"] or (ranks["age"] is not None and ranks["age"] < _FRESH):
+            break
+        sleep(_FRESH / _TRIES)
+        program = ask(pid)
+    return program
 
 
 def _facts(pid: int | None) -> dict[str, Any]:
@@ -121,12 +141,26 @@ def render(look: Look) -> Any:
             parts.append(_headline(loader))
             if loader["crew"]:
                 parts.append(_crew(loader["crew"]))
+    parts += [line for ranks in _boards(look.programs) for line in _board(ranks)]
     if not look.programs and not look.problems:
         parts.append("no program of yours uses a safeloader DataLoader (one is seen from its first epoch on)")
     parts += look.problems
     if look.others:
         parts.append(f"{many(look.others, 'program')} of other users not shown")
     return group(*parts)
+
+
+def _boards(programs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The newest account of each process group's ranks; those of this machine have one each."""
+    told = [program["ranks"] for program in programs if "ranks" in program]
+    told.sort(key=lambda ranks: float("inf") if ranks["age"] is None else ranks["age"], reverse=True)
+    return list({ranks["group"]: ranks for ranks in told}.values())
+
+
+def _board(ranks: dict[str, Any]) -> list[str]:
+    age = "not read yet" if ranks["age"] is None else f"read {duration(ranks['age'])} ago"
+    head = f"all {ranks['world_size']:,} ranks at {inline(ranks['group'], 60)}, {age}:"
+    return [head, *(f"  {inline(line, 400)}" for line in ranks["lines"])]
 
 
 def _headline(loader: dict[str, Any]) -> str:

@@ -9,10 +9,12 @@
     the process group's key-value store <── ``store``: asked with a deadline, by a thread of its own
            ▲ what this rank iterates        ``guard``: the second rank compares; ``alike``: in words (pure)
     the process group's timeout ──────────> ``patience``: deadlines that fit into it
+    every rank's loader ─▶ the group's store ─▶ who holds the run     ``health``: for every rank, without a collective
 """
 
 from __future__ import annotations
 
 from .elastic import ElasticDistributedSampler
+from .health import Board, board
 
-__all__ = ["ElasticDistributedSampler"]
+__all__ = ["Board", "ElasticDistributedSampler", "board"]

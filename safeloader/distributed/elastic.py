@@ -8,6 +8,7 @@ is everything before a *cursor*, and the cursor is the state: other ranks, more 
 from __future__ import annotations
 
 import warnings
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -141,11 +142,13 @@ class ElasticDistributedSampler(Sampler[Any]):
 
     def _batches(self, order: Order, start: int) -> Iterator[list[int]]:
         end = start
-        for step in self._steps(start):
-            own = np.arange(step.begin + self.rank, step.begin + step.size, self.num_replicas)
-            self._given += len(own)
-            end = step.begin + step.size
-            yield self._indices(order, own)
+        for steps in _portions(self._steps(start), max(_BLOCK // (self.batch_size or 1), 1)):
+            own = [np.arange(step.begin + self.rank, step.begin + step.size, self.num_replicas) for step in steps]
+            indices = iter(self._indices(order, np.concatenate(own)))
+            for step, positions in zip(steps, own, strict=True):
+                self._given += len(positions)
+                end = step.begin + step.size
+                yield list(islice(indices, len(positions)))
         if self.ends == "even" and end < self.length:
             warnings.warn(
                 f"{self.length - end} samples are left out: {self.num_replicas} ranks cannot have as many batches each",
@@ -266,6 +269,14 @@ class ElasticDistributedSampler(Sampler[Any]):
             raise StateError(f"this state is damaged: epoch {epoch!r}, cursor {cursor!r}", hint=hint)
         self.epoch, self._loaded = epoch, cursor
         self._start, self._given, self._done = cursor, 0, False
+
+
+def _portions(steps: Iterator[_Step], most: int) -> Iterator[list[_Step]]:
+    """One step, then twice as many each time: the first comes at once, and many cost less each."""
+    size = 1
+    while portion := list(islice(steps, size)):
+        yield portion
+        size = min(2 * size, most)
 
 
 def _where(num_replicas: int | None, rank: int | None) -> tuple[int, int]:

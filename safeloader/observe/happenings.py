@@ -13,6 +13,7 @@ __all__ = [
     "Fault",
     "FellBack",
     "Happening",
+    "RanksStalled",
     "Recovered",
     "Resized",
     "Restarted",
@@ -196,6 +197,23 @@ class Stalled(Happening):
     working: float = 0.0
     place: str = ""
     stack: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RanksStalled(Happening):
+    """What the ranks say of themselves while rank 0 makes no step.
+
+    Attributes:
+        said: One sentence.
+        ranks: Those that hold up the others; none where that cannot be told.
+        why: What they do: ``"silent"``, ``"absent"``, ``"waits"``, ``"left"`` or ``"stands"``, of the first; or "".
+    """
+
+    event: ClassVar[str] = "ranks_stalled"
+
+    said: str
+    ranks: list[int]
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

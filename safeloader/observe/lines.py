@@ -226,6 +226,10 @@ def _stalled(event: h.Stalled) -> str:
     return f"no batch has been asked for in {seconds}, and no epoch is under way; the program is at {place}"
 
 
+def _ranks_stalled(event: h.RanksStalled) -> str:
+    return inline(event.said, 1000)
+
+
 def _stall_ended(event: h.StallEnded) -> str:
     return f"goes on, after standing still for {duration(event.seconds)}"
 
@@ -251,6 +255,7 @@ _LINES: dict[type[h.Happening], Callable[[Any], str]] = {
     h.Slow: _slow,
     h.Skipped: _skipped,
     h.Stalled: _stalled,
+    h.RanksStalled: _ranks_stalled,
     h.StallEnded: _stall_ended,
     h.EpochEnded: _epoch,
     h.CodeChanged: _code_changed,

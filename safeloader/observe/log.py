@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["configure", "level_for", "line_for", "logger", "tell"]
 
-_STALLS = h.Stalled | h.StallEnded
+_STALLS = h.Stalled | h.StallEnded | h.RanksStalled
 
 logger = logging.getLogger("safeloader")
 

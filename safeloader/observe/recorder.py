@@ -182,6 +182,11 @@ class Recorder:
                 )
             )  # fmt: skip
 
+    def ranks_stalled(self, said: str, ranks: Sequence[int], why: str) -> None:
+        """What the board of all ranks says of a stall, on rank 0. Called from the watch's thread."""
+        with self._unharmed():
+            self._tell(h.RanksStalled(self._clock(), self.name, said, list(ranks), why))
+
     def stall_ended(self, seconds: float) -> None:
         """Something moves again."""
         with self._unharmed():

@@ -3,7 +3,8 @@
 One thread a program, begun with the first epoch. It sleeps until a stall could be due, looks at the pulses of all
 loaders that live, and sleeps again. A stall is told once, and its end once. A loader that waits is told of before one
 whose consumer is away, and that before one between epochs: of train → val, only what moves last counts.
-Between two looks it waits at the program's door (``observe.door``), and answers who asks how the loaders stand.
+Between two looks it waits at the program's door (``observe.door``), and answers who asks how the loaders stand. Who
+accompanies it (the board of all ranks, ``safeloader.distributed.health``) looks when it looks, and must not wait.
 """
 
 from __future__ import annotations
@@ -17,21 +18,32 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from safeloader.observe.door import Door
+from safeloader.observe.log import logger
 from safeloader.observe.status import program_status
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import FrameType
 
     from safeloader.observe.pulse import Pulse
 
-__all__ = ["Place", "Stall", "Teller", "place_of", "start", "status", "watch"]
+__all__ = [
+    "Companion", "Glance", "Place", "Stall", "Teller", "accompany", "place_of", "start", "status", "wake", "watch",
+]  # fmt: skip
+
+_STANDS = 1.0
+"""Seconds without a step from which on a status tells the program's place."""
 
 
 class Place(NamedTuple):
-    """Where a thread is: ``train.py:88 in step``, and its stack."""
+    """Where a thread is: ``train.py:88 in step``, and its stack.
+
+    ``joined``: from there it is in a call of torch that other ranks take part in, or in a backward pass.
+    """
 
     line: str
     stack: str
+    joined: bool = False
 
 
 class Stall(NamedTuple):
@@ -62,6 +74,31 @@ class Teller(Protocol):
     def status(self) -> dict[str, Any]:
         """How the loader stands, fit for JSON; called from the watch's thread."""
 
+    def ranks_stalled(self, said: str, ranks: Sequence[int], why: str) -> None:
+        """What the board of all ranks says of it; called from the watch's thread."""
+
+
+class Glance(NamedTuple):
+    """What the watch saw.
+
+    Attributes:
+        last: monotonic seconds of the last step of any loader; None if there is none.
+        teller: who is told of what holds the run.
+    """
+
+    last: float | None = None
+    teller: Teller | None = None
+
+
+class Companion(Protocol):
+    """Who looks when the watch looks; called from the watch's thread, and never waits."""
+
+    def look(self, glance: Glance) -> float | None:
+        """Do what is due. Returns the seconds until the next look; None: no more."""
+
+    def status(self) -> dict[str, Any]:
+        """What to add to the program's status."""
+
 
 class _Watched(NamedTuple):
     limit: float
@@ -74,19 +111,28 @@ class _Watch:
         self._lock = threading.Lock()
         self._door: Door | None = None  # where the thread waits, once there is one
         self._told = 0.0  # the moment from which the last stall that was told began
+        self._companion: Companion | None = None
         self._thread: threading.Thread | None = None
 
     def add(self, pulse: Pulse, watched: _Watched) -> None:
         with self._lock:
             self._watched[pulse] = watched
         self.start()
+        self.wake()
+
+    def accompany(self, companion: Companion) -> None:
+        self._companion = companion
+        self.start()
+        self.wake()
+
+    def wake(self) -> None:
         if self._door is not None:
             self._door.wake()
 
     def start(self) -> None:
         with self._lock:
             if self._thread is None:
-                self._door = Door(self.status)
+                self._door = Door(self._answer)
                 self._thread = threading.Thread(
                     target=self._run, args=(self._door,), name="safeloader-stall", daemon=True
                 )
@@ -94,14 +140,37 @@ class _Watch:
 
     def _run(self, door: Door) -> None:
         while True:
-            door.wait(self._look())
+            dues = [due for due in (self._look(), self._look_along()) if due is not None]
+            door.wait(min(dues, default=None))
 
     def status(self) -> dict[str, Any]:
         """How all loaders that live stand."""
         with self._lock:
-            watched = list(self._watched.values())
-        tellers = [how.teller() for how in watched]
-        return program_status(teller.status() for teller in tellers if teller is not None)
+            watched = list(self._watched.items())
+        tellers = [(pulse, how.teller()) for pulse, how in watched]
+        return program_status(teller.status() | _whereabouts(pulse) for pulse, teller in tellers if teller is not None)
+
+    def _answer(self) -> dict[str, Any]:
+        companion = self._companion
+        return self.status() | ({} if companion is None else companion.status())
+
+    def _look_along(self) -> float | None:
+        companion = self._companion
+        if companion is None:
+            return None
+        with self._lock:
+            watched = list(self._watched.items())
+        try:
+            if not watched:
+                due = companion.look(Glance())
+            else:
+                due = companion.look(Glance(max(p.since for p, _ in watched), _foremost(watched)[1].teller()))
+        except Exception:  # whatever it is, the watch must go on
+            logger.warning("the board of ranks is given up", exc_info=True)
+            due = None
+        if due is None and self._companion is companion:
+            self._companion = None
+        return due
 
     def leave(self) -> None:
         """This is a fork of the program that is watched."""
@@ -120,13 +189,24 @@ class _Watch:
             return limit - (now - last)
         if last > self._told:
             self._told = last
-            pulse, how = max(watched, key=lambda pair: (pair[0].waiting, pair[0].busy, pair[0].since))
+            pulse, how = _foremost(watched)
             teller = how.teller()
             if teller is not None:
                 pulse.stalled = teller.stall_ended
                 holder = "loader" if pulse.waiting else "program"
                 teller.stalled(Stall(holder, now - pulse.since, pulse.busy, _place(pulse)))
         return limit
+
+
+def _foremost(watched: list[tuple[Pulse, _Watched]]) -> tuple[Pulse, _Watched]:
+    """Of all loaders the one whose consumer is told of."""
+    return max(watched, key=lambda pair: (pair[0].waiting, pair[0].busy, pair[0].since))
+
+
+def _whereabouts(pulse: Pulse) -> dict[str, Any]:
+    """Where the consumer is, for a status; not while it moves."""
+    place = _place(pulse) if monotonic() - pulse.since >= _STANDS else None
+    return {"place": "", "joined": False} if place is None else {"place": place.line, "joined": place.joined}
 
 
 def _place(pulse: Pulse) -> Place | None:
@@ -141,10 +221,24 @@ def place_of(thread: int) -> Place | None:
     stack = "".join(traceback.format_stack(frame))
     own = _innermost_own(frame) or frame
     code = own.f_code
-    return Place(f"{os.path.basename(code.co_filename)}:{own.f_lineno} in {code.co_name}", stack)
+    line = f"{os.path.basename(code.co_filename)}:{own.f_lineno} in {code.co_name}"
+    return Place(line, stack, _is_joined(frame, own))
 
 
 _LIBRARIES = (os.path.dirname(os.__file__), os.path.dirname(os.path.dirname(__file__)), "<frozen")
+
+
+_OF_SEVERAL_RANKS = tuple(
+    os.path.join("torch", *parts) + os.sep for parts in (("distributed",), ("autograd",), ("nn", "parallel"))
+)
+
+
+def _is_joined(frame: FrameType | None, own: FrameType) -> bool:
+    while frame is not None and frame is not own:
+        if any(part in frame.f_code.co_filename for part in _OF_SEVERAL_RANKS):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _innermost_own(frame: FrameType | None) -> FrameType | None:
@@ -168,6 +262,16 @@ def watch(pulse: Pulse, limit: float, teller: weakref.ref[Any]) -> None:
         teller: who is told; held weakly.
     """
     _the_watch.add(pulse, _Watched(limit, teller))
+
+
+def accompany(companion: Companion) -> None:
+    """Let somebody look along with the watch, in its thread; in place of who did before."""
+    _the_watch.accompany(companion)
+
+
+def wake() -> None:
+    """Let the watch look at once; from any thread."""
+    _the_watch.wake()
 
 
 def start() -> None:

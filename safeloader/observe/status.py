@@ -43,7 +43,8 @@ def program_status(loaders: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def loader_status(
-    recorder: Recorder, current: Pass | None, epoch: int, length: int | None, workers: Iterable[Any]
+    recorder: Recorder, current: Pass | None, epoch: int, length: int | None, workers: Iterable[Any],
+    due: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One loader.
 
@@ -53,6 +54,7 @@ def loader_status(
         epoch: the epoch of that, from 0.
         length: batches of an epoch, where known.
         workers: its workers (`safeloader.runtime.staff.Post`).
+        due: the batch that is due, and who has it (`safeloader.runtime.whereabouts`).
     """
     now, pulse, report = monotonic(), recorder.pulse, recorder.report()
     waits = report.waits
@@ -81,5 +83,6 @@ def loader_status(
         "fallbacks": report.fallbacks,
         "skipped": len(report.skipped),
         "slow_batches": report.slow_batches,
+        "due": None if due is None else {name: plain(value) for name, value in due.items()},
         "crew": [{name: plain(value) for name, value in post._asdict().items()} for post in workers],
     }

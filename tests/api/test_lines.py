@@ -228,6 +228,10 @@ LINES = {
             "validate"
         ),
     ),
+    "all ranks": (
+        happenings.RanksStalled(NOON, "train", "rank 3 waits for batch 12 of train; rank 0 waits in the step", [3], "waits"),
+        "train: rank 3 waits for batch 12 of train; rank 0 waits in the step",
+    ),
     "goes on": (happenings.StallEnded(NOON, "train", 412.0), "train: goes on, after standing still for 412 s"),
     "started": (
         happenings.Started(NOON, "train", 4711, [0, 1], 1.94),

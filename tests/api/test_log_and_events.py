@@ -57,6 +57,7 @@ def live_through_everything(told: Recorder) -> None:
     told.slow(13, 0, 131.0, 7)
     told.stalled(Stall("loader", 300.0, True, Place("train.py:88 in step", "stack")))
     told.stall_ended(412.0)
+    told.ranks_stalled("rank 1 waits", [1], "waits")
     told.skipped(0, 12, 392, "died")
     told.code_changed(["photos.py"])
     told.epoch(0, 18_500)
@@ -72,7 +73,7 @@ def test_each_happening_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture)
     with caplog.at_level(logging.DEBUG, "safeloader"):
         live_through_everything(told)
         told.closed()
-    assert [record.name for record in caplog.records] == ["safeloader"] * 14
+    assert [record.name for record in caplog.records] == ["safeloader"] * 15
     assert caplog.messages[-1] == "train: closed after 18,500 batches in 1 epoch, with 1 fault, 2.1 s lost"
 
 
