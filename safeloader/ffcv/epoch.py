@@ -114,7 +114,7 @@ class Epoch(Iterator[tuple[Any, ...]]):
             f"sample {', '.join(map(str, samples[:8]))} of {loader._beton.path} is corrupt: {bad[0].why}",
             indices=samples, cause="corrupt", batch=place.batch, where=f"{loader.name}, epoch {place.epoch}",
             hint='write the file again, or leave such samples out and go on: Policy(on_bad_sample="skip"); '
-            f"`python -m safeloader.ffcv check --full {loader._beton.path}` lists them all",
+            f"`safeloader beton --full {loader._beton.path}` lists them all",
         )  # fmt: skip
         error.report = loader.report()
         return error
