@@ -53,7 +53,7 @@ def same(got: list[Any], expected: list[Any]) -> bool:
 
 
 def process_of(loader: Any) -> psutil.Process:
-    (iterator,) = loader._way._loader._safe.iterators
+    (iterator,) = loader._ladder.way._loader._safe.iterators
     (process,) = iterator._driver.processes.values()
     return psutil.Process(process.pid)
 

@@ -232,7 +232,7 @@ def test_f17_a_page_that_is_not_all_there(make: Make, tmp_path: Path, beton: Pat
     file = copy_of(beton, tmp_path)
     loader = make(file, os_cache=False)
     iterator = iter(loader)
-    loader._way._engine.loader.memory_manager.reader._fname = str(tmp_path / "cut.beton")
+    loader._ladder.way._engine.loader.memory_manager.reader._fname = str(tmp_path / "cut.beton")
     (tmp_path / "cut.beton").write_bytes(beton.read_bytes()[:100_000])
     assert next(iterator)
     iterator.close()
