@@ -63,7 +63,17 @@ def test_under_torchrun(beton: Path) -> None:
         capture_output=True, text=True, timeout=110, check=True, env=environment(),
     )  # fmt: skip
     told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert sorted(rank["batches"] for rank in told) == [6, 6]
+    assert [rank.get("error") for rank in told] == [None, None]
+    for epoch, size in enumerate([24, 40]):
+        assert sorted(label for rank in told for labels, _ in rank["epochs"][epoch] for label in labels) == list(range(120))
+        assert [s for rank in told for _, s in rank["epochs"][epoch]] == [size] * 12
+
+
+@pytest.mark.slow
+def test_a_schedule_that_changes_its_mind_on_one_rank_is_refused_before_the_epoch(beton: Path) -> None:
+    for rank in ranks(beton, "drift"):
+        assert [sizes for _, sizes in rank["epochs"][0]] == [24] * 6
+        assert "ranks disagree about the image size of train: size: rank 1 has 32; the others have 40" in rank["error"]
 
 
 @pytest.mark.ffcv

@@ -120,6 +120,17 @@ def test_augmentation_depends_on_seed_epoch_and_sample_alone(make: Make) -> None
     assert torch.equal(one, torch.cat([b[0] for b in loader]))
 
 
+def test_other_compiled_chance_repeats_with_one_worker(make: Make, d: Any) -> None:
+    from ffcv.transforms import RandomTranslate
+
+    def images(seed: int) -> torch.Tensor:
+        loader = make(pipelines=d.pipelines(32, RandomTranslate(8), flip=False), seed=seed, order="SEQUENTIAL")
+        return torch.cat([batch[0] for batch in loader])
+
+    assert torch.equal(images(3), images(3))
+    assert not torch.equal(images(3), images(4))
+
+
 def test_flips_are_fair(make: Make, d: Any) -> None:
     plain, flipped = (
         torch.cat([b[0] for b in make(order="SEQUENTIAL", pipelines=d.pipelines(flip=flip))]) for flip in (False, True)
