@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-PURE = ("test_resize.py", "test_ways.py", "test_without_ffcv.py", "test_ranks.py", "test_leases.py")
+PURE = ("test_resize.py", "test_ways.py", "test_without_ffcv.py", "test_ranks.py", "test_leases.py", "test_docs.py")
 
 
 def why_not() -> str:

@@ -43,7 +43,8 @@ def main(path: str, case: str) -> None:
         pass
     except Exception as error:
         told["error"] = f"{type(error).__name__}: {error}"
-        default_store().set("told", "")
+        if case == "absent":
+            default_store().set("told", "")
     print(json.dumps(told), flush=True)
     os._exit(0)
 

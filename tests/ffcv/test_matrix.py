@@ -360,6 +360,15 @@ def test_f20_a_worker_that_dies_while_a_file_is_written(tmp_path: Path, d: Any) 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+def test_f20_a_file_without_the_samples_that_kill(make: Make, tmp_path: Path, d: Any) -> None:
+    rules = Policy(on_bad_sample="skip", bad_sample_attempts=1)
+    d.write_file(tmp_path / "new.beton", Unwilling(30, kill=True), num_workers=1, policy=rules)
+    loader = make(tmp_path / "new.beton", order="SEQUENTIAL", pipelines=d.centered(), drop_last=False)
+    assert d.labels_of(loader) == [n for n in range(30) if n != 17]
+    assert loader.check().ok
+
+
 def test_f21_ctrl_c_reaches_who_waits_and_the_loader_goes_on(make: Make, d: Any, tmp_path: Path) -> None:
     orders = tmp_path / "orders"
     orders.touch()
