@@ -24,9 +24,9 @@ def main(path: str, case: str) -> None:
     sizes = dict(late)
     told: dict[str, Any] = {"rank": rank}
     try:
-        policy = Policy(ffcv_mode="trainer", startup_timeout=3.0 if case == "absent" else 60.0)
+        policy = Policy(ffcv_mode="trainer", startup_timeout=3.0 if case == "absent" else 200.0)
         if case == "absent" and rank == 1:
-            default_store().wait(["told"], timedelta(seconds=100))
+            default_store().wait(["told"], timedelta(seconds=200))
             raise SystemExit
         loader = Loader(
             path, 10, 1, order="RANDOM", distributed=True, seed=seed, pipelines=data.centered(), drop_last=False,
