@@ -28,7 +28,6 @@ bench-hangs: $(STAMP) ## every way a loader is known to hang, torch against safe
 
 bench-ffcv: $(FFCV)  ## FFCV bare and wrapped: images a second, starts, changes of size; then its ways to hang
 	@$(PY) -W ignore -m benchmarks.ffcv $(ARGS)
-	@$(PY) -W ignore -m benchmarks.hangs.ffcv
 
 bench-speed: $(STAMP) ## throughput, memory, system calls, recovery times, torch against safeloader
 	@$(PY) -m benchmarks.speed $(ARGS)

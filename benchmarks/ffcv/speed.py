@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks.ffcv.data import Jpegs, Photographs, pipelines
 
@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BATCH = 64
+
+
+class Found(NamedTuple):
+    """One contender: its best rate in images a second, and its ratio to bare FFCV in the same round."""
+
+    name: str
+    best: float
+    ratio: float
+    lowest: float
+    highest: float
 
 
 def contenders(path: Path, size: int, workers: int, stack: ExitStack) -> dict[str, Iterable[Any]]:
@@ -60,8 +70,8 @@ def rate(loader: Iterable[Any]) -> float:
 
 def measure(
     path: Path, size: int, workers: int, rounds: int, say: Callable[[str], None]
-) -> list[tuple[str, float, float]]:
-    """(name, best images a second, median over rounds of the ratio to bare FFCV beside it) of each contender."""
+) -> list[Found]:
+    """What each contender does."""
     with ExitStack() as stack:
         loaders = contenders(path, size, workers, stack)
         for name, loader in loaders.items():
@@ -72,8 +82,9 @@ def measure(
             say(f"{size} px, {workers} workers: round {number + 1} of {rounds}")
             for name, loader in loaders.items():
                 rates[name].append(rate(loader))
-        bare = rates["bare FFCV"]
-        return [
-            (name, max(found), statistics.median(a / b for a, b in zip(found, bare, strict=True)))
-            for name, found in rates.items()
-        ]
+        return [_found(name, found, rates["bare FFCV"]) for name, found in rates.items()]
+
+
+def _found(name: str, rates: list[float], bare: list[float]) -> Found:
+    ratios = [ours / theirs for ours, theirs in zip(rates, bare, strict=True)]
+    return Found(name, max(rates), statistics.median(ratios), min(ratios), max(ratios))

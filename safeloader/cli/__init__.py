@@ -8,6 +8,7 @@
     safeloader bisect train.py [args]          which setting of its loaders hangs, dies or finishes
     safeloader top                             running loaders and their workers, live
     safeloader trace events.jsonl -o trace.json    a run as a picture, from its events
+    safeloader beton FILE                      whether a .beton file is whole; `beton write` makes one
     safeloader bench hangs|speed [args]        the benchmarks, where the source tree is
 
 One file a command. Each says with its exit status how it went: 0 well, 1 something was found or failed, 2 wrong use.
@@ -20,6 +21,7 @@ import click
 from safeloader import __version__
 from safeloader.cli.audit import audit
 from safeloader.cli.bench import bench
+from safeloader.cli.beton import beton
 from safeloader.cli.bisect import bisect
 from safeloader.cli.doctor import doctor
 from safeloader.cli.run import run
@@ -35,5 +37,5 @@ def main() -> None:
     """PyTorch data loading that survives what kills it."""
 
 
-for _command in (run, audit, doctor, bisect, top, trace, bench):
+for _command in (run, audit, doctor, bisect, top, trace, beton, bench):
     main.add_command(_command)

@@ -7,7 +7,9 @@
     Loader ── Order (who, when: pure) ── ProgressiveResize (how large: pure)
       │ Place: epoch, batch, size
       ▼
-    Way: FFCV in the trainer ─▶ FFCV in a supervised process ─▶ a plain DataLoader   (down the ladder, same samples)
+    Ladder: which of these ways is in use
+      ▼
+    Way: FFCV in the trainer ─▶ FFCV in a supervised process ─▶ a plain DataLoader   (down, and up again: same samples)
           │ Engine: compiled once    │ DataLoader with one worker     │ sample by sample, no FFCV thread
           ▼ Producer: the thread     ▼ the same Engine                ▼
         Batches: checked, leased    arena                           arena

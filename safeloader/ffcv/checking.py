@@ -25,6 +25,7 @@ __all__ = ["CheckReport", "Problem", "check"]
 
 SOME = 4096
 """Images whose JPEG markers are looked at when a loader opens a file."""
+VERSION = 1  # of `CheckReport.to_dict`
 _MOST = 100  # problems that are kept; the rest is counted
 
 
@@ -85,8 +86,13 @@ class CheckReport:
         raise BetonError(
             f"{self.path} is damaged: " + "\n".join(map(str, self.problems[:5])) + more,
             where=self.path,
-            hint=f"`python -m safeloader.ffcv check --full {self.path}` lists all of it; then write it again",
+            hint=f"`safeloader beton --full {self.path}` lists all of it; then write it again",
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON; ``problems`` holds at most 100 of ``count``."""
+        problems = [problem._asdict() for problem in self.problems]
+        return {"v": VERSION, "ok": self.ok, **vars(self), "problems": problems}
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{name} ({kind})" for name, kind in self.fields.items())
@@ -94,8 +100,9 @@ class CheckReport:
         head = f"{self.path}: {self.samples:,} samples; {kinds or 'no fields'}; {done}"
         if self.ok:
             return f"{head}\nno problem found"
+        count = f"{self.count:,} problem{'' if self.count == 1 else 's'}"
         more = [f"... {self.count - len(self.problems):,} more"] if self.count > len(self.problems) else []
-        return "\n".join([head, *(f"  {problem}" for problem in self.problems), *more, f"{self.count:,} problems"])
+        return "\n".join([head, *(f"  {problem}" for problem in self.problems), *more, count])
 
 
 def check(

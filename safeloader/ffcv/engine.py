@@ -145,7 +145,7 @@ class Engine:
         buffers = self.loader.graph.allocate_memory(batch, count)
         leased = []
         if self.recipe.copy:
-            for node in self._ends():
+            for node in self._ends(buffers["operation"]):
                 slots = self._lease(buffers["operation"], node, count)
                 leased += [slots] if slots is not None else []
         guards = [
@@ -161,12 +161,11 @@ class Engine:
             for node in self.loader.graph.nodes
         ]
 
-    def _ends(self) -> list[int]:
+    def _ends(self, buffers: Any) -> list[int]:
         """The nodes whose memory comes out of a pipeline: the last of each that has any."""
-        needed, _ = self.loader.graph.collect_requirements()
         found: dict[int, None] = {}
         for node in self.loader.graph.leaf_nodes.values():
-            while node is not None and needed["operation"].get(node.id) is None:
+            while node is not None and buffers.get(node.id) is None:
                 node = node.parent
             if node is not None:
                 found[node.id] = None

@@ -10,11 +10,11 @@ import torch
 
 from ..errors import BadSampleError, ConcurrentUseError
 from ..observe.happenings import Fault
-from .ways import Arrived, FellOver
 
 if TYPE_CHECKING:
     from .engine import Place
     from .loader import Loader
+    from .ways import Arrived
 
 __all__ = ["Epoch"]
 
@@ -31,10 +31,7 @@ class Epoch(Iterator[tuple[Any, ...]]):
         self._loader, self._place = loader, place
         self._first = place.batch
         self._ended = self._busy = False
-        try:
-            loader._begin(place)
-        except FellOver as fell:
-            loader._fall(fell)
+        loader._ladder.begin(place)
 
     @property
     def position(self) -> tuple[int, int]:
@@ -72,7 +69,7 @@ class Epoch(Iterator[tuple[Any, ...]]):
                 loader._recorder.epoch(place.epoch, len(loader) - self._first)
                 raise StopIteration
             try:
-                arrived = loader._next(place)
+                arrived = loader._ladder.next(place)
             except StopIteration:
                 self._ended = True
                 raise RuntimeError(f"{loader.name} ended before batch {place.batch}") from None
@@ -114,7 +111,7 @@ class Epoch(Iterator[tuple[Any, ...]]):
             f"sample {', '.join(map(str, samples[:8]))} of {loader._beton.path} is corrupt: {bad[0].why}",
             indices=samples, cause="corrupt", batch=place.batch, where=f"{loader.name}, epoch {place.epoch}",
             hint='write the file again, or leave such samples out and go on: Policy(on_bad_sample="skip"); '
-            f"`python -m safeloader.ffcv check --full {loader._beton.path}` lists them all",
+            f"`safeloader beton --full {loader._beton.path}` lists them all",
         )  # fmt: skip
         error.report = loader.report()
         return error
@@ -123,8 +120,7 @@ class Epoch(Iterator[tuple[Any, ...]]):
         """End it; what was handed out stays valid."""
         if not self._ended:
             self._ended = True
-            if self._loader._way is not None:
-                self._loader._way.stop()
+            self._loader._ladder.stop()
 
     def __del__(self) -> None:
         try:

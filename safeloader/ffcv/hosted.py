@@ -85,20 +85,31 @@ class Plan:
 
 
 class Told:
-    """The loader's recorder, told of batches by their places."""
+    """The loader's recorder, told of batches by their places.
+
+    Args:
+        recorder: It.
+        plan: Where the epoch began.
+        recipe: Which samples a batch has.
+
+    Attributes:
+        due: The batch that the trainer gets next; a process that dies between two batches works ahead, for this one.
+            The number of batches when nobody waits for any.
+    """
 
     def __init__(self, recorder: Recorder, plan: Plan, recipe: Recipe) -> None:
         self._recorder, self._plan, self._recipe = recorder, plan, recipe
         self._beton: Any = None
         self.batches = 0
+        self.due = len(recipe.order)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._recorder, name)
 
     def fault(self, fault: Fault) -> int:
         """A fault, with the batch's true number and samples."""
-        if fault.batch is not None:
-            batch = fault.batch + self._plan.place.batch
+        batch = self.due if fault.batch is None else fault.batch + self._plan.place.batch
+        if batch < len(self._recipe.order):
             fault = replace(fault, batch=batch, indices=self._samples(batch), sample=None)
         return self._recorder.fault(replace(fault, epoch=self._plan.place.epoch))
 
@@ -134,6 +145,7 @@ class HostedWay:
         self._policy = inner_policy(settings, fallback="off")
         self._recorder = recorder
         self._plan = Plan(len(recipe.order))
+        self._told = Told(recorder, self._plan, recipe)
         self._loader: DataLoader[Any] | None = None
         self._iterator: Any = None
 
@@ -142,6 +154,7 @@ class HostedWay:
         self._plan.place = place
         if self._loader is None:
             self._loader = self._make(place)
+        self._told.due = place.batch
         self._iterator = iter(self._loader) if place.batch < len(self._recipe.order) else iter(())
 
     def _make(self, place: Place) -> DataLoader[Any]:
@@ -151,16 +164,20 @@ class HostedWay:
             worker_init_fn=open_dataset, persistent_workers=True, prefetch_factor=2,
             policy=self._policy, name=self._recorder.name,
         )  # fmt: skip
-        loader._safe.recorder = cast("Any", Told(self._recorder, self._plan, self._recipe))
+        loader._safe.recorder = cast("Any", self._told)
         return loader
 
     def next(self) -> Arrived:
         """As `Way`."""
-        return fetched(self._iterator)
+        try:
+            return fetched(self._iterator)
+        finally:
+            self._told.due += 1
 
     def stop(self) -> None:
         """As `Way`. The process goes on with what it was sent, and is used again."""
         self._iterator = None
+        self._told.due = len(self._recipe.order)
 
     def close(self) -> None:
         """As `Way`."""

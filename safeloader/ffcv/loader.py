@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import weakref
-from dataclasses import replace
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,10 +18,11 @@ from . import pipelines as pipes
 from .checking import CheckReport, examine
 from .engine import Place, Recipe, threading_layer
 from .epoch import Epoch
+from .ladder import Ladder
 from .need import require
 from .order import Order
 from .state import checked_state, state_of
-from .ways import Arrived, FellOver, Step, TrainerWay, Way, steps
+from .ways import steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -113,15 +112,12 @@ class Loader:
         )  # fmt: skip
         on_cpu = pipes.looked_through(self._recipe.pipelines, self._beton, resize, self.name)
         self._say_what_is_dropped()
-        self._steps = steps(self._settings.ffcv_mode, self.num_workers, self._settings.fallback, on_cpu=on_cpu)
-        if self._steps[0].kind == "trainer":
+        rungs = steps(self._settings.ffcv_mode, self.num_workers, self._settings.fallback, on_cpu=on_cpu)
+        if rungs[0].kind == "trainer":
             threading_layer(self.num_workers)
         self._recorder = Recorder(self.name, self._settings, workers=self.num_workers)
-        self._recorder.way, self._recorder.rung = str(self._steps[0]), self._steps[0].workers
-        self._rung, self._good = 0, 0
-        self._way: Way | None = None
+        self._ladder = Ladder(rungs, self._recipe, self._settings, self._recorder)
         self._epoch, self._batch = 0, 0  # where the next iteration begins
-        self._size: int | None = None
         self._iterator: weakref.ref[Epoch] | None = None
         self._closed = False
         self._owner = os.getpid()
@@ -171,8 +167,6 @@ class Loader:
         self._leave_iterator()
         epoch, batch = self._epoch, self._batch
         self._epoch, self._batch = epoch + 1, 0
-        if self._rung and self._good >= self._settings.recover_after:
-            self._climb()
         size = self._size_of(epoch)
         iterator = Epoch(self, Place(epoch, batch, size))
         self._iterator = weakref.ref(iterator)
@@ -221,7 +215,7 @@ class Loader:
             return
         self._closed = True
         self._leave_iterator()
-        self._drop_way()
+        self._ladder.close()
         self._recorder.closed()
 
     def __enter__(self) -> Self:
@@ -232,7 +226,7 @@ class Loader:
 
     def __del__(self) -> None:
         if getattr(self, "_closed", True) is False:
-            self._drop_way()
+            self._ladder.close()
 
     # ------------------------------------------------------------ inside
 
@@ -249,8 +243,8 @@ class Loader:
         iterator = self._iterator() if self._iterator is not None else None
         if iterator is not None:
             iterator.close()
-        elif self._way is not None:
-            self._way.stop()
+        else:
+            self._ladder.stop()
         self._iterator = None
 
     def _size_of(self, epoch: int) -> int | None:
@@ -260,59 +254,3 @@ class Loader:
         if self._ranks is not None:
             self._ranks.agree("the image size", {"epoch": epoch, "size": size})
         return size
-
-    def _begin(self, place: Place) -> None:
-        """Begin the present way at a place; a change of size is told."""
-        started = monotonic()
-        if self._way is None:
-            self._way = self._make_way(self._steps[self._rung])
-        self._way.begin(place)
-        if place.size is not None:
-            if self._size not in (None, place.size):
-                self._recorder.resized(place.epoch, self._size or 0, place.size, monotonic() - started)
-            self._size = place.size
-
-    def _make_way(self, step: Step) -> Way:
-        recipe = replace(self._recipe, num_workers=step.workers)
-        if step.kind == "trainer":
-            return TrainerWay(recipe, self._settings, self._recorder)
-        if step.kind == "process":
-            from .hosted import HostedWay
-
-            return HostedWay(recipe, self._settings, self._recorder)
-        from .plain import PlainWay
-
-        return PlainWay(recipe, self._settings, self._recorder)
-
-    def _drop_way(self) -> None:
-        if self._way is not None:
-            self._way.close()
-            self._way = None
-
-    def _fall(self, fell: FellOver) -> None:
-        """Go down one rung, or raise."""
-        self._drop_way()
-        if self._rung + 1 >= len(self._steps):
-            raise fell.error
-        old, new = self._steps[self._rung], self._steps[self._rung + 1]
-        self._rung, self._good = self._rung + 1, 0
-        self._recorder.fell_back(old.workers, new.workers, fell.why, str(new))
-
-    def _climb(self) -> None:
-        self._drop_way()
-        old, new = self._steps[self._rung], self._steps[self._rung - 1]
-        self._rung, self._good = self._rung - 1, 0
-        self._recorder.recovered(old.workers, new.workers, f"{self._settings.recover_after} good batches", str(new))
-
-    def _next(self, place: Place) -> Arrived:
-        while True:
-            try:
-                if self._way is None:
-                    self._begin(place)
-                assert self._way is not None
-                arrived = self._way.next()
-            except FellOver as fell:
-                self._fall(fell)
-                continue
-            self._good += 1
-            return arrived

@@ -12,8 +12,8 @@ thread_count       importing FFCV, and each loader and epoch, sets torch's numbe
 group_operations   a pipeline that goes back to compiled code after a tensor operation: the constructor never returns
                    (a set is aliased; libffcv/ffcv issue 396)
 compile_once       each loader compiles the same functions anew: 5 s and 33 MB that are never freed
-constants          a function that is compiled for a second type of array fails (KeyError): numba finds its calls with
-                   constants, such as those of FFCV's decoders, by types that are gone by then
+frozen_types       a pipeline that is compiled for a second type of array fails (KeyError), and freed code complains:
+                   numba's one type of byte arrays is made read-only in place, so that what is kept by it is lost
 compile_to_disk    ... and so does each process
 fork_lock          a fork while numba compiles: the child waits for ever for numba's lock
 page_readers       a page reader that meets an error dies, and the epoch waits for it for ever; a file that was cut off
@@ -29,6 +29,8 @@ import sys
 import types
 import warnings
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -175,28 +177,41 @@ def _njit(code: Any, signature: Any, parallel: bool) -> Any:
 
 def _named(value: Any) -> Any:
     """A key for a function or what it has closed over: equal keys, equal code."""
-    import numpy
-
     if isinstance(value, types.FunctionType):
         cells = tuple(_named(cell.cell_contents) for cell in value.__closure__ or ())
         return (value.__code__, value.__module__, cells, _named(value.__defaults__))
     if hasattr(value, "py_func"):  # compiled by numba
         return ("compiled", _named(value.py_func), repr(sorted(value.targetoptions.items())))
-    if isinstance(value, numpy.ndarray):
+    if isinstance(value, np.ndarray):
         return (value.dtype.str, value.shape, value.tobytes())
     if isinstance(value, tuple):
         return ("tuple", *map(_named, value))
-    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, numpy.generic)):
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, np.generic)):
         return (type(value).__name__, repr(value))
     if not any(value is kept for kept in _kept):
         _kept.append(value)
     return ("the one at", id(value))
 
 
-def _constants() -> None:
+def _frozen_types() -> None:
+    from ffcv.memory_managers.os_cache import OSCacheManager
+    from ffcv.pipeline.compiler import Compiler
     from numba import types as kinds
 
-    _kept.extend(kinds.literal(constant) for constant in (0, 1, 2, False, True))
+    frozen, table = kinds.Array(kinds.uint8, 1, "C", readonly=True), kinds.Array(kinds.uint64, 1, "C")
+
+    def state_type(_: Any) -> Any:
+        return kinds.Tuple([frozen, table, table])
+
+    def compile_reader(self: Any) -> Any:
+        def read(address, mem_state):  # type: ignore[no-untyped-def]  # compiled
+            size = mem_state[2][np.searchsorted(mem_state[1], address)]
+            return mem_state[0][address : address + size]
+
+        return Compiler.compile(read, frozen(kinds.uint64, self.state_type))
+
+    _replace(OSCacheManager, "compile_reader", compile_reader)
+    _replace(OSCacheManager, "state_type", state_type, property)
 
 
 def _holds_pointers(code: Any) -> bool:
@@ -270,7 +285,7 @@ MENDS: dict[str, Callable[[], None]] = {
     "thread_count": _thread_count,
     "group_operations": _group_operations,
     "compile_once": _compile_once,
-    "constants": _constants,
+    "frozen_types": _frozen_types,
     "fork_lock": _fork_lock,
     "page_readers": _page_readers,
 }

@@ -95,6 +95,12 @@ class PlainSamples:
         self._file.seek(int(pointer))
         return np.frombuffer(bytearray(self._file.read(int(row["size"]))), np.uint8)
 
+    def close(self) -> None:
+        """Let the file go; the next sample opens it again."""
+        if self._beton is not None:
+            self._beton = None
+            self._file.close()
+
     # ------------------------------------------------------------ one sample
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -249,6 +255,7 @@ class PlainWay:
         self._recorder = recorder
         self._loader: DataLoader[Any] | None = None
         self._iterator: Any = None
+        self._samples: PlainSamples | None = None
 
     def begin(self, place: Place) -> None:
         """As `Way`."""
@@ -260,7 +267,7 @@ class PlainWay:
         samples = order.samples(place.epoch, Beton(self._recipe.path, self._recipe.custom_fields))
         rest = samples[place.batch * order.batch_size :]
         batches = [rest[n : n + order.batch_size].tolist() for n in range(0, len(rest), order.batch_size)]
-        dataset = PlainSamples(self._recipe, place)
+        dataset = self._samples = PlainSamples(self._recipe, place)
         plan = Plan(len(order))
         plan.place = place
         self._loader = DataLoader(
@@ -286,3 +293,5 @@ class PlainWay:
         if self._loader is not None:
             self._loader.close()
             self._loader = None
+        if self._samples is not None:
+            self._samples.close()

@@ -7,6 +7,7 @@ collective operation, so that a rank that does not come is named and not waited 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +15,8 @@ from ..errors import RanksDisagreeError, SettingsError
 from ..ranks import group
 
 __all__ = ["Ranks", "compare"]
+
+_READ = 10.0  # seconds that a rank waits, before it raises, until the others know why
 
 
 class Ranks:
@@ -80,18 +83,22 @@ class Ranks:
                 where=self._name,
                 hint="look at that rank's log: it stands still, or its loaders are made in another order",
             ) from reason
-        self._compare(about, [json.loads(store.get(name)) for name in keys])
-        if self._asked > 1:  # everybody has read what was before
-            store.delete_key(f"{self._prefix}/{self._asked - 1}/{self.rank}")
-
-    def _compare(self, about: str, told: list[dict[str, Any]]) -> None:
-        different = compare(told)
+        different = compare([json.loads(store.get(name)) for name in keys])
         if different:
+            self._see_all_read(store, key)
             raise RanksDisagreeError(
                 f"ranks disagree about {about} of {self._name}: {different}",
                 where=f"{self._name}, rank {self.rank}",
                 hint="give every rank the same file, seed, batch size, order and schedule",
             )
+        if self._asked > 1:  # everybody has read what was before
+            store.delete_key(f"{self._prefix}/{self._asked - 1}/{self.rank}")
+
+    def _see_all_read(self, store: Any, key: str) -> None:
+        """The store lives in rank 0, which is about to end: the others must have read it, to say the same."""
+        with suppress(Exception):
+            store.set(f"{key}/{self.rank}/read", "")
+            store.wait([f"{key}/{rank}/read" for rank in range(self.world_size)], timedelta(seconds=_READ))
 
 
 def compare(told: list[dict[str, Any]]) -> str:

@@ -91,8 +91,24 @@ class ProgressiveResize:
             return _positive(self._function(epoch), f"epoch {epoch}")
         return next(size for first, size in reversed(self._steps) if first <= epoch)
 
+    def over(self, dataset: Any) -> Any:
+        """A dataset whose ``set_size(size)`` is called in every process by ``safeloader.DataLoader.set_epoch(epoch)``.
+
+        ::
+
+            loader = DataLoader(schedule.over(dataset), num_workers=8, persistent_workers=True)
+            for epoch in range(16):
+                loader.set_epoch(epoch)
+
+        Raises:
+            SettingsError: The dataset has no ``set_size``.
+        """
+        return Resized(dataset, self)
+
     def apply(self, dataset: Any, epoch: int) -> int:
         """Tell a dataset its size of an epoch by ``dataset.set_size(size)``; call it before the epoch begins.
+
+        Copies in living workers do not hear of it, unless the size lies in a `SharedSize`; `over` reaches them.
 
         Returns:
             The size.
@@ -100,15 +116,8 @@ class ProgressiveResize:
         Raises:
             SettingsError: The dataset has no ``set_size``.
         """
-        set_size = getattr(dataset, "set_size", None)
-        if not callable(set_size):
-            raise SettingsError(
-                f"{type(dataset).__name__} has no set_size(size), so its images cannot be resized",
-                where="ProgressiveResize",
-                hint="keep the size in a safeloader.ffcv.SharedSize, which living workers see, and set it there",
-            )
         size = self.size_at(epoch)
-        set_size(size)
+        _set_size_of(dataset)(size)
         return size
 
     def __repr__(self) -> str:
@@ -121,6 +130,51 @@ class ProgressiveResize:
 
     def __hash__(self) -> int:
         return hash((self._steps, self._function))
+
+
+class Resized:
+    """A dataset that has the size of its epoch, whichever process it lives in. Anything else is as the dataset has it.
+
+    Args:
+        dataset: With ``set_size(size)`` and ``[index]``.
+        schedule: Which size each epoch has; it begins with epoch 0.
+
+    Raises:
+        SettingsError: The dataset has no ``set_size``.
+    """
+
+    def __init__(self, dataset: Any, schedule: ProgressiveResize) -> None:
+        self.dataset, self.schedule = dataset, schedule
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the size of this epoch; called in the trainer and in each worker."""
+        from ..runtime.keyed import tell_epoch
+
+        _set_size_of(self.dataset)(self.schedule.size_at(epoch))
+        tell_epoch(self.dataset, epoch)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.dataset[index]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset":  # while it is unpickled
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+
+def _set_size_of(dataset: Any) -> Callable[[int], object]:
+    set_size: Callable[[int], object] | None = getattr(dataset, "set_size", None)
+    if not callable(set_size):
+        raise SettingsError(
+            f"{type(dataset).__name__} has no set_size(size), so its images cannot be resized",
+            where="ProgressiveResize",
+            hint="give it one that sets the size of the samples that come next",
+        )
+    return set_size
 
 
 class SharedSize:

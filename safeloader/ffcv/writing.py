@@ -95,7 +95,7 @@ def write(
         progress: Called with (samples done, samples in all).
 
     Returns:
-        Number of samples written.
+        Number of samples written: fewer than asked for where the policy leaves bad ones out.
 
     Raises:
         SettingsError: No samples, no fields, or a page size that is not accepted.
@@ -111,10 +111,10 @@ def write(
     try:
         with open(half, "wb") as file:
             pages = _Pages(file, fields, len(wanted), page_size)
-            for number, encoded in enumerate(_encoded(dataset, fields, wanted, num_workers, policy)):
-                pages.add(number, encoded)
+            for encoded in _encoded(dataset, fields, wanted, num_workers, policy):
+                pages.add(encoded)
                 if progress is not None:
-                    progress(number + 1, len(wanted))
+                    progress(pages.samples, len(wanted))
             pages.finish()
             file.flush()
             os.fsync(file.fileno())
@@ -123,7 +123,7 @@ def write(
         with suppress(FileNotFoundError):
             os.unlink(half)
         raise
-    return len(wanted)
+    return pages.samples
 
 
 def _validate(fields: Mapping[str, Any], wanted: np.ndarray[Any, Any], page_size: int) -> None:
@@ -168,6 +168,7 @@ class _Pages:
         self._page = bytearray()
         self._page_size = page_size
         self._allocations: list[tuple[int, int, int]] = []
+        self.samples = 0
         self._head = np.zeros(1, HEADER)
         self._head[0] = (VERSION, len(fields), page_size, samples, 0)
         self._descriptors = _descriptors(fields)
@@ -176,8 +177,9 @@ class _Pages:
         self._start = -(-tables // page_size) * page_size
         file.seek(self._start)
 
-    def add(self, number: int, encoded: Encoded) -> None:
-        """Put one sample onto a page, all of it onto the same."""
+    def add(self, encoded: Encoded) -> None:
+        """Put the next sample onto a page, all of it onto the same."""
+        number = self.samples
         needed = sum(map(len, encoded.blobs))
         if needed > self._page_size:
             raise BetonError(
@@ -193,6 +195,7 @@ class _Pages:
             self._page += blob
             self._allocations.append((number, pointer, len(blob)))
         self._records[number] = np.frombuffer(record, self._records.dtype)[0]
+        self.samples += 1
 
     def _flush(self) -> None:
         self._file.write(self._page.ljust(self._page_size, b"\0"))
@@ -201,13 +204,15 @@ class _Pages:
 
     def finish(self) -> None:
         """Write the last page and the tables; the header, which makes the file valid, last of all."""
+        if not self.samples:
+            raise BetonError("nothing to write: every sample was left out as bad")
         if self._page:
             self._flush()
-        self._head["table"] = self._start
+        self._head["table"], self._head["num_samples"] = self._start, self.samples
         self._file.seek(self._start)
         self._file.write(np.array(self._allocations, ALLOCATION).tobytes())
         self._file.seek(self._head.nbytes)
-        self._file.write(self._descriptors.tobytes() + self._records.tobytes())
+        self._file.write(self._descriptors.tobytes() + self._records[: self.samples].tobytes())
         self._file.flush()
         self._file.seek(0)
         self._file.write(self._head.tobytes())

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-PURE = ("test_resize.py", "test_ways.py", "test_without_ffcv.py", "test_ranks.py", "test_leases.py")
+PURE = ("test_resize.py", "test_ways.py", "test_without_ffcv.py", "test_ranks.py", "test_leases.py", "test_docs.py")
 
 
 def why_not() -> str:
@@ -34,8 +34,6 @@ def why_not() -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ours = [item for item in items if item.path.parent.name == "ffcv" and item.path.parent.parent.name == "tests"]
     for item in ours:
-        # numba's dispatchers complain when they are collected.
-        item.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
         if item.path.name not in PURE:
             item.add_marker(pytest.mark.ffcv)
 

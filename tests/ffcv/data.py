@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -131,6 +132,14 @@ class Dies(OnLabels):
             self.orders.unlink(missing_ok=True)
         os.kill(os.getpid(), self.by)
         time.sleep(60)
+
+
+class DiesInThreads(OnLabels):
+    """By SIGKILL, wherever FFCV's own thread runs it: no process can load this batch, but the plain way can."""
+
+    def act(self) -> None:
+        if threading.current_thread().name == "safeloader-ffcv":
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Compiled(Operation):

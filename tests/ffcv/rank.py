@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+from datetime import timedelta
+from typing import Any
 
 import torch.distributed as dist
 
 from safeloader import Policy
 from safeloader.ffcv import Loader, ProgressiveResize
+from safeloader.torch_private import default_store
 from tests.ffcv import data
 
 
@@ -18,25 +21,30 @@ def main(path: str, case: str) -> None:
     rank = dist.get_rank()
     seed = 5 + (rank if case == "seeds" else 0)
     late = [(0, 24), (1, 40 if rank == 0 or case != "sizes" else 32)]
-    told: dict[str, object] = {"rank": rank}
+    sizes = dict(late)
+    told: dict[str, Any] = {"rank": rank}
     try:
-        policy = Policy(ffcv_mode="trainer", startup_timeout=3.0 if case == "absent" else 60.0)
+        policy = Policy(ffcv_mode="trainer", startup_timeout=3.0 if case == "absent" else 200.0)
         if case == "absent" and rank == 1:
-            import time
-
-            time.sleep(6)
+            default_store().wait(["told"], timedelta(seconds=200))
             raise SystemExit
         loader = Loader(
             path, 10, 1, order="RANDOM", distributed=True, seed=seed, pipelines=data.centered(), drop_last=False,
-            resize=ProgressiveResize(late if case != "sizes" else lambda epoch: dict(late).get(epoch, 24)),
+            resize=ProgressiveResize(late if case == "fine" else lambda epoch: sizes.get(epoch, 24)),
             policy=policy, name="train",
         )  # fmt: skip
         told["batches"] = len(loader)
-        told["epochs"] = [[(data.labels_of([b]), b[0].shape[-1]) for b in loader] for _ in range(2)]
+        told["epochs"] = []
+        for _ in range(2):
+            told["epochs"].append([(data.labels_of([b]), b[0].shape[-1]) for b in loader])
+            if case == "drift":
+                sizes[1] -= 8 * rank
     except SystemExit:
         pass
     except Exception as error:
         told["error"] = f"{type(error).__name__}: {error}"
+        if case == "absent":
+            default_store().set("told", "")
     print(json.dumps(told), flush=True)
     os._exit(0)
 

@@ -14,6 +14,8 @@ import pytest
 from safeloader import SettingsError
 from tests.runtime.harness import environment
 
+pytestmark = pytest.mark.timeout(280)  # interpreters that import torch and FFCV, two at a time
+
 
 def ranks(beton: Path, case: str) -> list[dict[str, Any]]:
     """What two ranks tell."""
@@ -27,7 +29,12 @@ def ranks(beton: Path, case: str) -> list[dict[str, Any]]:
         )
         for n in range(2)
     ]  # fmt: skip
-    said = [process.communicate(timeout=110)[0] for process in running]
+    try:
+        said = [process.communicate(timeout=250)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+            process.communicate()
     return sorted((json.loads(text.strip().splitlines()[-1]) for text in said), key=lambda told: int(told["rank"]))
 
 
@@ -48,9 +55,13 @@ def test_different_seeds_are_refused(beton: Path) -> None:
 
 
 @pytest.mark.slow
-def test_different_sizes_are_refused_and_an_absent_rank_is_named(beton: Path) -> None:
+def test_different_sizes_are_refused(beton: Path) -> None:
     for rank in ranks(beton, "sizes"):
         assert "RanksDisagreeError" in rank["error"] and "rank 1 has" in rank["error"]
+
+
+@pytest.mark.slow
+def test_an_absent_rank_is_named(beton: Path) -> None:
     waiting, _ = ranks(beton, "absent")
     assert "rank 1 did not come to the data of train within 3 s" in waiting["error"]
 
@@ -60,10 +71,20 @@ def test_under_torchrun(beton: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone",
          "-m", "tests.ffcv.rank", str(beton), "fine"],
-        capture_output=True, text=True, timeout=110, check=True, env=environment(),
+        capture_output=True, text=True, timeout=250, check=True, env=environment(),
     )  # fmt: skip
     told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert sorted(rank["batches"] for rank in told) == [6, 6]
+    assert [rank.get("error") for rank in told] == [None, None]
+    for epoch, size in enumerate([24, 40]):
+        assert sorted(label for rank in told for labels, _ in rank["epochs"][epoch] for label in labels) == list(range(120))
+        assert [s for rank in told for _, s in rank["epochs"][epoch]] == [size] * 12
+
+
+@pytest.mark.slow
+def test_a_schedule_that_changes_its_mind_on_one_rank_is_refused_before_the_epoch(beton: Path) -> None:
+    for rank in ranks(beton, "drift"):
+        assert [sizes for _, sizes in rank["epochs"][0]] == [24] * 6
+        assert "ranks disagree about the image size of train: size: rank 1 has 32; the others have 40" in rank["error"]
 
 
 @pytest.mark.ffcv

@@ -1,4 +1,4 @@
-"""The file: written whole, read by FFCV and by ourselves alike, checked, on the command line too."""
+"""The file: written whole, read by FFCV and by ourselves alike, checked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 from safeloader import SettingsError
 from safeloader.errors import BetonError
 from safeloader.ffcv import Beton, check
-from safeloader.ffcv.__main__ import main
 
 
 @pytest.fixture
@@ -85,26 +84,3 @@ def test_nothing_to_write(tmp_path: Path, d: Any) -> None:
     with pytest.raises(ValueError, match="must be a tuple of 4 values"):
         write(tmp_path / "a", [(1, 2)], d.fields(), num_workers=0)
     assert not os.listdir(tmp_path)
-
-
-class Pairs:
-    """What the command line is given."""
-
-    def __len__(self) -> int:
-        return 20
-
-    def __getitem__(self, index: int) -> Any:
-        from tests.ffcv.data import Photographs
-
-        return Photographs(20)[index][:2]
-
-
-def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "pairs.beton"
-    assert main(["write", str(path), "--dataset", "tests.ffcv.test_file:Pairs", "--workers", "0"]) == 0
-    assert main(["check", "--full", str(path)]) == 0
-    assert "20 samples; image (image), label (int); 20 JPEG headers looked at, 20 images decoded" in capsys.readouterr().out
-    os.truncate(path, 5000)
-    assert main(["check", str(path)]) == 1
-    assert "cut off" in capsys.readouterr().out
-    assert main(["check", str(tmp_path / "none")]) == 2

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -53,7 +54,7 @@ def same(got: list[Any], expected: list[Any]) -> bool:
 
 
 def process_of(loader: Any) -> psutil.Process:
-    (iterator,) = loader._way._loader._safe.iterators
+    (iterator,) = loader._ladder.way._loader._safe.iterators
     (process,) = iterator._driver.processes.values()
     return psutil.Process(process.pid)
 
@@ -136,6 +137,58 @@ def test_a_batch_that_always_kills_goes_down_the_ladder_to_an_error_that_names_i
         list(loader)
     assert 57 in caught.value.indices
     assert loader.report().fallbacks == 2
+
+
+@pytest.mark.slow
+def test_what_kills_every_process_ends_in_the_plain_way_with_the_same_samples_in_the_same_order(make: Make) -> None:
+    from tests.ffcv import data
+
+    loader = make(
+        mode="process", pipelines=data.pipelines(labels=(data.DiesInThreads(57),)),
+        rules={"fallback": "inline", "max_restarts": 1, "bad_sample_attempts": 100},
+    )  # fmt: skip
+    order = [int(sample) for sample in np.random.default_rng(3).permutation(120)]
+    assert data.labels_of(loader) == order
+    report = loader.report()
+    assert (report.way, report.fallbacks) == ("a plain DataLoader with 1 worker", 1)
+    assert set(report.causes) == {"died"}
+
+
+@pytest.mark.slow
+def test_corrupt_images_are_noticed_in_a_process_too(make: Make, tmp_path: Path, beton: Path) -> None:
+    from tests.ffcv import data
+    from tests.ffcv.test_matrix import corrupted, zero_half
+
+    bad = corrupted(beton, tmp_path / "bad.beton", zero_half, (3, 50))
+    loader = make(bad, mode="process", rules={"on_bad_sample": "skip"}, pipelines=data.centered())
+    assert sorted(data.labels_of(loader)) == [n for n in range(120) if n not in (3, 50)]
+    assert sorted(index for _, _, index in loader.report().skipped) == [3, 50]
+
+
+@pytest.mark.slow
+def test_rebuilds_and_breaks_leave_nothing_in_the_process(make: Make) -> None:
+    from safeloader.ffcv import ProgressiveResize
+    from tests.ffcv import data
+
+    sizes = (24, 40, 16)
+    loader = make(
+        mode="process", pipelines=lambda size: data.pipelines(size), resize=ProgressiveResize(lambda epoch: sizes[epoch % 3])
+    )
+
+    def cycles(count: int) -> None:
+        for number in range(count):
+            for place, _ in enumerate(loader):
+                if number % 2 and place == 1:
+                    break
+        assert len(list(loader)) == 12  # so that nothing of an epoch that was broken off is still at work
+
+    cycles(12)
+    process = process_of(loader)
+    before, memory = (process.num_threads(), process.num_fds()), process.memory_info().rss
+    cycles(60)
+    assert process_of(loader) == process
+    assert (process.num_threads(), process.num_fds()) == before
+    assert process.memory_info().rss < memory + (40 << 20), "bare FFCV keeps 11 MB of each rebuild"
 
 
 @pytest.mark.slow

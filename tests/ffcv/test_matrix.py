@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 
 from safeloader import LoaderClosedError, Policy, SettingsError
 from safeloader.errors import BadSampleError, BatchTimeoutError, BetonError, ForkRefusedError, PipelineError
-from tests.runtime.harness import environment
+from tests.runtime.harness import environment, until
 
 Make = Callable[..., Any]
 
@@ -66,13 +65,16 @@ def test_f2_an_operation_that_raises(make: Make, d: Any) -> None:
     assert 57 in fault.indices
 
 
-def test_f2_compiled_code_that_raises_or_cannot_be_compiled(make: Make, d: Any) -> None:
+@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_f2_compiled_code_that_raises_or_cannot_be_compiled(make: Make, d: Any, num_workers: int) -> None:
     from ffcv.fields.basics import IntDecoder
     from ffcv.transforms import ToTensor
 
-    loader = make(pipelines={**d.centered(), "label": [IntDecoder(), d.Compiled(5), ToTensor()]}, order="SEQUENTIAL")
+    pipelines = {**d.centered(), "label": [IntDecoder(), d.Compiled(5), ToTensor()]}
+    iterator = iter(make(pipelines=pipelines, order="SEQUENTIAL", num_workers=num_workers))
     with pytest.raises(ValueError, match="compiled code does not like"):
-        list(loader)
+        next(iterator)
+    assert d.labels_of(iterator) == list(range(10, 120))
     with pytest.raises(PipelineError, match="cannot be compiled"):
         list(make(pipelines={**d.centered(), "label": [IntDecoder(), d.Untypable(5), ToTensor()]}))
 
@@ -109,6 +111,30 @@ def test_f5_an_early_break_leaves_no_thread(make: Make) -> None:
     assert not ffcv_threads()
 
 
+LEAVES = """
+import sys
+from safeloader import Policy
+from safeloader.ffcv import Loader
+from tests.ffcv import data
+for end in range(2):
+    loader = Loader(sys.argv[1], 10, 1, pipelines=data.centered(), policy=Policy(ffcv_mode="trainer"))
+    for batch in loader:
+        if end: raise KeyError("the training step fails")
+        break
+"""
+
+
+@pytest.mark.slow
+def test_f5_a_program_that_breaks_or_fails_ends_as_it_should(beton: Path) -> None:
+    """Bare, it aborts now and then: the thread is still at work when the interpreter ends."""
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVES, str(beton)], capture_output=True, text=True, timeout=110, check=False,
+        env=environment(NUMBA_CACHE_DIR=os.environ["NUMBA_CACHE_DIR"]),
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.strip().splitlines()[-1]) == (1, "KeyError: 'the training step fails'")
+    assert "terminate called" not in done.stderr
+
+
 def test_f6_closing_while_pages_are_read(make: Make) -> None:
     before = threading.active_count()
     for _ in range(3):
@@ -119,11 +145,11 @@ def test_f6_closing_while_pages_are_read(make: Make) -> None:
 
 
 def test_f7_a_consumer_that_pauses(make: Make, d: Any) -> None:
-    got = []
-    for number, batch in enumerate(make(batches_ahead=1)):
+    loader, got = make(batches_ahead=1), []
+    for number, batch in enumerate(loader):
         got.append(batch)
         if number == 2:
-            time.sleep(0.3)
+            until(loader._ladder.way._batches._producer.output_queue.full)
     assert sorted(d.labels_of(got)) == list(range(120))
 
 
@@ -232,7 +258,7 @@ def test_f17_a_page_that_is_not_all_there(make: Make, tmp_path: Path, beton: Pat
     file = copy_of(beton, tmp_path)
     loader = make(file, os_cache=False)
     iterator = iter(loader)
-    loader._way._engine.loader.memory_manager.reader._fname = str(tmp_path / "cut.beton")
+    loader._ladder.way._engine.loader.memory_manager.reader._fname = str(tmp_path / "cut.beton")
     (tmp_path / "cut.beton").write_bytes(beton.read_bytes()[:100_000])
     assert next(iterator)
     iterator.close()
@@ -334,12 +360,26 @@ def test_f20_a_worker_that_dies_while_a_file_is_written(tmp_path: Path, d: Any) 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+def test_f20_a_file_without_the_samples_that_kill(make: Make, tmp_path: Path, d: Any) -> None:
+    rules = Policy(on_bad_sample="skip", bad_sample_attempts=1)
+    d.write_file(tmp_path / "new.beton", Unwilling(30, kill=True), num_workers=1, policy=rules)
+    loader = make(tmp_path / "new.beton", order="SEQUENTIAL", pipelines=d.centered(), drop_last=False)
+    assert d.labels_of(loader) == [n for n in range(30) if n != 17]
+    assert loader.check().ok
+
+
 def test_f21_ctrl_c_reaches_who_waits_and_the_loader_goes_on(make: Make, d: Any, tmp_path: Path) -> None:
     orders = tmp_path / "orders"
     orders.touch()
     loader = make(pipelines=d.pipelines(labels=(d.Hangs(0, orders),)), order="SEQUENTIAL")
     iterator = iter(loader)
-    threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    def interrupt() -> None:
+        until(lambda: not orders.exists())  # the operation hangs
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
         next(iterator)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,6 +103,46 @@ def test_the_same_schedule_drives_a_dataloader_with_living_workers() -> None:
             assert size == schedule.size_at(epoch)
 
 
+class Growing:
+    """Images of a size that is a plain attribute; kills its process once, at size 16, if it finds its order."""
+
+    def __init__(self, orders: Path) -> None:
+        self.size, self.told, self.orders = 0, -1, orders
+
+    def set_size(self, size: int) -> None:
+        self.size = size
+
+    def set_epoch(self, epoch: int) -> None:
+        self.told = epoch
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitems__(self, indices: list[int]) -> list[torch.Tensor]:
+        if self.size == 16 and 4 in indices and self.orders.exists():
+            self.orders.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [torch.full((3, self.size, self.size), self.told) for _ in indices]
+
+
+def test_a_dataloaders_set_epoch_sets_the_size_in_living_workers_and_in_those_that_replace_them(tmp_path: Path) -> None:
+    orders = tmp_path / "orders"
+    orders.touch()
+    schedule = ProgressiveResize([(0, 8), (1, 16), (3, 12)])
+    dataset = schedule.over(Growing(orders))
+    assert (len(dataset), dataset.size) == (8, 8)
+    with DataLoader(
+        dataset, batch_size=4, num_workers=1, persistent_workers=True, multiprocessing_context="spawn"
+    ) as loader:
+        for epoch in (0, 1, 2, 3, 1):
+            loader.set_epoch(epoch)
+            size = schedule.size_at(epoch)
+            assert [(tuple(batch.shape), int(batch.max())) for batch in loader] == [((4, 3, size, size), epoch)] * 2
+        assert loader.report().causes == {"died": 1}
+
+
 def test_a_dataset_without_set_size_is_told_so() -> None:
     with pytest.raises(SettingsError, match="has no set_size"):
         ProgressiveResize([(0, 8)]).apply([1, 2], 0)
+    with pytest.raises(SettingsError, match="has no set_size"):
+        ProgressiveResize([(0, 8)]).over([1, 2])

@@ -37,6 +37,16 @@ class Epoch(NamedTuple):
     generators: str
 
 
+def until(fact: Callable[[], Any], seconds: float = 100.0) -> Any:
+    """Wait for a fact; returns it. Raises TimeoutError where it does not come true."""
+    end = time.monotonic() + seconds
+    while not (found := fact()):
+        if time.monotonic() > end:
+            raise TimeoutError(f"not true after {seconds:g} s")
+        time.sleep(0.01)
+    return found
+
+
 def seed(epoch: int = 0) -> None:
     """The generators of the main process before an epoch."""
     torch.manual_seed(1000 + epoch)
