@@ -110,7 +110,7 @@ class FiniteGuard:
         """Look again which parameters and buffers the model has. ``batches`` does so each time."""
         parameters = list(self._model.named_parameters())
         buffers = [(n, b) for n, b in self._model.named_buffers() if is_float(b) and n not in self._meant]
-        trained = [(n, p) for n, p in parameters if p.requires_grad]
+        trained = [(n, p) for n, p in parameters if p.requires_grad and is_float(p)]
         self._seen = _Model(trained, [*trained, *buffers])
 
     def _check_beginning(self) -> None:

@@ -57,8 +57,8 @@ def _dense(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def is_float(tensor: torch.Tensor) -> bool:
-    """Whether it can hold a NaN."""
-    return tensor.is_floating_point() or tensor.is_complex()
+    """Whether it can hold a NaN. On the meta device there are no values."""
+    return not tensor.is_meta and (tensor.is_floating_point() or tensor.is_complex())
 
 
 def not_finite(value: Any, may_be_infinite: Iterable[str] = (), name: str = "") -> list[Found]:

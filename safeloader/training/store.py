@@ -163,7 +163,7 @@ class CheckpointStore:
             step: What the program counts (batches, epochs).
             metric: Decides what is best, and is told with the checkpoint.
             loader: Anything with ``state_dict()``; each rank's own is saved.
-            extra: Further plain values, such as ``{"epoch": 3}``.
+            extra: Further plain values, such as ``{"epoch": 3}``, and tensors.
             **parts: Whatever has a ``state_dict()``: ``model=``, ``optimizer=``, ``scheduler=``, ``scaler=``, ``ema=``.
 
         Raises:
@@ -187,7 +187,7 @@ class CheckpointStore:
         self, step: int, metric: float | None, extra: dict[str, Any], parts: dict[str, Any], each: list[Any]
     ) -> Checkpoint:
         states = {name: state_of(name, part) for name, part in parts.items()}
-        bad = not_finite(states, self.may_be_infinite)
+        bad = not_finite({**states, "extra": extra}, self.may_be_infinite)
         if bad:
             raise _refuse(bad, step)
         if metric is not None and not math.isfinite(metric):
@@ -298,7 +298,7 @@ class CheckpointStore:
 
         manifest, payload = sealed.read(path, check)
         found = _known(path, manifest)
-        bad = not_finite(payload["parts"], self.may_be_infinite)
+        bad = not_finite({**payload["parts"], "extra": payload["extra"]}, self.may_be_infinite)
         if bad:
             raise _refuse(bad, found.step)
         return Saved(found, payload["parts"], payload["ranks"], payload["extra"])
