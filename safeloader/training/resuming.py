@@ -16,7 +16,8 @@ from .plain import to_values
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .store import Checkpoint, CheckpointStore, PassedOver, Saved
+    from .checkpoint import Checkpoint, PassedOver, Saved
+    from .store import CheckpointStore
 
 __all__ = ["Resumed", "resume"]
 

@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 
 from safeloader import DataLoader
 from safeloader.training import FiniteGuard, NonFiniteError
-from safeloader.training.scan import denormal_share, leaves, not_finite, quick_norm
+from safeloader.training.denormals import denormal_share
+from safeloader.training.scan import leaves, not_finite, quick_norm
 
 NAN, INF = float("nan"), float("inf")
 
