@@ -7,5 +7,5 @@
          └──▶ the incident's judge: what happened, noticed after, lost, finished, final metric ──▶ table, RESULTS.md
 
 Each program can be run alone: ``python -m benchmarks.incidents.silent_validation --without``. They train on the
-handwritten digits that are shipped inside scikit-learn.
+handwritten digits that are shipped inside scikit-learn; incident 4 (`ffcv_ranks`, over `recipe`) on photographs.
 """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from benchmarks.incidents.watching import Row
 
-INCIDENTS = ("silent_validation", "epoch_two", "never_learned", "collapse")
+INCIDENTS = ("silent_validation", "epoch_two", "never_learned", "ffcv_ranks", "collapse")
 _HEAD = ("incident", "", "what happened", "noticed after", "lost", "finished", "final metric")
 
 

@@ -1,8 +1,8 @@
 """Incident 5: collapse and freeze: a NaN in one sample reaches loss, gradients, weights, and the only checkpoint.
 
 Without help, training goes on with weights of NaN, and its checkpoints overwrite the good ones. With the finite guard,
-the step with the bad sample is named and left out; when weights are hit all the same, training stops and resumes
-from the newest good checkpoint, past one that the disk has damaged.
+the step with a bad sample, loss or gradient is named and left out; when weights are hit all the same, training stops,
+and goes on in the middle of the epoch from the newest good checkpoint, past a damaged one and one that holds a NaN.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,11 +18,16 @@ from torch import nn
 from benchmarks.incidents.digits import Digits, accuracy, network, seed_everything
 from benchmarks.incidents.watching import Row, run, side_of, tell
 
+if TYPE_CHECKING:
+    from safeloader.training import CheckpointStore
+
 TITLE = "5. collapse"
 _BAD = 700
 _EPOCHS = 5
-_HIT = 4
-"""In this epoch a fault hits the weights themselves, after the step."""
+_BATCHES = 28  # an epoch's, of 50
+_EVERY = 5  # steps from one checkpoint to the next
+_LOSS, _GRADIENT, _WEIGHT = 60, 70, 101
+"""After so many steps the next loss, the next gradient, and in epoch 4 a weight is spoilt, once."""
 
 
 class WithNaN(Digits):
@@ -46,8 +51,12 @@ def main() -> None:
         (_without if side == "without" else _with)(Path(folder))
 
 
-def _step(model: nn.Module, pictures: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def _step(model: nn.Module, pictures: torch.Tensor, labels: torch.Tensor, step: int | None = None) -> torch.Tensor:
     loss = nn.functional.cross_entropy(model(pictures), labels)
+    if step == _LOSS:
+        loss = loss - loss * torch.zeros(()).log()
+    if step == _GRADIENT:
+        loss = loss + (0 * loss).sqrt()  # 0, with a derivative of 0 / 0
     loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 
@@ -74,31 +83,41 @@ def _with(folder: Path) -> None:
     model, dataset = network(), WithNaN("train")
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     loader: Any = DataLoader(dataset, 50, shuffle=True, name="train")
+    parts = {"model": model, "optimizer": optimizer, "loader": loader}
     store = CheckpointStore(folder, run="digits", keep_last=4)
     guard = FiniteGuard(model, action="skip_step")
-    right, hit = 0.0, False
-    while dataset.epoch <= _EPOCHS:
+    faults, right, step, lost = {_LOSS, _GRADIENT, _WEIGHT}, 0.0, 0, 0
+
+    def learn(pictures: torch.Tensor, labels: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        loss = _step(model, pictures, labels, step if step in faults else None)
+        if guard.allows_step(loss):
+            optimizer.step()
+        if step == _WEIGHT and step in faults:
+            _hit(model)
+        faults.discard(step)
+
+    while step < _EPOCHS * _BATCHES:
+        dataset.epoch = step // _BATCHES + 1
         try:
             for pictures, labels in guard.batches(loader):
-                optimizer.zero_grad()
-                loss = _step(model, pictures, labels)
-                if guard.allows_step(loss):
-                    optimizer.step()
-                if dataset.epoch == _HIT and not hit:
-                    hit = True
-                    _hit(model)
+                learn(pictures, labels)
+                step += 1
+                if step % _EVERY == 0:
+                    store.save(step, **parts)
             right = _evaluate(model, dataset.epoch)
-            store.save(dataset.epoch, metric=right, model=model, optimizer=optimizer, extra={"epoch": dataset.epoch})
-            dataset.epoch += 1
         except NonFiniteError as error:
             print(f"stopped: {error}")
-            _damage(max(folder.glob("*.ckpt")))
-            resumed = resume(store, model=model, optimizer=optimizer)
-            print(f"resumed: {resumed}; passed over: {[str(passed) for passed in store.passed_over]}")
-            dataset.epoch = resumed.extra["epoch"] + 1
+            _spoil(store)
+            resumed = resume(store, **parts)
+            print(f"resumed: {resumed}")
+            lost, step = step - resumed.step, resumed.step
     for trouble in guard.troubles:
         print(f"guard: step {trouble.step}: {trouble.text}")
-    tell(accuracy=right, good_checkpoint=store.latest_good() is not None, skipped=guard.skipped)
+    tell(
+        accuracy=right, good_checkpoint=store.latest_good() is not None, skipped=guard.skipped, lost=lost,
+        resumed=resumed.step, passed_over=[passed.why for passed in resumed.passed_over],
+    )  # fmt: skip
 
 
 def _evaluate(model: nn.Module, epoch: int) -> float:
@@ -112,28 +131,43 @@ def _hit(model: nn.Module) -> None:
     next(model.parameters())[0, 0, 0, 0] = math.nan
 
 
-def _damage(newest: Path) -> None:
-    """One flipped bit in the middle."""
+def _spoil(store: CheckpointStore) -> None:
+    """One bit of the newest checkpoint is flipped; the one before holds a NaN, as an older tool would have saved it."""
+    from safeloader.training import sealed
+
+    newest, second = (found.path for found in store.checkpoints()[:2])
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 1
     newest.write_bytes(data)
+    manifest, payload = sealed.read(second)
+    payload["parts"]["model"]["0.weight"][0] = math.nan
+    sealed.write(second, payload, manifest)
 
 
 def measure() -> list[Row]:
     """Both runs, judged."""
     blind, guarded = run("collapse", "without"), run("collapse", "with")
-    named = guarded.first(f"of samples {_BAD}") or guarded.first(str(_BAD))
-    stopped, resumed = guarded.first("stopped: "), guarded.first("resumed: ")
+    told = guarded.result
+    named = guarded.first(f"of samples {_BAD}")
+    passed, stopped = told["passed_over"], guarded.first("stopped: the weights are not finite")
+    same_step = (
+        guarded.first(f"guard: step {_LOSS}: the loss is not finite"),
+        guarded.first(f"guard: step {_GRADIENT}: the gradients are not finite"),
+        guarded.first(f"guard: step {_WEIGHT + 1}: the weights are not finite"),
+    )
+    fine = (
+        None not in (named, stopped, *same_step) and told["resumed"] % _BATCHES != 0
+        and "damaged" in passed[0] and "model.0.weight (9 NaN of 144)" in passed[1]
+    )  # fmt: skip
     return [
         Row(TITLE, "without", "weights of NaN from epoch 2 on, and a checkpoint of NaN", "never",
             "the run and its checkpoint", blind.ended, f"accuracy {blind.result['accuracy']:.3f}",
             blind.result["accuracy"] < 0.2 and not blind.result["good_checkpoint"]),
-        Row(TITLE, "with", "the step of the bad sample is named and left out; hit weights stop the run, which goes on "
-            "from the newest good checkpoint, past a damaged one", "the same step",
-            f"{guarded.result['skipped']} steps, {_HIT - 2} epochs", guarded.ended,
-            f"accuracy {guarded.result['accuracy']:.3f}",
-            None not in (named, stopped, resumed) and guarded.result["accuracy"] > 0.8
-            and guarded.result["good_checkpoint"]),
+        Row(TITLE, "with", "named: batch and sample, loss, gradients, weights; bad steps are left out; hit weights "
+            f"stop the run, which goes on at step {told['resumed']}, in the middle of epoch "
+            f"{told['resumed'] // _BATCHES + 1}, past a damaged checkpoint and one with a NaN", "the same step",
+            f"{told['skipped']} steps left out, {told['lost']} done again", guarded.ended,
+            f"accuracy {told['accuracy']:.3f}", fine and told["accuracy"] > 0.8 and told["good_checkpoint"]),
     ]  # fmt: skip
 
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 ROOT = Path(__file__).resolve().parents[2]
 _RESULT = "RESULT "
 
@@ -50,8 +52,22 @@ class Run:
         """
         found = self.first(words)
         if found is None:
-            raise LookupError(f"the program never said {words!r}; it said:\n" + "\n".join(t for _, t in self.lines))
+            raise self._lacks(words)
         return found[0]
+
+    def fact(self, name: str) -> Any:
+        """A fact that the program told.
+
+        Raises:
+            LookupError: it did not.
+        """
+        if name not in self.result:
+            raise self._lacks(name)
+        return self.result[name]
+
+    def _lacks(self, words: str) -> LookupError:
+        said = "\n".join(text for _, text in self.lines[-60:])
+        return LookupError(f"the program never said {words!r}; it ended with status {self.status} and said:\n{said}")
 
 
 def tell(**facts: Any) -> None:
@@ -103,8 +119,13 @@ def _read(process: subprocess.Popen[str], said: queue.Queue[str | None]) -> None
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    with contextlib.suppress(ProcessLookupError):
+    """With all that it started: also those that lead a session of their own, as torchrun's ranks do."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        others = psutil.Process(process.pid).children(recursive=True)
         os.killpg(process.pid, signal.SIGKILL)
+        for other in others:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                other.kill()
 
 
 def side_of(doc: str | None, *more: str) -> str:

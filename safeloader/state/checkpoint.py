@@ -15,7 +15,7 @@ from .sampling import decode_planned, encode_planned
 if TYPE_CHECKING:
     from ..runtime.generators import States
 
-__all__ = ["FORMAT", "Checkpoint", "Moment", "logical", "read", "write"]
+__all__ = ["FORMAT", "Checkpoint", "Moment", "logical", "moved_on", "read", "write"]
 
 FORMAT = 1
 _KEYS = (
@@ -142,6 +142,13 @@ def _read(told: dict[str, Any]) -> Checkpoint:
         now=_moment_to(told["now"]),
         raw=told,
     )
+
+
+def moved_on(told: dict[str, Any], now: Moment) -> dict[str, Any]:
+    """A state in plain words, with the main process's generators as they are now: a step has drawn since."""
+    moment = _moment_of(now)
+    resting = not told["begun"] or told["over"]  # then the next epoch begins with them
+    return {**told, "now": moment, **({"begin": moment} if resting else {})}
 
 
 def logical(point: Checkpoint, num_workers: int) -> Checkpoint:

@@ -20,7 +20,7 @@ from ..distributed import ElasticDistributedSampler
 from ..errors import StateError
 from ..runtime import carry, keyed, stateful
 from ..runtime.generators import Generators
-from .checkpoint import Checkpoint, Moment, logical, read, write
+from .checkpoint import Checkpoint, Moment, logical, moved_on, read, write
 from .facts import check_same, facts_of, length_of
 from .sampling import Sampling, chain_of, generators_of
 
@@ -223,6 +223,10 @@ class Keeper:
                 raw={},
             )
         )
+
+    def moved_on(self, loader: DataLoader[Any], state: dict[str, Any]) -> dict[str, Any]:
+        """A state that was taken a while ago, with the generators as they are now."""
+        return moved_on(state, self._moment(loader))
 
     def _where(self, loader: DataLoader[Any], epoch: Epoch) -> State:
         if epoch.driver is None:

@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..errors import CheckpointError, NonFiniteError
+    from .checkpoint import Checkpoint, PassedOver, Saved
     from .guard import FiniteGuard
     from .metric import Finding, MetricWatch
     from .resuming import Resumed, resume
-    from .store import Checkpoint, CheckpointStore, PassedOver, Saved
+    from .store import CheckpointStore
     from .trouble import Trouble
 
 __all__ = [
@@ -46,16 +47,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Checkpoint": ".store",
+    "Checkpoint": ".checkpoint",
     "CheckpointError": "..errors",
     "CheckpointStore": ".store",
     "FiniteGuard": ".guard",
     "Finding": ".metric",
     "MetricWatch": ".metric",
     "NonFiniteError": "..errors",
-    "PassedOver": ".store",
+    "PassedOver": ".checkpoint",
     "Resumed": ".resuming",
-    "Saved": ".store",
+    "Saved": ".checkpoint",
     "Trouble": ".trouble",
     "resume": ".resuming",
 }

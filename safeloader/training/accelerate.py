@@ -4,9 +4,10 @@
 
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     guard = guarded(accelerator, model, optimizer, action="skip_step")   # looks before each optimizer.step()
-    resume(store, **parts(accelerator, model=model, optimizer=optimizer))
+    saved = parts(accelerator, model=model, optimizer=optimizer, loader=loader)
+    resume(store, **saved)
     ...
-    store.save(step, **parts(accelerator, model=model, optimizer=optimizer))
+    store.save(step, **saved)
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ try:
 except ImportError as missing:
     raise ImportError("safeloader.training.accelerate needs Accelerate: pip install accelerate") from missing
 
+from ..loader import DataLoader
 from .guard import FiniteGuard
 
 if TYPE_CHECKING:
@@ -44,9 +46,39 @@ def guarded(accelerator: Accelerator, model: torch.nn.Module, optimizer: Any, **
     return guard
 
 
-def parts(accelerator: Accelerator, *, model: Any, **others: Any) -> dict[str, Any]:
-    """What to give to ``store.save`` and ``resume``: the model without Accelerate's wrappers, and its scaler."""
+def parts(accelerator: Accelerator, *, model: Any, loader: Any = None, **others: Any) -> dict[str, Any]:
+    """What to give to ``store.save`` and ``resume``: the model without Accelerate's wrappers, its scaler, the loader.
+
+    Args:
+        accelerator: Whose they are.
+        model: The prepared model.
+        loader: The prepared loader: goes on in the middle of its epoch, if ``safeloader.patch()`` came before
+            ``prepare``. (With ``num_workers=0`` and a dataset that draws random numbers: only with
+            ``Policy(sample_rng=True)``, since Accelerate draws those of the next batch before the present one's step.)
+        **others: Optimizer, scheduler, whatever has a state.
+    """
     found = {"model": accelerator.unwrap_model(model), **others}
     if accelerator.scaler is not None:
         found["scaler"] = accelerator.scaler
+    if loader is not None:
+        found["loader"] = _Prepared(loader) if isinstance(loader, DataLoader) else loader
     return found
+
+
+class _Prepared:
+    """A prepared loader, which fetches one batch ahead of the one that it hands out.
+
+    It keeps the state that belongs to the batch handed out, but takes it before that batch's step: the generators have
+    moved on since.
+    """
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {name: value for name, value in self._loader.state_dict().items() if name != "_iterator_finished"}
+        inner: DataLoader[Any] = self._loader.base_dataloader
+        return inner._safe.keeper.moved_on(inner, state)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._loader.load_state_dict(state)

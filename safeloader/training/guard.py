@@ -10,9 +10,9 @@ import torch
 
 from .. import torch_private
 from ..observe.log import logger
-from . import ranks
+from . import denormals, ranks
 from .mend import mended
-from .scan import Found, denormal_share, is_float, leaves, look, quick_norm
+from .scan import Found, is_float, leaves, look, quick_norm
 from .trouble import HINTS, Trouble, error_of, trouble_in, trouble_in_batch
 
 if TYPE_CHECKING:
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
 __all__ = ["FiniteGuard"]
-
-_MANY_DENORMALS = 0.1  # share of a tensor
-
 
 @dataclass
 class _Model:
@@ -110,7 +107,7 @@ class FiniteGuard:
         """Look again which parameters and buffers the model has. ``batches`` does so each time."""
         parameters = list(self._model.named_parameters())
         buffers = [(n, b) for n, b in self._model.named_buffers() if is_float(b) and n not in self._meant]
-        trained = [(n, p) for n, p in parameters if p.requires_grad]
+        trained = [(n, p) for n, p in parameters if p.requires_grad and is_float(p)]
         self._seen = _Model(trained, [*trained, *buffers])
 
     def _check_beginning(self) -> None:
@@ -183,7 +180,8 @@ class FiniteGuard:
         if not self._quickly_fine(loss, gradients, with_weights):
             troubles += self._closely(loss, gradients, bool(troubles))
         if self.denormals_every and self.steps % self.denormals_every == 0:
-            self._look_for_denormals(gradients)
+            named = [*self._seen.state, *((f"{name}.grad", gradient) for name, gradient in gradients)]
+            denormals.tell_new(self.denormals, named)
         self.steps += 1
         if self.action == "warn":
             self._keep(troubles)
@@ -265,24 +263,6 @@ class FiniteGuard:
             self.allows_step()
 
         return optimizer.register_step_pre_hook(before)
-
-    # ------------------------------------------------------------ denormals
-
-    def _look_for_denormals(self, gradients: list[tuple[str, torch.Tensor]]) -> None:
-        named = [*self._seen.state, *((f"{name}.grad", gradient) for name, gradient in gradients)]
-        new = {}
-        for name, tensor in named:
-            share = denormal_share(tensor)
-            if share >= _MANY_DENORMALS and name not in self.denormals:
-                new[name] = self.denormals[name] = share
-        if new:
-            shown = ", ".join(f"{name} ({share:.0%})" for name, share in list(new.items())[:3])
-            logger.warning(
-                "many denormal numbers in %s%s: a CPU computes with them many times slower. "
-                "torch.set_flush_denormal(True) makes them zero; in float16, scale the loss",
-                shown,
-                f" and {len(new) - 3} more" if len(new) > 3 else "",
-            )
 
     # ------------------------------------------------------------ telling
 

@@ -41,13 +41,22 @@ def to_plain(value: Any, where: str = "state") -> Any:
     if kind in _AS_THEY_ARE or (kind is int and value.bit_length() < _LARGEST_INT):
         return value
     if kind is torch.Tensor or kind is torch.nn.Parameter:
-        return value.detach()
+        return _tensor(value, where)
     convert = _CONVERSIONS.get(kind)
     if convert is not None:
         return convert(value, where)
     if isinstance(value, numpy.generic) and not isinstance(value, numpy.void):
         return to_plain(value.item(), where)
     raise _not_plain(value, where)
+
+
+def _tensor(value: torch.Tensor, where: str) -> torch.Tensor:
+    if value.is_meta:
+        raise CheckpointError(
+            f"{where} is on the meta device, which keeps no values: there is nothing to save",
+            hint='model.to_empty(device="cpu") gives it memory; then initialize it, or load its state',
+        )
+    return value.detach()
 
 
 def _mapping(value: Any, where: str) -> dict[Any, Any]:
@@ -112,8 +121,8 @@ def _not_plain(value: Any, where: str) -> CheckpointError:
     hint = "keep it out of the state, or put in the numbers, text and tensors that it is made of"
     if isinstance(value, torch.Tensor):
         hint = (
-            "for sharded models give the whole state: torch.distributed.checkpoint.state_dict.get_model_state_dict("
-            "..., options=StateDictOptions(full_state_dict=True))"
+            "for sharded models give the whole state, in extra={...}: torch.distributed.checkpoint.state_dict."
+            "get_model_state_dict(..., options=StateDictOptions(full_state_dict=True))"
         )
     elif isinstance(value, PurePath):
         hint = "put in str(path)"

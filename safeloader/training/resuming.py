@@ -19,7 +19,8 @@ from .plain import to_values
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .store import Checkpoint, CheckpointStore, PassedOver, Saved
+    from .checkpoint import Checkpoint, PassedOver, Saved
+    from .store import CheckpointStore
 
 __all__ = ["Resumed", "resume"]
 
@@ -189,6 +190,8 @@ def _model_differs(here: Mapping[str, Any], saved: Mapping[str, Any]) -> list[st
         other = saved.get(key)
         if isinstance(value, torch.Tensor) and isinstance(other, torch.Tensor) and value.shape != other.shape:
             problems.append(f"{key} was {tuple(other.shape)}, and is {tuple(value.shape)}")
+        elif isinstance(value, torch.Tensor) and value.is_meta:
+            problems.append(f"{key} is on the meta device, which keeps no values")
     return problems
 
 

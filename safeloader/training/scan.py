@@ -17,7 +17,7 @@ from typing import Any
 import numpy
 import torch
 
-__all__ = ["Found", "denormal_share", "leaves", "not_finite", "quick_norm", "rows_not_finite"]
+__all__ = ["Found", "dense", "leaves", "not_finite", "quick_norm", "rows_not_finite"]
 
 _DEEPEST = 32
 _total_norm: Any = getattr(torch.nn.utils, "get_total_norm", None)  # torch 2.6 and later
@@ -39,7 +39,7 @@ class Found:
 
 def quick_norm(tensors: list[torch.Tensor]) -> torch.Tensor:
     """The 2-norm over all of them, one number on the device of the first: finite only if every entry is."""
-    usable = [_dense(tensor) for tensor in tensors]
+    usable = [dense(tensor) for tensor in tensors]
     if _total_norm is not None:
         total: torch.Tensor = _total_norm(usable)
         return total
@@ -50,15 +50,16 @@ def quick_norm(tensors: list[torch.Tensor]) -> torch.Tensor:
     return norm
 
 
-def _dense(tensor: torch.Tensor) -> torch.Tensor:
+def dense(tensor: torch.Tensor) -> torch.Tensor:
+    """As a type and layout that torch can compute with."""
     if tensor.layout is not torch.strided:
         tensor = tensor.coalesce().values() if tensor.layout is torch.sparse_coo else tensor.to_dense()
     return tensor.float() if tensor.itemsize == 1 else tensor  # float8 has no norm
 
 
 def is_float(tensor: torch.Tensor) -> bool:
-    """Whether it can hold a NaN."""
-    return tensor.is_floating_point() or tensor.is_complex()
+    """Whether it can hold a NaN. On the meta device there are no values."""
+    return not tensor.is_meta and (tensor.is_floating_point() or tensor.is_complex())
 
 
 def not_finite(value: Any, may_be_infinite: Iterable[str] = (), name: str = "") -> list[Found]:
@@ -85,7 +86,7 @@ def _look(name: str, leaf: Any, may_be_infinite: tuple[str, ...]) -> Found | Non
     tensor = _as_tensor(leaf)
     if bool(torch.isfinite(quick_norm([tensor]))):
         return None
-    tensor = _dense(tensor)
+    tensor = dense(tensor)
     nans, infinities = int(torch.isnan(tensor).sum()), int(torch.isinf(tensor).sum())
     if any(fnmatchcase(name, pattern) for pattern in may_be_infinite):
         infinities = 0
@@ -104,7 +105,7 @@ def rows_not_finite(leaf: Any) -> list[int]:
     """The positions along the first dimension that hold something not finite; none for a single number."""
     if isinstance(leaf, float):
         return []
-    tensor = _dense(_as_tensor(leaf))
+    tensor = dense(_as_tensor(leaf))
     if tensor.dim() == 0:
         return []
     bad = ~torch.isfinite(tensor).flatten(1).all(1) if tensor.dim() > 1 else ~torch.isfinite(tensor)
@@ -152,16 +153,3 @@ def _inside(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 def _dotted(name: str, key: str) -> str:
     return f"{name}.{key}" if name else key
-
-
-def denormal_share(tensor: torch.Tensor) -> float:
-    """The share of entries that are denormal: not zero, but smaller than the type's smallest normal number.
-
-    A CPU computes with them ten to a hundred times slower (``torch.set_flush_denormal(True)`` makes them zero).
-    """
-    tensor = _dense(tensor.detach())
-    if tensor.numel() == 0 or not tensor.is_floating_point():
-        return 0.0
-    size = tensor.abs()
-    small = (size > 0) & (size < torch.finfo(tensor.dtype).tiny)
-    return float(small.sum()) / tensor.numel()

@@ -8,7 +8,7 @@ import platform
 import re
 import time
 import uuid
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,75 +17,19 @@ import torch
 from ..errors import CheckpointError, NonFiniteError
 from ..observe.log import logger
 from . import generators, ranks, sealed
+from .checkpoint import Checkpoint, PassedOver, Saved, known, refusal
 from .parts import kind_of, state_of
 from .plain import to_plain
-from .scan import Found, not_finite
+from .scan import not_finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["Checkpoint", "CheckpointStore", "PassedOver", "Saved"]
+__all__ = ["CheckpointStore"]
 
 _FORMAT = 1
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _FILE = re.compile(r"(?P<run>.+)\.(?P<serial>\d{6,})\.step(?P<step>-?\d+)\.ckpt")
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What is known of a checkpoint without opening its payload.
-
-    Attributes:
-        path: Its file.
-        run: The run it belongs to.
-        step: What the program counted when it was saved.
-        serial: How many checkpoints were saved in this folder before it; the greatest is the newest.
-        id: Unlike that of any other checkpoint.
-        metric: What the program measured, or None.
-        world_size: Ranks that trained.
-        torch: torch's version.
-        time: When, in seconds since 1970.
-        kinds: The class of each part.
-    """
-
-    path: Path
-    run: str
-    step: int
-    serial: int
-    id: str
-    metric: float | None
-    world_size: int
-    torch: str
-    time: float
-    kinds: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class PassedOver:
-    """A file that was not taken, and why."""
-
-    path: Path
-    why: str
-
-    def __str__(self) -> str:
-        return f"{self.path.name}: {self.why}"
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A checkpoint with its content, all of it plain values and tensors on the CPU.
-
-    Attributes:
-        checkpoint: What is known of it.
-        parts: The state of each part, by the name it was saved under.
-        ranks: For each rank ``{"generators": ..., "loader": ...}``.
-        extra: What the program added.
-    """
-
-    checkpoint: Checkpoint
-    parts: dict[str, Any]
-    ranks: list[dict[str, Any]]
-    extra: dict[str, Any]
 
 
 class CheckpointStore:
@@ -163,7 +107,7 @@ class CheckpointStore:
             step: What the program counts (batches, epochs).
             metric: Decides what is best, and is told with the checkpoint.
             loader: Anything with ``state_dict()``; each rank's own is saved.
-            extra: Further plain values, such as ``{"epoch": 3}``.
+            extra: Further plain values, such as ``{"epoch": 3}``, and tensors.
             **parts: Whatever has a ``state_dict()``: ``model=``, ``optimizer=``, ``scheduler=``, ``scaler=``, ``ema=``.
 
         Raises:
@@ -187,9 +131,9 @@ class CheckpointStore:
         self, step: int, metric: float | None, extra: dict[str, Any], parts: dict[str, Any], each: list[Any]
     ) -> Checkpoint:
         states = {name: state_of(name, part) for name, part in parts.items()}
-        bad = not_finite(states, self.may_be_infinite)
+        bad = not_finite({**states, "extra": extra}, self.may_be_infinite)
         if bad:
-            raise _refuse(bad, step)
+            raise refusal(bad, step)
         if metric is not None and not math.isfinite(metric):
             logger.warning("the metric of checkpoint %s is %s: it is saved without one", step, metric)
             metric = None
@@ -247,9 +191,9 @@ class CheckpointStore:
         for path, match in self._files():
             if match["run"] == self.run:
                 with contextlib.suppress(CheckpointError):
-                    known = _known(path, sealed.read_manifest(path))
-                    if known.run == self.run:
-                        found.append(known)
+                    one = known(path, sealed.read_manifest(path))
+                    if one.run == self.run:
+                        found.append(one)
         return found
 
     def latest_good(self) -> Checkpoint | None:
@@ -297,29 +241,8 @@ class CheckpointStore:
                 )
 
         manifest, payload = sealed.read(path, check)
-        found = _known(path, manifest)
-        bad = not_finite(payload["parts"], self.may_be_infinite)
+        found = known(path, manifest)
+        bad = not_finite({**payload["parts"], "extra": payload["extra"]}, self.may_be_infinite)
         if bad:
-            raise _refuse(bad, found.step)
+            raise refusal(bad, found.step)
         return Saved(found, payload["parts"], payload["ranks"], payload["extra"])
-
-
-def _known(path: Path, manifest: dict[str, Any]) -> Checkpoint:
-    wanted = [item.name for item in fields(Checkpoint) if item.name != "path"]
-    try:
-        return Checkpoint(path=path, **{name: manifest[name] for name in wanted})
-    except KeyError as missing:
-        raise CheckpointError(f"its manifest lacks {missing}", path=str(path)) from None
-
-
-def _refuse(bad: list[Found], step: int) -> NonFiniteError:
-    names = [found.name for found in bad]
-    shown = "; ".join(str(found) for found in bad[:3]) + (f"; and {len(bad) - 3} more" if len(bad) > 3 else "")
-    return NonFiniteError(
-        f"checkpoint {step} is not finite: {shown}",
-        kind="checkpoint",
-        names=names,
-        hint='go on from store.latest_good(); if an infinity is meant, CheckpointStore(..., may_be_infinite=["'
-        + names[0]
-        + '"])',
-    )

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_code_of_the_page_runs(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "training.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     program = tmp_path / "page.py"
     program.write_text("\n".join(blocks))
     done = subprocess.run(

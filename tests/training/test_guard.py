@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 
 from safeloader import DataLoader
 from safeloader.training import FiniteGuard, NonFiniteError
-from safeloader.training.scan import denormal_share, leaves, not_finite, quick_norm
+from safeloader.training.denormals import denormal_share
+from safeloader.training.scan import leaves, not_finite, quick_norm
 
 NAN, INF = float("nan"), float("inf")
 
@@ -132,6 +133,17 @@ def test_a_model_that_is_not_finite_at_the_beginning_is_refused(model: nn.Module
         model[1].weight[0, 0] = NAN
     with pytest.raises(NonFiniteError, match=r"not finite before the first step: 1.weight"):
         FiniteGuard(model)
+
+
+def test_what_is_on_a_device_without_values_is_left_out_and_the_rest_is_looked_at(model: nn.Module) -> None:
+    both = nn.ModuleList([model, nn.Linear(2, 2, device="meta")])
+    guard = FiniteGuard(both)
+    assert guard.batch([torch.ones(2, device="meta"), torch.ones(2)]) is not None
+    assert guard.allows_step()
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] = float("nan")
+    with pytest.raises(NonFiniteError, match="the weights are not finite: 0\\."):
+        guard.allows_step()
 
 
 def test_a_mask_of_infinities_is_meant(model: nn.Module) -> None:

@@ -55,6 +55,8 @@ def test_two_ranks_decide_the_same_and_resume_from_the_same_checkpoint(tmp_path:
         "all refuse True",
         "all refuse True",
         "all refuse True",
+        "a sharded model is refused True",
+        "its whole state is saved and put back True",
         "the older one is untouched True",
         "a folder that only rank 0 sees is refused by all",
     ]

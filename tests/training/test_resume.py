@@ -142,6 +142,25 @@ def test_another_models_checkpoint_changes_nothing(store: CheckpointStore, run: 
     _refused(store, "the model has no 3.weight", run, model=run.model[:3])
 
 
+def _on_two_devices() -> nn.Module:
+    """The second device is one that keeps no values, as with an initialization that was put off."""
+    return nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="meta"))
+
+
+def test_a_part_on_a_device_that_keeps_no_values_is_neither_saved_nor_resumed(store: CheckpointStore) -> None:
+    with pytest.raises(CheckpointError, match=r"model\['1.weight'\] is on the meta device"):
+        store.save(1, model=_on_two_devices())
+    assert store.checkpoints() == []
+    store.save(1, model=nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
+    model = _on_two_devices()
+    before = model[0].weight.detach().clone()
+    with pytest.raises(CheckpointError, match=r"1\.weight is on the meta device") as caught:
+        resume(store, model=model)
+    assert "build it" in caught.value.hint
+    assert torch.equal(model[0].weight, before), "nothing has been changed"
+    assert resume(store, model=model.to_empty(device="cpu"))
+
+
 def test_another_optimizers_checkpoint_changes_nothing(store: CheckpointStore, run: Run) -> None:
     store.save(1, **run.parts)
     _refused(store, "optimizer does not fit: it was a AdamW, and is a SGD", Run(seed=3, optimizer=torch.optim.SGD))

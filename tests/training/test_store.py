@@ -188,6 +188,13 @@ def test_an_optimizers_moments_are_looked_at_too(store: CheckpointStore, run: Ru
         store.save(1, **run.parts)
 
 
+def test_tensors_that_were_added_are_looked_at_too_and_numbers_are_not(store: CheckpointStore) -> None:
+    with pytest.raises(NonFiniteError, match=r"extra.model.w \(1 NaN of 2\)"):
+        store.save(1, extra={"model": {"w": torch.tensor([0.0, float("nan")])}})
+    store.save(1, extra={"best": float("inf")})
+    assert store.latest_good() is not None
+
+
 def test_infinities_that_are_meant_are_saved(tmp_path: Path) -> None:
     model = nn.Linear(2, 2)
     model.register_buffer("mask", torch.tensor([0.0, float("-inf")]))

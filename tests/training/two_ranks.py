@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from safeloader.training import CheckpointError, CheckpointStore, FiniteGuard, NonFiniteError, resume
@@ -132,6 +134,13 @@ def _refusals(folder: Path, store: CheckpointStore, model: nn.Module) -> None:
             say("all refuse", type(error).__name__ != "")
         else:
             say("nobody refused")
+    sharded = nn.Linear(4, 4)
+    fully_shard(sharded)
+    try:
+        store.save(3, model=sharded)
+    except CheckpointError as error:
+        say("a sharded model is refused", "full_state_dict=True" in error.hint)
+    _sharded(CheckpointStore(folder / "sharded", run="two"), sharded)
     say("the older one is untouched", store.latest_good() == before)
     elsewhere = CheckpointStore(folder / f"of rank {rank}", run="two")
     elsewhere.save(1, model=model)
@@ -139,6 +148,18 @@ def _refusals(folder: Path, store: CheckpointStore, model: nn.Module) -> None:
         resume(elsewhere, model=model)
     except CheckpointError:
         say("a folder that only rank 0 sees is refused by all")
+
+
+def _sharded(store: CheckpointStore, model: nn.Module) -> None:
+    """As the refusal says: the whole state, got and put back by all ranks."""
+    whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    before = model.weight.full_tensor().clone()
+    store.save(1, extra={"model": get_model_state_dict(model, options=whole)})
+    with torch.no_grad():
+        model.weight.zero_()
+    state = resume(store).extra["model"]
+    set_model_state_dict(model, state, options=StateDictOptions(full_state_dict=True))
+    say("its whole state is saved and put back", torch.equal(model.weight.full_tensor(), before))
 
 
 def main(folder: Path) -> None:

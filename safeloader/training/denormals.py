@@ -1,0 +1,49 @@
+"""Denormal numbers: not wrong, but a CPU computes with them ten to a hundred times slower."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..observe.log import logger
+from .scan import dense
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["denormal_share", "tell_new"]
+
+_MANY = 0.1  # share of a tensor
+
+
+def tell_new(known: dict[str, float], named: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Tell the log, once per tensor, of those with many denormal numbers.
+
+    Args:
+        known: The share of each that was told; what is new is put in.
+        named: The tensors, by name.
+    """
+    new = {name: share for name, tensor in named if name not in known and (share := denormal_share(tensor)) >= _MANY}
+    known |= new
+    if new:
+        shown = ", ".join(f"{name} ({share:.0%})" for name, share in list(new.items())[:3])
+        logger.warning(
+            "many denormal numbers in %s%s: a CPU computes with them many times slower. "
+            "torch.set_flush_denormal(True) makes them zero; in float16, scale the loss",
+            shown,
+            f" and {len(new) - 3} more" if len(new) > 3 else "",
+        )
+
+
+def denormal_share(tensor: torch.Tensor) -> float:
+    """The share of entries that are denormal: not zero, but smaller than the type's smallest normal number.
+
+    A CPU computes with them ten to a hundred times slower (``torch.set_flush_denormal(True)`` makes them zero).
+    """
+    tensor = dense(tensor.detach())
+    if tensor.numel() == 0 or not tensor.is_floating_point():
+        return 0.0
+    size = tensor.abs()
+    small = (size > 0) & (size < torch.finfo(tensor.dtype).tiny)
+    return float(small.sum()) / tensor.numel()
