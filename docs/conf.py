@@ -62,7 +62,7 @@ def _complete_navigation(app: Sphinx, page: str, source: list[str]) -> None:
 
 
 def _keep_links_inside(app: Sphinx, page: str, source: list[str]) -> None:
-    """Links to files that are no pages, right for who reads the source, lead to the results' page or are plain words."""
+    """Links to files that are no pages, right where the source is read, become words, or lead to the results."""
     here = (_HERE / page).parent
 
     def kept(link: re.Match[str]) -> str:

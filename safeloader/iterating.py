@@ -206,8 +206,12 @@ class ProcessIterator(torch_private.BaseIterator):
                 if not self._persistent:
                     self.close()
             raise
-        state.got()
+        state.recorder.timings.given(state.got())
         return data
+
+    def shared_memory(self) -> int:
+        """Bytes of shared memory that its batches take now."""
+        return self._driver.arena.used()
 
     def whereabouts(self) -> Whereabouts:
         """Where the batch is that is due; may be asked from another thread."""

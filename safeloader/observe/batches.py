@@ -143,10 +143,11 @@ class TracingPulse(Pulse):
         super().asks()
         self._asked_at = self.since
 
-    def got(self) -> None:
+    def got(self) -> float:
         """It has one."""
-        super().got()
+        waited = super().got()
         self._tracer.given(self._asked_at, self.since)
+        return waited
 
     def ended(self) -> None:
         """There is none left, or it ended with an error."""

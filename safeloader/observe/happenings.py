@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 __all__ = [
@@ -221,12 +221,25 @@ class Skipped(Happening):
 
 @dataclass(frozen=True, slots=True)
 class EpochEnded(Happening):
-    """An epoch was delivered to its end."""
+    """An epoch was delivered to its end.
+
+    Attributes:
+        epoch: Epoch, from 0.
+        batches: Batches delivered in it.
+        waited: Seconds that the consumer waited in it.
+        ready: Share of its batches that were there when they were asked for, or None.
+        rung: Number of processes now.
+        timings: For each worker the quantiles of its batches' stages, in seconds, of all epochs so far.
+    """
 
     event: ClassVar[str] = "epoch"
 
     epoch: int
     batches: int
+    waited: float = 0.0
+    ready: float | None = None
+    rung: int = 0
+    timings: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

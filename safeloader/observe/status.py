@@ -43,7 +43,7 @@ def program_status(loaders: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def loader_status(
-    recorder: Recorder, current: Pass | None, epoch: int, length: int | None, workers: Iterable[Any]
+    recorder: Recorder, current: Pass | None, epoch: int, length: int | None, workers: Iterable[Any], shared: int = 0
 ) -> dict[str, Any]:
     """One loader.
 
@@ -53,6 +53,7 @@ def loader_status(
         epoch: the epoch of that, from 0.
         length: batches of an epoch, where known.
         workers: its workers (`safeloader.runtime.staff.Post`).
+        shared: bytes of shared memory that its batches take.
     """
     now, pulse, report = monotonic(), recorder.pulse, recorder.report()
     waits = report.waits
@@ -81,5 +82,8 @@ def loader_status(
         "fallbacks": report.fallbacks,
         "skipped": len(report.skipped),
         "slow_batches": report.slow_batches,
+        "recoveries": report.recoveries,
+        "shared_memory": shared,
+        "timings": [times.as_dict() for times in report.timings],
         "crew": [{name: plain(value) for name, value in post._asdict().items()} for post in workers],
     }
