@@ -6,10 +6,13 @@ The extra is ``tensorboard``: ``pip install 'safeloader[tensorboard]'``. docs/me
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safeloader.errors import SafeLoaderError
 from safeloader.observe.numbers import Number, numbers
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["TensorBoardSink"]
 
@@ -48,7 +51,7 @@ class TensorBoardSink:
         if self._own:
             self._writer.close()
 
-    def __enter__(self) -> TensorBoardSink:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
