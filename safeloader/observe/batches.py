@@ -125,9 +125,10 @@ def _write(file: EventFile, loader: str, offset: float, block: list[_Given]) -> 
 
 def _lines(loader: str, offset: float, block: list[_Given]) -> list[str]:
     """Lines as of `BatchGiven`, made by hand: they are one a batch, and a tenth as dear so."""
-    text = json.dumps(as_record(BatchGiven(0.0, loader, 0, 0, None, None, None, None, None, 0.0, 0.0, 0)))
-    head, _, tail = text.replace(", ", ",").replace(": ", ":").partition('"t":0.0,')
-    tail = tail.partition('"epoch"')[0]
+    record = as_record(BatchGiven(0.0, loader, 0, 0, None, None, None, None, None, 0.0, 0.0, 0))
+    text = json.dumps(record, separators=(",", ":"))
+    head, _, rest = text.partition('"t":0.0,')
+    tail = rest.rpartition('"epoch":')[0]
     lines = []
     for epoch, batch, worker, process, taken, collated, finished, nbytes, asked, got in block:
         times = (
