@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -17,19 +18,22 @@ from tests.docs.pages import ROOT, commands, pages, read
 
 _WITH_PROGRAM = [page for page in pages() if read(page).program]
 _WITH_COMMANDS = [page for page in pages() if commands(page)]
-_NEEDS = {"docs/ffcv.md": "ffcv", "docs/metrics.md": "prometheus_client"}
+_NEEDS = {"docs/metrics.md": ("prometheus_client",), "docs/migrating.md": ("lightning", "accelerate")}
+_STRICT = ["-W", "error::UserWarning", "-W", "ignore:This DataLoader will create:UserWarning"]  # on few processors
+_WARNS = {"docs/migrating.md"}  # Lightning and Accelerate do
 
 
 @pytest.mark.parametrize("path", _WITH_PROGRAM)
 def test_the_programs_of_a_page_run(path: str, tmp_path: Path) -> None:
-    if path in _NEEDS:
-        pytest.importorskip(_NEEDS[path])
+    for package in _NEEDS.get(path, ()):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
     page = read(path)
     program = tmp_path / "page.py"
     program.write_text(page.program, encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SAFELOADER_")}
     done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning:__main__", str(program)],
+        [sys.executable, *([] if path in _WARNS else _STRICT), str(program)],
         capture_output=True, text=True, timeout=110, check=False, cwd=tmp_path,
         env=environment | {
             "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path), "PYTHONIOENCODING": "utf-8",
@@ -99,11 +103,20 @@ def test_each_command_has_help_with_an_example(name: str) -> None:
 
 
 def test_the_reference_names_every_public_name() -> None:
-    import importlib
-
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     packages = ("safeloader", "safeloader.training", "safeloader.ffcv", "safeloader.distributed", "safeloader.testing")
     for package in packages:
         part = text.partition(f"currentmodule:: {package}\n")[2]
         for name in importlib.import_module(package).__all__:
             assert re.search(rf"^\.\. auto\w+:: {name}$", part, re.M) or name == "KINDS", f"{package}.{name}"
+
+
+def test_the_catalogue_names_every_scenario_and_no_other() -> None:
+    text = (ROOT / "docs" / "hang-catalogue.md").read_text(encoding="utf-8")
+    told = {name for row in re.findall(r"^\|.*\| ([^|]*) \|$", text, re.M) for name in re.findall(r"`(\w+)`", row)}
+    told |= set(re.findall(r"^`(\w+)` is the control", text, re.M))
+    folder = ROOT / "benchmarks" / "hangs" / "scenarios"
+    known = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    assert known <= told, known - told
+    in_last_column = told - known - {"sample_rng"}
+    assert not in_last_column, in_last_column
