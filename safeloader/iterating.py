@@ -213,6 +213,11 @@ class ProcessIterator(torch_private.BaseIterator):
         """Bytes of shared memory that its batches take now."""
         return self._driver.arena.used()
 
+    @property
+    def drawing(self) -> bool:
+        """True while the sampler is asked for indices; may be asked from another thread."""
+        return self._driver.drawing
+
     def whereabouts(self) -> Whereabouts:
         """Where the batch is that is due; may be asked from another thread."""
         from .runtime.whereabouts import whereabouts

@@ -96,6 +96,9 @@ class LoaderState:
     def stalled(self, seen: Stall) -> None:
         """Tell of a stall; called by the watch's thread."""
         alive = [iterator for iterator in self.iterators if not iterator.closed]
+        if alive and alive[-1].drawing:
+            self.recorder.stalled(seen._replace(holder="sampler"))
+            return
         self.recorder.stalled(seen, alive[-1].whereabouts() if alive else None)
 
     def stall_ended(self, seconds: float) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 from safeloader.core import messages as m
 from safeloader.core.policy import CoreSettings
 from safeloader.core.supervisor import Supervisor
-from tests.core.walker import walk
 
 __all__ = ["WALKS", "changes", "files", "parts"]
 
@@ -74,6 +73,7 @@ def changes(walks: int = WALKS) -> dict[tuple[str, str], list[str]]:
         def _states(self) -> dict[int, str]:
             return {number: p.state.name for number, p in self.fleet.processes.items() if number != m.INLINE}
 
+    walk = importlib.import_module("tests.core.walker").walk
     for seed in range(walks):
         walk(seed, Watched)
     places = list(_PLACES)

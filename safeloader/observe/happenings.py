@@ -166,7 +166,7 @@ class Stalled(Happening):
     """Nothing has moved for `seconds`, and who holds the run.
 
     Attributes:
-        holder: ``"loader"``: a batch is awaited; ``"program"``: nobody asks for one.
+        holder: ``"loader"``: a batch is awaited; ``"sampler"``: its indices are; ``"program"``: nobody asks for one.
         seconds: Since when.
         busy: An epoch is under way.
         ready: Batches that are loaded and wait.

@@ -106,12 +106,15 @@ class Acting:
             self._owed += 1
             return
         if self._draw_error is None:
+            self._driver.drawing = True
             try:
                 event = m.TaskPlanned(self._draw())
             except StopIteration:
                 pass
             except Exception as error:  # raised when the batches planned before it have been delivered
                 self._draw_error = error
+            finally:
+                self._driver.drawing = False
         self._driver.later(event)
 
     # ------------------------------------------------------------ processes
