@@ -235,6 +235,33 @@ def test_the_documentation_of_events_names_exactly_the_events_and_keys_that_are_
     assert documented == written
 
 
+def test_every_event_is_as_the_schema_in_the_documentation_says(tmp_path: Path) -> None:
+    import jsonschema
+
+    from safeloader.observe.schema import schema
+
+    written = json.loads(DOC.with_name("events.schema.json").read_text(encoding="utf-8"))
+    stale = "python -m safeloader.observe.schema > docs/events.schema.json"
+    assert written == schema(), stale
+    traced = {"SAFELOADER_EVENTS": str(tmp_path / "events.jsonl"), "SAFELOADER_TRACE": "1"}
+    told = Recorder("train", resolve(environ=traced), workers=4)
+    told.pulse.asks()
+    told.pulse.got()
+    told.timings.loaded(0, 1, 0.1, None)
+    told.timings.delivered(0, 0.1)
+    told.timings.given(0.1)
+    live_through_everything(told)
+    judge = jsonschema.Draft202012Validator(written)
+    judge.check_schema(written)
+    lines = lines_of(tmp_path / "events.jsonl")
+    for line in lines:
+        judge.validate(line)
+        with pytest.raises(jsonschema.ValidationError):
+            judge.validate(line | {"v": 2})
+    wrong = next(line for line in lines if line["event"] == "restart") | {"process": "4711"}
+    assert [error.json_path for error in judge.iter_errors(wrong)] == ["$.process"]
+
+
 def test_the_quick_line_of_a_batch_is_what_the_slow_way_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from safeloader.observe.batches import BatchGiven, Tracer
     from safeloader.observe.events import EventFile
