@@ -66,8 +66,10 @@ def serve(port: int = 9464, address: str = "127.0.0.1") -> Server:
         address: the default is reached from this machine only.
 
     Raises:
-        SafeLoaderError: the port is in use, or ``prometheus_client`` is not installed.
+        SafeLoaderError: the port is in use or is none, or ``prometheus_client`` is not installed.
     """
+    if not 0 <= port <= 65535:
+        raise SafeLoaderError(f"port={port} is no port", hint="a number from 0, which takes any free one, to 65535")
     try:
         from prometheus_client import CollectorRegistry, start_http_server
     except ImportError as error:

@@ -29,7 +29,7 @@ _PIECE = re.compile(
     r"|^```python\n(?P<program>.*?)^```$",
     re.S | re.M,
 )
-_OTHER = re.compile(r"^```(?!python|\{)\w*\n(.*?)^```$", re.S | re.M)
+_BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.S | re.M)
 _INLINE = re.compile(r"`((?:safeloader|make|python -m|pip install) [^`]+)`")
 _LINE = re.compile(r"^\$? ?((?:[A-Z_]+=\S+ )*(?:safeloader|make|pip install|python -m safeloader\S*) .*)$")
 
@@ -79,7 +79,9 @@ def commands(path: str) -> list[str]:
     """The commands that a page shows, each once, without comments and variables set for them."""
     text = (ROOT / path).read_text(encoding="utf-8")
     found = []
-    for block in _OTHER.findall(text):
+    for language, block in _BLOCK.findall(text):
+        if language.startswith(("python", "{")):
+            continue
         lines = block.splitlines()
         typed = [line for line in lines if line.startswith("$ ")]  # the others are then what it answers
         found += [line for one in typed or lines for line in _LINE.findall(one)]
