@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.safeloader-installed
 FFCV   := $(VENV)/.ffcv-installed
 
-.PHONY: help ffcv try-ffcv demo test test-all lint bench-hangs bench-ffcv bench-speed bench-ranks bench-scaling incidents setup clean
+.PHONY: help ffcv try-ffcv demo test test-all lint docs bench-hangs bench-ffcv bench-speed bench-ranks bench-scaling incidents setup clean
 
 help:          ## this list
 	@grep -hE '^[a-z-]+: .*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -19,9 +19,14 @@ test: $(STAMP) try-ffcv ## the tests (without those marked slow or stress); brin
 test-all: $(STAMP) try-ffcv ## every test, also slow and stress
 	@$(PY) -m pytest -q -m "" $(ARGS)
 
-lint: $(STAMP) ## ruff and mypy
+lint: $(STAMP) ## ruff, mypy and the documentation, without a warning
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
+	@$(MAKE) --no-print-directory docs
+
+docs: $(STAMP) ## the documentation, into results/docs; a warning is an error
+	@$(PY) -m sphinx -W --keep-going -q -b html -d results/.doctrees docs results/docs
+	@echo "results/docs/index.html"
 
 bench-hangs: $(STAMP) ## every way a loader is known to hang, torch against safeloader
 	@$(PY) -m benchmarks.hangs $(ARGS)
@@ -59,7 +64,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (once; a few minutes) ..."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "safeloader needs Python 3.10 or newer")'
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[test,ecosystem,bench,dev]'
+	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[test,ecosystem,bench,dev,docs]'
 	@touch $@
 	@echo "Ready."
 

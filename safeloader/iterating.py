@@ -214,8 +214,17 @@ class ProcessIterator(_Unprofiled):
                     self.close()
                 state.guard.ended(self._among_ranks, self._num_yielded)
             raise
-        state.got()
+        state.recorder.timings.given(state.got())
         return data
+
+    def shared_memory(self) -> int:
+        """Bytes of shared memory that its batches take now."""
+        return self._driver.arena.used()
+
+    @property
+    def drawing(self) -> bool:
+        """True while the sampler is asked for indices; may be asked from another thread."""
+        return self._driver.drawing
 
     def whereabouts(self) -> Whereabouts:
         """Where the batch is that is due; may be asked from another thread."""

@@ -185,7 +185,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
 
     def report(self) -> Report:
         """What happened so far: every fault with its cause, worker, batch, samples, stack and cost."""
-        return self._safe.recorder.report()
+        return self._safe.report()
 
     def recent_batches(self) -> list[Delivered]:
         """The last 16 batches that were delivered, newest last: epoch, number, worker, dataset indices.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from . import torch_private
 from .distributed.guard import RankGuard
 from .distributed.patience import Patience
 from .observe import Recorder, stall
+from .observe.memory import own_memory
 from .observe.status import Pass, loader_status
 from .ranks import group
 from .starting import Starting
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from .iterating import ProcessIterator
     from .loader import DataLoader
+    from .observe import Report
     from .observe.stall import Stall
     from .settings import Settings
     from .showing import Phase
@@ -81,21 +84,36 @@ class LoaderState:
         if self.shown is not None:
             self.shown.asks()
 
-    def got(self) -> None:
-        """It is there."""
-        self._pulse.got()
+    def got(self) -> float:
+        """It is there. Returns the seconds that the consumer waited for it."""
+        waited = self._pulse.got()
         if self.shown is not None:
             self.shown.got()
+        return waited
 
     def failed(self, error: BaseException) -> None:
         """It does not come."""
         self._pulse.ended()
         self.end_pass("" if isinstance(error, StopIteration) else f"ended by {type(error).__name__}")
 
+    def report(self) -> Report:
+        """What happened so far, and what memory is held now."""
+        alive = [iterator for iterator in self.iterators if not iterator.closed]
+        found = [own_memory(pid) for pid in {post.process for i in alive for post in i.staff()} if pid]
+        known = [size for size in found if size is not None]
+        return replace(
+            self.recorder.report(),
+            memory=sum(known) if known else None,
+            shared_memory=sum(iterator.shared_memory() for iterator in alive),
+        )
+
     def stalled(self, seen: Stall) -> None:
         """Tell of a stall; called by the watch's thread."""
         alive = [iterator for iterator in self.iterators if not iterator.closed]
-        self.recorder.stalled(seen, alive[-1].whereabouts() if alive else None)
+        if alive and alive[-1].drawing:
+            self.recorder.stalled(seen._replace(holder="sampler"))
+        else:
+            self.recorder.stalled(seen, alive[-1].whereabouts() if alive else None)
         if self._pass is not None and seen.busy:
             self.guard.stalled(self.recorder.batches - self._pass.batches)
 
@@ -113,7 +131,8 @@ class LoaderState:
         crew = alive[-1].staff() if alive else []
         loader = None if self._loader is None else self._loader()
         due = alive[-1].whereabouts()._asdict() if alive else None
-        return loader_status(self.recorder, self._pass, self.epochs - 1, _known_length(loader), crew, due)
+        shared = sum(iterator.shared_memory() for iterator in alive)
+        return loader_status(self.recorder, self._pass, self.epochs - 1, _known_length(loader), crew, due, shared)
 
 
 def _known_length(loader: DataLoader[Any] | None) -> int | None:

@@ -11,6 +11,7 @@ syscalls    system calls of the trainer per batch in mid-epoch, counted by strac
 memory      physical memory (PSS) of trainer and workers with a 300 MB array in the dataset
 pool        train and val on one pool of 4 processes: physical memory, and the first batch after a switch
 guard       a training step with and without safeloader.training.FiniteGuard
+observing   processor time of the trainer a batch with nothing observed, as always, with every sink
 faults      a worker gets SIGKILL or SIGSTOP: seconds until it is noticed, and the longest wait for a batch
 
 ``python -m benchmarks.speed`` measures all, prints the tables and writes JSON and Markdown. Each measurement

@@ -371,6 +371,39 @@ def guard(plan: Plan) -> Table:
     return table
 
 
+def observing(plan: Plan) -> Table:
+    """What pulses, timings, events and metrics cost the trainer."""
+    table = Table(
+        "Observing: the trainer's processor time a batch, at 1,000 batches a second",
+        "safeloader alone, 2 persistent workers, batches of 4 × 8 float32, epochs of all arms in turn. Added: "
+        "median of the differences to the first arm in the same round; its share of a second at 1,000 batches a "
+        "second. At most 1 % is asked.",
+        ["arm", "µs a batch", "added, µs", "share"],
+    )
+    plan.say("observing: with nothing observed, as always, with every sink, with an event for each batch")
+    batches = 1000 if plan.quick else 5000
+    limit = 60 + 40 * plan.repeats
+    result = child.run("observing", "--repeats", plan.repeats, "--batches", batches, limit=limit)
+    table.raw.append(result)
+    if "error" in result:
+        table.rows.append(["failed", result["error"], "", ""])
+        return table
+    names = {
+        "nothing": "nothing is observed (only here)",
+        "always": "as always",
+        "all sinks": "events, and Prometheus once a second",
+        "trace": "an event for each batch (SAFELOADER_TRACE=1)",
+    }
+    arms = {arm: [1e6 * seconds for seconds in found] for arm, found in result["seconds"].items()}
+    for arm, spent in arms.items():
+        added = Spread.of([a - b for a, b in zip(spent, arms["nothing"], strict=True)])
+        shown = ["-", "-"] if arm == "nothing" else [added.text(1), f"{added.median / 10:.2f} %"]
+        table.rows.append([names[arm], Spread.of(spent).text(1), *shown])
+    alone = 1e6 * result["alone"]
+    table.rows.append(["the observing calls alone", f"{alone:.1f}", "", f"{alone / 10:.2f} %"])
+    return table
+
+
 GROUPS: dict[str, Callable[[Plan], Table]] = {
     "throughput": throughput,
     "inline": inline,
@@ -381,4 +414,5 @@ GROUPS: dict[str, Callable[[Plan], Table]] = {
     "faults": faults,
     "state": state,
     "guard": guard,
+    "observing": observing,
 }

@@ -11,10 +11,15 @@
     safeloader beton FILE                      whether a .beton file is whole; `beton write` makes one
     safeloader bench hangs|speed [args]        the benchmarks, where the source tree is
 
-One file a command. Each says with its exit status how it went: 0 well, 1 something was found or failed, 2 wrong use.
+One file a command. Each says with its exit status how it went: 0 well, 1 something was found or failed, 2 wrong use,
+130 Ctrl-C, 141 nobody reads its output any more. ``run``'s is the program's own.
 """
 
 from __future__ import annotations
+
+import os
+import sys
+from typing import Any
 
 import click
 
@@ -31,7 +36,24 @@ from safeloader.cli.trace import trace
 __all__ = ["main"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """What all commands have in common: how they end when the reader of a pipe has gone, as ``| head -1`` does."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed goes there
+            ctx.exit(128 + 13)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(128 + 2)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="safeloader")
 def main() -> None:
     """PyTorch data loading that survives what kills it."""

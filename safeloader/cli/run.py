@@ -42,6 +42,13 @@ def run(as_module: bool, report: bool, program: str, arguments: tuple[str, ...])
     sys.modules["__main__"] = main
     try:
         exec(code, main.__dict__)
+    except (SystemExit, KeyboardInterrupt, BrokenPipeError):
+        raise
+    except BaseException as error:
+        # The program's own traceback, as Python itself shows it: without the frames of this command.
+        own = error.__traceback__ and error.__traceback__.tb_next
+        sys.excepthook(type(error), error.with_traceback(own), own)
+        sys.exit(1)
     finally:
         if report:
             for recorder in recorders:

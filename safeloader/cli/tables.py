@@ -34,9 +34,14 @@ def console(stderr: bool = False) -> Console:
     """Where to write. Without a terminal there are no colours and lines are not folded."""
     made: Console
     rich = needs("rich.console")
+
+    class Honest(rich.Console):  # type: ignore[misc, name-defined]
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # rich would end the program with status 1, which says that something was found
+
     file = sys.stderr if stderr else sys.stdout
     width = None if file.isatty() or os.environ.get("COLUMNS") else 160
-    made = rich.Console(file=file, width=width, highlight=False, markup=False, soft_wrap=False)
+    made = Honest(file=file, width=width, highlight=False, markup=False, soft_wrap=False)
     return made
 
 

@@ -117,12 +117,22 @@ def _facts(pid: int | None) -> dict[str, Any]:
 
 
 def _state_in_words(pid: int) -> str:
+    if _is_of_another_user(pid):
+        return " (it is another user's: only that user may ask it)"
     state = _facts(pid)["os_state"]
     return {
         "stopped": " (it is stopped)",
         "disk-sleep": " (it stands in the kernel)",
         "gone": " (there is no such process)",
     }.get(str(state), "")
+
+
+def _is_of_another_user(pid: int) -> bool:
+    psutil = needs("psutil")
+    try:
+        return bool(psutil.Process(pid).uids().real != os.getuid())
+    except psutil.Error:
+        return False
 
 
 # ---------------------------------------------------------------- shown

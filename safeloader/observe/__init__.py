@@ -8,8 +8,9 @@
                                     └──▶ logger "safeloader": a line for people
 
 The rule: whatever happens is told once in each of the three, and telling never hurts. A recorder raises
-nothing into training, a file that cannot be written is given up after one warning, and a steady epoch calls
-nothing here per batch. Nothing here imports torch.
+nothing into training, a file that cannot be written is given up after one warning, and a batch costs a few
+microseconds: when it was asked for and given (``pulse``), and how long its stages took (``timings``). ``numbers`` is
+the table of what other systems are told, ``schema`` that of the events. Nothing here imports torch.
 """
 
 from __future__ import annotations

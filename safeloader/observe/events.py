@@ -79,16 +79,20 @@ class EventFile:
 
     def write_all(self, events: Sequence[Happening]) -> None:
         """Append several events by one call."""
+        lines = [json.dumps(as_record(event), allow_nan=False, separators=(",", ":")) + "\n" for event in events]
+        self.append(events[0].loader, lines)
+
+    def append(self, loader: str, lines: Sequence[str]) -> None:
+        """Append lines of a loader's events by one call."""
         if self._given_up:
             return
-        lines = [json.dumps(as_record(event), allow_nan=False, separators=(",", ":")) + "\n" for event in events]
         try:
             self._append("".join(lines).encode())
         except OSError as error:
             self._given_up = True
             logger.warning(
                 "%s: cannot write events to %s (%s); training goes on without them",
-                inline(events[0].loader, 60),
+                inline(loader, 60),
                 self.path,
                 error.strerror or error,
             )

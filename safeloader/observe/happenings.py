@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 __all__ = [
@@ -167,7 +167,7 @@ class Stalled(Happening):
     """Nothing has moved for `seconds`, and who holds the run.
 
     Attributes:
-        holder: ``"loader"``: a batch is awaited; ``"program"``: nobody asks for one.
+        holder: ``"loader"``: a batch is awaited; ``"sampler"``: its indices are; ``"program"``: nobody asks for one.
         seconds: Since when.
         busy: An epoch is under way.
         ready: Batches that are loaded and wait.
@@ -239,12 +239,25 @@ class Skipped(Happening):
 
 @dataclass(frozen=True, slots=True)
 class EpochEnded(Happening):
-    """An epoch was delivered to its end."""
+    """An epoch was delivered to its end.
+
+    Attributes:
+        epoch: Epoch, from 0.
+        batches: Batches delivered in it.
+        waited: Seconds that the consumer waited in it.
+        ready: Share of its batches that were there when they were asked for, or None.
+        rung: Number of processes now.
+        timings: For each worker the quantiles of its batches' stages, in seconds, of all epochs so far.
+    """
 
     event: ClassVar[str] = "epoch"
 
     epoch: int
     batches: int
+    waited: float = 0.0
+    ready: float | None = None
+    rung: int = 0
+    timings: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

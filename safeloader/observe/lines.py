@@ -212,6 +212,9 @@ def _closed(event: h.Closed) -> str:
 
 def _stalled(event: h.Stalled) -> str:
     seconds = duration(event.seconds)
+    if event.holder == "sampler":
+        place = inline(event.place) or "an unknown place"
+        return f"no batch for {seconds}: the sampler was asked for the next indices and gives none; it is at {place}"
     if event.holder == "loader":
         batch = "a batch" if event.batch is None else f"batch {event.batch} of epoch {event.epoch}"
         at = f", for {duration(event.working)}" if event.working else ""

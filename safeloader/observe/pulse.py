@@ -5,10 +5,11 @@ Two clock readings a batch; nobody else writes here. The watch (``observe.stall`
 
 from __future__ import annotations
 
-import math
 import threading
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
+
+from safeloader.observe.timings import Spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,9 +18,6 @@ __all__ = ["READY", "Pulse", "Waits"]
 
 READY = 0.001
 """Seconds: a batch that came sooner was ready when it was asked for."""
-
-_PER_OCTAVE = 4 / math.log(2.0)
-_LEAST = 1e-6
 
 
 class Waits(NamedTuple):
@@ -54,7 +52,7 @@ class Pulse:
     """
 
     __slots__ = (
-        "__weakref__", "_asked", "_buckets", "_ready", "_seconds", "busy", "since", "stalled", "thread", "waiting",
+        "__weakref__", "_ready", "_seconds", "_spread", "busy", "since", "stalled", "thread", "waiting",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -63,10 +61,9 @@ class Pulse:
         self.since = monotonic()
         self.thread = 0
         self.stalled: Callable[[float], None] | None = None
-        self._asked = 0
         self._seconds = 0.0
         self._ready = 0
-        self._buckets: dict[int, int] = {}
+        self._spread = Spread()
 
     def asks(self) -> None:
         """The consumer asks for a batch."""
@@ -78,19 +75,18 @@ class Pulse:
         if not self.thread:
             self.thread = threading.get_ident()
 
-    def got(self) -> None:
-        """It has one."""
+    def got(self) -> float:
+        """It has one. Returns the seconds that it waited."""
         now = monotonic()
         if self.stalled is not None:
             self._moves(now)
         waited = now - self.since
         self.since = now
         self.waiting = False
-        self._asked += 1
         self._seconds += waited
         self._ready += waited < READY
-        bucket = int(math.log(waited if waited > _LEAST else _LEAST) * _PER_OCTAVE)
-        self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
+        self._spread.add(waited)
+        return waited
 
     def ended(self) -> None:
         """There is none left, or it ended with an error."""
@@ -108,16 +104,7 @@ class Pulse:
 
     def waits(self) -> Waits:
         """The figures so far."""
-        if not self._asked:
+        asked = self._spread.count
+        if not asked:
             return Waits()
-        quantiles = (self._quantile(share) for share in (0.5, 0.95, 0.99))
-        return Waits(self._asked, self._seconds, self._ready / self._asked, *quantiles)
-
-    def _quantile(self, share: float) -> float:
-        buckets = sorted(self._buckets.copy().items())
-        wanted, seen = share * self._asked, 0
-        for bucket, count in buckets:
-            seen += count
-            if seen >= wanted:
-                return math.exp((bucket + (0.5 if bucket > 0 else -0.5)) / _PER_OCTAVE)
-        return 0.0
+        return Waits(asked, self._seconds, self._ready / asked, *self._spread.quantiles())

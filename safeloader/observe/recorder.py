@@ -16,8 +16,9 @@ from safeloader.observe import happenings as h
 from safeloader.observe import log
 from safeloader.observe.batches import Tracer, TracingPulse
 from safeloader.observe.events import EventFile
-from safeloader.observe.pulse import Pulse
+from safeloader.observe.pulse import Pulse, Waits
 from safeloader.observe.report import Report
+from safeloader.observe.timings import Timings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -55,6 +56,7 @@ class Recorder:
         way: How batches are made now, in words, for a loader that has several ways; else "".
         pulse: Where the loader's consumer is; the iterators keep it.
         tracer: Who writes down each batch; None unless that is asked for.
+        timings: What the stages of batches take; the driver and the iterators keep it.
 
     Args:
         name: Name of the loader.
@@ -80,9 +82,11 @@ class Recorder:
         self._epochs = self._restarts = self._fallbacks = self._recoveries = self._slow = 0
         self._seconds_lost = 0.0
         self._closed = self._told_own_fault = False
+        self._waits_before = Waits()  # of the epochs before
         self._events = EventFile(settings.events) if settings.events else None
         self.tracer = Tracer(name, self._events) if settings.trace and self._events else None
         self.pulse = Pulse() if self.tracer is None else TracingPulse(self.tracer)
+        self.timings = Timings()
         for kept in _kept:
             kept.append(self)
         with self._unharmed():
@@ -202,7 +206,13 @@ class Recorder:
         """Epoch `n` was delivered to its end, with so many batches."""
         with self._unharmed():
             self._epochs += 1
-            self._tell(h.EpochEnded(self._clock(), self.name, n, batches))
+            waits, before = self.pulse.waits(), self._waits_before
+            self._waits_before = waits
+            asked = waits.batches - before.batches
+            ready = (waits.ready * waits.batches - before.ready * before.batches) / asked if asked else None
+            timings = [times.as_dict() for times in self.timings.workers()]
+            waited = waits.seconds - before.seconds
+            self._tell(h.EpochEnded(self._clock(), self.name, n, batches, waited, ready, self.rung, timings))
 
     def code_changed(self, files: Sequence[str]) -> None:
         """These source files differ from those of the first start. A file is told once."""
@@ -242,6 +252,7 @@ class Recorder:
             seconds_lost=self._seconds_lost,
             code_changed=list(self._code_changed),
             waits=self.pulse.waits(),
+            timings=self.timings.workers(),
         )
 
     def _tell(self, happening: h.Happening) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from safeloader.observe.events import plain
 from safeloader.observe.happenings import Fault
 from safeloader.observe.pulse import Waits
-from safeloader.observe.text import clock, duration, inline, many, samples, stack_lines
+from safeloader.observe.text import brief, clock, duration, inline, many, samples, stack_lines
+from safeloader.observe.timings import STAGES, WorkerTimes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +41,9 @@ class Report:
         seconds_lost: What the faults cost in all, in seconds, as far as known.
         code_changed: Source files that changed since the first start.
         waits: How the consumer has waited for batches.
+        timings: For each worker, how long its batches were loaded, collated, transferred and waited for.
+        memory: Bytes that the worker processes have to themselves now; None if there are none, or it is not known.
+        shared_memory: Bytes of shared memory that batches take now.
     """
 
     name: str
@@ -58,6 +62,9 @@ class Report:
     code_changed: list[str] = field(default_factory=list)
     way: str = ""
     waits: Waits = field(default_factory=Waits)
+    timings: list[WorkerTimes] = field(default_factory=list)
+    memory: int | None = None
+    shared_memory: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The report as dicts, lists, numbers and text alone, fit for JSON."""
@@ -65,6 +72,7 @@ class Report:
         for item in fields(self):
             shown[item.name] = plain(getattr(self, item.name))
         shown["waits"] = self.waits._asdict()
+        shown["timings"] = [times.as_dict() for times in self.timings]
         shown["faults"] = [
             {item.name: plain(getattr(fault, item.name)) for item in fields(fault)} for fault in self.faults
         ]
@@ -120,9 +128,12 @@ class Report:
         if waits.batches:
             yield (
                 f"waiting for data: {duration(waits.seconds)} in all, {waits.ready:.0%} of the batches were ready; "
-                f"half came within {duration(waits.p50)}, 95 % within {duration(waits.p95)}, "
-                f"99 % within {duration(waits.p99)}"
+                f"half came within {brief(waits.p50)}, 95 % within {brief(waits.p95)}, "
+                f"99 % within {brief(waits.p99)}"
             )
+        if self.timings:
+            yield "half of each worker's batches took at most (95 %, 99 %):"
+            yield from (_stages(times) for times in self.timings)
         if self.skipped:
             shown = [
                 f"{inline(i, 60)} (epoch {epoch}, batch {batch})" for epoch, batch, i in self.skipped[:20]
@@ -131,6 +142,15 @@ class Report:
             yield f"skipped: {', '.join(shown)}{rest}"
         if self.code_changed:
             yield f"code changed since the first start: {', '.join(self.code_changed)}"
+
+
+def _stages(times: WorkerTimes) -> str:
+    told = ", ".join(
+        f"{stage} {brief(value.p50)} ({brief(value.p95)}, {brief(value.p99)})"
+        for stage, value in ((stage, getattr(times, stage)) for stage in STAGES)
+        if value.p50
+    )
+    return f"  worker {times.worker}: {told}"
 
 
 def _block(number: int, fault: Fault) -> Iterator[str]:

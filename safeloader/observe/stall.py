@@ -50,7 +50,7 @@ class Stall(NamedTuple):
     """Nothing has moved.
 
     Attributes:
-        holder: ``"loader"``: a batch is awaited; ``"program"``: nobody asks for one.
+        holder: ``"loader"``: a batch is awaited; ``"sampler"``: its indices are; ``"program"``: nobody asks for one.
         seconds: since when.
         busy: an epoch is under way.
         place: where the consumer's thread is.

@@ -44,7 +44,7 @@ def program_status(loaders: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 def loader_status(
     recorder: Recorder, current: Pass | None, epoch: int, length: int | None, workers: Iterable[Any],
-    due: dict[str, Any] | None = None,
+    due: dict[str, Any] | None = None, shared: int = 0,
 ) -> dict[str, Any]:
     """One loader.
 
@@ -55,6 +55,7 @@ def loader_status(
         length: batches of an epoch, where known.
         workers: its workers (`safeloader.runtime.staff.Post`).
         due: the batch that is due, and who has it (`safeloader.runtime.whereabouts`).
+        shared: bytes of shared memory that its batches take.
     """
     now, pulse, report = monotonic(), recorder.pulse, recorder.report()
     waits = report.waits
@@ -84,5 +85,8 @@ def loader_status(
         "skipped": len(report.skipped),
         "slow_batches": report.slow_batches,
         "due": None if due is None else {name: plain(value) for name, value in due.items()},
+        "recoveries": report.recoveries,
+        "shared_memory": shared,
+        "timings": [times.as_dict() for times in report.timings],
         "crew": [{name: plain(value) for name, value in post._asdict().items()} for post in workers],
     }

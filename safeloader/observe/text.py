@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["clock", "duration", "inline", "many", "samples", "stack_lines", "stack_place"]
+__all__ = ["brief", "clock", "duration", "inline", "many", "samples", "stack_lines", "stack_place"]
 
 # A row of a traceback, `File "x.py", line 3, in f`, or of faulthandler's, `File "x.py", line 3 in f`.
 _ROW = re.compile(r'^\s*File "(?P<file>.*)", line (?P<line>\d+),? in (?P<name>.+?)\s*$')
@@ -25,6 +25,14 @@ def duration(seconds: float) -> str:
     if seconds < 7200:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def brief(seconds: float) -> str:
+    """A time span of any size: ``47 µs``, ``3.2 ms``, then as `duration`."""
+    if seconds < 0.0995:
+        number, unit = (seconds * 1e6, "µs") if seconds < 0.000995 else (seconds * 1e3, "ms")
+        return f"{number:.0f} {unit}" if number >= 10 else f"{number:.1f} {unit}"
+    return duration(seconds)
 
 
 def clock(unix_seconds: float) -> str:

@@ -106,12 +106,15 @@ class Acting:
             self._owed += 1
             return
         if self._draw_error is None:
+            self._driver.drawing = True
             try:
                 event = m.TaskPlanned(self._draw())
             except StopIteration:
                 pass
             except Exception as error:  # raised when the batches planned before it have been delivered
                 self._draw_error = error
+            finally:
+                self._driver.drawing = False
         self._driver.later(event)
 
     # ------------------------------------------------------------ processes
@@ -220,6 +223,7 @@ class Acting:
             batch = None if loaded.empty else InlineBatch(loaded.batch)
             states = inline.states(c.worker)
             event = m.TaskLoaded(m.INLINE, c.task, batch, 0, states, taken_at, monotonic(), loaded.dropped)
+            self._teller.loaded_here(c.task, c.worker, event.finished_at - taken_at)
         self._driver.later(event)
         if isinstance(event, m.TaskLoaded):
             said = inline.said(c.worker)
@@ -233,7 +237,7 @@ class Acting:
             self._driver.outcome = outcome
 
     def _deliver(self, c: m.Deliver) -> None:
-        self._teller.delivered(c.task)
+        begun = monotonic()
         try:
             batch = self._decode(c)
             if self._finish is not None:
@@ -243,6 +247,7 @@ class Acting:
             self._end_with(lambda: self._teller.raise_undecodable(c.task, failure))
         else:
             self._end_with(lambda: batch)
+        self._teller.delivered(c.task, monotonic() - begun)
 
     def _decode(self, c: m.Deliver) -> Any:
         if isinstance(c.batch, InlineBatch):

@@ -79,6 +79,10 @@ class Arena:
         """Unmap a slot on this side as soon as no view needs it."""
         self._mapped.pop(slot, None)
 
+    def used(self) -> int:
+        """Bytes of memory (or disk, without ``memfd_create``) that it takes now."""
+        return os.fstat(self.descriptor).st_blocks * 512 if self.descriptor >= 0 else 0
+
     def close(self) -> None:
         """Close the file. Batches that are still held stay mapped until they die."""
         self._mapped.clear()

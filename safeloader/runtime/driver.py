@@ -76,6 +76,7 @@ class Driver:
         self.outcome: Callable[[], Any] | None = None
         self.told: list[m.TellState] = []
         self.closed = False
+        self.drawing = False  # the sampler is asked for indices
         self._poll = select.poll()
         self._sources: dict[int, tuple[Process, Callable[[Process], None]]] = {}
         self._events: deque[m.Event] = deque()

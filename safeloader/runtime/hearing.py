@@ -62,10 +62,9 @@ class Hearing:
 
     def _loaded(
         self, process: Process, task: int, nbytes: int, stream: bytes, place: Any, pieces: Any, states_at: Any,
-        taken_at: float, finished_at: float, dropped: Any, said_at: Any, collated_at: float | None = None,
+        taken_at: float, finished_at: float, dropped: Any, said_at: Any, collated_at: float,
     ) -> None:  # fmt: skip
-        if collated_at is not None:
-            self._teller.loaded(process, task, taken_at, collated_at, finished_at, nbytes)
+        self._teller.loaded(process, task, taken_at, collated_at, finished_at, nbytes)
         states = said = None
         if said_at is not None:
             record = self._driver.supervisor.tasks.get(task)

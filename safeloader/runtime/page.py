@@ -98,6 +98,11 @@ class Page:
     def awaited(self) -> bool:
         return bool(self._ints[_AWAITED])
 
+    @property
+    def progressed_at(self) -> float:
+        """When something was finished last."""
+        return self._times[_PROGRESSED]
+
     def read(self) -> Progress:
         work, sample = self._ints[_WORK], self._ints[_SAMPLE]
         return Progress(

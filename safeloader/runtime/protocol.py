@@ -8,7 +8,7 @@ those that the spec's objects share with the trainer; what does not fit comes wi
 
 From a process: ``(READY,)``, ``(HOSTED, worker, states, finished_at)``,
 ``(RESUMED, worker, states, finished_at, said)``,
-``(LOADED, task, nbytes, stream, place, pieces, states_at, taken_at, finished_at, dropped, said_at[, collated_at])``:
+``(LOADED, task, nbytes, stream, place, pieces, states_at, taken_at, finished_at, dropped, said_at, collated_at)``:
 the pickle stream comes in the message, or lies in the lease at ``place``; ``states_at`` and ``said_at`` are where the
 generators' states, and what the dataset said of its own, lie in the lease; ``collated_at`` comes only where each batch
 is traced;

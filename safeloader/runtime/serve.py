@@ -197,7 +197,7 @@ class Host:
         if loaded.empty:
             states = self._moved(worker)
             return (p.EMPTY, task, states, taken_at, self._page.rest(), loaded.dropped)
-        traced = (self._page.read().progressed_at,) if self._config.trace else ()
+        collated_at = self._page.progressed_at
         stream, pieces = self._encoder.encode(loaded.batch)
         place = None
         if len(stream) > p.STREAM_IN_MESSAGE:
@@ -210,8 +210,7 @@ class Host:
             worker.noted()
         return (
             p.LOADED, task, nbytes, stream, place, pieces, states_at, taken_at, self._page.rest(), loaded.dropped,
-            said_at,
-            *traced,
+            said_at, collated_at,
         )  # fmt: skip
 
     def _put_states(self, worker: Worker) -> tuple[int, int] | None:

@@ -99,14 +99,22 @@ class Teller:
     def loaded(
         self, process: Process, task: int, taken: float, collated: float, finished: float, nbytes: int
     ) -> None:
-        """A process has loaded a batch; told only where each batch is written down."""
+        """A process has loaded a batch."""
         books, tracer = self._driver.supervisor.tasks.get(task), self._recorder.tracer
-        if books is not None and tracer is not None:
+        if books is None:
+            return
+        self._recorder.timings.loaded(task, books.worker, collated - taken, finished - collated)
+        if tracer is not None:
             tracer.loaded(task, books.epoch, books.batch, books.worker, process.pid, taken, collated, finished, nbytes)
 
-    def delivered(self, task: int) -> None:
-        """A batch reaches the consumer; if a fault held it up, it is known now what that cost."""
+    def loaded_here(self, task: int, worker: int, seconds: float) -> None:
+        """The trainer itself has loaded and collated a batch."""
+        self._recorder.timings.loaded(task, worker, seconds, None)
+
+    def delivered(self, task: int, transfer: float) -> None:
+        """A batch reaches the consumer, decoded in so many seconds; what a fault cost that held it up is known now."""
         self._recorder.batches += 1
+        self._recorder.timings.delivered(task, transfer)
         if self._recorder.tracer is not None:
             self._recorder.tracer.delivered(task)
         if self._pending:

@@ -236,6 +236,59 @@ def test_the_documentation_of_events_names_exactly_the_events_and_keys_that_are_
     assert documented == written
 
 
+def test_every_event_is_as_the_schema_in_the_documentation_says(tmp_path: Path) -> None:
+    import jsonschema
+
+    from safeloader.observe.schema import schema
+
+    written = json.loads(DOC.with_name("events.schema.json").read_text(encoding="utf-8"))
+    stale = "python -m safeloader.observe.schema > docs/events.schema.json"
+    assert written == schema(), stale
+    traced = {"SAFELOADER_EVENTS": str(tmp_path / "events.jsonl"), "SAFELOADER_TRACE": "1"}
+    told = Recorder("train", resolve(environ=traced), workers=4)
+    told.pulse.asks()
+    told.pulse.got()
+    told.timings.loaded(0, 1, 0.1, None)
+    told.timings.delivered(0, 0.1)
+    told.timings.given(0.1)
+    live_through_everything(told)
+    judge = jsonschema.Draft202012Validator(written)
+    judge.check_schema(written)
+    lines = lines_of(tmp_path / "events.jsonl")
+    for line in lines:
+        judge.validate(line)
+        with pytest.raises(jsonschema.ValidationError):
+            judge.validate(line | {"v": 2})
+    wrong = next(line for line in lines if line["event"] == "restart") | {"process": "4711"}
+    assert [error.json_path for error in judge.iter_errors(wrong)] == ["$.process"]
+
+
+def test_the_quick_line_of_a_batch_is_what_the_slow_way_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safeloader.observe.batches import BatchGiven, Tracer
+    from safeloader.observe.events import EventFile
+
+    monkeypatch.setenv("RANK", "3")
+    file = EventFile(str(tmp_path / "events.jsonl"))
+    tracer = Tracer('of "many", {all}: words', file)
+    tracer.loaded(7, 2, 5, 1, 4711, 1.0, 1.25, 1.5, 4096)
+    tracer.delivered(7)
+    tracer.given(1.125, 1.75)
+    tracer.given(2.0, 2.5)
+    tracer.flush()
+    offset = tracer._offset
+    whole, bare = (
+        as_record(BatchGiven(got + offset, 'of "many", {all}: words', *about))
+        for got, about in (
+            (1.75, (2, 5, 1, 4711, *(offset + t for t in (1.0, 1.25, 1.5, 1.125, 1.75)), 4096)),
+            (2.5, (2, 6, None, None, None, None, None, offset + 2.0, offset + 2.5, 0)),
+        )
+    )
+    assert [list(line) for line in lines_of(tmp_path / "events.jsonl")] == [list(whole), list(bare)]
+    for line, right in zip(lines_of(tmp_path / "events.jsonl"), (whole, bare), strict=True):
+        for key, value in right.items():
+            assert line[key] == (pytest.approx(value, abs=1e-3) if isinstance(value, float) else value), key
+
+
 def test_a_relative_path_stays_where_it_was_when_the_program_moves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

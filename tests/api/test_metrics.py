@@ -66,3 +66,10 @@ def test_a_port_in_use_is_an_error_that_helps(server: Any) -> None:
 
     with pytest.raises(SafeLoaderError, match=r"in use[\s\S]*9464 \+ rank"):
         metrics.serve(server.port)
+
+
+def test_what_is_no_port_is_an_error() -> None:
+    from safeloader import metrics
+
+    with pytest.raises(SafeLoaderError, match="port=70000 is no port"):
+        metrics.serve(70_000)

@@ -112,6 +112,33 @@ def test_a_program_that_stalls_between_epochs_is_named_with_its_line(heard: Hear
     heard.wait_for("goes on")
 
 
+class Waiting:
+    """A sampler that stands still at its 24th index until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+
+    def __len__(self) -> int:
+        return 32
+
+    def __iter__(self) -> Iterator[int]:
+        for index in range(32):
+            if index == 24:
+                self.go_on.wait(60)
+            yield index
+
+
+def test_a_sampler_that_stalls_is_named_with_its_line(heard: Heard) -> None:
+    sampler = Waiting()
+    with DataLoader(Draws(32), 4, sampler=sampler, num_workers=1, policy=Policy(stall_report=0.2)) as loader:
+        thread = _when_told(heard, "the sampler was asked for the next indices", sampler.go_on.set)
+        assert len(list(loader)) == 8
+        thread.join()
+    line = heard.wait_for("the sampler was asked")
+    assert "test_stall.py:" in line
+    assert "in __iter__" in line
+
+
 def test_a_loader_that_is_gone_is_not_watched(heard: Heard) -> None:
     from safeloader.observe import stall
 

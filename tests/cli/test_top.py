@@ -215,3 +215,15 @@ def test_a_fork_does_not_answer_for_its_parent() -> None:
     assert int(os.read(reader, 10)) == sum("socket" in name for name in own) - 1
     os.close(reader)
     os.close(writer)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can start a process of another user")
+def test_a_program_of_another_user_is_named_as_such(command: Callable[..., Any]) -> None:
+    foreign = subprocess.Popen(["sleep", "60"], user=65534)
+    try:
+        said = command("top", "--once", "--pid", foreign.pid)
+    finally:
+        foreign.kill()
+        foreign.wait()
+    assert said.exit_code == 1
+    assert "another user's" in said.output

@@ -117,6 +117,7 @@ def test_a_program_that_fails_fails_with_its_own_traceback(tmp_path: Path) -> No
     assert said.returncode == 1
     assert f'File "{program}", line 2' in said.stderr
     assert "KeyError: 'its own'" in said.stderr
+    assert "run.py" not in said.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,152 @@
+"""How long a batch's stages take, for each worker: loading, collating, transfer, and the consumer's wait for it.
+
+::
+
+    process: taken ── load ──▶ collated ── collate ──▶ finished
+    trainer:                              decode ── transfer ──▶ delivered;   asks ── wait ──▶ got
+
+A batch costs one tuple here; tuples are counted in blocks. Quantiles come from counts in buckets whose bounds grow by a
+fifth, so a run of any length needs a few hundred numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import Any, NamedTuple
+
+__all__ = ["STAGES", "Quantiles", "Spread", "Timings", "WorkerTimes"]
+
+STAGES = ("load", "collate", "transfer", "wait")
+"""The stages of a batch, in order."""
+
+_PER_OCTAVE = 4 / math.log(2.0)
+_LEAST = 1e-6
+_BLOCK = 512
+_MOST_PENDING = 4096
+
+
+class Quantiles(NamedTuple):
+    """Seconds, to within a fifth.
+
+    Attributes:
+        p50: half of the batches took at most so long.
+        p95: nineteen of twenty did.
+        p99: ninety-nine of a hundred did.
+    """
+
+    p50: float = 0.0
+    p95: float = 0.0
+    p99: float = 0.0
+
+
+class WorkerTimes(NamedTuple):
+    """What one worker's batches took.
+
+    Attributes:
+        worker: its id.
+        batches: how many.
+        load: from when a process took a batch until its samples were there.
+        collate: until it lay in shared memory.
+        transfer: what the trainer spent on decoding it, and on pinning where that is asked for.
+        wait: what the consumer waited for it.
+    """
+
+    worker: int
+    batches: int
+    load: Quantiles
+    collate: Quantiles
+    transfer: Quantiles
+    wait: Quantiles
+
+    def as_dict(self) -> dict[str, Any]:
+        """As dicts and numbers alone, fit for JSON."""
+        stages = {stage: getattr(self, stage)._asdict() for stage in STAGES}
+        return {"worker": self.worker, "batches": self.batches, **stages}
+
+
+class Spread:
+    """How a duration is spread.
+
+    Attributes:
+        count: how many were counted.
+    """
+
+    __slots__ = ("_buckets", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._buckets: dict[int, int] = {}
+
+    def add(self, seconds: float) -> None:
+        """Count one."""
+        bucket = int(math.log(seconds if seconds > _LEAST else _LEAST) * _PER_OCTAVE)
+        self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
+        self.count += 1
+
+    def quantiles(self) -> Quantiles:
+        """Of what was counted; zeros if nothing was."""
+        if not self.count:
+            return Quantiles()
+        buckets = sorted(self._buckets.copy().items())
+        return Quantiles(*(self._quantile(buckets, share) for share in (0.5, 0.95, 0.99)))
+
+    def _quantile(self, buckets: list[tuple[int, int]], share: float) -> float:
+        wanted, seen = share * self.count, 0
+        for bucket, count in buckets:
+            seen += count
+            if seen >= wanted:
+                return float(f"{math.exp((bucket + (0.5 if bucket > 0 else -0.5)) / _PER_OCTAVE):.3g}")
+        return 0.0
+
+
+class Timings:
+    """Keeps the stages of one loader's batches. Written by the consumer's thread; may be read from any."""
+
+    def __init__(self) -> None:
+        self._pending: dict[int, tuple[int, float, float | None]] = {}
+        self._due: tuple[int, float, float | None, float] | None = None
+        self._block: list[tuple[int, float, float | None, float, float]] = []
+        self._spreads: dict[int, tuple[Spread, Spread, Spread, Spread]] = {}
+        self._counting = threading.Lock()
+
+    def loaded(self, task: int, worker: int, load: float, collate: float | None) -> None:
+        """A batch was loaded and collated in so many seconds; None where collating was not told apart."""
+        if len(self._pending) > _MOST_PENDING:  # of epochs that were broken off: nobody got them
+            self._pending.clear()
+        self._pending[task] = (worker, load, collate)
+
+    def delivered(self, task: int, transfer: float) -> None:
+        """It was decoded in so many seconds, and is the next that the consumer gets."""
+        known = self._pending.pop(task, None)
+        self._due = None if known is None else (*known, transfer)
+
+    def given(self, waited: float) -> None:
+        """The consumer has it, after waiting so many seconds."""
+        due, self._due = self._due, None
+        if due is not None:
+            self._block.append((*due, waited))
+            if len(self._block) >= _BLOCK:
+                self._count()
+
+    def _count(self) -> None:
+        with self._counting:
+            self._count_block()
+
+    def _count_block(self) -> None:
+        block, self._block = self._block, []
+        for worker, *seconds in block:
+            spreads = self._spreads.get(worker)
+            if spreads is None:
+                spreads = self._spreads[worker] = (Spread(), Spread(), Spread(), Spread())
+            for spread, value in zip(spreads, seconds, strict=True):
+                if value is not None:
+                    spread.add(value)
+
+    def workers(self) -> list[WorkerTimes]:
+        """What is known of each worker, in the order of their ids."""
+        self._count()
+        return [
+            WorkerTimes(worker, spreads[0].count, *(spread.quantiles() for spread in spreads))
+            for worker, spreads in sorted(self._spreads.copy().items())
+        ]
