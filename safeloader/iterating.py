@@ -28,6 +28,10 @@ __all__ = ["ProcessIterator", "SingleProcessIterator"]
 class _Unprofiled(torch_private.BaseIterator):
     """Batches without torch's profiler range, a tenth of a small batch's time, while nobody profiles."""
 
+    if TYPE_CHECKING:  # torch's says that it never returns
+
+        def _next_data(self) -> Any: ...
+
     def __next__(self) -> Any:
         if torch_private.profiling() or torch_private.length_was_asked(self):
             return super().__next__()
