@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import os
+import subprocess
+import sys
 
 import pytest
 
 from benchmarks.incidents.__main__ import INCIDENTS
-from benchmarks.incidents.watching import run
+from benchmarks.incidents.watching import ROOT, run
 
 
 @pytest.mark.timeout(400)
@@ -33,6 +36,25 @@ def test_the_ffcv_recipe_learns_and_each_mistake_in_it_shows() -> None:
     assert [row.side for row in rows] == ["without"] * 5 + ["with"] * 2
     for row in rows:
         assert row.as_claimed and row.finished, row
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.slow
+def test_bisect_names_validation_beside_more_than_one_process_as_the_cause_of_the_hang_in_epoch_2() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "safeloader", "bisect", "--json", "--cap", "40", "--no-validation", "SKIP_VALIDATION=1",
+         "-m", "benchmarks.incidents.epoch_two", "--without"],
+        cwd=ROOT, capture_output=True, text=True, timeout=1100, check=False,
+        env={**os.environ, "SAFELOADER_MAX_RESTARTS": "1", "SAFELOADER_BAD_SAMPLE_ATTEMPTS": "6"},
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    ends: dict[str, set[str]] = {}
+    for seen in json.loads(done.stdout)["runs"]:
+        ends.setdefault(seen["outcome"], set()).add(seen["label"])
+    assert ends == {
+        "hung": {"as it is", "torch, not persistent", "torch, 2 workers", "torch, forkserver"},
+        "finished": {"torch, no validation", "torch, 1 worker", "torch, 0 workers", "safeloader"},
+    }
 
 
 def test_a_program_that_fails_is_noted_with_its_status() -> None:
