@@ -205,7 +205,7 @@ class ProcessExited(NamedTuple):
     """A process is gone, and the system confirms it. Exit code 0 is no exception.
 
     ``detail`` is for people (``SIGKILL``, ``exit code 0``). ``memory_short`` says that the kernel killed for memory,
-    or that a SIGKILL met a machine with little of it left.
+    or that a SIGKILL met a machine with little of it left; ``relieved`` that its pool has one ready in its place.
     """
 
     process: int
@@ -215,6 +215,7 @@ class ProcessExited(NamedTuple):
     sample: int | None
     stack: str | None
     memory_short: bool
+    relieved: bool = False
 
 
 class InlineInterrupted(NamedTuple):

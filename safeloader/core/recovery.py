@@ -134,7 +134,8 @@ class Recovery:
         if event is None:
             return "abandoned"
         standby = self._sup.fleet.standby()
-        return "handed over" if standby is not None and standby.state is ProcessState.READY else "restarted"
+        ready = event.relieved or (standby is not None and standby.state is ProcessState.READY)
+        return "handed over" if ready else "restarted"
 
     # ------------------------------------------------------------ what policy says
 

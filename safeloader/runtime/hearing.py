@@ -112,7 +112,7 @@ class Hearing:
         progress = process.page.read()
         event = m.ProcessExited(
             process.number, process.how_it_ended().detail, progress.task, progress.setup, progress.sample,
-            process.read_stacks() or None, process.memory_was_short(),
+            process.read_stacks() or None, process.memory_was_short(), self._driver.relieved,
         )  # fmt: skip
         forfeited = process.forfeited()
         process.close()
