@@ -457,9 +457,10 @@ Event = Union[  # noqa: UP007 - a bar between two dozen names is no easier to re
     ProcessExited, InlineInterrupted, ClockAdvanced,
 ]  # fmt: skip
 Command = Union[  # noqa: UP007
-    PlanTask, StartProcess, HostWorker, DropWorker, ResumeWorker, SendTask, PassOver, SendProbe, LoadInline, InspectProcess,
-    CaptureStacks, KillProcess, StopProcess, AbandonProcess, Deliver, DeliverError, DeliverBadSample, EndEpoch,
-    TellState, FreeSlot, GiveUp, ReportFault, ReportRung, ReportSlow, ReportSkipped,
+    PlanTask, StartProcess, HostWorker, DropWorker, ResumeWorker, SendTask, PassOver, SendProbe, LoadInline,
+    InspectProcess, CaptureStacks, KillProcess, StopProcess, AbandonProcess,
+    Deliver, DeliverError, DeliverBadSample, EndEpoch, TellState, FreeSlot, GiveUp,
+    ReportFault, ReportRung, ReportSlow, ReportSkipped,
 ]  # fmt: skip
 
 EVENTS: tuple[type, ...] = get_args(Event)

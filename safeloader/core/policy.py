@@ -15,8 +15,8 @@ class CoreSettings:
 
     ``indexed`` says that tasks name samples (map-style), so that a bad one can be found and left out. ``batched`` says
     that a task holds several of them; ``stateful`` that the dataset can tell its own state; ``memoryless`` that
-    what a worker loads depends on nothing that it loaded before; ``shared`` that the processes are a pool's: others work
-    there, too.
+    what a worker loads depends on nothing that it loaded before; ``shared`` that the processes are a pool's: others
+    work there, too.
     """
 
     num_workers: int

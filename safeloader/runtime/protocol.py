@@ -14,7 +14,8 @@ generators' states, and what the dataset said of its own, lie in the lease; ``co
 is traced;
 ``(EMPTY, ...)`` like LOADED for a batch of which policy left nothing;
 ``(RAISED, task, error, sample, unpicklable, states, finished_at)``, ``(ENDED, task, states, finished_at)``,
-``(PROBED, task, finished_at)``, ``(PASSED, task, finished_at)``, ``(REFUSED, error)``, and from a pool's, which lives on for others, ``(LEFT,)``.
+``(PROBED, task, finished_at)``, ``(PASSED, task, finished_at)``,
+``(REFUSED, error)``, and from a pool's, which lives on for others, ``(LEFT,)``.
 """
 
 from __future__ import annotations

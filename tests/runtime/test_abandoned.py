@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from safeloader import DataLoader, Policy, WorkerPool
+from safeloader.runtime.page import Page
 from tests.fixtures_data import Draws
 from tests.runtime.harness import BATCH, COUNT, driver_of, make, run_epoch, seed
 from tests.until import until
@@ -66,12 +67,11 @@ def test_with_keyed_generators_only_what_is_in_work_is_finished(data: Logged, sa
 
 
 def test_on_a_pool_the_other_loader_is_not_kept_waiting_by_it(data: Logged) -> None:
-    with WorkerPool(1) as pool:
-        with one_worker(data, policy=Policy(pool=pool, sample_rng=True)) as loader:
-            stream = leave_early(loader, data)
-            with make(Draws(COUNT), num_workers=1, policy=Policy(pool=pool)) as other:
-                next(iter(other))
-            list(stream)
+    with WorkerPool(1) as pool, one_worker(data, policy=Policy(pool=pool, sample_rng=True)) as loader:
+        stream = leave_early(loader, data)
+        with make(Draws(COUNT), num_workers=1, policy=Policy(pool=pool)) as other:
+            next(iter(other))
+        list(stream)
     assert data.batches() == [0, 1, *range(10)]
 
 
@@ -94,17 +94,15 @@ def test_when_a_loader_ends_only_what_is_in_work_is_finished(data: Logged) -> No
     next(stream)
     until(lambda: data.batches() == [0, 1])
     (process,) = driver_of(stream).processes.values()
-    page = process.page
 
-    def open_gate() -> None:
+    def open_gate(page: Page) -> None:
         until(lambda: page.left)
         Path(data.gate).touch()
 
-    thread = threading.Thread(target=open_gate)
+    thread = threading.Thread(target=open_gate, args=[process.page])
     thread.start()
     loader.close()
     thread.join()
-    del page, process
     assert data.batches() == [0, 1]
 
 
