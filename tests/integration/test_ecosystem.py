@@ -13,7 +13,7 @@ import torch
 import safeloader
 from safeloader import DataLoader, Policy, WorkerPool
 from tests.integration.killing import Killing
-from tests.runtime.harness import processes_of
+from tests.runtime.harness import gone, processes_of
 
 POLICY = Policy(max_restarts=7)
 
@@ -239,22 +239,41 @@ def test_what_accelerate_prepares_stays_on_its_pool(tmp_path: Path) -> None:
 
 
 class InfiniteLoader(DataLoader[Any]):
-    """As ``ultralytics.data.build.InfiniteDataLoader`` is written: one iterator for ever, over a sampler that repeats."""
+    """As ``ultralytics.data.build.InfiniteDataLoader`` (8.4) is written: one iterator for ever, over a sampler that
+    repeats."""
+
+    iterator: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         object.__setattr__(self, "batch_sampler", _RepeatSampler(self.batch_sampler))
-        self.iterator = super().__iter__()
+        self.iterator = None
 
     def __len__(self) -> int:
         return len(self.batch_sampler.sampler)  # type: ignore[union-attr, arg-type]
 
     def __iter__(self) -> Iterator[Any]:
+        if self.iterator is None:
+            self.iterator = self._get_iterator()
         for _ in range(len(self)):
             yield next(self.iterator)
 
+    def __del__(self) -> None:
+        try:
+            for worker in getattr(self.iterator, "_workers", ()):
+                if worker.is_alive():
+                    worker.terminate()
+            self.close()
+        except Exception:
+            pass
+
+    def close(self) -> None:
+        if hasattr(self.iterator, "_workers"):
+            self.iterator._shutdown_workers()
+
     def reset(self) -> None:
-        self.iterator = self._get_iterator()
+        self.close()
+        self.iterator = None
 
 
 class _RepeatSampler:
@@ -274,11 +293,15 @@ def test_a_subclass_as_ultralytics_has_it_goes_on_for_ever_and_is_reset(tmp_path
     for _ in range(3):
         epoch = [index for batch in loader for index in batch[0][:, 0].floor().int().tolist()]
         assert sorted(epoch) == list(range(32))
-    assert dataset.killed and loader.report().causes == {"died": 1}
-    pids = {process.pid for process in processes_of(loader)}
+    assert dataset.killed
+    assert loader.report().causes == {"died": 1}
+    before = [process.pid for process in processes_of(loader)]
     dataset.length = 16  # as it closes its mosaic: the dataset changes, and the workers are made anew
-    object.__setattr__(loader.batch_sampler.sampler.sampler, "data_source", dataset)  # type: ignore[union-attr]
     loader.reset()
+    assert gone(before)
+    assert len(loader) == 4
     assert len(list(loader)) == 4
-    assert pids.isdisjoint(process.pid for process in processes_of(loader))
-    loader.close()
+    after = [process.pid for process in processes_of(loader)]
+    assert len(after) == 2
+    del loader
+    assert gone(after)
