@@ -43,10 +43,11 @@ class WorkerPool:
     A copy of a pool is the pool; in another process, unpickled, it is a new one of the same kind.
 
     Args:
-        processes: How many there are at most; a loader uses no more than it has workers.
+        processes: How many there are at most, standbys apart; a loader uses no more than it has workers.
         start_method: How they start; None: as the environment, else the program says. (Loaders have no say in it.)
         accelerators: Leave CUDA and HIP devices visible in them; None: as the environment says. (One process cannot
             do both, so a loader's policy cannot differ.)
+        standby: So many more wait, ready, to take the place of one that is lost; None: as the environment says.
         name: What processes and messages call it.
 
     Raises:
@@ -59,6 +60,7 @@ class WorkerPool:
         *,
         start_method: Literal["spawn", "forkserver"] | None = None,
         accelerators: bool | None = None,
+        standby: int | None = None,
         name: str | None = None,
     ) -> None:
         if type(processes) is not int or processes < 1:
@@ -69,7 +71,7 @@ class WorkerPool:
             )
         self.processes = processes
         self.name = name or f"pool {next(_counter)}"
-        self._policy = Policy(start_method=start_method, accelerators=accelerators)
+        self._policy = Policy(start_method=start_method, accelerators=accelerators, standby=standby)
         self._crew: Crew | None = None
         self._closed = False
 
@@ -109,12 +111,16 @@ class WorkerPool:
                 hint="make a new WorkerPool and new loaders: close() ends a pool for good",
             )
         if self._crew is None:
+            from safeloader.core.policy import RestartWindow
+            from safeloader.core.seats import Reserve
             from safeloader.runtime.crew import Crew
             from safeloader.starting import Starting
 
             settings = resolve(self._policy)
             way = Starting(settings).way(None)
-            self._crew = Crew(self.processes, self.name, settings.accelerators, way)
+            faults = RestartWindow(settings.max_restarts, settings.restart_period)
+            reserve = Reserve(settings.standby, settings.startup_timeout, faults)
+            self._crew = Crew(self.processes, self.name, settings.accelerators, way, reserve)
             weakref.finalize(self, self._crew.close)
         return self._crew
 
@@ -130,6 +136,12 @@ class WorkerPool:
                 "one process cannot do both",
                 where="Policy",
                 hint="give it to the WorkerPool only",
+            )
+        if settings.sources["standby"] == "argument" and settings.standby != resolve(self._policy).standby:
+            raise SettingsError(
+                f"standby={settings.standby} is the worker pool's to say: its processes serve all its loaders",
+                where="Policy",
+                hint=f"WorkerPool(processes={self.processes}, standby={settings.standby})",
             )
         asked = settings.max_processes
         if asked is not None and asked <= self.processes:
@@ -150,14 +162,18 @@ class WorkerPool:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _remade, (self.processes, self._policy.start_method, self._policy.accelerators, self.name)
+        return _remade, (self.processes, self._policy, self.name)
 
     def __repr__(self) -> str:
         state = ", closed" if self._closed else ""
         return f"WorkerPool(processes={self.processes}, name={self.name!r}{state})"
 
 
-def _remade(
-    processes: int, start_method: Literal["spawn", "forkserver"] | None, accelerators: bool | None, name: str
-) -> WorkerPool:
-    return WorkerPool(processes, start_method=start_method, accelerators=accelerators, name=name)
+def _remade(processes: int, policy: Policy, name: str) -> WorkerPool:
+    return WorkerPool(
+        processes,
+        start_method=policy.start_method,
+        accelerators=policy.accelerators,
+        standby=policy.standby,
+        name=name,
+    )

@@ -8,7 +8,6 @@ import multiprocessing.resource_tracker
 import os
 import re
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -20,6 +19,7 @@ import torch.multiprocessing
 from safeloader.observe import stall
 from safeloader.runtime.start import turnstile
 from safeloader.runtime.start.lifeline import lifeline
+from tests.until import until
 
 _PATIENCE = 20.0  # seconds until what is on its way out must be gone
 _HERE = os.path.dirname(__file__)
@@ -102,16 +102,15 @@ def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     gc.collect()
     before = Belongings.now()
     yield
-    end = time.monotonic() + _PATIENCE
-    gc.collect()
-    while left := _left(before, bool(shared)):
-        if time.monotonic() > end:
+    try:
+        until(lambda: not _left_behind(before, bool(shared)), _PATIENCE)
+    except AssertionError:
+        if left := _left_behind(before, bool(shared)):
             pytest.fail(f"left behind: {left}")
-        time.sleep(0.02)
-        gc.collect()
 
 
-def _left(before: Belongings, arena_may_grow: bool) -> dict[str, dict[str, int]]:
+def _left_behind(before: Belongings, arena_may_grow: bool) -> dict[str, dict[str, int]]:
+    gc.collect()
     left = Belongings.now().beyond(before)
     if arena_may_grow:
         left.pop("mappings", None)

@@ -96,14 +96,25 @@ class Ledger:
         return self._next_task - self._first_of_epoch
 
     def abandon_rest(self) -> None:
-        """What was loaded is freed; what was sent or planned is finished and dropped, since torch lets its workers
-        finish it too, and their generators move on with it."""
+        """What was loaded is freed. What was sent or planned is finished and dropped, since torch lets its workers
+        finish it too, and their generators move on with it; unless nobody could tell: then it is not begun."""
         for task in self.queue:
             task.abandoned = True
             if task.state is TaskState.SETTLED:
                 self._forget(task)
         self.queue.clear()
         self.arrived.clear()
+        if self._sup.settings.memoryless and not self._sup.closed:
+            self.leave_undone()
+            self._sup.traffic.pass_over(self._next_task)
+
+    def leave_undone(self) -> None:
+        """Drop what was abandoned and waits, except what is being probed."""
+        for worker in self._sup.workers:
+            for task in [item for item in worker.waiting if isinstance(item, Task) and item.abandoned]:
+                if worker.hunt is None or task is not worker.waiting[0]:
+                    worker.waiting.remove(task)
+                    self.settle(task, None)
 
     def _task_planned(self, event: m.TaskPlanned) -> None:
         worker = self._next_worker()

@@ -153,6 +153,14 @@ class WorkerEnded(NamedTuple):
     finished_at: float
 
 
+class TaskPassed(NamedTuple):
+    """A task was not begun, as PassOver said."""
+
+    process: int
+    task: int
+    finished_at: float
+
+
 class ProbeFinished(NamedTuple):
     """A part of a suspected batch was loaded without harm."""
 
@@ -205,7 +213,7 @@ class ProcessExited(NamedTuple):
     """A process is gone, and the system confirms it. Exit code 0 is no exception.
 
     ``detail`` is for people (``SIGKILL``, ``exit code 0``). ``memory_short`` says that the kernel killed for memory,
-    or that a SIGKILL met a machine with little of it left.
+    or that a SIGKILL met a machine with little of it left; ``relieved`` that its pool has one ready in its place.
     """
 
     process: int
@@ -215,6 +223,7 @@ class ProcessExited(NamedTuple):
     sample: int | None
     stack: str | None
     memory_short: bool
+    relieved: bool = False
 
 
 class InlineInterrupted(NamedTuple):
@@ -289,6 +298,13 @@ class SendTask(NamedTuple):
     lease: Lease
 
 
+class PassOver(NamedTuple):
+    """Begin no task that is numbered below ``before``: nobody wants it. Each is answered with TaskPassed."""
+
+    process: int
+    before: int
+
+
 class SendProbe(NamedTuple):
     """Load only some positions of a suspected batch, and throw the result away."""
 
@@ -322,7 +338,7 @@ class KillProcess(NamedTuple):
 
 
 class StopProcess(NamedTuple):
-    """Ask a process to end by itself."""
+    """Ask a process to end by itself, once it is done with what it has in work; what else it was sent nobody wants."""
 
     process: int
 
@@ -435,14 +451,16 @@ class ReportSkipped(NamedTuple):
 
 Event = Union[  # noqa: UP007 - a bar between two dozen names is no easier to read
     EpochBegan, EpochResumed, StateRequested, TaskPlanned, PlanEnded, BatchRequested, LeaseReturned, CloseRequested,
-    ProcessReady, WorkerReady, WorkerResumed, WorkerMarked, TaskLoaded, TaskRaised, WorkerEnded, ProbeFinished,
+    ProcessReady, WorkerReady, WorkerResumed, WorkerMarked, TaskLoaded, TaskRaised, TaskPassed, WorkerEnded,
+    ProbeFinished,
     ProcessInspected, ProcessForfeited, StacksCaptured, StartRefused,
     ProcessExited, InlineInterrupted, ClockAdvanced,
 ]  # fmt: skip
 Command = Union[  # noqa: UP007
-    PlanTask, StartProcess, HostWorker, DropWorker, ResumeWorker, SendTask, SendProbe, LoadInline, InspectProcess,
-    CaptureStacks, KillProcess, StopProcess, AbandonProcess, Deliver, DeliverError, DeliverBadSample, EndEpoch,
-    TellState, FreeSlot, GiveUp, ReportFault, ReportRung, ReportSlow, ReportSkipped,
+    PlanTask, StartProcess, HostWorker, DropWorker, ResumeWorker, SendTask, PassOver, SendProbe, LoadInline,
+    InspectProcess, CaptureStacks, KillProcess, StopProcess, AbandonProcess,
+    Deliver, DeliverError, DeliverBadSample, EndEpoch, TellState, FreeSlot, GiveUp,
+    ReportFault, ReportRung, ReportSlow, ReportSkipped,
 ]  # fmt: skip
 
 EVENTS: tuple[type, ...] = get_args(Event)

@@ -14,8 +14,9 @@ class CoreSettings:
     """What the supervisor needs to know; durations in seconds.
 
     ``indexed`` says that tasks name samples (map-style), so that a bad one can be found and left out. ``batched`` says
-    that a task holds several of them; ``stateful`` that the dataset can tell its own state; ``shared`` that the
-    processes are a pool's: others work there, too.
+    that a task holds several of them; ``stateful`` that the dataset can tell its own state; ``memoryless`` that
+    what a worker loads depends on nothing that it loaded before; ``shared`` that the processes are a pool's: others
+    work there, too.
     """
 
     num_workers: int
@@ -24,6 +25,7 @@ class CoreSettings:
     indexed: bool = True
     batched: bool = True
     stateful: bool = False
+    memoryless: bool = False
     batch_timeout: float | Literal["auto"] = 120.0
     learned_ceiling: float = 900.0
     startup_timeout: float = 300.0

@@ -51,6 +51,11 @@ class Recovery:
 
     def lose(self, process: Process, event: m.ProcessExited | None) -> None:
         """Take a process off the books; ``event`` is None if it could not be killed and is abandoned."""
+        self._lose(process, event)
+        if self._sup.settings.memoryless and not self._sup.closed:
+            self._sup.ledger.leave_undone()
+
+    def _lose(self, process: Process, event: m.ProcessExited | None) -> None:
         del self._sup.fleet.processes[process.id]
         self._sup.fleet.unbalanced = True
         work, sample = self._in_work(process, event)
@@ -134,7 +139,8 @@ class Recovery:
         if event is None:
             return "abandoned"
         standby = self._sup.fleet.standby()
-        return "handed over" if standby is not None and standby.state is ProcessState.READY else "restarted"
+        ready = event.relieved or (standby is not None and standby.state is ProcessState.READY)
+        return "handed over" if ready else "restarted"
 
     # ------------------------------------------------------------ what policy says
 

@@ -37,6 +37,7 @@ class Traffic:
             m.WorkerResumed: self._worker_resumed,
             m.TaskLoaded: self._task_loaded,
             m.TaskRaised: self._task_raised,
+            m.TaskPassed: self._task_passed,
             m.WorkerEnded: self._worker_ended,
             m.ProbeFinished: self._probe_finished,
         }
@@ -77,6 +78,12 @@ class Traffic:
         item.lease = lease = self._sup.leases.acquire()
         self._put(process, Work("task", item.id, worker.id, item, self._sup.now))
         self._sup.emit(m.SendTask(process.id, worker.id, item.id, item.indices, item.skip, lease))
+
+    def pass_over(self, before: int) -> None:
+        """Let no process begin a task that is numbered below this."""
+        for process in self._sup.fleet.processes.values():
+            if process.id != m.INLINE and any(work.kind == "task" for work in process.work):
+                self._sup.emit(m.PassOver(process.id, before))
 
     def load_inline(self, worker: Worker | None = None) -> None:
         """The consumer waits, and the trainer hosts the worker whose turn it is: do its next thing, now."""
@@ -238,6 +245,15 @@ class Traffic:
         if not task.abandoned:
             self._sup.report(event.cause, "", event.process, task, sample=event.sample, action="raised")
         self._sup.ledger.settle(task, m.DeliverError(task.id, worker.id, event.error))
+        self._sup.fleet.progressed(worker)
+
+    def _task_passed(self, event: m.TaskPassed) -> None:
+        work = self._finish(event.process, "task", event.task, event.finished_at)
+        if work is None or work.task is None:
+            return
+        worker = self._sup.workers[work.worker]
+        worker.sent.popleft()
+        self._sup.ledger.settle(work.task, None)
         self._sup.fleet.progressed(worker)
 
     def _worker_ended(self, event: m.WorkerEnded) -> None:

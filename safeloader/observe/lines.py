@@ -18,7 +18,7 @@ _CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL", "SIGTRAP", "SIGS
 _KEPT = "no batch is lost"
 _ACTIONS = {
     "restarted": f"a new process takes over, {_KEPT}",
-    "handed over": f"a standby process takes over, {_KEPT}",
+    "handed over": f"a process that stands ready takes over, {_KEPT}",
     "standby": "it was a standby and hosted nobody",
     "abandoned": f"it cannot be killed and is left behind with its memory, a new process takes over, {_KEPT}",
     "moved to a process": f"it is interrupted, and a process of its own takes over, {_KEPT}",

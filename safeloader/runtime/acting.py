@@ -58,6 +58,7 @@ class Acting:
             m.DropWorker: self._drop_worker,
             m.ResumeWorker: self._resume_worker,
             m.SendTask: self._send_task,
+            m.PassOver: lambda c: self._with(c.process, lambda process: process.page.pass_over(c.before)),
             m.SendProbe: self._send_probe,
             m.LoadInline: self._load_inline,
             m.InspectProcess: self._inspect,

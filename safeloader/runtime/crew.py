@@ -8,12 +8,11 @@
 
 Each driver runs its own loop over its own seats, in whichever thread asks it for a batch; nobody waits for another.
 Only what a process does is common to all: who works there, who had it killed, how it ended. And since nobody reads
-the clock of a loader that is not asked for batches, those who wait look after it, too.
+the clock of a loader that is not asked for batches, those who wait look after it, too: and after the standbys.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import select
 import threading
@@ -27,10 +26,12 @@ from .member import Member
 from .process import Process
 from .seat import Seat
 from .spec import HostConfig, Spec, authkey
+from .standbys import Standbys
 from .worker import LoadSpec
 
 if TYPE_CHECKING:
     from .driver import Driver
+    from .standbys import Loss
     from .start.way import Way
 
 __all__ = ["Crew"]
@@ -44,16 +45,18 @@ class Crew:
     """All processes of a pool. Safe to use from several threads.
 
     Args:
-        limit: how many there are at most.
+        limit: how many there are at most, standbys apart.
         name: of the pool.
         accelerators: leave them visible.
         way: how processes come to be.
+        reserve: how many stand by.
     """
 
-    def __init__(self, limit: int, name: str, accelerators: bool, way: Way) -> None:
+    def __init__(self, limit: int, name: str, accelerators: bool, way: Way, reserve: seats.Reserve) -> None:
         self.limit = limit
         self.closed = False
         self.way = way
+        self.standbys = Standbys(reserve)
         self._name, self._accelerators = name, accelerators
         self._lock = threading.RLock()
         self._members: dict[int, Member] = {}
@@ -89,7 +92,7 @@ class Crew:
         """
         with self._lock:
             self._sweep()
-            while len(self._members) < self.limit and not self.closed:
+            while sum(not m.standby for m in self._members.values()) < self.limit and not self.closed:
                 self._start()
 
     def seat(self, driver: Driver, number: int) -> Seat:
@@ -107,22 +110,34 @@ class Crew:
                     self._dismiss(member)
                     continue
                 member.seats.append(seat)
+                self._keep_standbys()
                 return seat
 
     def _member_for(self, driver: Driver) -> Member:
         if self.closed or os.getpid() != self._owner:
             raise OSError("the pool was closed" if self.closed else "the pool belongs to the process that made it")
         self._sweep()
-        chosen = seats.choose([member.place() for member in self._members.values()], id(driver), self.limit)
-        return self._start() if chosen is None else self._members[chosen]
+        member = self._choice(driver)
+        if member is None:
+            return self._start()
+        member.standby = False
+        return member
 
-    def _start(self) -> Member:
+    def _choice(self, driver: Driver) -> Member | None:
+        places = [member.place() for member in self._members.values()]
+        chosen = seats.choose(places, id(driver), self.limit)
+        return None if chosen is None else self._members[chosen]
+
+    def _start(self, standby: bool = False) -> Member:
         if self._given is None:
             self._given = Spec(_config(self._name, self._accelerators), None, _nothing, None), Arena()
         self._count += 1
-        process = Process(self.way)
+        needed = dict.fromkeys(name for driver in self._drivers.values() for name in driver.spec.modules)
+        process = Process(self.way, tuple(needed) if standby else ())
         process.join(self._count, *self._given)
         member = self._members[self._count] = Member(process, self._lock)
+        member.standby = standby
+        self.standbys.watch(member)
         return member
 
     def _sweep(self) -> None:
@@ -135,6 +150,9 @@ class Crew:
 
     def _dismiss(self, member: Member) -> None:
         if self._members.pop(member.process.number, None) is not None:
+            self.standbys.forget(member)
+            if member.standby:
+                self.standbys.gone(member)
             self._parting.append(member)
             self._bury(member)
 
@@ -149,6 +167,7 @@ class Crew:
             if all(seat.released for seat in member.seats):
                 self._dismiss(member)
                 member.process.ask_to_end()
+            self._keep_standbys()
 
     def vacate(self, seat: Seat) -> None:
         """A seat is empty."""
@@ -156,11 +175,47 @@ class Crew:
             seat.member.vacate(seat)
             self._bury(seat.member)
 
+    # ------------------------------------------------------------ standbys
+
+    def relieves(self, driver: Driver) -> bool:
+        """Whether the next seat of this loader is in a process that is ready, so that it need not wait for a start."""
+        with self._lock:
+            self._sweep()
+            member = None if self.closed else self._choice(driver)
+            return member is not None and member.is_ready()
+
+    def notice(self) -> None:
+        """A process is ready, or a standby is gone: see that there are as many as there should be."""
+        with self._lock:
+            self._sweep()
+            self._keep_standbys()
+
+    def losses(self) -> list[Loss]:
+        """The standbys that were lost, and that no loader was told of yet."""
+        return self.standbys.losses()
+
+    def _keep_standbys(self) -> None:
+        if self.closed or not self.standbys.kept:
+            return
+        fleets = [driver.supervisor.fleet for driver in list(self._drivers.values())]
+        calm = all(fleet.rung == fleet.rungs[0] for fleet in fleets)
+        changes = self.standbys.changes(self._members.values(), calm)
+        for number in changes.end:
+            member = self._members.pop(number)
+            self.standbys.forget(member)
+            self._parting.append(member)
+            member.process.kill()
+        for _ in range(changes.start):
+            try:
+                self._start(standby=True)
+            except OSError:  # there is none, then: nobody is harmed
+                self.standbys.reserve.lost(monotonic())
+
     # ------------------------------------------------------------ the others' deadlines
 
     def next_deadline(self, driver: Driver) -> float:
         """The earliest of all the others, and of what others left behind."""
-        now, earliest = monotonic(), math.inf
+        now, earliest = monotonic(), self.standbys.due
         for other in list(self._drivers.values()):
             if other is not driver:
                 due = other.due
@@ -177,6 +232,8 @@ class Crew:
                 other.attend()
         for member in list(self._members.values()):
             member.look(now)
+        if self.standbys.due <= now:
+            self.notice()
 
     # ------------------------------------------------------------ the end
 
@@ -200,6 +257,7 @@ class Crew:
                 member.process.close()
             self._members.clear()
             self._parting.clear()
+            self.standbys.close()
             self.way.close()
             if self._given is not None:
                 for given in self._given:

@@ -87,6 +87,7 @@ class Driver:
         self._attended_by = 0
         self.due = math.inf  # the next deadline, for the others of the pool
         self._crew = crew
+        self._news = -1 if crew is None else crew.standbys.descriptor
         self._close_wanted = False
         self._owner = os.getpid()
         codec.Decoded.register(spec.config.token, spec.classes)
@@ -96,6 +97,8 @@ class Driver:
         self._actions = self._acting.actions()
         if crew is not None:
             crew.join(self)
+            if self._news >= 0:
+                self._poll.register(self._news, select.POLLIN)
 
     # ------------------------------------------------------------ for the iterator
 
@@ -210,12 +213,16 @@ class Driver:
         self._look(min(max(deadline - monotonic(), 0.0), _LONGEST_SLEEP))
         if self._crew is not None:
             self._crew.look_after_others(self)
+            for loss in self._crew.losses():
+                self._teller.standby_lost(loss)
 
     def _look(self, seconds: float) -> None:
         """Hear everything there is to hear, waiting at most ``seconds`` for the first thing."""
         for descriptor, events in self._poll.poll(int(seconds * 1000) + (seconds > 0)):
             source = self._sources.get(descriptor)
             if source is None or (self._close_wanted and not self.closed):
+                if descriptor == self._news and self._crew is not None:
+                    self._crew.notice()
                 continue
             process, hear = source
             if events & select.POLLOUT and not process.channel.flush():
@@ -289,6 +296,11 @@ class Driver:
         process = (self.stock.take() if self.stock is not None else None) or Process(self.way, modules)
         process.join(number, self.spec, self.arena)
         return process
+
+    @property
+    def relieved(self) -> bool:
+        """Whether a process that is ready stands in for one that is lost; only a pool knows that by itself."""
+        return self._crew is not None and not self.closed and self._crew.relieves(self)
 
     def add(self, process: Process) -> None:
         """A process was started: listen to it."""

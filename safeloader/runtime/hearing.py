@@ -38,6 +38,7 @@ class Hearing:
             p.RAISED: self._raised,
             p.ENDED: lambda q, task, states, at: driver.tell(m.WorkerEnded(q.number, task, states, at)),
             p.PROBED: lambda q, task, at: driver.tell(m.ProbeFinished(q.number, task, at)),
+            p.PASSED: lambda q, task, at: driver.tell(m.TaskPassed(q.number, task, at)),
             p.REFUSED: lambda q, error: driver.tell(m.StartRefused(q.number, error)),
             p.LEFT: lambda q: q.turned_out(),
         }
@@ -111,7 +112,7 @@ class Hearing:
         progress = process.page.read()
         event = m.ProcessExited(
             process.number, process.how_it_ended().detail, progress.task, progress.setup, progress.sample,
-            process.read_stacks() or None, process.memory_was_short(),
+            process.read_stacks() or None, process.memory_was_short(), self._driver.relieved,
         )  # fmt: skip
         forfeited = process.forfeited()
         process.close()

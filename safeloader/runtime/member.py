@@ -51,6 +51,7 @@ class Member:
         self.seats: list[Seat] = []
         self.left: list[Leftover] = []
         self.killer: Seat | Leftover | None = None
+        self.standby = False  # kept for when another is lost
         self._lock = lock
         self._fate: Fate | None = None
         self._ready = False
@@ -139,4 +140,8 @@ class Member:
             self.process.number,
             tuple(id(seat.driver) for seat in self.seats if not seat.released),
             burdened=isinstance(self._in_work(), Leftover),
+            ready=self.is_ready(),
+            standby=self.standby,
+            stopped=self.standby and self.process.state() == "T",
+            started_at=self.process.started_at,
         )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from . import system
 
-_WORK, _SAMPLE, _TAKEN, _PROGRESSED, _LEFT, _AWAITED, _REFUSED = range(7)
+_WORK, _SAMPLE, _TAKEN, _PROGRESSED, _LEFT, _AWAITED, _REFUSED, _PASSED = range(8)
 IDLE = 0
 NO_SAMPLE = -1
 
@@ -80,11 +80,18 @@ class Page:
         """True while something is being worked on."""
         return self._ints[_WORK] != IDLE and not self._ints[_REFUSED]
 
-    # The trainer's only words on it, for a process that has others to serve.
+    # The trainer's only words on it: what need not be begun, and who waits.
 
     def leave(self) -> None:
         """The loader wants nothing of this process any more."""
         self._ints[_LEFT] = 1
+
+    def pass_over(self, before: int) -> None:
+        """The loader wants no task with a number below this any more."""
+        self._ints[_PASSED] = before
+
+    def is_passed(self, task: int) -> bool:
+        return task < self._ints[_PASSED]
 
     @property
     def left(self) -> bool:

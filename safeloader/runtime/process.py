@@ -47,6 +47,7 @@ class Process:
     ready = False  # one that was just started is not; one of a pool may be
     number: int
     page: Page
+    _joined = False
 
     def __init__(self, way: Way, modules: tuple[str, ...] = ()) -> None:
         self.started_at = time.monotonic()
@@ -70,7 +71,7 @@ class Process:
     def join(self, number: int, spec: Spec, arena: Arena) -> None:
         """Let it belong to a loader from now on, as number so and so of the supervisor's books."""
         self.number = number
-        self.page = Page(arena.page(number))
+        self.page, self._joined = Page(arena.page(number)), True
         file, *shared = spec.descriptors
         descriptors = [file, arena.descriptor, *shared]
         try:
@@ -119,7 +120,9 @@ class Process:
         return False
 
     def ask_to_end(self) -> None:
-        """Close our side of the channel: the process ends when it has done what it has."""
+        """Close our side of the channel: the process ends when it is done with what it has in work."""
+        if self._joined:
+            self.page.leave()
         self.channel.shut()
 
     def ask_for_stacks(self) -> None:

@@ -14,7 +14,8 @@ generators' states, and what the dataset said of its own, lie in the lease; ``co
 is traced;
 ``(EMPTY, ...)`` like LOADED for a batch of which policy left nothing;
 ``(RAISED, task, error, sample, unpicklable, states, finished_at)``, ``(ENDED, task, states, finished_at)``,
-``(PROBED, task, finished_at)``, ``(REFUSED, error)``, and from a pool's, which lives on for others, ``(LEFT,)``.
+``(PROBED, task, finished_at)``, ``(PASSED, task, finished_at)``,
+``(REFUSED, error)``, and from a pool's, which lives on for others, ``(LEFT,)``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 HOST, DROP, RESUME, TASK, PROBE, JOIN, MORE = range(7)
-READY, HOSTED, RESUMED, LOADED, EMPTY, RAISED, ENDED, PROBED, REFUSED, LEFT = range(10, 20)
+READY, HOSTED, RESUMED, LOADED, EMPTY, RAISED, ENDED, PROBED, REFUSED, LEFT, PASSED = range(10, 21)
 
 STREAM_IN_MESSAGE = 4096
 """A pickle stream of at most so many bytes travels in the message; a longer one lies in the lease."""

@@ -89,7 +89,7 @@ class Host:
         with collating_into(self._writer):
             while True:
                 message = self._link.receive()
-                if message is None:
+                if message is None or self.left:
                     return
                 self.handle(message)
 
@@ -168,6 +168,9 @@ class Host:
     # ------------------------------------------------------------ tasks
 
     def _task(self, number: int, task: int, indices: Any, skip: tuple[int, ...], slot: int) -> None:
+        if self._page.is_passed(task):
+            self._link.send((p.PASSED, task, monotonic()))
+            return
         taken_at = self._page.take_task(task)
         worker = self._workers[number]
         self._floor.give(worker)

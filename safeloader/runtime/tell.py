@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..observe.recorder import Recorder
     from .driver import Driver
     from .process import Process
+    from .standbys import Loss
 
 __all__ = ["Teller"]
 
@@ -68,6 +69,15 @@ class Teller:
         if c.cause in _RECOVERABLE:
             held_up = c.task if c.task is not None else -1
             self._pending.append((number, monotonic() - c.stalled, held_up))
+
+    def standby_lost(self, loss: Loss) -> None:
+        """A standby of the pool is gone."""
+        self._recorder.fault(
+            Fault(
+                time=0.0, loader="", cause=loss.cause, worker=None, process=loss.pid or None,
+                epoch=self._driver.supervisor.epoch, detail=loss.detail, action="standby",
+            )
+        )  # fmt: skip
 
     def spawned_instead(self) -> None:
         """A fork server was asked for, and there is none: say why.

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from safeloader import DataLoader
 from safeloader.cli.topview import Looker
 from safeloader.observe.door import NoAnswerError, ask, doors, name_of
 from tests.fixtures_data import Draws
+from tests.until import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets")
 PROGRAM = Path(__file__).parent / "programs" / "trains.py"
@@ -39,16 +39,6 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Pop
     assert child.returncode == 0
 
 
-def _until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """What a condition on another process says, once it says anything; nothing else tells when it comes true."""
-    end = time.monotonic() + seconds
-    while True:
-        found = condition()
-        if found or time.monotonic() > end:
-            return found
-        time.sleep(0.02)
-
-
 def _train(told: Any) -> Any:
     return told["programs"][0]["loaders"][1]
 
@@ -61,7 +51,7 @@ def test_a_running_program_shows_its_loaders_and_what_each_worker_is_at(
         crew = _train(told)["crew"]
         return told if crew[1]["state"] == "loading" and crew[0]["state"] == "idle" else None
 
-    told = _until(seen)
+    told = until(seen)
     assert told["problems"] == []
     (program,) = told["programs"]
     assert (program["pid"], program["program"][0]) == (trainer.pid, str(PROGRAM))
@@ -93,7 +83,7 @@ def test_rates_are_those_since_the_last_look(trainer: subprocess.Popen[str]) -> 
 def test_a_stopped_program_is_named(command: Callable[..., Any], trainer: subprocess.Popen[str]) -> None:
     os.kill(trainer.pid, signal.SIGSTOP)
     try:
-        assert _until(lambda: psutil.Process(trainer.pid).status() == psutil.STATUS_STOPPED)
+        assert until(lambda: psutil.Process(trainer.pid).status() == psutil.STATUS_STOPPED)
         said = command("top", "--once", "--pid", trainer.pid)
     finally:
         os.kill(trainer.pid, signal.SIGCONT)
@@ -113,7 +103,7 @@ def test_the_live_view_shows_it_until_interrupted(trainer: subprocess.Popen[str]
         assert select.select([parent], [], [], 30)[0], text
         text += os.read(parent, 65536)
     shown.send_signal(signal.SIGINT)
-    _until(lambda: _drained(parent) and shown.poll() is not None)
+    until(lambda: _drained(parent) and shown.poll() is not None)
     assert shown.wait(30) == 0
     os.close(parent)
 

@@ -315,6 +315,8 @@ class Undisturbed:
             raise Broken(f"task {c.task} is {info.settled}, and loaded again")
         if info.worker != c.worker or info.indices != c.indices:
             raise Broken(f"{c} is for worker {info.worker}")
+        if self._world.nature.memoryless and info.epoch != self._world.consumer.epoch:
+            raise Broken(f"{c}, and nobody wants it")
         info.skip = c.skip
         self._assigned[c.task] = c.process if isinstance(c, m.SendTask) else m.INLINE
 
@@ -377,6 +379,9 @@ class Undisturbed:
         if task is None:
             raise Broken(f"worker {worker} missed the new epoch")
         info = self.tasks[task]
+        if self._world.nature.memoryless and info.epoch != self._world.consumer.epoch:
+            info.settled = "passed"
+            return
         if info.hurt <= self._world.plot.settings.bad_sample_attempts:
             raise Broken(f"task {task} of worker {worker} was left out or passed over")
         info.settled = "passed"

@@ -195,6 +195,14 @@ MUTANTS = (
            "self.epoch, self.plan_over = state.epoch, state.exhausted"),
     Mutant("draws_are_not_counted_on", "ledger", "self._first_of_epoch = self._next_task - state.drawn", "self._first_of_epoch = 0"),
     Mutant("no_state_after_the_end", "progress", "        self._final[True] = self.state()\n", ""),
+    # ---------------------------------------------------------------- what nobody wants
+    Mutant("what_is_on_its_way_and_abandoned_is_begun", "ledger", "            self._sup.traffic.pass_over(self._next_task)\n", ""),
+    Mutant("what_waits_and_is_abandoned_is_sent", "ledger", "            self.leave_undone()\n", ""),
+    Mutant("what_was_lost_and_is_abandoned_is_sent_again", "recovery", "            self._sup.ledger.leave_undone()\n", "            pass\n"),
+    Mutant("what_is_wanted_is_passed_over", "ledger", "self._sup.traffic.pass_over(self._next_task)", "self._sup.traffic.pass_over(self._next_task + 1)"),
+    Mutant("what_moves_generators_is_left_undone", "ledger", "if self._sup.settings.memoryless and not self._sup.closed:", "if not self._sup.closed:"),
+    Mutant("what_was_passed_over_keeps_its_memory", "traffic", "        self._sup.ledger.settle(work.task, None)\n        self._sup.fleet.progressed(worker)\n\n    def _worker_ended",
+           "        self._sup.tasks.pop(work.task.id)\n        self._sup.fleet.progressed(worker)\n\n    def _worker_ended"),
     # ---------------------------------------------------------------- neighbours in a pool
     Mutant("a_loss_by_anothers_doing_is_a_fault", "recovery", "if process.asked or process.innocent:", "if process.asked:"),
     Mutant("what_another_had_killed_gets_work", "watch",

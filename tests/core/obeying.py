@@ -142,6 +142,12 @@ class Obeying:
         self.undisturbed.sent(c)
         self._send(c, "task", c.task)
 
+    def _PassOver(self, c: m.PassOver) -> None:
+        process = self.processes[c.process]
+        if process.gone or process.told_to_end:
+            raise Broken(f"{c}, and it is told to end, or gone")
+        process.passed = c.before
+
     def _SendProbe(self, c: m.SendProbe) -> None:
         if not c.positions:
             raise Broken("an empty probe")

@@ -38,6 +38,7 @@ class Nature:
     setup_kills: frozenset[int] = frozenset()  # workers
     stateful: bool = False  # loading changes the dataset, which can tell its state
     keyed: bool = False  # what a sample becomes depends on the epoch
+    memoryless: bool = False  # and on nothing that was loaded before
     known: bool = True  # the progress page names the sample in work
 
 
@@ -145,9 +146,11 @@ class SimWorker:
         if raising and not self.nature.skip_raising:
             self.state = mix(before, 3, raising[0][1])
             return Outcome("raised", None, raising[0][0], (), self.state)
-        if ids[0] % 3:  # the others draw no random number
+        if ids[0] % 3 and not self.nature.memoryless:  # the others draw no random number
             self.state = mix(before, 2, *ids)
         good = [s for s in ids if s not in self.nature.raises]
+        if self.nature.memoryless:
+            before = self.nature.seed
         content = mix(before, self.order, self.memory, self.epoch * self.nature.keyed, *good) if good else None
         if self.nature.stateful:
             self.memory = mix(self.memory, *good)
@@ -216,6 +219,7 @@ class SimProcess:
         self.innocent = False  # told so
         self.standby = False  # nobody was to be hosted by it yet
         self.gone = False  # off the books: its exit was told, or it was abandoned
+        self.passed = 0  # no task below this is wanted
         self.writes: list[tuple[int, int]] = []
 
     # ------------------------------------------------------------ what can happen to it
@@ -280,6 +284,9 @@ class SimProcess:
             return
         if isinstance(command, m.DropWorker):
             self.workers.pop(command.worker, None)
+            return
+        if isinstance(command, m.SendTask) and command.task < self.passed:
+            self.outbox.append(m.TaskPassed(self.id, command.task, now))
             return
         page.taken_at = page.progressed_at = now
         page.task = page.setup = page.sample = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -50,8 +51,11 @@ def plots(draw: st.DrawFn) -> Plot:
         shared=draw(st.booleans()),
         standby=draw(st.integers(0, 2)),
     )
+    memoryless = not iterable and not core.stateful and draw(st.booleans())
+    core = replace(core, memoryless=memoryless)
     nature = Nature(
         iterable=iterable,
+        memoryless=memoryless,
         lengths=tuple(draw(st.integers(0, 4)) for _ in range(workers)) if iterable else (),
         iter_moves=draw(st.booleans()),
         kills=draw(few_samples),

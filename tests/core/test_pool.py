@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from safeloader.core import messages as m
-from safeloader.core.seats import Place, choose
+from safeloader.core.policy import RestartWindow
+from safeloader.core.seats import Changes, Place, Reserve, choose
 from tests.core.stage import Stage, only
 
 
@@ -127,3 +130,65 @@ def test_an_empty_process_goes_first_and_a_burdened_one_last() -> None:
 
 def test_few_workers_keep_away_from_crowded_processes() -> None:
     assert choose([Place(1, (7, 9)), Place(2, (7,)), Place(3, (7, 9))], loader=8, limit=3) == 2
+
+
+# ---------------------------------------------------------------- standbys
+
+
+def reserve(wanted: int = 1, max_restarts: int = 4) -> Reserve:
+    return Reserve(wanted, 30.0, RestartWindow(max_restarts, 600.0))
+
+
+def standby(number: int, **facts: Any) -> Place:
+    return Place(number, (), standby=True, **facts)
+
+
+BOTH = [Place(1, (7,)), Place(2, (7,))]
+
+
+def test_a_standby_is_given_out_where_a_process_would_be_started() -> None:
+    one, two = BOTH
+    assert choose([one, two, standby(3)], loader=8, limit=2) == 1
+    assert choose([one, standby(3)], loader=7, limit=2) == 3
+    assert choose([one, standby(3, ready=False)], loader=7, limit=2) == 3  # nearer than a new one
+    assert choose([one, standby(3, ready=False), standby(4)], loader=7, limit=2) == 4
+    assert choose([one, standby(3, stopped=True)], loader=7, limit=2) is None
+
+
+def test_a_standby_is_started_once_somebody_sits_there_and_nobody_starts() -> None:
+    assert reserve().changes(BOTH, 0.0, calm=True) == Changes((), 1)
+    assert reserve(2).changes([*BOTH, standby(3)], 0.0, calm=True) == Changes((), 1)
+    assert reserve().changes([*BOTH, standby(3)], 0.0, calm=True) == Changes((), 0)
+    assert reserve().changes([*BOTH, Place(3, (7,), ready=False)], 0.0, calm=True) == Changes((), 0)
+    assert reserve().changes([Place(1, ()), Place(2, ())], 0.0, calm=True) == Changes((), 0)
+
+
+def test_below_the_top_of_a_ladder_there_are_no_standbys() -> None:
+    assert reserve().changes([*BOTH, standby(3)], 0.0, calm=False) == Changes((3,), 0)
+
+
+def test_a_standby_that_was_stopped_or_does_not_start_is_replaced() -> None:
+    kept = reserve()
+    assert kept.changes([*BOTH, standby(3, stopped=True)], 0.0, calm=True) == Changes((3,), 1)
+    starts = [*BOTH, standby(4, ready=False, started_at=5.0)]
+    assert kept.next_deadline(starts) == 35.0
+    assert kept.changes(starts, 34.0, calm=True) == Changes((), 0)
+    assert kept.changes(starts, 35.0, calm=True) == Changes((4,), 1)
+
+
+def test_standbys_that_are_lost_again_and_again_or_for_memory_are_not_worth_it() -> None:
+    often = reserve(max_restarts=2)
+    for _ in range(2):
+        often.lost(0.0)
+        assert often.changes(BOTH, 0.0, calm=True).start == 1
+    often.lost(0.0)
+    assert often.changes(BOTH, 0.0, calm=True).start == 0
+    short = reserve()
+    short.lost(0.0, memory_short=True)
+    assert short.changes(BOTH, 0.0, calm=True).start == 0
+
+
+def test_a_loss_that_a_ready_process_makes_good_is_told_as_a_hand_over() -> None:
+    stage = shared(max_restarts=4)
+    (fault,) = only(m.ReportFault, stage.tell(m.ProcessExited(1, "SIGKILL", 0, None, 3, None, False, relieved=True)))
+    assert fault.action == "handed over"

@@ -128,6 +128,16 @@ class World(Obeying):
         if self.undisturbed.refused_for_good:
             raise Broken("the dataset cannot be rebuilt, and it is tried again")
         self._check_standbys()
+        if self.nature.memoryless:
+            self._check_undone()
+
+    def _check_undone(self) -> None:
+        """Nothing of an epoch that was broken off is begun any more."""
+        for process in self.processes.values():
+            for c in process.inbox if not (process.gone or process.told_to_end or process.innocent) else ():
+                if isinstance(c, m.SendTask) and c.task >= process.passed:
+                    if self.undisturbed.tasks[c.task].epoch != self.consumer.epoch:
+                        raise Broken(f"{c}, and nobody wants it")
 
     def _check_standbys(self) -> None:
         """When nobody is missing, the standbys are there, unless there was a reason to do without."""

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import safeloader
-from safeloader import DataLoader, Policy
+from safeloader import DataLoader, Policy, WorkerPool
 from tests.integration.killing import Killing
-from tests.runtime.harness import processes_of
+from tests.runtime.harness import gone, processes_of
 
 POLICY = Policy(max_restarts=7)
 
@@ -177,3 +177,131 @@ def test_the_hugging_face_trainer_trains_through_a_killed_worker(tmp_path: Path)
         return [p.detach().clone() for p in model.parameters()]
 
     assert all(torch.equal(a, b) for a, b in zip(train(None), train(13), strict=True))
+
+
+# ---------------------------------------------------------------- mid-epoch checkpoints, and pools
+
+
+def test_a_lightning_checkpoint_in_mid_epoch_goes_on_at_the_batch(lightning: Any, tmp_path: Path) -> None:
+    """Lightning keeps the loader's own state where it has one: the rest of the epoch comes, and nothing twice."""
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    def fit(stop: int, **more: Any) -> tuple[list[float], list[torch.Tensor]]:
+        torch.manual_seed(0)
+        seen: list[float] = []
+        module = _module(lightning, seen)
+        saving = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=3, save_top_k=-1)
+        trainer = lightning.Trainer(
+            accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
+            default_root_dir=tmp_path, max_epochs=2, max_steps=stop, callbacks=[saving],
+        )  # fmt: skip
+        with DataLoader(Killing(tmp_path, None), 4, shuffle=True, num_workers=2, persistent_workers=True) as train:
+            trainer.fit(module, train, **more)
+        return seen, [p.detach().clone() for p in module.parameters()]
+
+    straight, weights = fit(-1)
+    fit(3)
+    rest, resumed = fit(-1, ckpt_path=tmp_path / "step=3.ckpt")
+    assert rest == straight[3:]
+    assert all(torch.equal(a, b) for a, b in zip(weights, resumed, strict=True))
+
+
+@pytest.mark.slow
+def test_lightning_trains_and_validates_on_one_pool_through_a_killed_worker(lightning: Any, tmp_path: Path) -> None:
+    def fit(bad: int | None, make: Any, **more: Any) -> list[float]:
+        torch.manual_seed(0)
+        seen: list[float] = []
+        train = make(Killing(tmp_path, bad), 4, shuffle=True, num_workers=2, persistent_workers=True, **more)
+        val = make(Killing(tmp_path, None), 4, num_workers=2, persistent_workers=True, **more)
+        _trainer(lightning, tmp_path, max_epochs=2).fit(_module(lightning, seen), train, val)
+        return seen
+
+    expected = fit(None, torch.utils.data.DataLoader)
+    with WorkerPool(2, start_method="forkserver") as pool:
+        assert fit(13, DataLoader, policy=Policy(pool=pool)) == expected
+        assert len(pool.crew().pids) == 2
+    assert Killing(tmp_path).killed
+
+
+@pytest.mark.usefixtures("patched")
+def test_what_accelerate_prepares_stays_on_its_pool(tmp_path: Path) -> None:
+    expected = _undisturbed(tmp_path)
+    with WorkerPool(2, start_method="forkserver") as pool:
+        loader = DataLoader(Killing(tmp_path), 4, shuffle=True, num_workers=2, policy=Policy(pool=pool))
+        prepared = _accelerator().prepare(loader)
+        torch.manual_seed(0)
+        assert _sums(prepared) == expected
+        assert prepared.policy.pool is pool
+        assert prepared.report().causes == {"died": 1}
+
+
+# ---------------------------------------------------------------- Ultralytics
+
+
+class InfiniteLoader(DataLoader[Any]):
+    """As ``ultralytics.data.build.InfiniteDataLoader`` (8.4) is written: one iterator for ever, over a sampler that
+    repeats."""
+
+    iterator: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        object.__setattr__(self, "batch_sampler", _RepeatSampler(self.batch_sampler))
+        self.iterator = None
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler.sampler)  # type: ignore[union-attr, arg-type]
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.iterator is None:
+            self.iterator = self._get_iterator()
+        for _ in range(len(self)):
+            yield next(self.iterator)
+
+    def __del__(self) -> None:
+        try:
+            for worker in getattr(self.iterator, "_workers", ()):
+                if worker.is_alive():
+                    worker.terminate()
+            self.close()
+        except Exception:
+            pass
+
+    def close(self) -> None:
+        if hasattr(self.iterator, "_workers"):
+            self.iterator._shutdown_workers()
+
+    def reset(self) -> None:
+        self.close()
+        self.iterator = None
+
+
+class _RepeatSampler:
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            yield from iter(self.sampler)
+
+
+def test_a_subclass_as_ultralytics_has_it_goes_on_for_ever_and_is_reset(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    dataset = Killing(tmp_path)
+    loader = InfiniteLoader(dataset, 4, shuffle=True, num_workers=2, policy=POLICY)
+    assert len(loader) == 8
+    for _ in range(3):
+        epoch = [index for batch in loader for index in batch[0][:, 0].floor().int().tolist()]
+        assert sorted(epoch) == list(range(32))
+    assert dataset.killed
+    assert loader.report().causes == {"died": 1}
+    before = [process.pid for process in processes_of(loader)]
+    dataset.length = 16  # as it closes its mosaic: the dataset changes, and the workers are made anew
+    loader.reset()
+    assert gone(before)
+    assert len(loader) == 4
+    assert len(list(loader)) == 4
+    after = [process.pid for process in processes_of(loader)]
+    assert len(after) == 2
+    del loader
+    assert gone(after)

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
+import time  # noqa: F401
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader as TorchLoader
 from safeloader import DataLoader, Policy
 from safeloader.observe.report import Fault
 from tests.fixtures_data import Draws, InitFunction, Orders, Stream, UnpickleTrap, WithFacts  # noqa: F401 - programs take them from here
+from tests.until import until
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNT = 46  # samples; the last batch is a short one
@@ -160,17 +161,12 @@ def gone(pids: Iterable[int], seconds: float = 20.0) -> bool:
             processes.append(psutil.Process(pid))
         except psutil.NoSuchProcess:
             pass
-    alive = processes
-    end = time.monotonic() + seconds
-    while alive and time.monotonic() < end:
-        _, alive = psutil.wait_procs(alive, timeout=0.1)
-        alive = [process for process in alive if not _is_zombie(process)]
-    return not alive
+    return until(lambda: all(map(_has_ended, processes)), seconds)
 
 
-def _is_zombie(process: psutil.Process) -> bool:
+def _has_ended(process: psutil.Process) -> bool:
     try:
-        return bool(process.status() == psutil.STATUS_ZOMBIE)
+        return not process.is_running() or bool(process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
 

@@ -242,8 +242,7 @@ STAGES = """
 
     begun = [begin(*stage.split("|")) for stage in sys.argv[2:]]
     for loader, orders, place, key in begun:
-        while not orders.carried_out(place, key):
-            time.sleep(0.01)
+        until(lambda: orders.carried_out(place, key))
     late = make(Draws(COUNT), name="late")
     iter_of_late = iter(late)  # these are starting
     loaders = [late, *(loader for loader, *_ in begun)]

@@ -346,13 +346,11 @@ ENDS = """
     policy = Policy(start_method="forkserver", standby=1)
     busy = make(Draws(COUNT, orders), shuffle=False, num_workers=2, policy=policy)
     go(busy)
-    while not orders.carried_out("sample", 4) or len(processes_of(busy)) < 3:
-        time.sleep(0.02)
+    until(lambda: orders.carried_out("sample", 4) and len(processes_of(busy)) == 3)
     early = make(Draws(COUNT), policy=Policy(prestart=True), num_workers=1)
     late = make(Draws(COUNT), policy=Policy(start_method="forkserver", accelerators=True), num_workers=1)
     go(late)  # its server is importing
-    while late._safe.starting._way is None:
-        time.sleep(0.01)
+    until(lambda: late._safe.starting._way)
     print(*[child.pid for child in psutil.Process().children(recursive=True)], flush=True)
     signal.pause()
     """

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 
-from safeloader import WorkerPool
+from safeloader import DataLoader, SettingsError, WorkerPool
 from tests.fixtures_data import Draws, Orders, Stream
 from tests.runtime.harness import (
     COUNT,
+    driver_of,
     fault_of,
     make,
     persistent_epochs,
@@ -23,6 +26,7 @@ from tests.runtime.harness import (
     run_script,
 )
 from tests.runtime.test_pool import begin, on
+from tests.until import until
 
 BAD = 24
 
@@ -247,3 +251,69 @@ def test_a_loader_of_its_own_beside_a_pool_is_not_the_pools_business(pool: Worke
     with on(pool, Draws(COUNT)) as train, make(Draws(COUNT), persistent_workers=True) as own:
         assert run_epoch(own) == run_epoch(train) == persistent_epochs()[0]
         assert not {p.pid for p in processes_of(own)} & set(pool.crew().pids)
+
+
+# ---------------------------------------------------------------- standbys
+
+
+@pytest.fixture
+def kept() -> Iterator[WorkerPool]:
+    """A pool of two processes with a standby."""
+    with WorkerPool(2, standby=1, start_method="forkserver") as pool:
+        yield pool
+
+
+def standby_of(pool: WorkerPool, loader: DataLoader[Any]) -> psutil.Process:
+    """The standby, once it is ready; whoever waits for a batch hears of it, or looks."""
+
+    def ready() -> int:
+        driver_of(loader._iterator)._look(0.05)
+        return next((m.process.pid for m in pool.crew()._members.values() if m.standby and m.is_ready()), 0)
+
+    return psutil.Process(until(ready))
+
+
+def test_a_standby_of_a_pool_takes_the_place_of_a_process_that_is_lost_for_all_loaders(
+    kept: WorkerPool, orders: Orders
+) -> None:
+    with on(kept, Draws(COUNT, orders), name="train") as train, on(kept, Stream(COUNT), name="val") as val:
+        assert run_epoch(train) == persistent_epochs("draws")[0]
+        assert run_epoch(val) == persistent_epochs("stream")[0]
+        standby = standby_of(kept, train)
+        assert len(kept.crew().pids) == 3
+        orders.give("sample", BAD, "SIGKILL")
+        assert run_epoch(train, 1) == persistent_epochs("draws")[1]
+        assert run_epoch(val, 1) == persistent_epochs("stream")[1]
+        assert fault_of(train).action == "handed over"
+        assert val.report().faults == []
+        assert standby.pid in {p.pid for p in processes_of(train)} & {p.pid for p in processes_of(val)}
+        assert standby_of(kept, train) != standby  # another one was started
+
+
+@pytest.mark.parametrize(("number", "cause"), [(signal.SIGKILL, "died"), (signal.SIGSTOP, "stopped")])
+def test_a_standby_of_a_pool_that_is_lost_costs_no_batch(kept: WorkerPool, number: signal.Signals, cause: str) -> None:
+    with on(kept, Draws(COUNT)) as train:
+        assert run_epoch(train) == persistent_epochs()[0]
+        standby = standby_of(kept, train)
+        standby.send_signal(number)
+        if number == signal.SIGSTOP:  # it is found when it would be needed
+            until(lambda: standby.status() == psutil.STATUS_STOPPED)
+            processes_of(train)[0].kill()
+        assert run_epoch(train, 1) == persistent_epochs()[1]
+        assert standby_of(kept, train) != standby
+        assert run_epoch(train, 2) == persistent_epochs()[2]
+        fault = fault_of(train, action="standby")
+        assert (fault.process, fault.cause, fault.worker) == (standby.pid, cause, None)
+        assert train.report().rung == 2
+
+
+def test_how_many_stand_by_is_the_pools_to_say() -> None:
+    with WorkerPool(2) as pool:
+        with pytest.raises(SettingsError, match=r"standby=1 is the worker pool's to say") as refused:
+            on(pool, Draws(COUNT), settings={"standby": 1})
+        assert "WorkerPool(processes=2, standby=1)" in str(refused.value)
+    with WorkerPool(2, standby=1) as pool:
+        assert pickle.loads(pickle.dumps(pool))._policy.standby == 1
+        on(pool, Draws(COUNT), settings={"standby": 1})
+    with pytest.raises(SettingsError, match="standby=-1"):
+        WorkerPool(2, standby=-1)

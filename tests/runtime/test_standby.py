@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from typing import Any
 
 import psutil
@@ -16,6 +15,7 @@ from safeloader import DataLoader, Policy
 from safeloader.runtime import system
 from tests.fixtures_data import Draws, Orders
 from tests.runtime.harness import COUNT, driver_of, make, persistent_epochs, play, processes_of, run_epoch, seed
+from tests.until import until
 
 
 def idle(loader: DataLoader[Any]) -> list[psutil.Process]:
@@ -27,10 +27,23 @@ def idle(loader: DataLoader[Any]) -> list[psutil.Process]:
 
 def wait_for_standby(loader: DataLoader[Any]) -> psutil.Process:
     """Until one is ready; the trainer hears of it when it asks for a batch, or looks."""
-    driver = driver_of(loader._iterator)
-    while not idle(loader):
-        driver._look(0.05)
-    return idle(loader)[0]
+    return until(lambda: look(loader) or idle(loader))[0]
+
+
+def look(loader: DataLoader[Any]) -> None:
+    """The trainer hears what there is to hear."""
+    driver_of(loader._iterator)._look(0.05)
+
+
+def told_of(loader: DataLoader[Any], process: psutil.Process) -> bool:
+    """Whether the report's last fault is this process's."""
+    look(loader)
+    return loader.report().faults[-1].process == process.pid
+
+
+def stop(process: psutil.Process) -> None:
+    process.send_signal(signal.SIGSTOP)
+    until(lambda: process.status() == psutil.STATUS_STOPPED)
 
 
 # ---------------------------------------------------------------- standbys
@@ -52,18 +65,14 @@ def test_a_standby_takes_over_whoever_is_lost_and_whatever_happens_to_the_standb
         standby = wait_for_standby(loader)
         standby.kill()  # the standby dies
         assert run_epoch(loader, 2) == persistent_epochs()[2]
-        while loader.report().faults[-1].process != standby.pid:
-            driver_of(loader._iterator)._look(0.05)
+        until(lambda: told_of(loader, standby))
         fault = loader.report().faults[-1]
         assert (fault.cause, fault.detail, fault.action) == ("died", "SIGKILL", "standby")
 
         standby = wait_for_standby(loader)
-        standby.send_signal(signal.SIGSTOP)  # it is stopped
-        while standby.status() != psutil.STATUS_STOPPED:
-            time.sleep(0.01)
+        stop(standby)
         assert run_epoch(loader, 3) == persistent_epochs()[3]
-        while loader.report().faults[-1].process != standby.pid:
-            driver_of(loader._iterator)._look(0.05)
+        until(lambda: told_of(loader, standby))
         assert loader.report().faults[-1].cause == "stopped"
         assert loader.report().rung == 2
 
@@ -76,9 +85,7 @@ def test_a_standby_that_is_stopped_does_not_hold_up_the_one_it_stands_in_for(ord
         seed(1)
         stream = iter(loader)
         first = [next(stream)]
-        standby.send_signal(signal.SIGSTOP)
-        while standby.status() != psutil.STATUS_STOPPED:
-            time.sleep(0.01)
+        stop(standby)
         processes_of(loader)[0].kill()
         assert play([*first, *stream]) == persistent_epochs()[1]
         assert loader.report().causes == {"died": 1, "stopped": 1}
@@ -128,10 +135,10 @@ def test_processes_that_die_or_stop_before_the_loader_iterates_cost_no_batch(num
         stock = loader._safe.starting.stock
         assert stock is not None
         for process in stock.processes:
-            while not process.pid:
-                process.exited()
-                time.sleep(0.01)
+            until(lambda process=process: process.exited() or process.pid)
             os.kill(process.pid, number)
+            if number == signal.SIGSTOP:  # the signal takes effect when the process's turn comes
+                until(lambda process=process: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
         assert run_epoch(loader) == persistent_epochs()[0]
         assert len(loader.report().faults) == 2
         assert loader.report().causes.keys() <= {"failed_start", "died"}  # as they said that they were ready, or not yet

@@ -6,7 +6,6 @@ import json
 import signal
 import sys
 import threading
-import time
 import traceback
 from typing import Any
 
@@ -16,6 +15,7 @@ from safeloader import DataLoader, Policy
 from tests.api.state_data import Growing, StatefulStream
 from tests.fixtures_data import Draws, Orders, Stream
 from tests.runtime.harness import _bytes, fault_of, processes_of, seed
+from tests.until import until
 
 
 def make(kind: str, orders: Orders | None = None, **options: Any) -> DataLoader[Any]:
@@ -117,8 +117,7 @@ def test_an_interrupt_while_a_batch_is_awaited_loses_no_batch(orders: Orders) ->
 def _interrupt() -> None:
     """Interrupt the main thread once it waits for a batch."""
     main = threading.main_thread().ident or 0
-    while "_wait" not in [frame.name for frame in traceback.extract_stack(sys._current_frames()[main])]:
-        time.sleep(0.001)
+    until(lambda: "_wait" in [frame.name for frame in traceback.extract_stack(sys._current_frames()[main])])
     signal.pthread_kill(main, signal.SIGINT)
 
 
