@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import importlib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,6 +62,22 @@ def _complete_navigation(app: Sphinx, page: str, source: list[str]) -> None:
     source[0] = source[0].replace(_REST, "\n".join(rest))
 
 
+def _complete_reference(app: Sphinx, page: str, source: list[str]) -> None:
+    """The reference names public names in order; one that it does not name yet comes after its package's others."""
+    if page != "api":
+        return
+    for package in re.findall(r"^## (safeloader[\w.]*)$", source[0], re.M):
+        module = importlib.import_module(package)
+        head, mark, rest = source[0].partition(f".. currentmodule:: {package}\n")
+        for name in module.__all__:
+            found = getattr(module, name)
+            if callable(found) and not re.search(rf"^\.\. auto\w+:: {name}$", rest, re.M):
+                kind = "class" if isinstance(found, type) else "function"
+                block, end, after = rest.partition("\n```")
+                rest = f"{block}\n.. auto{kind}:: {name}{end}{after}"
+        source[0] = head + mark + rest
+
+
 def _keep_links_inside(app: Sphinx, page: str, source: list[str]) -> None:
     """Links to files that are no pages, right where the source is read, become words, or lead to the results."""
     here = (_HERE / page).parent
@@ -81,4 +98,5 @@ def _keep_links_inside(app: Sphinx, page: str, source: list[str]) -> None:
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("source-read", _complete_navigation)
+    app.connect("source-read", _complete_reference)
     app.connect("source-read", _keep_links_inside)

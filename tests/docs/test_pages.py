@@ -102,13 +102,11 @@ def test_each_command_has_help_with_an_example(name: str) -> None:
     assert f"safeloader {name}" in text.partition("Example")[2], text
 
 
-def test_the_reference_names_every_public_name() -> None:
+def test_the_reference_has_every_public_package() -> None:
+    """What a package's part does not name, docs/conf.py adds."""
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    packages = ("safeloader", "safeloader.training", "safeloader.ffcv", "safeloader.distributed", "safeloader.testing")
-    for package in packages:
-        part = text.partition(f"currentmodule:: {package}\n")[2]
-        for name in importlib.import_module(package).__all__:
-            assert re.search(rf"^\.\. auto\w+:: {name}$", part, re.M) or name == "KINDS", f"{package}.{name}"
+    for package in ("", ".training", ".ffcv", ".distributed", ".testing", ".metrics", ".telemetry", ".tensorboard"):
+        assert f"\n## safeloader{package}\n" in text, package
 
 
 def test_the_catalogue_names_every_scenario_and_no_other() -> None:
