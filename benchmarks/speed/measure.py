@@ -326,6 +326,20 @@ def _fault_cells(found: list[child.Result]) -> list[str]:
     return [" / ".join(outcomes), " / ".join(counts), spread("noticed"), spread("longest"), spread("start")]
 
 
+def exits(plan: Plan) -> Table:
+    """The end of a program whose workers are stuck."""
+    base, ours = plan.loaders
+    table = Table(
+        "The interpreter's exit with 4 stuck workers",
+        "Seconds from the program's last line until it is gone; all workers sleep in a sample for ever. At most 2 s "
+        "is asked.",
+        ["", "ratio", f"{base}, s", f"{ours}, s"],
+    )
+    arms = _arms(plan, table, "seconds", lambda loader: child.run("exits", loader, limit=100))
+    _add_ratio(plan, table, "exit", arms, 1.0, 2)
+    return table
+
+
 def state(plan: Plan) -> Table:
     """What being able to resume costs while nobody resumes."""
     table = Table(
@@ -412,6 +426,7 @@ GROUPS: dict[str, Callable[[Plan], Table]] = {
     "memory": physical_memory,
     "pool": pool,
     "faults": faults,
+    "exits": exits,
     "state": state,
     "guard": guard,
     "observing": observing,

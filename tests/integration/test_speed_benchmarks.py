@@ -67,6 +67,16 @@ def test_an_unknown_group_is_refused_with_the_names_there_are() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loader", ["torch", "safeloader"])
+def test_an_exit_with_stuck_workers_is_measured(loader: str) -> None:
+    command = [sys.executable, "-m", "benchmarks.speed.exits", loader, "--workers", "2"]
+    ended = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=100)
+    result = json.loads(ended.stdout.splitlines()[-1])
+    assert result["stuck"] == 2
+    assert result["seconds"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loader", ["torch", "safeloader"])
 def test_a_killed_worker_is_measured(loader: str) -> None:
     command = [sys.executable, "-m", "benchmarks.speed.faults", loader, "kill"]
     ended = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60)
