@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time  # noqa: F401
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,16 +35,6 @@ class Epoch(NamedTuple):
 
     batches: list[bytes]
     generators: str
-
-
-def until(fact: Callable[[], Any], seconds: float = 100.0) -> Any:
-    """Wait for a fact; returns it. Raises TimeoutError where it does not come true."""
-    end = time.monotonic() + seconds
-    while not (found := fact()):
-        if time.monotonic() > end:
-            raise TimeoutError(f"not true after {seconds:g} s")
-        time.sleep(0.01)
-    return found
 
 
 def seed(epoch: int = 0) -> None:
