@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -375,8 +376,14 @@ def test_f21_ctrl_c_reaches_who_waits_and_the_loader_goes_on(make: Make, d: Any,
     loader = make(pipelines=d.pipelines(labels=(d.Hangs(0, orders),)), order="SEQUENTIAL")
     iterator = iter(loader)
 
+    trainer = threading.get_ident()
+
+    def waits() -> bool:
+        names = [frame.name for frame in traceback.extract_stack(sys._current_frames()[trainer])]
+        return not orders.exists() and "__next__" in names
+
     def interrupt() -> None:
-        until(lambda: not orders.exists())  # the operation hangs
+        until(waits)  # the operation hangs, and the trainer is inside next()
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
