@@ -66,6 +66,7 @@ class Starting:
         method = _method(context, self._settings)
         if self._way is None or self._way.method != method:
             self._way = Way(method, self._settings.accelerators, self._settings.strict)
+            weakref.finalize(self, self._way.close)  # a closed driver, which holds it too, may await a collection
         return self._way
 
     def close(self) -> None:

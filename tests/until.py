@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["until"]
+__all__ = ["is_in", "until"]
 
 T = TypeVar("T")
 _PAUSE = 0.01  # seconds between two questions
@@ -29,6 +30,16 @@ def until(fact: Callable[[], T], seconds: float = 60.0) -> T:
             raise AssertionError(f"not true after {seconds:g} s: {_source(fact)} (it is {answer!r})")
         time.sleep(_PAUSE)
     return answer
+
+
+def is_in(thread: int, function: str) -> bool:
+    """Whether a thread, known by its ident, has called a function of this name that has not returned."""
+    frame = sys._current_frames()[thread]
+    while frame.f_code.co_name != function:
+        if frame.f_back is None:
+            return False
+        frame = frame.f_back
+    return True
 
 
 def _source(fact: Callable[[], object]) -> str:

@@ -62,7 +62,7 @@ def test_a_store_that_takes_connections_and_never_answers_holds_nobody_up(
         access._address = real
         assert until(lambda: (member.look(Glance()), "answers again" in caplog.text)[1])
         seen = until(lambda: (member.status(), member.look(Glance()), member.reading())[2].seen)
-        assert seen[0].row.state == "idle"
+        assert seen[0].row.state in {"idle", "between"}  # other tests' loaders may be alive
         assert member.reading().problem == ""
     member.leave()
     assert member.look(Glance()) is None

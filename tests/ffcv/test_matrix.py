@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ import torch
 
 from safeloader import LoaderClosedError, Policy, SettingsError
 from safeloader.errors import BadSampleError, BatchTimeoutError, BetonError, ForkRefusedError, PipelineError
-from tests.runtime.harness import environment, until
+from tests.runtime.harness import environment
+from tests.until import is_in, until
 
 Make = Callable[..., Any]
 
@@ -378,12 +378,8 @@ def test_f21_ctrl_c_reaches_who_waits_and_the_loader_goes_on(make: Make, d: Any,
 
     trainer = threading.get_ident()
 
-    def waits() -> bool:
-        names = [frame.name for frame in traceback.extract_stack(sys._current_frames()[trainer])]
-        return not orders.exists() and "__next__" in names
-
     def interrupt() -> None:
-        until(waits)  # the operation hangs, and the trainer is inside next()
+        until(lambda: not orders.exists() and is_in(trainer, "__next__"))  # the operation hangs, the trainer waits
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()

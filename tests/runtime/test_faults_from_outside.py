@@ -30,6 +30,7 @@ from tests.runtime.harness import (
     run_epoch,
     seed,
 )
+from tests.until import is_in, until
 
 
 def test_all_processes_killed_at_once_cost_no_batch(rig: Rig) -> None:
@@ -142,15 +143,25 @@ def test_an_exception_out_of_a_signal_handler_costs_no_batch(orders: Orders) -> 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
+    trainer = threading.get_ident()
+
+    def waits() -> bool:
+        """For the batch with that sample: whatever came before it has been taken, since it stands still."""
+        still.append((taken, is_in(trainer, "_next_data")))
+        return still[-100:] == [(taken, True)] * 100
+
     def come_between() -> None:
         orders.await_arrival("there")
+        until(waits)
         os.kill(os.getpid(), signal.SIGUSR1)
 
+    still: list[tuple[int, bool]] = []
+    taken = 0
     loader = make(Draws(COUNT, orders))
     interrupted = 0
 
     def stream() -> Iterator[torch.Tensor]:
-        nonlocal interrupted
+        nonlocal interrupted, taken
         batches = iter(loader)
         while True:
             try:
@@ -161,6 +172,7 @@ def test_an_exception_out_of_a_signal_handler_costs_no_batch(orders: Orders) -> 
             except StopIteration:
                 return
             else:
+                taken += 1
                 yield batch
 
     before = signal.signal(signal.SIGUSR1, interrupt)
