@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="128,224", help="pixels")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--cap", type=float, default=40.0, help="seconds until a program is said to hang")
+    parser.add_argument("--cap", type=float, default=hangs.CAP, help="seconds until a program is said to hang")
     parser.add_argument("--only", default=",".join(PARTS), help="parts")
     parser.add_argument("--out", type=Path, default=HERE, help="folder for RESULTS.md")
     parser.add_argument("--data", type=Path, default=HERE.parents[1] / "results" / "ffcv", help="for the photographs")
