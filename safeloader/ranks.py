@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch.distributed as dist
+
 __all__ = ["ALONE", "group"]
 
 ALONE = (0, 1)
@@ -10,6 +12,4 @@ ALONE = (0, 1)
 
 def group() -> tuple[int, int] | None:
     """Rank and world size; None where no process group is initialised."""
-    import torch.distributed as dist
-
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else None

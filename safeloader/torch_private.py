@@ -31,6 +31,7 @@ __all__ = [
     "default_collate_fn_map",
     "index_sampler",
     "is_iterable",
+    "norms",
     "plain_tensor",
     "profiling",
     "seed_worker",
@@ -147,6 +148,19 @@ def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
 
 
 # ---------------------------------------------------------------- storages: tests/runtime/test_carry_shared.py
+
+
+def norms(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The 2-norm of each of at least one tensor, in one call, without history.
+
+    Source: ``torch.nn.utils.get_total_norm``, which finds them so.
+    """
+    recorded = torch.is_grad_enabled()
+    torch._C._set_grad_enabled(False)  # torch.no_grad takes as long as five norms
+    try:
+        return list(torch._foreach_norm(tensors))
+    finally:
+        torch._C._set_grad_enabled(recorded)
 
 
 def untyped(storage: Any) -> torch.UntypedStorage:

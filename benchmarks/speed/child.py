@@ -14,18 +14,19 @@ import psutil
 Result = dict[str, Any]
 
 
-def run(module: str, *arguments: object, limit: float) -> Result:
+def run(module: str, *arguments: object, limit: float, environment: dict[str, str] | None = None) -> Result:
     """Run ``python -m benchmarks.speed.<module>`` and return what it measured.
 
     Args:
         module: The module in this package.
         arguments: Its command line.
         limit: Seconds until the program and all its children are killed.
+        environment: Variables that the program has beside those of this one.
 
     Returns:
         The measured values, or ``{"error": why}``.
     """
-    process = start(module, *arguments)
+    process = start(module, *arguments, environment=environment)
     try:
         out, err = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
@@ -36,7 +37,7 @@ def run(module: str, *arguments: object, limit: float) -> Result:
     return parse(out, err, process.returncode)
 
 
-def start(module: str, *arguments: object) -> subprocess.Popen[str]:
+def start(module: str, *arguments: object, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
     """Start a measuring program with pipes for its input and output, in a process group of its own."""
     command = [sys.executable, "-m", f"benchmarks.speed.{module}", *map(str, arguments)]
     return subprocess.Popen(
@@ -46,6 +47,7 @@ def start(module: str, *arguments: object) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        env=os.environ | (environment or {}),
     )
 
 

@@ -12,7 +12,7 @@ from .. import torch_private
 from ..observe.log import logger
 from . import denormals, ranks
 from .mend import mended
-from .scan import Found, is_float, leaves, look, quick_norm
+from .scan import Found, bad_leaves, is_float, look, norms
 from .trouble import HINTS, Trouble, error_of, trouble_in, trouble_in_batch
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class _Model:
 
     parameters: list[tuple[str, torch.nn.Parameter]] = field(default_factory=list)
     state: list[tuple[str, torch.Tensor]] = field(default_factory=list)  # what training changes: weights and buffers
+    tensors: list[torch.Tensor] = field(default_factory=list)  # those of the state
 
 
 class FiniteGuard:
@@ -58,7 +59,8 @@ class FiniteGuard:
         most_skips: More steps skipped in a row raise.
 
     Attributes:
-        gradient_norm: The 2-norm of all gradients at the last step, as they lay; None before.
+        gradient_norm: The 2-norm of all gradients at the last step, as they lay (of a sharded model, of this rank's
+            part); None before.
         steps: Steps looked at.
         skipped: Steps that were skipped.
         troubles: What was found, oldest first; at most the last 1,000.
@@ -108,7 +110,8 @@ class FiniteGuard:
         parameters = list(self._model.named_parameters())
         buffers = [(n, b) for n, b in self._model.named_buffers() if is_float(b) and n not in self._meant]
         trained = [(n, p) for n, p in parameters if p.requires_grad and is_float(p)]
-        self._seen = _Model(trained, [*trained, *buffers])
+        state = [*trained, *buffers]
+        self._seen = _Model(trained, state, [tensor for _, tensor in state])
 
     def _check_beginning(self) -> None:
         found = [
@@ -146,7 +149,7 @@ class FiniteGuard:
             NonFiniteError: under ``"raise"``.
         """
         self._batch, self._indices = number, None if indices is None else list(indices)
-        found = _quick_then_closely(list(leaves(batch)))
+        found = bad_leaves(batch)
         if not found:
             return batch
         trouble = trouble_in_batch(found, self.steps, number, self._indices)
@@ -175,12 +178,10 @@ class FiniteGuard:
             NonFiniteError: see the class.
         """
         troubles, self._pending = self._pending, []
-        gradients = [(name, p.grad) for name, p in self._seen.parameters if p.grad is not None]
-        with_weights = self.weights_every > 0 and self.steps % self.weights_every == 0
-        if not self._quickly_fine(loss, gradients, with_weights):
-            troubles += self._closely(loss, gradients, bool(troubles))
+        if not self._quickly_fine(loss, self.weights_every > 0 and self.steps % self.weights_every == 0):
+            troubles += self._closely(loss, bool(troubles))
         if self.denormals_every and self.steps % self.denormals_every == 0:
-            named = [*self._seen.state, *((f"{name}.grad", gradient) for name, gradient in gradients)]
+            named = [*self._seen.state, *((f"{name}.grad", gradient) for name, gradient in self._gradients())]
             denormals.tell_new(self.denormals, named)
         self.steps += 1
         if self.action == "warn":
@@ -189,25 +190,25 @@ class FiniteGuard:
             return True
         if ranks.any_rank(bool(troubles)):
             return self._refuse(troubles)
-        self._in_a_row = 0 if not self._left_to_scaler(gradients) else self._in_a_row
+        self._in_a_row = 0 if not self._left_to_scaler() else self._in_a_row
         return True
 
-    def _quickly_fine(
-        self, loss: torch.Tensor | None, gradients: list[tuple[str, torch.Tensor]], with_weights: bool
-    ) -> bool:
-        norm = quick_norm([gradient for _, gradient in gradients])
-        parts = [norm.float()]
-        if loss is not None:
-            parts.append(loss.detach().sum().to(norm.device, torch.float32))
+    def _gradients(self) -> list[tuple[str, torch.Tensor]]:
+        return [(name, gradient) for name, p in self._seen.parameters if (gradient := p.grad) is not None]
+
+    def _quickly_fine(self, loss: torch.Tensor | None, with_weights: bool) -> bool:
+        """Without names: a step computes for its own caches, and each object that is touched here has to be fetched."""
+        watched = [gradient for _, p in self._seen.parameters if (gradient := p.grad) is not None]
+        gradients = len(watched)
         if with_weights:
-            parts.append(quick_norm([tensor.detach() for _, tensor in self._seen.state]).to(norm.device, torch.float32))
-        values = torch.stack(parts).tolist()  # the one time that an accelerator is waited for
-        self.gradient_norm = values[0]
+            watched += self._seen.tensors
+        if loss is not None:
+            watched.append(loss)
+        values = norms(watched)
+        self.gradient_norm = math.hypot(*values[:gradients])
         return all(map(math.isfinite, values))
 
-    def _closely(
-        self, loss: torch.Tensor | None, gradients: list[tuple[str, torch.Tensor]], batch_is_bad: bool
-    ) -> list[Trouble]:
+    def _closely(self, loss: torch.Tensor | None, batch_is_bad: bool) -> list[Trouble]:
         troubles = []
         weights = [bad for name, tensor in self._seen.state if (bad := look(name, tensor)) is not None]
         if weights:
@@ -215,7 +216,7 @@ class FiniteGuard:
         bad_loss = None if loss is None else look("loss", loss)
         if bad_loss is not None:
             troubles.append(self._trouble("loss", [bad_loss], "the loss is not finite"))
-        wrong = [bad for name, gradient in gradients if (bad := look(name, gradient)) is not None]
+        wrong = [bad for name, gradient in self._gradients() if (bad := look(name, gradient)) is not None]
         if wrong and (troubles or batch_is_bad or not self._scaler_may_skip()):
             troubles.append(self._trouble("gradients", wrong, "the gradients are not finite"))
         return troubles
@@ -226,7 +227,7 @@ class FiniteGuard:
         self._in_a_row += 1
         return self._in_a_row <= self.most_skips
 
-    def _left_to_scaler(self, gradients: list[tuple[str, torch.Tensor]]) -> bool:
+    def _left_to_scaler(self) -> bool:
         return self.scaler is not None and self.gradient_norm is not None and not math.isfinite(self.gradient_norm)
 
     def _refuse(self, troubles: list[Trouble]) -> bool:
@@ -281,16 +282,6 @@ class FiniteGuard:
         self._told += 1
         if self._told <= 10 or self._told & (self._told - 1) == 0:
             logger.warning("step %d: %s%s (%d so far)", max(self.steps - 1, 0), "; ".join(texts), done, self._told)
-
-
-def _quick_then_closely(named: list[tuple[str, Any]]) -> list[tuple[Found, Any]]:
-    tensors = [leaf.detach() for _, leaf in named if isinstance(leaf, torch.Tensor)]
-    alike = len({tensor.device for tensor in tensors}) <= 1
-    others = [(name, leaf) for name, leaf in named if not isinstance(leaf, torch.Tensor)]
-    if alike and not others and (not tensors or bool(torch.isfinite(quick_norm(tensors)))):
-        return []
-    looked = ((look(name or "the batch", leaf), leaf) for name, leaf in named)
-    return [(bad, leaf) for bad, leaf in looked if bad is not None]
 
 
 def _told_by(loader: Any) -> tuple[int, list[Any]] | None:

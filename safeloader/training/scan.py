@@ -17,10 +17,12 @@ from typing import Any
 import numpy
 import torch
 
-__all__ = ["Found", "dense", "leaves", "not_finite", "quick_norm", "rows_not_finite"]
+from .. import torch_private
+
+__all__ = ["Found", "bad_leaves", "dense", "leaves", "norms", "not_finite", "rows_not_finite"]
 
 _DEEPEST = 32
-_total_norm: Any = getattr(torch.nn.utils, "get_total_norm", None)  # torch 2.6 and later
+_WHOLE = (torch.Tensor, torch.nn.Parameter)
 
 
 @dataclass(frozen=True)
@@ -37,21 +39,30 @@ class Found:
         return f"{self.name} ({' and '.join(parts)} of {self.total:,})"
 
 
-def quick_norm(tensors: list[torch.Tensor]) -> torch.Tensor:
-    """The 2-norm over all of them, one number on the device of the first: finite only if every entry is."""
-    usable = [dense(tensor) for tensor in tensors]
-    if _total_norm is not None:
-        total: torch.Tensor = _total_norm(usable)
-        return total
-    if not usable:
-        return torch.tensor(0.0)
-    norms = [torch.linalg.vector_norm(tensor).to(usable[0].device) for tensor in usable]
-    norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
-    return norm
+def norms(tensors: list[torch.Tensor]) -> list[float]:
+    """The 2-norm of each: finite only if every entry is. An accelerator is waited for once."""
+    if not tensors:
+        return []
+    if type(tensors[0]) in _WHOLE:
+        try:  # nearly always they are alike, and asking each what it is would take as long as its norm
+            return _values(torch_private.norms(tensors))
+        except (RuntimeError, NotImplementedError):
+            pass
+    return _values(torch_private.norms([dense(tensor) for tensor in tensors]))
+
+
+def _values(numbers: list[torch.Tensor]) -> list[float]:
+    device = numbers[0].device
+    if device.type == "cpu":
+        return [number.item() for number in numbers]
+    values: list[float] = torch.stack([number.to(device) for number in numbers]).tolist()
+    return values
 
 
 def dense(tensor: torch.Tensor) -> torch.Tensor:
-    """As a type and layout that torch can compute with."""
+    """As a type and layout that torch can compute with; of a sharded tensor, this rank's part."""
+    if type(tensor) not in _WHOLE and hasattr(tensor, "to_local"):  # torch.distributed.tensor.DTensor
+        tensor = tensor.to_local()
     if tensor.layout is not torch.strided:
         tensor = tensor.coalesce().values() if tensor.layout is torch.sparse_coo else tensor.to_dense()
     return tensor.float() if tensor.itemsize == 1 else tensor  # float8 has no norm
@@ -84,7 +95,7 @@ def _look(name: str, leaf: Any, may_be_infinite: tuple[str, ...]) -> Found | Non
     if isinstance(leaf, float):
         return None if math.isfinite(leaf) else Found(name, int(math.isnan(leaf)), int(math.isinf(leaf)), 1)
     tensor = _as_tensor(leaf)
-    if bool(torch.isfinite(quick_norm([tensor]))):
+    if math.isfinite(*norms([tensor])):
         return None
     tensor = dense(tensor)
     nans, infinities = int(torch.isnan(tensor).sum()), int(torch.isinf(tensor).sum())
@@ -99,6 +110,25 @@ def _as_tensor(leaf: Any) -> torch.Tensor:
     if not leaf.flags.writeable or any(stride < 0 for stride in leaf.strides) or not leaf.dtype.isnative:
         leaf = leaf.astype(leaf.dtype.newbyteorder("="))
     return torch.from_numpy(leaf)
+
+
+def bad_leaves(batch: Any) -> list[tuple[Found, Any]]:
+    """What is not finite in a batch: each finding with the tensor, array or number itself."""
+    if _plainly_fine(batch):
+        return []
+    named = list(leaves(batch))
+    tensors = [leaf for _, leaf in named if isinstance(leaf, torch.Tensor)]
+    if len(tensors) == len(named) and all(map(math.isfinite, norms(tensors))):
+        return []
+    looked = ((look(name or "the batch", leaf), leaf) for name, leaf in named)
+    return [(bad, leaf) for bad, leaf in looked if bad is not None]
+
+
+def _plainly_fine(batch: Any) -> bool:
+    """True for a finite list or tuple of tensors, which most batches are: found without giving each tensor a name."""
+    if type(batch) not in (list, tuple) or any(type(item) is not torch.Tensor for item in batch):
+        return False
+    return all(map(math.isfinite, norms([tensor for tensor in batch if is_float(tensor)])))
 
 
 def rows_not_finite(leaf: Any) -> list[int]:
@@ -137,7 +167,9 @@ def _leaves(value: Any, name: str, depth: int, above: set[int]) -> Iterator[tupl
 
 
 def _inside(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
+    if type(value) is list or type(value) is tuple:  # what a batch mostly is; the questions below take longer
+        yield from ((f"{name}[{number}]", item) for number, item in enumerate(value))
+    elif isinstance(value, Mapping):
         for key, item in value.items():
             yield _dotted(name, key) if isinstance(key, str) else f"{name}[{key!r}]", item
     elif isinstance(value, tuple) and hasattr(value, "_fields"):

@@ -265,3 +265,14 @@ def test_the_timeout_of_the_process_group_is_the_one_it_was_given() -> None:
         assert torch_private.group_timeout() == 77.0
     finally:
         dist.destroy_process_group()
+
+
+def test_norms_are_those_of_each_tensor() -> None:
+    tensors = [torch.tensor([3.0, 4.0]), torch.tensor(2.0, dtype=torch.float64), torch.zeros(0)]
+    assert [norm.item() for norm in torch_private.norms(tensors)] == [5.0, 2.0, 0.0]
+    (norm,) = torch_private.norms([torch.ones(3, requires_grad=True)])
+    assert not norm.requires_grad
+    assert torch.is_grad_enabled()
+    with pytest.raises(RuntimeError):
+        torch_private.norms([])
+    assert torch.is_grad_enabled()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from torch.utils.data import Dataset
 from safeloader import DataLoader
 from safeloader.training import FiniteGuard, NonFiniteError
 from safeloader.training.denormals import denormal_share
-from safeloader.training.scan import leaves, not_finite, quick_norm
+from safeloader.training.scan import leaves, norms, not_finite
 
 NAN, INF = float("nan"), float("inf")
 
@@ -386,10 +387,10 @@ def test_weights_and_gradients_of_denormal_numbers_are_named_once(
     assert "many denormal numbers" in message and "set_flush_denormal" in message
 
 
-def test_the_quick_look_without_torchs_newer_function_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    tensors = [torch.randn(3, 4), torch.randn(5).double(), torch.zeros(0), torch.tensor(2.0)]
-    usual = quick_norm(tensors)
-    monkeypatch.setattr("safeloader.training.scan._total_norm", None)
-    assert float(quick_norm(tensors)) == pytest.approx(float(usual))
-    assert float(quick_norm([])) == 0.0
-    assert torch.isnan(quick_norm([*tensors, BAD]))
+def test_norms_tell_nan_and_infinity_apart_from_every_finite_value() -> None:
+    fine = [torch.randn(3, 4), torch.randn(5).double(), torch.zeros(0), torch.tensor(2.0), torch.ones(3).bfloat16()]
+    found = norms([*fine, torch.ones(4, dtype=torch.complex64), torch.tensor([3.0, 4.0]).to_sparse()])
+    assert found[2:] == pytest.approx([0.0, 2.0, 3**0.5, 2.0, 5.0], rel=0.01)
+    assert norms([]) == []
+    bad = norms([*fine, BAD, torch.tensor([1.0, float("inf")])])
+    assert [math.isfinite(value) for value in bad] == [True] * 5 + [False] * 2

@@ -48,6 +48,7 @@ def test_two_ranks_decide_the_same_and_resume_from_the_same_checkpoint(tmp_path:
         "finite True",
         "raise True step 1",
         "weights of one rank end all True",
+        "each rank looks at its part of a sharded model [True, True, True, True] True",
         saved,
         "resumed True",
         "own state True True",

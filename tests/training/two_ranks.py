@@ -95,6 +95,16 @@ def guards() -> None:
         guard.allows_step()
     except NonFiniteError as error:
         say("weights of one rank end all", "0.weight" in str(error))
+    parts = nn.Linear(4, 3)
+    fully_shard(parts)
+    guard = FiniteGuard(parts, action="skip_step")
+    allowed = _train(parts, guard, torch.optim.SGD(parts.parameters(), lr=0.1), -1, 0)
+    with torch.no_grad():
+        parts.weight.to_local().fill_(NAN if dist.get_rank() == 1 else 1.0)
+    try:
+        guard.allows_step()
+    except NonFiniteError as error:
+        say("each rank looks at its part of a sharded model", allowed, "weight" in str(error))
 
 
 def stores(folder: Path) -> None:
