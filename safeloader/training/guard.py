@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
 from .. import torch_private
 from ..observe.log import logger
 from . import denormals, ranks
@@ -18,6 +16,7 @@ from .trouble import HINTS, Trouble, error_of, trouble_in, trouble_in_batch
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    import torch
     from torch.utils.hooks import RemovableHandle
 
 __all__ = ["FiniteGuard"]
