@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import SafeLoaderError
 from ..loader import DataLoader
+from ..runtime import ahead
 from ..settings import Policy
 from .engine import Engine, Place, Recipe
 from .ways import Arrived, BadHere, FellOver, places, reason
@@ -39,6 +40,7 @@ class HostedBatches:
         self._first = first
         self._engine: Engine | None = None
         self._batches: Batches | None = None
+        self._begun = first
         self._due: Place | None = None
 
     def open(self) -> None:
@@ -51,7 +53,10 @@ class HostedBatches:
 
         assert self._engine is not None
         if self._batches is None or place != self._due:
+            self._recall()
             self._batches = self._engine.begin(place)
+            self._begun = place
+        self._lend(self._batches)
         self._due = replace(place, batch=place.batch + 1)
         try:
             made = self._batches.next(None)
@@ -59,6 +64,21 @@ class HostedBatches:
             self._batches = None
             raise reason(failed)  # noqa: B904 - it has its own cause
         return made.values, tuple(BadHere(b.position, int(made.samples[b.position]), b.why) for b in made.bad)
+
+
+    def _lend(self, batches: Batches) -> None:
+        """Have the batches of tasks that wait made where they are sent from."""
+        for task in ahead.waiting(self._recall):
+            place: Place = task.indices
+            if replace(place, batch=self._begun.batch) == self._begun:
+                batches.lend(place.batch - self._begun.batch, task.reserve)
+
+    def _recall(self) -> None:
+        """Nothing is written any more. However long that takes: this process is watched."""
+        if self._batches is not None:
+            self._batches.close()
+            self._batches.join()
+            self._batches = None
 
 
 def open_dataset(_: int) -> None:
@@ -161,7 +181,7 @@ class HostedWay:
         loader: DataLoader[Any] = DataLoader(
             HostedBatches(self._recipe, place),  # type: ignore[arg-type]
             batch_size=None, sampler=self._plan, num_workers=1, multiprocessing_context="spawn",
-            worker_init_fn=open_dataset, persistent_workers=True, prefetch_factor=2,
+            worker_init_fn=open_dataset, persistent_workers=True, prefetch_factor=3,
             policy=self._policy, name=self._recorder.name,
         )  # fmt: skip
         loader._safe.recorder = cast("Any", self._told)

@@ -31,6 +31,15 @@ class Pool:
         self._spare = spare
         self._arrays: list[np.ndarray[Any, Any]] = []
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one array."""
+        return int(np.prod(self._shape)) * self._dtype.itemsize
+
+    def shaped(self, memory: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Foreign memory, ``nbytes`` of it, as an array like those of the pool; it is not the pool's."""
+        return memory.view(self._dtype).reshape(self._shape)
+
     def take(self) -> np.ndarray[Any, Any]:
         """An array that nothing else refers to; the caller holds it until he has made his views."""
         free = [number for number in range(len(self._arrays)) if sys.getrefcount(self._arrays[number]) == _FREE]
@@ -57,7 +66,7 @@ class Slots:
     """Stands for FFCV's array of slots: slot ``i`` is whatever array was put there for the batch in work."""
 
     def __init__(self, pool: Pool, count: int) -> None:
-        self._pool = pool
+        self.pool = pool
         self._slots: list[np.ndarray[Any, Any] | None] = [None] * count
 
     def __getitem__(self, slot: int) -> np.ndarray[Any, Any]:
@@ -65,9 +74,9 @@ class Slots:
         assert found is not None, "no batch is in work in this slot"
         return found
 
-    def open(self, slot: int) -> None:
-        """A batch begins in this slot."""
-        self._slots[slot] = self._pool.take()
+    def open(self, slot: int, lent: np.ndarray[Any, Any] | None = None) -> None:
+        """A batch begins in this slot, in memory that was lent for it, or in memory of the pool."""
+        self._slots[slot] = self.pool.take() if lent is None else lent
 
     def close(self, slot: int) -> None:
         """The batch is made: only what looks into it keeps its memory now."""

@@ -24,6 +24,8 @@ from .decoders import VERDICTS
 from .order import mixed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .engine import Engine, Place
 
 __all__ = ["Bad", "Batches", "Failed", "Made", "Producer", "ThreadHung"]
@@ -85,6 +87,7 @@ class Producer(EpochIterator):  # type: ignore[misc,unused-ignore]
         self.in_work: Any = None
         self.abandoned = self.closed = False
         self.memory_allocations: Any = None
+        self._lent: dict[int, list[np.ndarray[Any, Any]]] = {}
         buffers, self._leased, self._guards = engine.allocate()
         self._rings = _extents(buffers) if self._copy else []
         graph = engine.loader.graph
@@ -118,9 +121,8 @@ class Producer(EpochIterator):  # type: ignore[misc,unused-ignore]
                 return
             self.in_work, self.began = samples, monotonic()
             slot = number % slots
-            made = self._make(number, samples, slot, events[slot])
-            self.began = None
-            if not self._put((slot, made)):
+            # No name here for what was made: it would keep the batch's memory while the next one is in work.
+            if not self._put((slot, self._make(number, samples, slot, events[slot]))):
                 return
             if IS_CUDA:  # as FFCV does: the consumer's work so far is on the slot that he has just left
                 event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -129,8 +131,10 @@ class Producer(EpochIterator):  # type: ignore[misc,unused-ignore]
 
     def _make(self, number: int, samples: Any, slot: int, event: Any) -> Made:
         _seed(int(mixed(self._seed, self.place.epoch, np.array([self.place.batch + number]))[0]))
-        for slots in self._leased:
-            slots.open(slot)
+        lent = self._lent.pop(number, [])
+        for which, slots in enumerate(self._leased):
+            slots.open(slot, lent[which] if lent else None)
+        lent.clear()
         memory: Any = self.memory_allocations["operation"]
         try:
             for salt, (node, _, at) in enumerate(self._guards):
@@ -148,6 +152,18 @@ class Producer(EpochIterator):  # type: ignore[misc,unused-ignore]
         finally:
             for slots in self._leased:
                 slots.close(slot)
+            self.began = None
+
+    def lend(self, number: int, reserve: Callable[[list[int]], list[torch.Tensor]]) -> None:
+        """Have a batch, counted from where this thread began, made in other memory than the pool's, if it can be."""
+        pools = [slots.pool for slots in self._leased]
+        if pools:
+            memories = reserve([pool.nbytes for pool in pools])
+            self._lent[number] = [pool.shaped(m.numpy()) for pool, m in zip(pools, memories, strict=True)]
+
+    def lent_too_late(self, number: int) -> None:
+        """A batch has been made; memory that came after its beginning is not used."""
+        self._lent.pop(number, None)
 
     def _bad(self, memory: Any, slot: int, count: int) -> list[Bad]:
         found = []
@@ -204,6 +220,7 @@ class Producer(EpochIterator):  # type: ignore[misc,unused-ignore]
             if self.abandoned or (self.began is not None and monotonic() - self.began > _JOIN):
                 return  # stuck in an operation: it cannot be ended, and must keep its memory
         _drain(self.output_queue)
+        self._lent.clear()
         self.memory_context.__exit__(None, None, None)
         for thread in getattr(getattr(self.memory_context, "executor", None), "threads", ()):
             thread.join(timeout=_JOIN)
@@ -246,6 +263,7 @@ class Batches:
     def __init__(self, producer: Producer) -> None:
         self._producer = producer
         self._ended = False
+        self._taken = 0
         self._end = weakref.finalize(self, producer.close)
 
     def next(self, seconds: float | None) -> Made:
@@ -274,7 +292,18 @@ class Batches:
             if item is None:
                 raise StopIteration
             raise item
+        self._producer.lent_too_late(self._taken)
+        self._taken += 1
         return self._producer.settled(*item)
+
+    def lend(self, number: int, reserve: Callable[[list[int]], list[torch.Tensor]]) -> None:
+        """Have a batch (0 is the thread's first) made in memory that ``reserve`` gives for sizes in bytes."""
+        if number >= self._taken:
+            self._producer.lend(number, reserve)
+
+    def join(self) -> None:
+        """Wait for the thread's end, however long its operation takes."""
+        self._producer.join()
 
     def _look(self, asked: float, seconds: float | None) -> None:
         producer = self._producer

@@ -158,6 +158,15 @@ class Blocking:
                 message = self._messages.popleft()
         return message, descriptors
 
+    def arrived(self) -> tuple[Any, ...]:
+        """The messages that are there and were not received yet, in order; waits for none."""
+        try:
+            while data := self.socket.recv(_CHUNK, socket.MSG_DONTWAIT):
+                self._messages.extend(self._frames.feed(data))
+        except OSError:  # nothing more now; if the peer is gone, receive() sees it
+            pass
+        return tuple(self._messages)
+
     def receive(self) -> Any | None:
         """The next message, None when the trainer closed its side."""
         while not self._messages:

@@ -40,14 +40,34 @@ class LeaseWriter:
         self._slot = -1
         self._mappings: list[Mapping] = []
         self._anchors: list[memoryview] = []
+        self._reserved: dict[int, tuple[list[Mapping], list[memoryview], int]] = {}
         self.used = 0
         self.in_place = True
 
     def open(self, slot: int) -> None:
-        """Begin with an empty lease."""
+        """Begin with a lease: empty, or with what was reserved in it."""
         self._slot = slot
         self.used = 0
-        self._add(self._arena.map(slot, 1))
+        if self._reserved and slot in self._reserved:
+            self._mappings, self._anchors, self.used = self._reserved.pop(slot)
+        else:
+            self._add(self._arena.map(slot, 1))
+
+    def reserve(self, slot: int, sizes: list[int]) -> list[torch.Tensor]:
+        """Flat tensors of bytes in a lease that is not open yet; opened, it goes on behind them."""
+        open_now = self._slot, self._mappings, self._anchors, self.used
+        self._mappings, self._anchors = [], []
+        try:
+            self.open(slot)
+            tensors = [self.tensor(torch.uint8, size)[0] for size in sizes]
+            self._reserved[slot] = self._mappings, self._anchors, self.used
+        finally:
+            self._slot, self._mappings, self._anchors, self.used = open_now
+        return tensors
+
+    def take_back(self, slot: int) -> None:
+        """What was reserved in a lease that will not be opened is not written any more."""
+        self._reserved.pop(slot, None)
 
     def _add(self, mapping: Mapping) -> None:
         self._mappings.append(mapping)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 from time import monotonic
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import torch_private
-from . import carry
+from . import ahead, carry
 from . import protocol as p
 from .channel import Blocking
 from .codec import Encoder
@@ -73,6 +74,7 @@ class Host:
         self._encoder = Encoder(self._writer, config.token)
         self._generators = self._floor.generators
         self._workers: dict[int, Worker] = {}
+        self._recalls: dict[int, Callable[[], None]] = {}  # by slot: whose lease the dataset writes into already
         self._tables: dict[int, list[type]] = {}  # each worker has its own classes of the main script
         self._handlers: dict[int, Callable[..., None]] = {
             p.HOST: self._host,
@@ -86,7 +88,7 @@ class Host:
     def serve(self) -> None:
         """Until the trainer closes the channel, which is this host's alone."""
         assert isinstance(self._link, Blocking)
-        with collating_into(self._writer):
+        with collating_into(self._writer), ahead.showing(self._waiting):
             while True:
                 message = self._link.receive()
                 if message is None or self.left:
@@ -143,8 +145,6 @@ class Host:
     def _worker_class(self) -> Callable[..., Worker]:
         if self._config.chaos is None:
             return Worker
-        import functools
-
         from ..testing.chaotic import ChaoticWorker
         from ..testing.program import Handed
 
@@ -168,7 +168,11 @@ class Host:
     # ------------------------------------------------------------ tasks
 
     def _task(self, number: int, task: int, indices: Any, skip: tuple[int, ...], slot: int) -> None:
+        recall = self._recalls.pop(slot, None)
         if self._page.is_passed(task):
+            if recall is not None:
+                recall()
+                self._writer.take_back(slot)
             self._link.send((p.PASSED, task, monotonic()))
             return
         taken_at = self._page.take_task(task)
@@ -195,6 +199,21 @@ class Host:
         except Exception as error:
             told = unsendable(error, loaded.batch, indices, self._classes())
             return self._raised(worker, task, told, unpicklable=True)
+
+    def _waiting(self, recall: Callable[[], None]) -> list[ahead.WaitingTask]:
+        """The tasks that have arrived for the worker that is in, but for those whose leases are reserved."""
+        assert isinstance(self._link, Blocking)
+        assert self._floor.holder is not None
+        return [
+            ahead.WaitingTask(self._indices(message[3]), functools.partial(self._reserve, message[5], recall))
+            for message in self._link.arrived()
+            if message[:2] == (p.TASK, self._floor.holder.id) and message[5] not in self._recalls
+        ]
+
+    def _reserve(self, slot: int, recall: Callable[[], None], sizes: list[int]) -> list[torch.Tensor]:
+        tensors = self._writer.reserve(slot, sizes)
+        self._recalls[slot] = recall
+        return tensors
 
     def _loaded(self, worker: Worker, task: int, loaded: Loaded, taken_at: float) -> Any:
         if loaded.empty:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -85,6 +86,47 @@ def test_a_fault_costs_a_replacement_and_no_byte(hosted: Any, expected: list[Any
     assert row.cause == ("hung" if fault == "hang" else "died")
     assert due - 5 <= row.batch <= due, "FFCV works so many batches ahead"
     assert len(row.indices) == 10
+
+
+@pytest.mark.ffcv
+def test_batches_of_tasks_that_wait_are_made_in_their_leases(make: Make, expected: list[Any]) -> None:
+    from safeloader.ffcv.engine import Place
+    from safeloader.ffcv.hosted import HostedBatches
+    from safeloader.runtime import ahead
+
+    reserved: dict[int, list[torch.Tensor]] = {}
+    recalls = []
+
+    def two_more(recall: Callable[[], None]) -> list[ahead.WaitingTask]:
+        def reserve(batch: int, sizes: list[int]) -> list[torch.Tensor]:
+            reserved[batch] = [torch.empty(size, dtype=torch.uint8) for size in sizes]
+            return reserved[batch]
+
+        recalls.append(recall)
+        return [
+            ahead.WaitingTask(Place(0, batch, None), functools.partial(reserve, batch))
+            for batch in range(number + 1, min(number + 3, len(expected)))
+            if batch not in reserved
+        ]
+
+    dataset = HostedBatches(make(order="RANDOM", seed=3)._recipe, Place(0, 0, None))
+    dataset.open()
+    in_leases = []
+    with ahead.showing(two_more):
+        for number in range(len(expected)):
+            values, _ = dataset[Place(0, number, None)]
+            assert same([values], [expected[number]])
+            if number in reserved:
+                starts = {memory.data_ptr() for memory in reserved[number]}
+                in_leases.append({value.data_ptr() for value in values} == starts)
+        assert sum(in_leases) > len(expected) // 2, "all but those that were begun before their leases were known"
+        number = 2
+        dataset[Place(0, 2, None)]
+        thread = dataset._batches._producer
+        recalls[-1]()
+        assert not thread.is_alive()
+        assert same([dataset[Place(0, 3, None)][0]], [expected[3]])
+    dataset._engine.close()
 
 
 @pytest.mark.slow

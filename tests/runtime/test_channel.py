@@ -123,3 +123,20 @@ def test_several_messages_in_one_read_come_one_after_another(ends: tuple[NonBloc
     for number in range(3):
         channel.send(number)
     assert [link.receive() for _ in range(3)] == [0, 1, 2]
+
+
+def test_what_has_arrived_can_be_looked_at_before_it_is_received(ends: tuple[NonBlocking, Blocking]) -> None:
+    channel, link = ends
+    assert link.arrived() == ()
+    for number in range(2):
+        channel.send((number, b"x" * 100_000))
+    assert [message[0] for message in link.arrived()] == [0, 1]
+    channel.send((2,))
+    assert link.receive()[0] == 0
+    assert [message[0] for message in link.arrived()] == [1, 2]
+    channel.shut()
+    assert [message[0] for message in link.arrived()] == [1, 2]
+    assert [link.receive()[0] for _ in range(2)] == [1, 2]
+    assert link.receive() is None
+    link.socket.close()
+    assert link.arrived() == ()
