@@ -14,6 +14,7 @@ from ..loader import DataLoader
 from ..runtime import ahead
 from ..settings import Policy
 from .engine import Engine, Place, Recipe
+from .need import require
 from .ways import Arrived, BadHere, FellOver, places, reason
 
 if TYPE_CHECKING:
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
 __all__ = ["HostedWay"]
 
 
+class _Mended:
+    """Read in another process, it imports FFCV there with its mends: before any object of FFCV's own is read."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return require, ()
+
+
 class HostedBatches:
     """The dataset in the process: ``[place]`` is the batch of that place. In order, it costs nothing to ask.
 
@@ -36,6 +44,7 @@ class HostedBatches:
     """
 
     def __init__(self, recipe: Recipe, first: Place) -> None:
+        self._ffcv = _Mended()  # comes first
         self._recipe = recipe
         self._first = first
         self._engine: Engine | None = None

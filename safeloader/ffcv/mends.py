@@ -7,6 +7,7 @@ Installed files are never edited: classes are changed in memory, and plain FFCV 
 mend               the fault
 ================== ==================================================================================================
 distutils          ``import ffcv`` needs distutils, which Python 3.12 no longer has
+plain_table        ``import ffcv`` compiles for two seconds, for a table of two names that only Python reads
 thread_count       importing FFCV, and each loader and epoch, sets torch's number of threads; more workers than cores
                    are a ValueError
 group_operations   a pipeline that goes back to compiled code after a tensor operation: the constructor never returns
@@ -86,6 +87,18 @@ def _import_ffcv() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of distutils and ast.Index, for its authors alone
         import ffcv  # noqa: F401
+
+
+def _plain_table() -> None:
+    """Import FFCV with a plain dictionary in the place of numba's. Where it is imported already, nothing is won."""
+    import numba.typed
+
+    numbas = numba.typed.Dict
+    numba.typed.Dict = dict
+    try:
+        threads_restored(_import_ffcv)
+    finally:
+        numba.typed.Dict = numbas
 
 
 def _thread_count() -> None:
@@ -282,6 +295,7 @@ def _read_page(file: Any, memory: Any, offset: int) -> None:
 
 MENDS: dict[str, Callable[[], None]] = {
     "distutils": _distutils,
+    "plain_table": _plain_table,
     "thread_count": _thread_count,
     "group_operations": _group_operations,
     "compile_once": _compile_once,

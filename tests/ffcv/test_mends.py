@@ -41,6 +41,21 @@ def test_torchs_number_of_threads() -> None:
     assert run(program.format("from safeloader.ffcv.need import require; require()")).stdout.strip() == "3"
 
 
+def test_an_import_compiles_nothing() -> None:
+    program = """
+import numba.core.event as event
+compiled = event.RecordingListener()
+event.register("numba:compile", compiled)
+{}
+import numba.typed
+from ffcv.fields import rgb_image
+print(len(compiled.buffer) > 0, type(rgb_image.IMAGE_MODES).__name__, numba.typed.Dict.__module__, *rgb_image.IMAGE_MODES)
+"""
+    assert run(program.format("import ffcv")).stdout.split() == ["True", "Dict", "numba.typed.typeddict", "jpg", "raw"]
+    mended = run(program.format("from safeloader.ffcv.need import require; require()"))
+    assert mended.stdout.split() == ["False", "dict", "numba.typed.typeddict", "jpg", "raw"], mended.stderr
+
+
 def test_more_threads_than_cores() -> None:
     import numba
     from ffcv.pipeline.compiler import Compiler
