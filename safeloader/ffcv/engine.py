@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import PipelineError
-from . import mends, pipelines
+from . import kept, mends, pipelines
 from .beton import Beton, Fingerprint, unchanged
 from .leases import Pool, Slots
 from .need import require
@@ -85,7 +85,7 @@ class Engine:
     def __init__(self, recipe: Recipe, size: int | None) -> None:
         require()
         if recipe.cache:
-            mends.compile_to_disk(recipe.cache)
+            kept.keep_in(recipe.cache)
         self.recipe = recipe
         self.size: int | None = None
         unchanged(recipe.path, recipe.print)

@@ -15,7 +15,8 @@ group_operations   a pipeline that goes back to compiled code after a tensor ope
 compile_once       each loader compiles the same functions anew: 5 s and 33 MB that are never freed
 frozen_types       a pipeline that is compiled for a second type of array fails (KeyError), and freed code complains:
                    numba's one type of byte arrays is made read-only in place, so that what is kept by it is lost
-compile_to_disk    ... and so does each process
+link_by_name       ... and so does each process: numba keeps no code that calls a library by its address, and finds none
+                   that is made of compiled parts (see `kept`)
 fork_lock          a fork while numba compiles: the child waits for ever for numba's lock
 page_readers       a page reader that meets an error dies, and the epoch waits for it for ever; a file that was cut off
                    gives the bytes of an older page
@@ -24,7 +25,6 @@ page_readers       a page reader that meets an error dies, and the epoch waits f
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 import types
@@ -33,13 +33,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import kept
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
 __all__ = ["MENDS", "apply", "threads_restored"]
 
 _done: set[str] = set()
-_FOREIGN = type(ctypes.pythonapi.Py_GetVersion).__mro__[-2]  # what every function of a loaded library is
 
 
 def apply(leave_out: Collection[str] = ()) -> None:
@@ -90,7 +91,7 @@ def _import_ffcv() -> None:
 
 
 def _plain_table() -> None:
-    """Import FFCV with a plain dictionary in the place of numba's. Where it is imported already, nothing is won."""
+    """Import FFCV with a plain dictionary in the place of numba's."""
     import numba.typed
 
     numbas = numba.typed.Dict
@@ -99,6 +100,10 @@ def _plain_table() -> None:
         threads_restored(_import_ffcv)
     finally:
         numba.typed.Dict = numbas
+    from ffcv.fields import rgb_image
+
+    if not isinstance(rgb_image.IMAGE_MODES, dict):  # it was imported already; reading the table compiles as well
+        rgb_image.IMAGE_MODES = {"jpg": 0, "raw": 1}
 
 
 def _thread_count() -> None:
@@ -142,8 +147,6 @@ def _group_operations() -> None:
 # ---------------------------------------------------------------- compiling
 
 _compiled: dict[Any, Any] = {}
-_kept: list[Any] = []  # what keys name by identity must not be freed, or its number would come again
-_on_disk = False
 _in_stage = False
 
 
@@ -157,7 +160,7 @@ def _compile_once() -> None:
         parallel = bool(getattr(code, "is_parallel", False)) and cls.num_threads > 1
         if not _in_stage and signature is None:  # a part of an operation: compiled with it
             return _njit(code, signature, parallel)
-        key = (_named(code), str(signature), parallel)
+        key = (kept.named(code), str(signature), parallel)
         if key not in _compiled:
             _compiled[key] = _njit(code, signature, parallel)
         return _compiled[key]
@@ -177,33 +180,8 @@ def _compile_once() -> None:
 
 
 def _njit(code: Any, signature: Any, parallel: bool) -> Any:
-    from numba import njit
-
     options = {"fastmath": True, "nogil": True, "error_model": "numpy", "parallel": parallel}
-    if _on_disk and not _holds_pointers(code):
-        try:
-            return njit(signature, cache=True, **options)(code)
-        except RuntimeError:  # there is no file of source to tell a new version by
-            pass
-    return njit(signature, **options)(code)
-
-
-def _named(value: Any) -> Any:
-    """A key for a function or what it has closed over: equal keys, equal code."""
-    if isinstance(value, types.FunctionType):
-        cells = tuple(_named(cell.cell_contents) for cell in value.__closure__ or ())
-        return (value.__code__, value.__module__, cells, _named(value.__defaults__))
-    if hasattr(value, "py_func"):  # compiled by numba
-        return ("compiled", _named(value.py_func), repr(sorted(value.targetoptions.items())))
-    if isinstance(value, np.ndarray):
-        return (value.dtype.str, value.shape, value.tobytes())
-    if isinstance(value, tuple):
-        return ("tuple", *map(_named, value))
-    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, np.generic)):
-        return (type(value).__name__, repr(value))
-    if not any(value is kept for kept in _kept):
-        _kept.append(value)
-    return ("the one at", id(value))
+    return kept.njit_kept(code, signature, options)
 
 
 def _frozen_types() -> None:
@@ -225,24 +203,6 @@ def _frozen_types() -> None:
 
     _replace(OSCacheManager, "compile_reader", compile_reader)
     _replace(OSCacheManager, "state_type", state_type, property)
-
-
-def _holds_pointers(code: Any) -> bool:
-    """Whether a function calls into a library by address; numba cannot keep such code for another process."""
-    if any(isinstance(code.__globals__.get(name), _FOREIGN) for name in code.__code__.co_names):
-        return True
-    parts = [getattr(cell.cell_contents, "py_func", None) for cell in code.__closure__ or ()]
-    return any(part is not None and _holds_pointers(part) for part in parts)
-
-
-def compile_to_disk(folder: str) -> None:
-    """Keep compiled code in a folder (numba's cache, which notices changed source files) for later processes."""
-    global _on_disk  # noqa: PLW0603 - one cache a process
-    import numba
-
-    os.makedirs(folder, exist_ok=True)
-    numba.config.CACHE_DIR = folder
-    _on_disk = True
 
 
 # ---------------------------------------------------------------- forks and files
@@ -300,6 +260,7 @@ MENDS: dict[str, Callable[[], None]] = {
     "group_operations": _group_operations,
     "compile_once": _compile_once,
     "frozen_types": _frozen_types,
+    "link_by_name": kept.link_by_name,
     "fork_lock": _fork_lock,
     "page_readers": _page_readers,
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.runtime.harness import environment
@@ -54,6 +55,8 @@ print(len(compiled.buffer) > 0, type(rgb_image.IMAGE_MODES).__name__, numba.type
     assert run(program.format("import ffcv")).stdout.split() == ["True", "Dict", "numba.typed.typeddict", "jpg", "raw"]
     mended = run(program.format("from safeloader.ffcv.need import require; require()"))
     assert mended.stdout.split() == ["False", "dict", "numba.typed.typeddict", "jpg", "raw"], mended.stderr
+    late = "from ffcv.fields import rgb_image as r; a = dict(r.IMAGE_MODES); from safeloader.ffcv.need import require; require()"
+    assert run(late + "\nprint(type(r.IMAGE_MODES).__name__, a == r.IMAGE_MODES)").stdout.split() == ["dict", "True"]
 
 
 def test_more_threads_than_cores() -> None:
@@ -122,27 +125,91 @@ from safeloader.ffcv import Loader
 from safeloader import Policy
 from tests.ffcv import data
 t = time.monotonic()
-loader = Loader(sys.argv[1], 10, 1, pipelines=data.centered(), policy=Policy(ffcv_mode="trainer"))
-next(iter(loader))
-import numba
-from safeloader.ffcv import mends
-hits = sum(sum(c.stats.cache_hits.values()) for c in mends._compiled.values() if hasattr(c, "stats"))
-print(hits)
+import numba.core.event as event
+compiled = event.RecordingListener()
+event.register("numba:compile", compiled)
+loader = Loader(sys.argv[1], 10, int(sys.argv[2]), seed=3, pipelines=data.pipelines(), policy=Policy(ffcv_mode="trainer"))
+batch = next(iter(loader))
+print(*{e.data["dispatcher"].py_func.__name__ for _, e in compiled.buffer}, "and", float(batch[0].sum()))
 loader.close()
 """
 
 
+def cold(beton: Path, workers: int, cache: Path) -> tuple[set[str], str]:
+    """(what was compiled, a sum over the first batch)"""
+    done = subprocess.run(
+        [sys.executable, "-c", HERE + COLD, str(beton), str(workers)], capture_output=True, text=True, timeout=200,
+        check=True, env=environment(NUMBA_CACHE_DIR=str(cache)),
+    )  # fmt: skip
+    compiled, _, total = done.stdout.partition(" and ")
+    return set(compiled.split()), total
+
+
 @pytest.mark.slow
 def test_code_is_kept_on_disk(beton: Path, tmp_path: Path) -> None:
-    def hits() -> int:
+    compiled, total = cold(beton, 1, tmp_path)
+    assert {"decode_guarded", "flip_keyed", "imdecode"} < compiled
+    own_seed = {"_seed", "<lambda>"}
+    assert cold(beton, 1, tmp_path) == (own_seed, total)
+    compiled, _ = cold(beton, 2, tmp_path)
+    assert "decode_guarded" in compiled, "for two threads it is other code"
+    assert cold(beton, 1, tmp_path) == (own_seed, total)
+
+
+BY_NAME = """
+import numpy as np
+from safeloader.ffcv import mends
+mends.apply(leave_out=sys.argv[1:])
+from ffcv import libffcv
+from ffcv.transforms.utils import fast_crop
+from numba import njit
+compiled = njit(cache=True)(libffcv.memcpy)
+source, first, second = np.arange(5), np.zeros(5, int), np.zeros(5, int)
+compiled(source, first)
+libffcv.memcpy(source, second)
+print(first.tolist() == second.tolist() == source.tolist(), fast_crop.ctypes_resize is libffcv.ctypes_resize,
+      sum(compiled.stats.cache_hits.values()))
+"""
+
+
+@pytest.mark.parametrize(("leave_out", "hits"), [([], ["0", "1"]), (["link_by_name"], ["0", "0"])])
+def test_code_that_calls_the_library_is_kept_too(leave_out: list[str], hits: list[str], tmp_path: Path) -> None:
+    found = []
+    for _ in hits:
         done = subprocess.run(
-            [sys.executable, "-c", HERE + COLD, str(beton)], capture_output=True, text=True, timeout=200, check=True,
+            [sys.executable, "-c", HERE + BY_NAME, *leave_out], capture_output=True, text=True, timeout=100, check=True,
             env=environment(NUMBA_CACHE_DIR=str(tmp_path)),
         )  # fmt: skip
-        return int(done.stdout)
+        found.append(done.stdout.split())
+    assert found == [["True", "True", count] for count in hits]
 
-    assert hits() == 0
-    assert hits() > 0
+
+SCALE = 2.0
+
+
+def test_a_key_says_what_a_function_and_its_parts_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    from safeloader.ffcv import kept
+
+    def made(inner: Any, step: Any = 1) -> Any:
+        def outer(value):  # type: ignore[no-untyped-def]
+            return inner(value) * SCALE + step
+
+        return outer
+
+    def double(value):  # type: ignore[no-untyped-def]
+        return value + value
+
+    def key(function: Any) -> str | None:
+        return kept._digest(kept.named(function))
+
+    known = key(made(double))
+    assert known is not None
+    assert key(made(double)) == known
+    others = {key(made(double, step=2)), key(made(lambda value: value)), key(made(double, step=np.arange(3)))}
+    assert len(others) == 3 and known not in others
+    monkeypatch.setitem(globals(), "SCALE", 3.0)
+    assert key(made(double)) not in {known, *others, None}
+    assert key(made(double, step=object())) is None, "of no meaning in another process"
 
 
 def test_a_type_that_is_changed_in_place_loses_what_is_kept_by_it() -> None:
