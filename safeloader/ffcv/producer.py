@@ -96,7 +96,11 @@ class Producer(EpochIterator):  # type: ignore[misc,unused-ignore]
             super().__init__(engine.loader, samples)  # starts the thread
         finally:
             del graph.allocate_memory
+
+    def start(self) -> None:
+        """Called by FFCV's constructor."""
         self.name = "safeloader-ffcv"
+        super().start()
 
     def run(self) -> None:
         """Make batch after batch; whatever happens, something is put into the queue."""
