@@ -9,12 +9,13 @@ import sys
 from typing import Any
 
 from .. import system
+from . import tuned
 
 __all__ = ["command", "read", "write"]
 
 _CODE = (
     "import os, marshal, sys; "
-    "sys.path[:], sys.argv[:], more = marshal.loads(os.pread({boot}, 1 << 30, 0)); os.close({boot}); "
+    "sys.path[:], sys.argv[:], more = marshal.loads(os.pread({boot}, 1 << 30, 0)); os.close({boot}); {forgetting}; "
     "from safeloader.runtime.{module} import main; main(*more)"
 )
 
@@ -40,4 +41,4 @@ def read(descriptor: int) -> Any:
 def command(module: str, boot: int) -> list[str]:
     """The command line of an interpreter that runs ``safeloader.runtime.<module>.main``."""
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    return [sys.executable, *flags, "-c", _CODE.format(boot=boot, module=module)]
+    return [sys.executable, *flags, "-c", _CODE.format(boot=boot, module=module, forgetting=tuned.forgetting())]

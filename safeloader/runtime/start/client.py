@@ -15,7 +15,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from .. import system
-from . import boot
+from . import boot, tuned
 from .lifeline import lifeline
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class ForkServer:
             self._popen = subprocess.Popen(
                 boot.command("start.server", told),
                 stdin=subprocess.DEVNULL,
+                env=tuned.environment(),
                 pass_fds=[told, theirs.fileno(), lifeline()],
                 start_new_session=True,
             )

@@ -8,7 +8,7 @@ import signal
 import subprocess
 
 from .. import system
-from . import boot, turnstile
+from . import boot, tuned, turnstile
 from .lifeline import lifeline
 
 __all__ = ["Spawned"]
@@ -35,6 +35,7 @@ class Spawned:
             self._popen = subprocess.Popen(
                 boot.command("host", told),
                 stdin=subprocess.DEVNULL,
+                env=tuned.environment(),
                 pass_fds=[told, channel, stacks, lifeline(), turns],
                 start_new_session=True,  # a signal to the trainer's group is not for us
             )
