@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from . import torch_private
 from .distributed.guard import RankGuard
 from .distributed.patience import Patience
+from .lengths import length_of
 from .observe import Recorder, stall
 from .observe.memory import own_memory
 from .observe.status import Pass, loader_status
@@ -67,7 +68,7 @@ class LoaderState:
 
             publish(self.settings)
         if self.settings.progress and not self.shown_by_hand:
-            from .showing import Phase, length_of
+            from .showing import Phase
 
             self.end_pass("left early")
             self.shown = Phase(f"{self.name}, epoch {self.epochs + 1}", length_of(loader))
@@ -137,9 +138,4 @@ class LoaderState:
 
 def _known_length(loader: DataLoader[Any] | None) -> int | None:
     """Batches of an epoch; of an iterable dataset torch remembers that it was asked, so it is not."""
-    if loader is None or torch_private.is_iterable(loader):
-        return None
-    try:
-        return len(loader)
-    except Exception:
-        return None
+    return None if loader is None or torch_private.is_iterable(loader) else length_of(loader)

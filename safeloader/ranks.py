@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch.distributed as dist
+import sys
 
 __all__ = ["ALONE", "group"]
 
@@ -12,4 +12,7 @@ ALONE = (0, 1)
 
 def group() -> tuple[int, int] | None:
     """Rank and world size; None where no process group is initialised."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else None
+    dist = sys.modules.get("torch.distributed")  # what nobody has imported has no process group
+    if dist is None or not dist.is_available() or not dist.is_initialized():
+        return None
+    return dist.get_rank(), dist.get_world_size()

@@ -10,6 +10,7 @@ import sys
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from safeloader.lengths import length_of
 from safeloader.observe.text import duration, many
 from safeloader.ranks import group
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import TextIO
 
-__all__ = ["Phase", "Progress", "length_of", "progress"]
+__all__ = ["Phase", "Progress", "progress"]
 
 T = TypeVar("T")
 
@@ -179,17 +180,9 @@ def _of(epoch: int | None, total: int | None) -> str:
     return f", epoch {epoch}" + ("" if total is None else f" of {total}")
 
 
-def length_of(loader: Any) -> int | None:
-    """The number of batches, where it is known."""
-    try:
-        return len(loader)
-    except (TypeError, NotImplementedError):
-        return None
-
-
 def _rank() -> int:
     """This process's rank: torch.distributed's, else the launcher's."""
-    here = group() if "torch" in sys.modules else None
+    here = group()
     if here is not None:
         return here[0]
     rank = os.environ.get("RANK", "0")

@@ -64,7 +64,8 @@ def throughput(plan: Plan) -> Table:
     table = Table(
         "Throughput, 2 spawned persistent workers",
         f"{ours} over {base}: median of the ratios of {plan.repeats} pairs of epochs (least to greatest). "
-        "An idle consumer takes the batch and drops it; a reading one reads every byte once. "
+        "An idle consumer takes the batch and drops it; a reading one reads every byte once, in one thread, and reads no "
+        "more than it can where nobody loads (in brackets). "
         "The control compares the first loader with itself: its distance from 1 is the noise of the machine.",
         ["workload", "consumer", "ratio", "asked", f"{base}, batches/s", f"{ours}, batches/s"],
     )
@@ -116,6 +117,8 @@ def _rates(
     under, over = result["rates"]["0"], result["rates"]["1"]
     asked = f"≥ {workload.least:g}" if workload.least and not title else ""
     ratio = Spread.of_ratios(over, under)
+    if read:
+        consumer += f" (at most {result['reader_alone']:,.0f}/s)"
     table.rows.append([label, consumer, ratio.text(unit="×"), asked, Spread.of(under).text(0), Spread.of(over).text(0)])
 
 

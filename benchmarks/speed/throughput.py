@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from benchmarks.speed import child, loaders
-from benchmarks.speed.workloads import INLINE, WORKLOADS
+from benchmarks.speed.workloads import INLINE, WORKLOADS, Workload
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,9 +30,23 @@ def epoch(loader: DataLoader[Tensor], read: bool) -> tuple[float, int]:
     started = time.perf_counter()
     for batch in loader:
         if read:
-            batch.view(torch.int64).sum()
+            _read(batch)
         count += 1
     return time.perf_counter() - started, count
+
+
+def _read(batch: Tensor) -> None:
+    batch.view(torch.int64).sum()
+
+
+def reader_alone(workload: Workload) -> float:
+    """Batches per second that the reading consumer reads where nobody loads any: from memory, not from its caches."""
+    nbytes = workload.dataset()[0].nbytes * workload.batch_size
+    batches = [torch.ones(nbytes, dtype=torch.uint8) for _ in range(max(3, (600 << 20) // nbytes))][:2000]
+    started = time.perf_counter()
+    for batch in batches:
+        _read(batch)
+    return len(batches) / (time.perf_counter() - started)
 
 
 def measure(
@@ -72,7 +86,9 @@ def main() -> None:
     parser.add_argument("--read", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)  # the cores belong to the workers
-    child.tell(rates=measure(asked.loaders.split(","), asked.workload, asked.repeats, asked.batches, asked.read))
+    rates = measure(asked.loaders.split(","), asked.workload, asked.repeats, asked.batches, asked.read)
+    most = reader_alone((WORKLOADS | INLINE)[asked.workload]) if asked.read else None
+    child.tell(rates=rates, reader_alone=most)
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ from torch.utils.data import DistributedSampler
 
 from .. import torch_private
 from ..errors import RanksDisagreeError
+from ..lengths import length_of
 from ..observe.log import logger
 from ..ranks import group
-from ..state.facts import length_of
 from ..state.sampling import chain_of
 from .alike import Told, ends_differ, facts_differ, gone_on_alone
 from .elastic import ElasticDistributedSampler

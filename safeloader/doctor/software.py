@@ -22,8 +22,7 @@ __all__ = ["CHECKS", "ffcv", "own_settings", "start_method", "threads_of_librari
 _FFCV_SECONDS = 90.0
 # Written and read back, so that numba's compiler and the C extension have both worked.
 _FFCV_PROGRAM = """
-import os, tempfile
-import ffcv
+import importlib.metadata, os, tempfile
 from ffcv.fields import IntField
 from ffcv.fields.decoders import IntDecoder
 from ffcv.loader import Loader, OrderOption
@@ -42,7 +41,7 @@ if __name__ == "__main__":
                         pipelines={"n": [IntDecoder(), ToTensor()]}, drop_last=False)
         seen = [int(n) for (batch,) in loader for n in batch.flatten()]
     assert seen == list(range(8)), seen
-    print("ffcv", getattr(ffcv, "__version__", "(no version)"))
+    print("ffcv", importlib.metadata.version("ffcv"))
 """
 
 

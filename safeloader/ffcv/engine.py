@@ -16,13 +16,13 @@ import numpy as np
 
 from ..errors import PipelineError
 from . import kept, mends, pipelines
+from .batches import Batches
 from .beton import Beton, Fingerprint, unchanged
 from .leases import Pool, Slots
 from .need import require
 
 if TYPE_CHECKING:
     from .order import Order
-    from .producer import Batches
 
 __all__ = ["Engine", "Place", "Recipe", "threading_layer"]
 
@@ -190,7 +190,7 @@ class Engine:
 
     def begin(self, place: Place) -> Batches:
         """The batches from a place to the end of its epoch. The ones before are ended."""
-        from .producer import Batches, Producer
+        from .producer import Producer
 
         self.stop()
         unchanged(self.recipe.path, self.recipe.print)
@@ -219,7 +219,7 @@ class Engine:
     def warm_up(self) -> None:
         """Compile everything by making a batch of one sample. What goes wrong here goes wrong again, with its name."""
         samples = self.recipe.order.indices[:1]
-        from .producer import Batches, Producer
+        from .producer import Producer
 
         batches = Batches(Producer(self, samples, Place(0, 0, self.size)))
         try:

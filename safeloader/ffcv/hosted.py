@@ -13,6 +13,7 @@ from ..errors import SafeLoaderError
 from ..loader import DataLoader
 from ..runtime import ahead
 from ..settings import Policy
+from .batches import Batches, Failed
 from .engine import Engine, Place, Recipe
 from .need import require
 from .ways import Arrived, BadHere, FellOver, places, reason
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from ..observe import Recorder
     from ..observe.happenings import Fault
     from ..settings import Settings
-    from .producer import Batches
 
 __all__ = ["HostedWay"]
 
@@ -58,8 +58,6 @@ class HostedBatches:
         self._engine.warm_up()
 
     def __getitem__(self, place: Place) -> tuple[tuple[Any, ...], tuple[BadHere, ...]]:
-        from .producer import Failed
-
         assert self._engine is not None
         if self._batches is None or place != self._due:
             self._recall()

@@ -1,18 +1,10 @@
-"""The thread that runs FFCV's pipeline, and the safe end of it that the consumer holds.
-
-FFCV's own iterator waits for ever when its thread dies, when it is asked once more after the end, and when it was
-closed; it leaves a thread and 100 MB behind at every ``break``. Here whatever ends the thread arrives, `Batches.next`
-has a deadline, and dropping the last reference ends the thread.
-"""
+"""The thread that runs FFCV's pipeline. Whatever ends it is put into its queue; `batches` is the queue's other end."""
 
 from __future__ import annotations
 
-import sys
-import traceback
-import weakref
 from queue import Empty, Full
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +12,7 @@ from ffcv.loader.epoch_iterator import IS_CUDA, EpochIterator
 from numba import njit
 
 from . import mends
+from .batches import LOOK, Bad, Failed, Made
 from .decoders import VERDICTS
 from .order import mixed
 
@@ -28,41 +21,9 @@ if TYPE_CHECKING:
 
     from .engine import Engine, Place
 
-__all__ = ["Bad", "Batches", "Failed", "Made", "Producer", "ThreadHung"]
+__all__ = ["Producer"]
 
-_LOOK = 0.2  # seconds between two looks at the thread, should it end without a word
 _JOIN = 5.0
-
-
-class Made(NamedTuple):
-    """A batch: its values, its samples, and (position, why) of samples that are bad."""
-
-    values: tuple[Any, ...]
-    samples: Any
-    bad: tuple[Bad, ...]
-
-
-class Bad(NamedTuple):
-    """A sample whose data is corrupt."""
-
-    position: int
-    why: str
-
-
-class Failed(Exception):
-    """A batch could not be made; the cause is ``__cause__``."""
-
-    def __init__(self, samples: Any) -> None:
-        super().__init__("a batch could not be made")
-        self.samples = samples
-
-
-class ThreadHung(Exception):
-    """The thread made no batch in time."""
-
-    def __init__(self, seconds: float, stack: str, samples: Any) -> None:
-        super().__init__(f"no batch for {seconds:.1f} s")
-        self.seconds, self.stack, self.samples = seconds, stack, samples
 
 
 @njit
@@ -182,7 +143,7 @@ class Producer(EpochIterator):  # type: ignore[misc,unused-ignore]
     def _put(self, item: Any) -> bool:
         while not self.terminate_event.is_set():
             try:
-                self.output_queue.put(item, timeout=_LOOK)
+                self.output_queue.put(item, timeout=LOOK)
             except Full:
                 continue
             return True
@@ -220,7 +181,7 @@ class Producer(EpochIterator):  # type: ignore[misc,unused-ignore]
         self.closed = True
         while self.is_alive():
             _drain(self.output_queue)
-            self.join(timeout=_LOOK)
+            self.join(timeout=LOOK)
             if self.abandoned or (self.began is not None and monotonic() - self.began > _JOIN):
                 return  # stuck in an operation: it cannot be ended, and must keep its memory
         _drain(self.output_queue)
@@ -255,78 +216,3 @@ def _extents(buffers: Any) -> list[tuple[int, int]]:
                         start = piece.__array_interface__["data"][0]
                         found.append((start, start + piece.nbytes))
     return found
-
-
-class Batches:
-    """The consumer's end. When nobody holds it any more, the thread ends.
-
-    Args:
-        producer: The thread.
-    """
-
-    def __init__(self, producer: Producer) -> None:
-        self._producer = producer
-        self._ended = False
-        self._taken = 0
-        self._end = weakref.finalize(self, producer.close)
-
-    def next(self, seconds: float | None) -> Made:
-        """The next batch.
-
-        Args:
-            seconds: How long the thread may work on one batch; None: for ever.
-
-        Raises:
-            StopIteration: The epoch is over, or this end was closed.
-            Failed: The thread ended with an error; there is no further batch.
-            ThreadHung: It makes no batch in time.
-        """
-        if self._ended:
-            raise StopIteration
-        asked = monotonic()
-        while True:
-            try:
-                item = self._producer.output_queue.get(timeout=_LOOK)
-                break
-            except Empty:
-                self._look(asked, seconds)
-        if item is None or isinstance(item, Failed):
-            self._ended = True
-            self.close()
-            if item is None:
-                raise StopIteration
-            raise item
-        self._producer.lent_too_late(self._taken)
-        self._taken += 1
-        return self._producer.settled(*item)
-
-    def lend(self, number: int, reserve: Callable[[list[int]], list[torch.Tensor]]) -> None:
-        """Have a batch (0 is the thread's first) made in memory that ``reserve`` gives for sizes in bytes."""
-        if number >= self._taken:
-            self._producer.lend(number, reserve)
-
-    def join(self) -> None:
-        """Wait for the thread's end, however long its operation takes."""
-        self._producer.join()
-
-    def _look(self, asked: float, seconds: float | None) -> None:
-        producer = self._producer
-        if not producer.is_alive() and producer.output_queue.empty():
-            self._ended = True
-            raise Failed(producer.in_work) from RuntimeError("FFCV's thread ended without a word")
-        began = producer.began
-        stalled = monotonic() - (began if began is not None else asked)
-        if seconds is not None and stalled > seconds:
-            self._ended = producer.abandoned = True
-            raise ThreadHung(stalled, self.stack(), producer.in_work)
-
-    def stack(self) -> str:
-        """Where the thread stands."""
-        frame = sys._current_frames().get(self._producer.ident or 0)
-        return "".join(traceback.format_stack(frame)) if frame is not None else ""
-
-    def close(self) -> None:
-        """End the thread."""
-        self._ended = True
-        self._end()
-

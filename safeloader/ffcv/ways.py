@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from ..core.policy import Deadlines, ladder
 from ..errors import PipelineError
 from ..observe.happenings import Fault
+from .batches import Batches, Failed, ThreadHung
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from ..observe import Recorder
     from ..settings import Settings
     from .engine import Engine, Place, Recipe
-    from .producer import Batches
 
 __all__ = ["Arrived", "BadHere", "FellOver", "Step", "TrainerWay", "Way", "steps"]
 
@@ -139,8 +139,6 @@ class TrainerWay:
 
     def next(self) -> Arrived:
         """As `Way`."""
-        from .producer import Failed, ThreadHung
-
         assert self._place is not None
         if self._batches is None:  # the batch before raised: go on behind it
             if self._place.batch >= len(self._recipe.order):

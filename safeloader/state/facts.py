@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import torch_private
 from ..errors import StateError
+from ..lengths import length_of
 from ..ranks import group
 from ..runtime.stateful import is_stateful
 from .sampling import names_of
@@ -13,7 +14,7 @@ from .sampling import names_of
 if TYPE_CHECKING:
     from ..loader import DataLoader
 
-__all__ = ["check_same", "facts_of", "length_of", "ranks"]
+__all__ = ["check_same", "facts_of", "ranks"]
 
 _WORDS = {
     "style": "the dataset's style",
@@ -29,14 +30,6 @@ _WORDS = {
     "sample_rng": "Policy(sample_rng)",
     "ranks": "(rank, world size)",
 }
-
-
-def length_of(thing: Any) -> int | None:
-    """Its length, or None."""
-    try:
-        return len(thing)
-    except (TypeError, NotImplementedError, AttributeError):
-        return None
 
 
 def ranks() -> list[int] | None:

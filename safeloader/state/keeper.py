@@ -18,10 +18,11 @@ from .. import torch_private
 from ..core.state import Mark, Planned, Standing, State
 from ..distributed import ElasticDistributedSampler
 from ..errors import StateError
+from ..lengths import length_of
 from ..runtime import carry, keyed, stateful
 from ..runtime.generators import Generators
 from .checkpoint import Checkpoint, Moment, logical, moved_on, read, write
-from .facts import check_same, facts_of, length_of
+from .facts import check_same, facts_of
 from .sampling import Sampling, chain_of, generators_of
 
 if TYPE_CHECKING:
