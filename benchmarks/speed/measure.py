@@ -64,8 +64,8 @@ def throughput(plan: Plan) -> Table:
     table = Table(
         "Throughput, 2 spawned persistent workers",
         f"{ours} over {base}: median of the ratios of {plan.repeats} pairs of epochs (least to greatest). "
-        "An idle consumer takes the batch and drops it; a reading one reads every byte once, in one thread, and reads no "
-        "more than it can where nobody loads (in brackets). "
+        "An idle consumer takes the batch and drops it; a reading one reads every byte once, in one thread, and reads "
+        "no more than it can where nobody loads (in brackets). "
         "The control compares the first loader with itself: its distance from 1 is the noise of the machine.",
         ["workload", "consumer", "ratio", "asked", f"{base}, batches/s", f"{ours}, batches/s"],
     )
