@@ -72,7 +72,6 @@ class HostedBatches:
             raise reason(failed)  # noqa: B904 - it has its own cause
         return made.values, tuple(BadHere(b.position, int(made.samples[b.position]), b.why) for b in made.bad)
 
-
     def _lend(self, batches: Batches) -> None:
         """Have the batches of tasks that wait made where they are sent from."""
         for task in ahead.waiting(self._recall):

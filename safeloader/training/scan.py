@@ -53,7 +53,7 @@ def norms(tensors: list[torch.Tensor]) -> list[float]:
 
 def _values(numbers: list[torch.Tensor]) -> list[float]:
     device = numbers[0].device
-    if device.type == "cpu":
+    if device.type == "cpu" and numbers[-1].device == device:
         return [number.item() for number in numbers]
     values: list[float] = torch.stack([number.to(device) for number in numbers]).tolist()
     return values
