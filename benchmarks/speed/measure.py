@@ -372,10 +372,10 @@ def guard(plan: Plan) -> Table:
     """What a FiniteGuard adds to a training step."""
     table = Table(
         "FiniteGuard: a small CNN's training step on the CPU",
-        "32 images of 3 × 32 × 32, 95,000 parameters; batch, loss, gradients and weights looked at in each step. Steps "
-        "of all arms in turns of random order, with an allocator that keeps what is freed (when it gives memory back "
-        "depends on what lies where, and moves a step by 5 % either way). The guard's calls are timed inside the step, "
-        "with its caches. At most 1.02 is asked.",
+        "32 images of 3 × 32 × 32, 95,000 parameters; batch, loss, gradients and weights looked at in each step. Ten "
+        "steps of each arm in turns of random order, with an allocator that keeps what is freed (when it gives memory "
+        "back depends on what lies where, and moves a step by 5 % either way). The guard's calls are timed inside the "
+        "step, with its caches. At most 1.02 is asked.",
         ["", "ratio", "a step, ms", "the guard's calls, ms"],
     )
     plan.say("guard: a step with and without it")
