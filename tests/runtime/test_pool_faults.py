@@ -296,8 +296,9 @@ def test_a_standby_of_a_pool_that_is_lost_costs_no_batch(kept: WorkerPool, numbe
         assert run_epoch(train) == persistent_epochs()[0]
         standby = standby_of(kept, train)
         standby.send_signal(number)
+        wanted = psutil.STATUS_STOPPED if number == signal.SIGSTOP else psutil.STATUS_ZOMBIE
+        until(lambda: standby.status() == wanted)  # a signal takes its time; nobody reaps it before the next epoch
         if number == signal.SIGSTOP:  # it is found when it would be needed
-            until(lambda: standby.status() == psutil.STATUS_STOPPED)
             processes_of(train)[0].kill()
         assert run_epoch(train, 1) == persistent_epochs()[1]
         assert standby_of(kept, train) != standby
