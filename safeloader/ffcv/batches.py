@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import traceback
 import weakref
+from dataclasses import replace
 from queue import Empty
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from .engine import Place
     from .producer import Producer
 
 __all__ = ["LOOK", "Bad", "Batches", "Failed", "Made", "ThreadHung"]
@@ -100,10 +102,11 @@ class Batches:
         self._taken += 1
         return self._producer.settled(*item)
 
-    def lend(self, number: int, reserve: Callable[[list[int]], list[torch.Tensor]]) -> None:
-        """Have a batch (0 is the thread's first) made in memory that ``reserve`` gives for sizes in bytes."""
-        if number >= self._taken:
-            self._producer.lend(number, reserve)
+    def lend(self, place: Place, reserve: Callable[[list[int]], list[torch.Tensor]]) -> None:
+        """Have a place's batch, if it is still to come, made in memory that ``reserve`` gives for sizes in bytes."""
+        first = self._producer.place
+        if replace(place, batch=first.batch) == first and place.batch - first.batch >= self._taken:
+            self._producer.lend(place.batch - first.batch, reserve)
 
     def join(self) -> None:
         """Wait for the thread's end, however long its operation takes."""

@@ -49,7 +49,6 @@ class HostedBatches:
         self._first = first
         self._engine: Engine | None = None
         self._batches: Batches | None = None
-        self._begun = first
         self._due: Place | None = None
 
     def open(self) -> None:
@@ -62,8 +61,8 @@ class HostedBatches:
         if self._batches is None or place != self._due:
             self._recall()
             self._batches = self._engine.begin(place)
-            self._begun = place
-        self._lend(self._batches)
+        for task in ahead.waiting(self._recall):
+            self._batches.lend(task.indices, task.reserve)
         self._due = replace(place, batch=place.batch + 1)
         try:
             made = self._batches.next(None)
@@ -71,13 +70,6 @@ class HostedBatches:
             self._batches = None
             raise reason(failed)  # noqa: B904 - it has its own cause
         return made.values, tuple(BadHere(b.position, int(made.samples[b.position]), b.why) for b in made.bad)
-
-    def _lend(self, batches: Batches) -> None:
-        """Have the batches of tasks that wait made where they are sent from."""
-        for task in ahead.waiting(self._recall):
-            place: Place = task.indices
-            if replace(place, batch=self._begun.batch) == self._begun:
-                batches.lend(place.batch - self._begun.batch, task.reserve)
 
     def _recall(self) -> None:
         """Nothing is written any more. However long that takes: this process is watched."""

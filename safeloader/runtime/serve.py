@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import pickle
 from time import monotonic
@@ -201,13 +202,18 @@ class Host:
             return self._raised(worker, task, told, unpicklable=True)
 
     def _waiting(self, recall: Callable[[], None]) -> list[ahead.WaitingTask]:
-        """The tasks that have arrived for the worker that is in, but for those whose leases are reserved."""
+        """The next tasks of the worker that is in, as far as they have arrived and their leases are not reserved.
+
+        What lies behind any other message, such as a new epoch, is not next.
+        """
         assert isinstance(self._link, Blocking)
         assert self._floor.holder is not None
+        following = (p.TASK, self._floor.holder.id)
+        tasks = itertools.takewhile(lambda message: message[:2] == following, self._link.arrived())
         return [
-            ahead.WaitingTask(self._indices(message[3]), functools.partial(self._reserve, message[5], recall))
-            for message in self._link.arrived()
-            if message[:2] == (p.TASK, self._floor.holder.id) and message[5] not in self._recalls
+            ahead.WaitingTask(self._indices(indices), functools.partial(self._reserve, slot, recall))
+            for _, _, _, indices, _, slot in tasks
+            if slot not in self._recalls
         ]
 
     def _reserve(self, slot: int, recall: Callable[[], None], sizes: list[int]) -> list[torch.Tensor]:

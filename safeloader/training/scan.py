@@ -167,9 +167,7 @@ def _leaves(value: Any, name: str, depth: int, above: set[int]) -> Iterator[tupl
 
 
 def _inside(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    if type(value) is list or type(value) is tuple:  # what a batch mostly is; the questions below take longer
-        yield from ((f"{name}[{number}]", item) for number, item in enumerate(value))
-    elif isinstance(value, Mapping):
+    if isinstance(value, Mapping):
         for key, item in value.items():
             yield _dotted(name, key) if isinstance(key, str) else f"{name}[{key!r}]", item
     elif isinstance(value, tuple) and hasattr(value, "_fields"):

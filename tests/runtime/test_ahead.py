@@ -34,7 +34,7 @@ class WorksAhead(torch.utils.data.Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         if index == 7:
             self._obey()
-        for task in ahead.waiting(self._recall):
+        for task in self._waiting(index):
             (memory,) = task.reserve([SIZE * 4])
             self.ready[task.indices] = memory.view(torch.float32).copy_(values(task.indices))
         if self.ready and os.path.exists(keep := os.path.join(self.folder, "keep")):
@@ -43,6 +43,12 @@ class WorksAhead(torch.utils.data.Dataset[Item]):
         writer = collate._writer
         made = self.ready.pop(index, None)
         return values(index) if made is None else made, made is not None, writer is None or writer.in_place
+
+    def _waiting(self, index: int) -> list[ahead.WaitingTask]:
+        """At the beginning of an epoch some will come: the trainer sends four tasks before it hears of any."""
+        if index == 0 and ahead._source is not None:
+            return until(lambda: ahead.waiting(self._recall))
+        return ahead.waiting(self._recall)
 
     def _recall(self) -> None:
         self.ready.clear()
