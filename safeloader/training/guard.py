@@ -27,7 +27,6 @@ class _Model:
 
     parameters: list[tuple[str, torch.nn.Parameter]] = field(default_factory=list)
     state: list[tuple[str, torch.Tensor]] = field(default_factory=list)  # what training changes: weights and buffers
-    tensors: list[torch.Tensor] = field(default_factory=list)  # those of the state
 
 
 class FiniteGuard:
@@ -109,8 +108,7 @@ class FiniteGuard:
         parameters = list(self._model.named_parameters())
         buffers = [(n, b) for n, b in self._model.named_buffers() if is_float(b) and n not in self._meant]
         trained = [(n, p) for n, p in parameters if p.requires_grad and is_float(p)]
-        state = [*trained, *buffers]
-        self._seen = _Model(trained, state, [tensor for _, tensor in state])
+        self._seen = _Model(trained, [*trained, *buffers])
 
     def _check_beginning(self) -> None:
         found = [
@@ -196,11 +194,10 @@ class FiniteGuard:
         return [(name, gradient) for name, p in self._seen.parameters if (gradient := p.grad) is not None]
 
     def _quickly_fine(self, loss: torch.Tensor | None, with_weights: bool) -> bool:
-        """Without names: a step computes for its own caches, and each object that is touched here has to be fetched."""
-        watched = [gradient for _, p in self._seen.parameters if (gradient := p.grad) is not None]
+        watched = [gradient for _, gradient in self._gradients()]
         gradients = len(watched)
         if with_weights:
-            watched += self._seen.tensors
+            watched += [tensor for _, tensor in self._seen.state]
         if loss is not None:
             watched.append(loss)
         values = norms(watched)

@@ -11,7 +11,7 @@ from typing import Any
 from .. import system
 from . import tuned
 
-__all__ = ["command", "read", "write"]
+__all__ = ["launch", "read", "write"]
 
 _CODE = (
     "import os, marshal, sys; "
@@ -38,7 +38,27 @@ def read(descriptor: int) -> Any:
     return more
 
 
-def command(module: str, boot: int) -> list[str]:
-    """The command line of an interpreter that runs ``safeloader.runtime.<module>.main``."""
+def launch(module: str, descriptors: list[int], *more: Any) -> subprocess.Popen[bytes]:
+    """Start an interpreter that runs ``safeloader.runtime.<module>.main``.
+
+    Args:
+        module: its name.
+        descriptors: stay open in it.
+        more: what its main function is given.
+
+    Raises:
+        OSError: the system cannot start another process.
+    """
+    told = write(*more)
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    return [sys.executable, *flags, "-c", _CODE.format(boot=boot, module=module, forgetting=tuned.forgetting())]
+    code = _CODE.format(boot=told, module=module, forgetting=tuned.forgetting())
+    try:
+        return subprocess.Popen(
+            [sys.executable, *flags, "-c", code],
+            stdin=subprocess.DEVNULL,
+            env=tuned.environment(),
+            pass_fds=[told, *descriptors],
+            start_new_session=True,  # a signal to the trainer's group is not for us
+        )
+    finally:
+        os.close(told)

@@ -15,7 +15,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from .. import system
-from . import boot, tuned
+from . import boot
 from .lifeline import lifeline
 
 if TYPE_CHECKING:
@@ -50,20 +50,13 @@ class ForkServer:
         self.discarded = False
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        told = boot.write(theirs.fileno(), lifeline(), modules, accelerators)
+        given = theirs.fileno(), lifeline()
         try:
-            self._popen = subprocess.Popen(
-                boot.command("start.server", told),
-                stdin=subprocess.DEVNULL,
-                env=tuned.environment(),
-                pass_fds=[told, theirs.fileno(), lifeline()],
-                start_new_session=True,
-            )
+            self._popen = boot.launch("start.server", [*given], *given, modules, accelerators)
         except BaseException:
             ours.close()
             raise
         finally:
-            os.close(told)
             theirs.close()
         self._control = ours
         _controls.add(ours)

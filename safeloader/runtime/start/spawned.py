@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 
 from .. import system
-from . import boot, tuned, turnstile
+from . import boot, turnstile
 from .lifeline import lifeline
 
 __all__ = ["Spawned"]
@@ -30,17 +29,8 @@ class Spawned:
 
     def __init__(self, channel: int, stacks: int, modules: tuple[str, ...]) -> None:
         turns, place = turnstile.place()
-        told = boot.write(channel, stacks, lifeline(), turns, place, modules)
-        try:
-            self._popen = subprocess.Popen(
-                boot.command("host", told),
-                stdin=subprocess.DEVNULL,
-                env=tuned.environment(),
-                pass_fds=[told, channel, stacks, lifeline(), turns],
-                start_new_session=True,  # a signal to the trainer's group is not for us
-            )
-        finally:
-            os.close(told)
+        given = channel, stacks, lifeline(), turns
+        self._popen = boot.launch("host", [*given], *given, place, modules)
         self.pidfd = system.pidfd(self._popen.pid)
 
     @property
