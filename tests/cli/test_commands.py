@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from safeloader.cli import main
+from tests.until import until
 
 ROOT = Path(__file__).parents[2]
 DOC = ROOT / "docs" / "command-line.md"
@@ -45,9 +45,7 @@ def test_an_interrupt_ends_a_command_with_130(tmp_path: Path) -> None:
     program.write_text(f"import pathlib, time\npathlib.Path({str(ready)!r}).touch()\ntime.sleep(60)\n")
     command = [sys.executable, "-m", "safeloader", "run", str(program)]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    end = time.monotonic() + 60
-    while not ready.exists() and time.monotonic() < end:
-        time.sleep(0.02)
+    until(ready.exists)
     child.send_signal(signal.SIGINT)
     assert child.communicate(timeout=60) == (None, "interrupted\n")
     assert child.returncode == 130

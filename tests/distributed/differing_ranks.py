@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -27,6 +26,7 @@ from safeloader.distributed import ElasticDistributedSampler, guard
 from safeloader.distributed.store import group_store
 from safeloader.testing import chaos
 from safeloader.training.ranks import everyones
+from tests.until import until
 
 SERVER = """
 import sys, time, torch.distributed as dist
@@ -113,9 +113,8 @@ def streams(name: str) -> list[list[str]]:
         if dist.get_rank() == 0:
             assert next(iterator, None) is None
         dist.barrier()
-        until = time.monotonic() + 60
-        while dist.get_rank() and not any("no partner" in line for line in heard) and time.monotonic() < until:
-            time.sleep(0.05)
+        if dist.get_rank():
+            until(lambda: any("no partner" in line for line in heard))
         list(iterator)
     heard.extend(f"warning: {one.message}" for one in caught)
     return everyones([line for line in heard if "standing still" not in line])
@@ -182,8 +181,7 @@ def main() -> None:
         with open(f"{folder}/port.new", "w") as file:
             file.write(f"{server.stdout.readline().strip()} {server.pid}")
         os.rename(f"{folder}/port.new", f"{folder}/port")
-    while not os.path.exists(f"{folder}/port"):
-        time.sleep(0.05)
+    until(lambda: os.path.exists(f"{folder}/port"))
     port, pid = map(int, Path(f"{folder}/port").read_text().split())
     dist.init_process_group(
         "gloo", store=dist.TCPStore("127.0.0.1", port), rank=rank, world_size=2, timeout=timedelta(seconds=200)

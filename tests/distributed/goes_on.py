@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from safeloader import DataLoader
 from safeloader.distributed import board
+from tests.until import until
 
 
 def main(folder: Path) -> None:
@@ -22,13 +23,11 @@ def main(folder: Path) -> None:
     dist.init_process_group("gloo")
     loader = DataLoader(range(8), 4, name="train")  # type: ignore[arg-type]
     list(loader)
-    while len(board().ranks) < 2:
-        time.sleep(0.05)
+    until(lambda: len(board().ranks) >= 2, 600)
     print("both are on the board", flush=True)
     while not ((folder / "end").exists() or (folder / f"end{dist.get_rank()}").exists()):
         for _ in loader:
-            while dist.get_rank() == 0 and (folder / "stand").exists():
-                time.sleep(0.02)
+            until(lambda: dist.get_rank() != 0 or not (folder / "stand").exists(), 600)
         print("another epoch", flush=True)
         time.sleep(0.1)
     print("done", flush=True)

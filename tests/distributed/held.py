@@ -25,7 +25,7 @@ LATE, STEP, SAMPLE, STOPPED = 1, 1, 2, 2
 
 
 def hold(folder: Path, place: str) -> None:
-    """Wait until the test lets this place go on."""
+    """Wait until the test lets this place go on: in this file, which is what the line names."""
     while not (folder / place).exists():
         if place == "step" and (folder / "ask").exists():
             (folder / "ask").rename(folder / "asked")

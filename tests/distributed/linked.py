@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from safeloader import DataLoader
 from safeloader.distributed import board
+from tests.until import until
 
 
 def _rows_of_the_last() -> int:
@@ -41,8 +42,7 @@ def main(folder: Path) -> None:
     assert total == expected
     if dist.get_rank() == 0:
         known = _rows_of_the_last()
-        while _rows_of_the_last() <= known:
-            time.sleep(0.1)
+        until(lambda: _rows_of_the_last() > known, 600)
         print("the last rank publishes", flush=True)
         print(board(), flush=True)
     dist.barrier()

@@ -14,7 +14,8 @@ import pytest
 
 from safeloader import SafeLoaderError
 from safeloader.distributed import board
-from tests.distributed.torchrun import Program, torchrun, until
+from tests.distributed.torchrun import Program, torchrun
+from tests.until import until
 
 SOON = {"SAFELOADER_STALL_REPORT": "2", "SAFELOADER_BOARD_INTERVAL": "0.2"}
 

@@ -15,7 +15,7 @@ from safeloader.distributed.health.access import Access
 from safeloader.distributed.health.line import Line
 from safeloader.distributed.health.member import Member
 from safeloader.observe.stall import Glance
-from tests.distributed.torchrun import until
+from tests.until import until
 
 
 @pytest.fixture

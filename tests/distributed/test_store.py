@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -14,6 +13,7 @@ import pytest
 import torch.distributed as dist
 
 from safeloader.distributed.store import GroupStore, group_store
+from tests.until import until
 
 SERVER = """
 import sys, torch.distributed as dist
@@ -84,10 +84,7 @@ def test_a_frozen_store_holds_nobody_and_is_well_again_when_it_comes_back(server
     server.store.tell("b", "2")
     assert not server.store.lost
     server.process.send_signal(signal.SIGCONT)
-    until = time.monotonic() + 60
-    while (found := server.store.look(["b"], 1.0)) != {"b": b"2"} and time.monotonic() < until:
-        time.sleep(0.02)
-    assert found == {"b": b"2"}
+    assert until(lambda: server.store.look(["b"], 1.0) == {"b": b"2"})
 
 
 def test_a_frozen_store_is_free_for_torchs_own_connection(server: Server) -> None:

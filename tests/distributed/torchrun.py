@@ -7,10 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 from typing_extensions import Self
@@ -18,14 +15,6 @@ from typing_extensions import Self
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0
 """Seconds until what a test waits for must have come, on a busy machine."""
-
-
-def until(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-    """What a condition on other processes says, once it says anything; nothing else tells when it comes true."""
-    end = time.monotonic() + seconds
-    while not (found := condition()) and time.monotonic() < end:
-        time.sleep(0.02)
-    return found
 
 
 class Program:
