@@ -141,11 +141,11 @@ class Watch:
             if process.standby and stopped:
                 self._condemn(process, "stopped", 0.0)
             return
-        head, now = process.work[0], self._sup.now
+        named, now = self._named(process, event), self._sup.now
+        head, on_it = named or process.work[0], named is not None
         if event.elsewhere:  # it has not come to our work yet, and what it does there is not ours to judge
             process.deadline = now + self._allowed(head)
             return
-        on_it = head.about == (event.setup if head.task is None else event.task)
         progress = max(head.sent_at, process.since, event.progressed_at, event.taken_at if on_it else -math.inf)
         allowed = self._allowed(head)
         idle = event.task is None and event.setup is None
@@ -158,6 +158,15 @@ class Watch:
             return
         process.suspect, process.sample = head, event.sample if on_it else None
         self._condemn(process, "stopped" if stopped else "hung", now - progress)
+
+    @staticmethod
+    def _named(process: Process, event: m.ProcessInspected) -> Work | None:
+        """The work that the page names. It may be ahead of our books: the answers to what was sent before it are there,
+        or on their way, and only it can hold the process up."""
+        for work in process.work:
+            if work.about == (event.setup if work.task is None else event.task):
+                return work
+        return None
 
     def _start_failed(self, process: Process) -> None:
         self._slow_starts = min(self._slow_starts + 1, _DOUBLINGS)

@@ -125,6 +125,7 @@ MUTANTS = (
     Mutant("no_deadline_is_set", "traffic", "            self._sup.watch.arm(process)\n\n", "            pass\n\n"),
     Mutant("progress_is_not_seen", "watch", "process.since, event.progressed_at,", "process.since,"),
     Mutant("silence_is_not_seen", "watch", "progress + allowed > now and not stopped", "True"),
+    Mutant("only_the_oldest_message_can_hold_up", "watch", "for work in process.work:", "for work in [process.work[0]]:"),
     Mutant("stacks_do_not_lead_to_the_kill", "watch",
            "            process.stack = event.text\n            self._kill(process)\n",
            "            process.stack, process.deadline = event.text, math.inf\n"),

@@ -223,12 +223,12 @@ class Obeying:
         if process.busy and not process.told_to_end:
             raise Broken(f"process {process.id} works for another loader, and is taken for hung")
         process.condemned = True
-        process.suspect = process.asked[0] if process.asked else None
+        process.suspect = process.at()
         if settings.batch_timeout == "auto" or process.told_to_end or process.life == "stopped":
             return
         starting = not process.ready_told
         slow = ("setup", "resume") if self.nature.iterable else ("setup",)
-        if starting or (process.asked and process.asked[0][0] in slow):
+        if starting or (process.suspect is not None and process.suspect[0] in slow):
             allowed = settings.startup_timeout
         else:
             allowed = settings.batch_timeout

@@ -255,6 +255,13 @@ class SimProcess:
         self.inbox.clear()
         self.job = None
 
+    def at(self) -> tuple[str, int, int] | None:
+        """What holds it up: the message that its page names, whatever else is unanswered before it; else the oldest."""
+        for asked in self.asked:
+            if asked[1] == (self.page.setup if asked[0] in ("setup", "resume") else self.page.task):
+                return asked
+        return self.asked[0] if self.asked else None
+
     # ------------------------------------------------------------ what it does
 
     def step(self, now: float) -> None:
