@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -37,6 +38,11 @@ class Server:
         tcp = dist.TCPStore("127.0.0.1", self._port, timeout=timedelta(seconds=60))
         self.torchs = dist.PrefixStore(prefix, tcp)
         self.store = GroupStore(self.torchs)
+
+    def freeze(self) -> None:
+        """Stop it, and wait until all its threads have stopped: until then it may answer."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
 
     def end(self) -> None:
         self.process.kill()
@@ -77,7 +83,7 @@ def test_of_several_the_first_one_counts(server: Server) -> None:
 
 def test_a_frozen_store_holds_nobody_and_is_well_again_when_it_comes_back(server: Server) -> None:
     assert server.store.look(["a"], 30.0) == {}
-    server.process.send_signal(signal.SIGSTOP)
+    server.freeze()
     assert server.store.look(["a"], 0.2) is None
     assert server.store.trouble == "the store did not answer within 0.2 s"
     assert server.store.first("a", "1", 3600.0) is None, "at once: it is known that it does not answer"
@@ -89,7 +95,7 @@ def test_a_frozen_store_holds_nobody_and_is_well_again_when_it_comes_back(server
 
 def test_a_frozen_store_is_free_for_torchs_own_connection(server: Server) -> None:
     """Ours is another: a call of ours that is blocked holds no lock that torch's needs."""
-    server.process.send_signal(signal.SIGSTOP)
+    server.freeze()
     assert server.store.look(["a"], 0.2) is None
     server.process.send_signal(signal.SIGCONT)
     server.torchs.set("theirs", "1")
