@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import multiprocessing.resource_tracker
@@ -10,7 +11,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
@@ -19,6 +20,7 @@ import torch.multiprocessing
 from safeloader.observe import stall
 from safeloader.runtime.start import turnstile
 from safeloader.runtime.start.lifeline import lifeline
+from safeloader.runtime.start.way import Way
 from tests.until import until
 
 _PATIENCE = 20.0  # seconds until what is on its way out must be gone
@@ -40,6 +42,47 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()  # what is here stays: looking for garbage after each test is quick then
+
+
+@contextlib.contextmanager
+def _unnamed() -> Iterator[None]:
+    """A changed environment is a new fork server, and pytest changes it for each test."""
+    before = os.environ.pop("PYTEST_CURRENT_TEST", None)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ["PYTEST_CURRENT_TEST"] = before
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup() -> Any:
+    with _unnamed():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call() -> Any:
+    with _unnamed():
+        return (yield)
+
+
+@pytest.fixture(scope="session")
+def _fork_server() -> Iterator[None]:
+    """One for all tests that are ``forked``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAFELOADER_START_METHOD", "forkserver")
+        way = Way("forkserver")
+        way.server()
+    yield
+    way.close()
+
+
+@pytest.fixture
+def forked(_fork_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes are forked by a server, where nothing else is asked for: a start costs milliseconds, not the import of
+    torch. For tests of what happens after a start."""
+    monkeypatch.setenv("SAFELOADER_START_METHOD", "forkserver")
 
 
 class Belongings(NamedTuple):

@@ -85,7 +85,8 @@ def shard(worker: int) -> None:
 
 
 def made() -> Any:
-    return DataLoader(OwnGenerator(np.random.default_rng(0)), 4, shuffle=True, num_workers=2)
+    order = torch.Generator().manual_seed(0)
+    return DataLoader(OwnGenerator(np.random.default_rng(0)), 4, shuffle=True, num_workers=2, generator=order)
 
 
 plain = DataLoader(Right(), 4, shuffle=True)

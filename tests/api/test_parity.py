@@ -20,7 +20,10 @@ COUNT = 36
 MORE = 120
 SPAWNED = (5, 13, 28)
 
-pytestmark = pytest.mark.timeout(600)  # the first to come waits for all references
+pytestmark = [
+    pytest.mark.timeout(600),  # the first to come waits for all references
+    pytest.mark.usefixtures("forked"),
+]
 
 Reference = Callable[[Job], Any]
 

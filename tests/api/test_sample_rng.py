@@ -18,6 +18,8 @@ from tests.api.state_data import ToldEpoch
 from tests.fixtures_data import Draws, DrawsAtOnce, Orders, Stream
 from tests.runtime.harness import _bytes, _generators, seed
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 Samples = dict[int, tuple[int, ...]]
 
 

@@ -17,6 +17,8 @@ from tests.api import state_data as data
 from tests.fixtures_data import Draws, DrawsAtOnce, Stream
 from tests.runtime.harness import _bytes, _generators, seed
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 COUNT = 22
 Epochs = list[list[bytes]]
 

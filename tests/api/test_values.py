@@ -16,6 +16,7 @@ from tests.api.parity.describe import describe
 from tests.api.parity.reference import Job
 
 pytestmark = [
+    pytest.mark.usefixtures("forked"),
     pytest.mark.timeout(600),  # the first to come waits for all references
     pytest.mark.filterwarnings("ignore"),  # torch warns about most of the stranger kinds of tensors
 ]

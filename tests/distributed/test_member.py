@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 import torch.distributed as dist
 
+from safeloader.distributed.health import access as accesses
 from safeloader.distributed.health import member as members
 from safeloader.distributed.health.access import Access
 from safeloader.distributed.health.line import Line
@@ -52,6 +53,7 @@ def test_a_store_that_takes_connections_and_never_answers_holds_nobody_up(
 ) -> None:
     """And is asked anew, over a new line, until it answers."""
     monkeypatch.setattr(members, "_LINE_HANGS", 0.2)
+    monkeypatch.setattr(accesses, "_SECONDS_TO_ANSWER", 1.0)
     access = Access(store)
     real, member = access._address, Member(access, 0, 1, 0.05, 300.0)
     with mute() as address:
@@ -67,6 +69,7 @@ def test_a_store_that_takes_connections_and_never_answers_holds_nobody_up(
     member.leave()
     assert member.look(Glance()) is None
     assert sum("does not answer" in line for line in caplog.messages) == 1
+    assert until(lambda: not any(line.alive for line in member._left_behind)), "their sockets are other tests' surprise"
 
 
 def test_a_member_ends_with_its_process_group_and_says_so_on_the_board(store: dist.TCPStore) -> None:

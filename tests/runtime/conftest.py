@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -13,6 +12,7 @@ from safeloader import DataLoader, Policy, WorkerPool
 from safeloader.observe.report import Fault
 from tests.fixtures_data import Collate, Orders, Stream, UnpickleTrap
 from tests.runtime.harness import COUNT, make, persistent_epochs, play, seed
+from tests.until import until
 
 
 @pytest.fixture
@@ -30,13 +30,15 @@ class Rig:
     Args:
         folder: for its orders.
         kind: which reference it has to equal: "draws" or "stream".
+        start_method: how its processes come to be.
     """
 
     timeout = 2.0  # seconds: its batch_timeout
 
-    def __init__(self, folder: Path, kind: str) -> None:
+    def __init__(self, folder: Path, kind: str, start_method: Literal["spawn", "forkserver"]) -> None:
         self._folder = folder
         self.kind = kind
+        self._start_method = start_method
         self._loader: DataLoader[Any] | None = None
         self.epoch = 0
         self.orders = Orders()
@@ -58,7 +60,7 @@ class Rig:
             dataset,
             persistent_workers=True,
             collate_fn=Collate(self.orders),
-            policy=Policy(batch_timeout=self.timeout, max_restarts=10_000),
+            policy=Policy(batch_timeout=self.timeout, max_restarts=10_000, start_method=self._start_method),
         )
         self.epoch = 0
         self.check_epoch()
@@ -90,48 +92,46 @@ class Rig:
 
 
 @pytest.fixture(scope="session")
-def _rigs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Rig]]:
+def _rigs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, Any], Rig]]:
     folder = tmp_path_factory.mktemp("rigs")
-    rigs = {kind: Rig(folder / kind, kind) for kind in ("draws", "stream")}
+    which: list[tuple[str, Any]] = [("draws", "spawn"), ("draws", "forkserver"), ("stream", "forkserver")]
+    rigs = {(kind, method): Rig(folder / f"{kind} {method}", kind, method) for kind, method in which}
     yield rigs
     for rig in rigs.values():
         rig.close()
 
 
 @pytest.fixture
-def rig(_rigs: dict[str, Rig]) -> Rig:
-    """The shared loader of a map-style dataset, between two epochs."""
-    _rigs["draws"].get_ready()
-    return _rigs["draws"]
+def rig(_rigs: dict[tuple[str, Any], Rig], request: pytest.FixtureRequest) -> Rig:
+    """The shared loader of a map-style dataset, between two epochs; tests that are ``forked`` share another."""
+    method = "spawn"
+    if "forked" in request.fixturenames:
+        method = "forkserver"
+        request.getfixturevalue("forked")  # its environment is there before the rig
+    found = _rigs["draws", method]
+    found.get_ready()
+    return found
 
 
 @pytest.fixture
-def stream_rig(_rigs: dict[str, Rig]) -> Rig:
+def stream_rig(forked: None, _rigs: dict[tuple[str, Any], Rig]) -> Rig:
     """The shared loader of an iterable dataset, between two epochs."""
-    _rigs["stream"].get_ready()
-    return _rigs["stream"]
+    _rigs["stream", "forkserver"].get_ready()
+    return _rigs["stream", "forkserver"]
 
 
 @pytest.fixture(scope="session")
 def _pool() -> Iterator[WorkerPool]:
-    with WorkerPool(processes=2, name="shared") as pool:
+    with WorkerPool(processes=2, name="shared", start_method="forkserver") as pool:
         yield pool
 
 
 @pytest.fixture
-def pool(_pool: WorkerPool) -> WorkerPool:
-    """The pool that many rows share: two processes, both running or about to."""
-    return _pool.start()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
-    """A changed environment is a new fork server, and pytest changes it for each test."""
-    before = os.environ.pop("PYTEST_CURRENT_TEST", "")
-    try:
-        return (yield)
-    finally:
-        os.environ["PYTEST_CURRENT_TEST"] = before
+def pool(_pool: WorkerPool, forked: None) -> WorkerPool:
+    """The pool that many rows share: two processes that are there, ready or about to be."""
+    started = _pool.start()
+    until(lambda: all(started.crew().pids))
+    return started
 
 
 @pytest.hookimpl(wrapper=True)

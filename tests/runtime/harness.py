@@ -128,7 +128,10 @@ def fault_of(loader: DataLoader[Any], **facts: Any) -> Fault:
 def processes_of(loader: DataLoader[Any]) -> list[psutil.Process]:
     """The processes of a loader, as its drivers know them, oldest first."""
     drivers = [driver_of(iterator) for iterator in loader._safe.iterators]
-    return [psutil.Process(driver.processes[n].pid) for driver in drivers for n in sorted(driver.processes)]
+    processes = [driver.processes[n] for driver in drivers for n in sorted(driver.processes)]
+    for process in processes:  # a fork server tells the pid a moment after it was asked for the process
+        until(lambda process=process: process.pid or process.exited())
+    return [psutil.Process(process.pid) for process in processes]
 
 
 def driver_of(iterator: Any) -> Any:

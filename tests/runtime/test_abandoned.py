@@ -17,6 +17,8 @@ from tests.fixtures_data import Draws
 from tests.runtime.harness import BATCH, COUNT, driver_of, make, run_epoch, seed
 from tests.until import until
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 
 class Logged(torch.utils.data.Dataset[torch.Tensor]):
     """Writes down what is begun; the second batch waits at a gate."""

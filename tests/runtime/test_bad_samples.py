@@ -9,6 +9,8 @@ from safeloader.errors import BadSampleError
 from tests.fixtures_data import CollateDiesWith, Draws, DrawsAtOnce, Orders, Stream
 from tests.runtime.harness import COUNT, make, processes_of
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 ONCE_MORE = 1  # bad_sample_attempts: two processes are enough for a verdict, and quicker
 BAD = 24
 

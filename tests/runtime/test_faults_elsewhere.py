@@ -22,6 +22,8 @@ from tests.runtime.harness import (
     seed,
 )
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 
 def _fifth_key(rig: Rig) -> int:
     return first_index(persistent_epochs()[rig.epoch].batches[4])

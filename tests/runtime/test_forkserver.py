@@ -38,9 +38,7 @@ FORKED = Policy(start_method="forkserver", batch_timeout=2.0, max_restarts=1000)
 def _warm() -> Iterator[None]:
     """A server that all of these share; the first of them would have to wait for it anyway."""
     way = Way("forkserver")
-    before = os.environ.pop("PYTEST_CURRENT_TEST", "")
     way.server()
-    os.environ["PYTEST_CURRENT_TEST"] = before
     yield
     way.close()
 

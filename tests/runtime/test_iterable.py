@@ -11,6 +11,8 @@ from tests.fixtures_data import Orders, Stream
 from tests.runtime.conftest import Rig
 from tests.runtime.harness import COUNT, fault_of, kill_all, make, persistent_epochs, reference, run_epoch
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 MOMENTS = {
     "its very first sample": "stream 0-0",
     "the middle of its shard": "stream 0-13",

@@ -24,7 +24,10 @@ from tests.runtime.harness import (
     seed,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 4:UserWarning")
+pytestmark = [
+    pytest.mark.usefixtures("forked"),
+    pytest.mark.filterwarnings("ignore:This DataLoader will create 4:UserWarning"),
+]
 
 
 # ---------------------------------------------------------------- no process at all

@@ -18,6 +18,7 @@ from tests.runtime.harness import (
     driver_of,
     fault_of,
     gone,
+    kill_all,
     make,
     persistent_epochs,
     play,
@@ -28,6 +29,8 @@ from tests.runtime.harness import (
 )
 from tests.runtime.test_pool import begin, on
 from tests.until import until
+
+pytestmark = pytest.mark.usefixtures("forked")
 
 BAD = 24
 
@@ -61,9 +64,8 @@ def test_processes_killed_from_outside_are_missed_by_both(pool: WorkerPool) -> N
     with on(pool, Draws(COUNT)) as train, on(pool, Stream(COUNT), name="val") as val:
         assert run_epoch(train) == persistent_epochs("draws")[0]
         assert run_epoch(val) == persistent_epochs("stream")[0]
-        for process in processes_of(train):
-            process.kill()
-            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        kill_all(train)
+        assert gone(pool.crew().pids)
         assert run_epoch(train, 1) == persistent_epochs("draws")[1]
         assert run_epoch(val, 1) == persistent_epochs("stream")[1]
         assert len(pool.crew().pids) == 2
@@ -242,7 +244,7 @@ def test_a_program_that_ends_with_a_pool_and_stuck_workers_ends_well(orders: Ord
 def test_a_pool_without_loaders_is_replenished(pool: WorkerPool) -> None:
     victim = pool.crew().pids[0]
     os.kill(victim, signal.SIGKILL)
-    os.waitid(os.P_PID, victim, os.WEXITED | os.WNOWAIT)
+    assert gone([victim])
     assert run_epoch(on(pool, Draws(COUNT), persistent_workers=False)) == persistent_epochs()[0]
     assert victim not in pool.crew().pids
     assert len(pool.crew().pids) == 2

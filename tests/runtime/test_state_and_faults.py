@@ -17,6 +17,8 @@ from tests.fixtures_data import Draws, Orders, Stream
 from tests.runtime.harness import _bytes, fault_of, processes_of, seed
 from tests.until import until
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 
 def make(kind: str, orders: Orders | None = None, **options: Any) -> DataLoader[Any]:
     dataset: Any = {"map": Draws, "iterable": Stream, "growing": Growing, "stream": StatefulStream}[kind](24, orders)

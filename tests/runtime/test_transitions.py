@@ -27,6 +27,8 @@ from tests.runtime.harness import (
     seed,
 )
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 
 def test_the_same_processes_serve_from_the_first_epoch_to_the_last(tmp_path: Path) -> None:
     expected = persistent_epochs()

@@ -18,6 +18,8 @@ from safeloader.testing import ChaosError, chaos
 from tests.fixtures_data import Draws, DrawsAtOnce, Stream
 from tests.runtime.harness import COUNT, ROOT, make, reference, run_epoch
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 PATIENT = Policy(batch_timeout=60.0, max_restarts=100)
 QUICK = Policy(batch_timeout=3.0, max_restarts=100)  # where something hangs
 
