@@ -68,21 +68,19 @@ def pytest_pyfunc_call() -> Any:
 
 
 @pytest.fixture(scope="session")
-def _fork_server() -> Iterator[None]:
-    """One for all tests that are ``forked``."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SAFELOADER_START_METHOD", "forkserver")
-        way = Way("forkserver")
-        way.server()
-    yield
+def _fork_way() -> Iterator[Way]:
+    """Holds the fork server that all tests share which are ``forked``."""
+    way = Way("forkserver")
+    yield way
     way.close()
 
 
 @pytest.fixture
-def forked(_fork_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def forked(_fork_way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes are forked by a server, where nothing else is asked for: a start costs milliseconds, not the import of
     torch. For tests of what happens after a start."""
     monkeypatch.setenv("SAFELOADER_START_METHOD", "forkserver")
+    _fork_way.server()  # another one only where a test has changed the environment or the path
 
 
 class Belongings(NamedTuple):
@@ -140,8 +138,8 @@ def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     shared = {"rig", "stream_rig", "pool"}.intersection(request.fixturenames)
-    for rig in shared:  # its processes belong to what was there before
-        request.getfixturevalue(rig)
+    for common in sorted({"forked", *shared}.intersection(request.fixturenames)):  # they belong to what was there before
+        request.getfixturevalue(common)
     gc.collect()
     before = Belongings.now()
     yield

@@ -107,7 +107,7 @@ def rig(_rigs: dict[tuple[str, Any], Rig], request: pytest.FixtureRequest) -> Ri
     method = "spawn"
     if "forked" in request.fixturenames:
         method = "forkserver"
-        request.getfixturevalue("forked")  # its environment is there before the rig
+        request.getfixturevalue("forked")  # its server is there before the rig
     found = _rigs["draws", method]
     found.get_ready()
     return found

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from safeloader import DataLoader, Policy
+from safeloader.runtime.start import client
 from safeloader.runtime.start.way import Way
 from tests.fixtures_data import Draws, Orders, Stream, Surroundings, UnpickleTrap, as_they_are
 from tests.runtime.harness import (
@@ -36,10 +37,13 @@ FORKED = Policy(start_method="forkserver", batch_timeout=2.0, max_restarts=1000)
 
 @pytest.fixture(scope="module", autouse=True)
 def _warm() -> Iterator[None]:
-    """A server that all of these share; the first of them would have to wait for it anyway."""
+    """A server that all of these share; the first of them would have to wait for it anyway. It has imported nothing
+    for the loaders of other tests."""
     way = Way("forkserver")
-    way.server()
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "_trainer", client._Trainer())
+        way.server()
+        yield
     way.close()
 
 
