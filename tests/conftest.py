@@ -109,7 +109,7 @@ def _processes() -> Counter[str]:
             line = " ".join(child.cmdline())
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             line = "a zombie"
-        kinds["safeloader's" if "safeloader.runtime.host" in line else line] += 1
+        kinds["safeloader's" if "from safeloader.runtime." in line else line] += 1
     return kinds
 
 
