@@ -137,9 +137,10 @@ def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     if not str(request.path).startswith(_CHECKED):
         yield
         return
-    shared = {"rig", "stream_rig", "pool"}.intersection(request.fixturenames)
-    for common in sorted({"forked", *shared}.intersection(request.fixturenames)):  # they belong to what was there before
-        request.getfixturevalue(common)
+    common = {"forked", "rig", "stream_rig", "pool"}.intersection(request.fixturenames)
+    for name in sorted(common):  # their processes belong to what was there before
+        request.getfixturevalue(name)
+    shared = common - {"forked"}
     gc.collect()
     before = Belongings.now()
     yield

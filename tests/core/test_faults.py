@@ -303,20 +303,26 @@ def test_a_task_that_was_finished_in_the_last_moment_is_not_held_guilty() -> Non
     assert stage.sup.tasks[1].attempts == 0
 
 
-@pytest.mark.parametrize("state", ["T", "S"])
-def test_what_a_process_is_at_is_to_blame_though_the_answers_before_that_are_still_unheard(state: str) -> None:
-    """It answered the oldest task and took the next, between a look at its channel and one at its page."""
+def _answered_and_took_the_next(state: str) -> tuple[Stage, list[m.Command]]:
+    """Between a look at its channel and one at its page: the answer comes only now."""
     stage = Stage(num_workers=1, batch_timeout=10.0)
     stage.begin()
     stage.now = 10.0
     said = stage.look(1, task=1, taken_at=9.9, progressed_at=9.9, sample=2, state=state)
     stage.load(0)
-    if state == "S":  # it has done something, after all
-        assert not only((m.CaptureStacks, m.KillProcess), said)
-        return
+    return stage, said
+
+
+def test_what_a_stopped_process_is_at_is_to_blame_though_the_answers_before_that_are_still_unheard() -> None:
+    stage, _ = _answered_and_took_the_next("T")
     fault = only(m.ReportFault, stage.die(1, task=1, sample=2))[0]
     assert (fault.cause, fault.task, fault.sample) == ("stopped", 1, 2)
     assert stage.sup.tasks[1].attempts == 1
+
+
+def test_a_process_that_took_the_next_task_is_not_taken_for_hung_though_its_answer_is_still_unheard() -> None:
+    _, said = _answered_and_took_the_next("S")
+    assert not only((m.CaptureStacks, m.KillProcess), said)
 
 
 def test_a_second_attempt_has_twice_the_time() -> None:
