@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.safeloader-installed
 FFCV   := $(VENV)/.ffcv-installed
 
-.PHONY: help ffcv try-ffcv demo test test-all lint docs bench-hangs bench-ffcv bench-speed bench-ranks bench-scaling incidents setup clean
+.PHONY: help ffcv try-ffcv demo test test-all lint docs bench-hangs bench-ffcv bench-speed bench-ranks bench-scaling soak incidents setup clean
 
 help:          ## this list
 	@grep -hE '^[a-z-]+: .*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -42,6 +42,9 @@ bench-ranks: $(STAMP) ## two ranks on torchrun, calm and with a killed worker ev
 
 bench-scaling: $(STAMP) ## what the board and the sampler cost with 10,000 ranks and 10^9 samples
 	@$(PY) -m benchmarks.scaling $(ARGS)
+
+soak: $(STAMP)  ## loaders of all kinds beside each other under random faults, bytes compared with torch (MINUTES=10)
+	@$(PY) -m benchmarks.soak $(ARGS)
 
 incidents: $(STAMP) ## the incidents that the project began from, without and with safeloader
 	@$(PY) -m benchmarks.incidents $(ARGS)
