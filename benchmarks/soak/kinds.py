@@ -72,7 +72,7 @@ def sampler(kind: Kind, rank: int, world: int) -> dict[str, Any]:
     """The sampler of a kind that is ranked."""
     if not kind.ranked:
         return {}
-    from safeloader import ElasticDistributedSampler
+    from safeloader.distributed import ElasticDistributedSampler
 
     return {"sampler": ElasticDistributedSampler(range(COUNT), num_replicas=world, rank=rank, seed=3)}
 
@@ -93,7 +93,8 @@ def undisturbed(kind: Kind, rank: int, world: int) -> list[list[bytes]]:
     from torch.utils.data import DataLoader
 
     given = {**arguments(kind, Orders()), **sampler(kind, rank, world)}
-    loader: DataLoader[torch.Tensor] = DataLoader(multiprocessing_context="spawn", **given)
+    # Forked, since torch's spawn cannot send a `torch.Generator`; nothing else runs here yet.
+    loader: DataLoader[torch.Tensor] = DataLoader(multiprocessing_context="fork", **given)
     return [[fingerprint(batch) for batch in loader] for _ in epochs(loader)]
 
 
