@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.safeloader-installed
 FFCV   := $(VENV)/.ffcv-installed
 
-.PHONY: help ffcv try-ffcv demo test test-all lint docs bench-hangs bench-ffcv bench-speed bench-ranks bench-scaling soak incidents setup clean
+.PHONY: help ffcv try-ffcv demo test test-all lint house docs bench-hangs bench-ffcv bench-speed bench-ranks bench-scaling soak incidents setup clean
 
 help:          ## this list
 	@grep -hE '^[a-z-]+: .*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -23,6 +23,9 @@ lint: $(STAMP) ## ruff, mypy and the documentation, without a warning
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
 	@$(MAKE) --no-print-directory docs
+
+house: $(STAMP) ## lines, layers, circles of imports, the files a batch and a SIGKILL go through
+	@$(PY) -m tools.house $(ARGS)
 
 docs: $(STAMP) ## the documentation, into results/docs; a warning is an error
 	@$(PY) -m sphinx -W --keep-going -q -b html -d results/.doctrees docs results/docs

@@ -9,13 +9,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from . import torch_private
-from .distributed.guard import RankGuard
-from .distributed.patience import Patience
+from .dist_env import group
+from .distributed.rank_check import RankCheck
+from .distributed.timeouts import GroupTimeout
 from .lengths import length_of
 from .observe import Recorder, stall
 from .observe.memory import own_memory
 from .observe.status import Pass, loader_status
-from .ranks import group
 from .starting import Starting
 from .state.keeper import Keeper
 
@@ -38,10 +38,10 @@ class LoaderState:
     """What a loader keeps besides torch's attributes."""
 
     def __init__(self, name: str | None, settings: Settings, num_workers: int) -> None:
-        self.guard = RankGuard(name, settings)
+        self.guard = RankCheck(name, settings)
         self.name = name = name or f"loader {next(_counter)}"
         self.settings = settings
-        self.patience = Patience(name, settings)
+        self.patience = GroupTimeout(name, settings)
         self.recorder = Recorder(name, settings, workers=num_workers)
         self._pulse = self.recorder.pulse
         self.starting = Starting(settings)
@@ -64,7 +64,7 @@ class LoaderState:
             self._watched = True
             stall.watch(self._pulse, self.settings.stall_report, weakref.ref(self))
         if group() is not None:
-            from .distributed.health import publish
+            from .distributed.board import publish
 
             publish(self.settings)
         if self.settings.progress and not self.shown_by_hand:

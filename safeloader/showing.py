@@ -10,9 +10,9 @@ import sys
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from safeloader.dist_env import group
 from safeloader.lengths import length_of
 from safeloader.observe.text import duration, many
-from safeloader.ranks import group
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -8,6 +8,7 @@ import multiprocessing
 import multiprocessing.resource_tracker
 import os
 import re
+import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -21,16 +22,25 @@ from safeloader.observe import stall
 from safeloader.runtime.start import turnstile
 from safeloader.runtime.start.lifeline import lifeline
 from safeloader.runtime.start.way import Way
+from tests import shared
+from tests.timing import Timing
 from tests.until import until
 
 _PATIENCE = 20.0  # seconds until what is on its way out must be gone
 _HERE = os.path.dirname(__file__)
-_CHECKED = tuple(os.path.join(_HERE, folder) + os.sep for folder in ("runtime", "api"))
+_LOADERS = ("runtime", "api")
+_GUESTS = ("accelerator", "cli", "distributed", "docs", "integration", "testing", "training")
+"""Folders whose tests run other packages too: those keep threads and files, but no process and none of our memory."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("SAFELOADER_")]:
         del os.environ[name]
+    if shared.begin():
+        config.add_cleanup(shared.end)
+    config.pluginmanager.register(Timing())
+    # A shell that starts the suite in the background has it ignore Ctrl-C, and all that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # What is made once for a whole program is no leak of the test that happens to come first.
     torch.multiprocessing.set_start_method("spawn", force=True)
     multiprocessing.resource_tracker.ensure_running()
@@ -130,30 +140,30 @@ def _mappings() -> Counter[str]:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After the test: no process, descriptor, mapping or thread more than before.
+    """After the test: no process, descriptor, mapping or thread more than before; of guests, no process or mapping.
 
     A test that uses the shared loader (``rig``, ``stream_rig``) or pool may make its arena larger.
     """
-    if not str(request.path).startswith(_CHECKED):
+    folder = os.path.relpath(request.path, _HERE).partition(os.sep)[0]
+    if folder not in (*_LOADERS, *_GUESTS):
         yield
         return
     common = {"forked", "rig", "stream_rig", "pool"}.intersection(request.fixturenames)
     for name in sorted(common):  # their processes belong to what was there before
         request.getfixturevalue(name)
-    shared = common - {"forked"}
+    passed_over = {"mappings"} if common - {"forked"} else set()
+    if folder in _GUESTS:
+        passed_over |= {"descriptors", "threads"}
     gc.collect()
     before = Belongings.now()
     yield
     try:
-        until(lambda: not _left_behind(before, bool(shared)), _PATIENCE)
+        until(lambda: not _left_behind(before, passed_over), _PATIENCE)
     except AssertionError:
-        if left := _left_behind(before, bool(shared)):
+        if left := _left_behind(before, passed_over):
             pytest.fail(f"left behind: {left}")
 
 
-def _left_behind(before: Belongings, arena_may_grow: bool) -> dict[str, dict[str, int]]:
+def _left_behind(before: Belongings, passed_over: set[str]) -> dict[str, dict[str, int]]:
     gc.collect()
-    left = Belongings.now().beyond(before)
-    if arena_may_grow:
-        left.pop("mappings", None)
-    return left
+    return {kind: more for kind, more in Belongings.now().beyond(before).items() if kind not in passed_over}

@@ -11,8 +11,9 @@ The rule: the program knows nothing of how it is judged. It trains through a loa
 notes facts, one JSON line each, so that a program that is killed or stands still leaves all that it knew. A
 fault fires once, unless the scenario's name says ``always``, so that a loader which tries again can finish.
 
-One scenario is one file in ``scenarios/`` and one row of the catalogue of hangs. To add one: write a file
-with a ``SCENARIO`` and a ``train(run)``. To add a loader: see ``adapters.py``.
+A scenario is one row of the catalogue of hangs, in a file in ``scenarios/``. To add one: write a file with a
+``SCENARIO`` and a ``train(run)``, or add a line to one with ``SCENARIOS`` that differ little. To add a loader: see
+``adapters.py``.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from pathlib import Path
 from benchmarks.hangs import adapters, facts, processes, scenario
 from benchmarks.hangs.judge import Ending, Record, expect, judge, start_seconds
 from benchmarks.hangs.scenario import NotHere, Room, Scenario
+from safeloader.bisecting.processes import kill_all
 
 ROOT = Path(__file__).resolve().parents[2]
 STARTS = 2
@@ -111,7 +112,7 @@ class Harness:
             if code is not None:
                 ending.left, ending.last_left = processes.left_behind(launch.directory, launch.wanted.grace)
         finally:
-            if not processes.kill_all(child, launch.directory):
+            if not kill_all(child, lambda: processes.members(launch.directory)):
                 raise HarnessError(f"not all processes of {launch.name} under {launch.loader} could be killed")
         ending.stderr = errors.read_text(errors="replace")[-3000:]
         return ending
@@ -158,7 +159,7 @@ class Launch:
         """The command line, and what the program reads from standard input."""
         script = self.wanted.script
         if script is None:
-            return [sys.executable, "-m", f"benchmarks.hangs.scenarios.{self.name}"], ""
+            return [sys.executable, "-m", scenario.module_of(self.name), self.name], ""
         if self.wanted.stdin:
             return [sys.executable, "-"], script
         program = self.directory / "train.py"

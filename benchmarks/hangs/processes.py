@@ -1,20 +1,19 @@
-"""The processes of one run: found by the directory that their environment names, watched, counted and killed."""
+"""The processes of one run: found by the directory that their environment names, watched, and counted."""
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import time
 from typing import TYPE_CHECKING
 
-import psutil
-
 from benchmarks.hangs import facts
+from safeloader.bisecting import processes
 
 if TYPE_CHECKING:
     import threading
     from pathlib import Path
+
+    import psutil
 
 GLANCE = 0.05
 """Seconds between two looks at a program that runs."""
@@ -28,14 +27,7 @@ class Interrupted(Exception):
 
 def members(directory: Path) -> list[psutil.Process]:
     """The living processes of the run in ``directory``."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(facts.DIRECTORY) == str(directory) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (psutil.Error, OSError):
-            continue
-    return found
+    return processes.members(facts.DIRECTORY, str(directory))
 
 
 def wait(child: subprocess.Popen[bytes], directory: Path, cap: float, stop: threading.Event) -> int | None:
@@ -71,24 +63,3 @@ def left_behind(directory: Path, grace: float) -> tuple[int, float | None]:
         if now > limit:
             return left, None
         time.sleep(0.2)
-
-
-def kill_all(child: subprocess.Popen[bytes], directory: Path) -> bool:
-    """Kill the program and everything that it has started; whether all of it is gone."""
-    for _ in range(20):
-        doomed = members(directory)
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL)
-        elif not doomed:
-            return True
-        for process in doomed:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
-        psutil.wait_procs(doomed, timeout=1)
-        try:
-            child.wait(1)
-        except subprocess.TimeoutExpired:
-            continue
-    return False

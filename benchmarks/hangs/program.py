@@ -1,7 +1,7 @@
 """What a scenario's program runs in: it makes the loader by the adapter and notes each batch, the error and the end.
 
 A scenario's file ends with ``if __name__ == "__main__": program(train)``. Without the harness around it, it
-is a program that can be run and watched by hand: ``python -m benchmarks.hangs.scenarios.sigkill torch``.
+is a program that can be run and watched by hand: ``python -m benchmarks.hangs.scenarios.in_a_sample sigkill torch``.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def program(train: Callable[[Run], None]) -> None:
     by_hand = facts.DIRECTORY not in os.environ
     if by_hand:
         os.environ[facts.DIRECTORY] = tempfile.mkdtemp(prefix="hangs-")
-        os.environ[facts.LOADER] = sys.argv[1] if len(sys.argv) > 1 else "torch"
+        os.environ[facts.LOADER] = sys.argv[2] if len(sys.argv) > 2 else "torch"
     with Run() as run:
         train(run)
     # What the training function held is gone now; a loader that cannot let go stands still before this line.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from contextlib import AbstractContextManager, contextmanager
@@ -82,11 +83,22 @@ class Scenario:
     quick: bool = False
 
 
-def names() -> list[str]:
-    """The names of all scenarios: the names of the files."""
+@functools.cache
+def _found() -> dict[str, tuple[str, Scenario]]:
+    """Each scenario with its module: a module has a ``SCENARIO`` of its own name, or several ``SCENARIOS``."""
     from benchmarks.hangs import scenarios
 
-    return sorted(module.name for module in pkgutil.iter_modules(scenarios.__path__))
+    found: dict[str, tuple[str, Scenario]] = {}
+    for file in pkgutil.iter_modules(scenarios.__path__, f"{scenarios.__name__}."):
+        module = importlib.import_module(file.name)
+        several = vars(module).get("SCENARIOS") or {file.name.rpartition(".")[2]: module.SCENARIO}
+        found.update((name, (file.name, one)) for name, one in several.items())
+    return found
+
+
+def names() -> list[str]:
+    """The names of all scenarios."""
+    return sorted(_found())
 
 
 def load(name: str) -> Scenario:
@@ -97,7 +109,9 @@ def load(name: str) -> Scenario:
     """
     if name not in names():
         raise LookupError(f"no scenario {name!r}; there are {', '.join(names())}")
-    found = importlib.import_module(f"benchmarks.hangs.scenarios.{name}").SCENARIO
-    if not isinstance(found, Scenario):
-        raise LookupError(f"SCENARIO of {name} is not a Scenario")
-    return found
+    return _found()[name][1]
+
+
+def module_of(name: str) -> str:
+    """The module that runs the scenario called ``name``, with that name as its argument."""
+    return _found()[name][0]

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.speed import report
-from benchmarks.speed.measure import Table
+from benchmarks.speed.plan import Table
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ["loader", "faults", "batches", "images a second", "exposed stall", "longest wait for a batch"]

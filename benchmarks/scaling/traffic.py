@@ -1,6 +1,6 @@
 """The board's traffic, on torch's own store in a process of its own: a visit, the load of all ranks, a reading.
 
-The ranks are played by this process. A visit is the one that a rank makes (`safeloader.distributed.health.access`),
+The ranks are played by this process. A visit is the one that a rank makes (`safeloader.distributed.board.visit`),
 with its connection; only who makes it is pretended.
 """
 
@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed
 
 from benchmarks.scaling.wire import CountingPort
-from safeloader.distributed.health.access import Access
-from safeloader.distributed.health.judge import Seen, judge
-from safeloader.distributed.health.pace import interval
-from safeloader.distributed.health.row import Row, encode
+from safeloader.distributed.board.interval import interval
+from safeloader.distributed.board.judge import Sighting, judge
+from safeloader.distributed.board.rank_status import RankStatus, encode
+from safeloader.distributed.board.visit import key_of, visit
+from safeloader.distributed.store import GroupStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,19 +76,20 @@ class _Store:
         self._pipe = pipe
         self.counting = CountingPort(port)
         self._client = dist.TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False)
-        self.direct = Access(self._client)
-        self.counted = Access(self._client)
-        self.counted._address = ("127.0.0.1", self.counting.port)
+        self.direct = GroupStore(self._client)
+        self.counted = GroupStore(self._client)
+        self.counted.address = ("127.0.0.1", self.counting.port)
 
     def seconds(self) -> float:
         """Processor time of the store's process."""
         self._pipe.send(True)
         return float(self._pipe.recv())
 
-    def fill(self, rows: list[Row]) -> None:
+    def fill(self, rows: list[RankStatus]) -> None:
         """Have all these ranks published."""
+        filled = self.direct.open()
         for row in rows:
-            self._client.set(self.direct._key(row.rank), encode(row).decode())
+            filled.set(key_of(row.rank), encode(row).decode())
 
 
 @contextmanager
@@ -104,10 +106,10 @@ def _store() -> Iterator[_Store]:
         process.join()
 
 
-def _row(rank: int, every: float) -> Row:
+def _row(rank: int, every: float) -> RankStatus:
     """As they are in a stall, which makes them longest: all wait in the step for one that waits for data."""
     host = f"node-{rank // 8:04}.cluster"
-    standing = Row(
+    standing = RankStatus(
         rank, 1000 + rank, every, "steps", 301.4, host, 10_000 + rank, "train", 12, 48_860, 125_000, 8,
         "train.py:188 in training_step", True, workers=8, processes=8,
     )  # fmt: skip
@@ -126,19 +128,19 @@ def measure(world: int) -> Load:
         store.fill(rows)
         before = store.counting.traffic
         for row in some:
-            store.counted.visit(row.rank, encode(row), None)
+            visit(store.counted.open(), row.rank, encode(row), None)
         gone = _settled(store, before)
         used = store.seconds()
         for row in some:
-            store.direct.visit(row.rank, encode(row), None)
+            visit(store.direct.open(), row.rank, encode(row), None)
         used = store.seconds() - used
         before = store.counting.traffic
-        found = store.counted.visit(0, encode(rows[0]), world)
+        found = visit(store.counted.open(), 0, encode(rows[0]), world)
         read = _settled(store, before)
         if found is None or len(found) != world:
             raise RuntimeError(f"{0 if found is None else len(found)} of {world} rows were read")
         reading = median(_seconds_to_read(store, [], world) for _ in range(3))
-    seen = {rank: Seen(row) for rank, row in found.items()}
+    seen = {rank: Sighting(row) for rank, row in found.items()}
     begun = monotonic()
     verdict = judge(seen, world, 150.0)
     judging = monotonic() - begun
@@ -161,8 +163,8 @@ def _settled(store: _Store, before: Any) -> Any:
     return gone.to_store, gone.from_store
 
 
-def _seconds_to_read(store: _Store, rows: list[Row], world: int) -> float:
+def _seconds_to_read(store: _Store, rows: list[RankStatus], world: int) -> float:
     store.fill(rows)
     begun = monotonic()
-    store.direct.visit(0, encode(_row(0, 5.0)), world)
+    visit(store.direct.open(), 0, encode(_row(0, 5.0)), world)
     return monotonic() - begun

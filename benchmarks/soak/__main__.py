@@ -18,7 +18,7 @@ from rich.console import Console
 
 from benchmarks.soak.strikes import Striker
 from benchmarks.speed import report
-from benchmarks.speed.measure import Table
+from benchmarks.speed.plan import Table
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ["loader", "loaders", "epochs", "batches", "interrupts", "faults survived", "bytes"]

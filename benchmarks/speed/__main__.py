@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.speed import report
-from benchmarks.speed.measure import GROUPS, Plan
+from benchmarks.speed.measure import GROUPS
+from benchmarks.speed.plan import Plan
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent

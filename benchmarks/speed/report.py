@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 if TYPE_CHECKING:
-    from benchmarks.speed.measure import Table
+    from benchmarks.speed.plan import Table
 
 
 def machine() -> dict[str, str]:

@@ -15,9 +15,9 @@ from safeloader.auditing.generators import Streams
 from safeloader.auditing.judge import Epoch, Plan, facts_of, judge
 from safeloader.auditing.report import AuditReport
 from safeloader.auditing.watched import Seen, as_list, watch
+from safeloader.dist_env import ALONE, group
 from safeloader.errors import AuditError
 from safeloader.loader import DataLoader
-from safeloader.ranks import ALONE, group
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ from safeloader.observe.text import many
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Seen", "Setting", "everything", "one_at_a_time", "validation_switches"]
+__all__ = ["ScriptLoaders", "Setting", "everything", "one_at_a_time", "validation_switches"]
 
 STARTS = ("fork", "spawn", "forkserver")
 
@@ -54,7 +54,7 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ScriptLoaders:
     """What the script itself asks its loaders for, seen in its first run.
 
     Attributes:
@@ -68,7 +68,7 @@ class Seen:
     start: str = ""
 
 
-def one_at_a_time(seen: Seen, can_skip_validation: bool) -> Iterator[Setting]:
+def one_at_a_time(seen: ScriptLoaders, can_skip_validation: bool) -> Iterator[Setting]:
     """What follows the script as it is: each setting changed alone."""
     base = Setting()
     if can_skip_validation:
@@ -83,7 +83,7 @@ def one_at_a_time(seen: Seen, can_skip_validation: bool) -> Iterator[Setting]:
     yield replace(base, loader="safeloader")
 
 
-def everything(seen: Seen, can_skip_validation: bool) -> Iterator[Setting]:
+def everything(seen: ScriptLoaders, can_skip_validation: bool) -> Iterator[Setting]:
     """Every combination, apart from the script as it is."""
     validations = (None, False) if can_skip_validation else (None,)
     workers = (None, *_fewer(seen.workers)) if seen.workers else (None,)

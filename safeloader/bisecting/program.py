@@ -45,7 +45,7 @@ def main() -> None:
     stacks = open(os.path.join(orders["folder"], "stacks"), "wb", buffering=0)  # noqa: SIM115 - until the end
     faulthandler.register(STACK_SIGNAL, file=stacks, all_threads=True)
     _prepare(orders)
-    from safeloader.cli.run import open_program
+    from safeloader.main_module import open_program
 
     program, *arguments = sys.argv[1:]
     main_module, code = open_program(program, orders["as_module"])

@@ -14,9 +14,8 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Literal
 
-import psutil
-
-from safeloader.bisecting.matrix import Seen
+from safeloader.bisecting.matrix import ScriptLoaders
+from safeloader.bisecting.processes import kill_all, members
 from safeloader.bisecting.program import VARIABLE, Beat, read_beat
 from safeloader.observe.text import inline, stack_lines, stack_place
 from safeloader.runtime.system import STACK_SIGNAL
@@ -58,7 +57,7 @@ class Run:
     passes: int
     detail: str
     stack: str
-    seen: Seen
+    seen: ScriptLoaders
 
     @property
     def survived(self) -> bool:
@@ -112,7 +111,7 @@ class Runner:
                 outcome = self._watch(child, folder, setting)
                 stack = _stacks(child, folder) if outcome == "hung" else ""
             finally:
-                _end(child, place)
+                kill_all(child, lambda: members(VARIABLE, place, child.pid))
             beat = read_beat(folder)
             return Run(
                 setting, outcome, monotonic() - begun, beat.batches, beat.passes,
@@ -154,16 +153,16 @@ class Runner:
                 return "went on"
 
 
-def _seen(folder: Path) -> Seen:
+def _seen(folder: Path) -> ScriptLoaders:
     try:
         asked = [json.loads(line) for line in (folder / "loaders").read_text().splitlines()]
     except OSError:
-        return Seen()
+        return ScriptLoaders()
     working = [one for one in asked if one["workers"]]
     if not working:
-        return Seen()
+        return ScriptLoaders()
     persistent = any(one["persistent"] for one in working)
-    return Seen(max(one["workers"] for one in working), persistent, working[0]["start"])
+    return ScriptLoaders(max(one["workers"] for one in working), persistent, working[0]["start"])
 
 
 def _detail(code: int | None, outcome: Outcome, stack: str, folder: Path) -> str:
@@ -208,40 +207,3 @@ def _stacks(child: subprocess.Popen[bytes], folder: Path) -> str:
         size = path.stat().st_size
         sleep(0.05)
     return path.read_text(errors="replace").strip()
-
-
-def _end(child: subprocess.Popen[bytes], place: str) -> None:
-    """Kill the script and everything that it started, wherever it went."""
-    for _ in range(20):
-        doomed = _members(child, place)
-        if child.poll() is None:
-            try:
-                os.killpg(child.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        elif not doomed:
-            return
-        for process in doomed:
-            try:
-                process.kill()
-            except psutil.Error:
-                continue
-        psutil.wait_procs(doomed, timeout=1)
-        try:
-            child.wait(1)
-        except subprocess.TimeoutExpired:
-            continue
-
-
-def _members(child: subprocess.Popen[bytes], place: str) -> list[psutil.Process]:
-    """Living processes of the run: those with its environment, or in its session."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.pid == child.pid or process.status() == psutil.STATUS_ZOMBIE:
-                continue
-            if place in process.environ().get(VARIABLE, "") or os.getsid(process.pid) == child.pid:
-                found.append(process)
-        except (psutil.Error, OSError):
-            continue
-    return found

@@ -8,7 +8,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from safeloader.cli.tables import needs, table
-from safeloader.observe.door import NoAnswerError, ask, doors
+from safeloader.observe.status_socket import NoAnswerError, ask, listening
 from safeloader.observe.text import duration, inline, many
 
 __all__ = ["Look", "Looker", "render"]
@@ -56,7 +56,7 @@ class Looker:
         """
         seen = Look()
         if self._pid is None:
-            pids, seen.others = doors()
+            pids, seen.others = listening()
         else:
             pids = [self._pid]
         for pid in pids:

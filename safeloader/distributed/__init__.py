@@ -1,4 +1,4 @@
-"""Many ranks, one truth about the data.
+"""Several ranks: who loads what, whether they agree, and which of them holds the run.
 
 ::
 
@@ -7,14 +7,14 @@
     rank       0 1 2 0 1 2 0 1 2 ...                       ``elastic``: who takes which
 
     the process group's key-value store <── ``store``: asked with a deadline, by a thread of its own
-           ▲ what this rank iterates        ``guard``: the second rank compares; ``alike``: in words (pure)
-    the process group's timeout ──────────> ``patience``: deadlines that fit into it
-    every rank's loader ─▶ the group's store ─▶ who holds the run     ``health``: for every rank, without a collective
+           ▲ what this rank iterates        ``rank_check``: a rank compares itself with the first; ``compare``: pure
+    the process group's timeout ──────────> ``timeouts``: deadlines that fit into it
+    every rank's loader ─▶ the group's store ─▶ which rank holds the run     ``board``: without a collective
 """
 
 from __future__ import annotations
 
+from .board import Board, board
 from .elastic import ElasticDistributedSampler
-from .health import Board, board
 
 __all__ = ["Board", "ElasticDistributedSampler", "board"]

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+from ..dist_env import ALONE, group
 from ..errors import SettingsError, StateError
-from ..ranks import ALONE, group
 from .order import Order, order_of, weighted_order_of
 
 if TYPE_CHECKING:

@@ -150,9 +150,7 @@ def order_of(seed: int, epoch: int, length: int, shuffle: bool) -> Order:
     return Sorted(key, length) if length <= SORTED_UP_TO else Feistel(key, length)
 
 
-def weighted_order_of(
-    seed: int, epoch: int, weights: NDArray[np.float64], count: int, replacement: bool
-) -> Order:
+def weighted_order_of(seed: int, epoch: int, weights: NDArray[np.float64], count: int, replacement: bool) -> Order:
     """The order of an epoch of weighted draws."""
     key = _key(seed, epoch, count, len(weights), int(replacement))
     return WeightedDraws(key, weights) if replacement else WeightedOrder(key, weights, count)

@@ -1,91 +1,198 @@
-"""The process group's key-value store, asked so that nobody ever waits for it longer than they said.
+"""The one client of the process group's key-value store, for the rank check and for the board.
 
-A store's calls have no deadline: asked for a key of a server that is frozen, or behind a cut link, ``check`` blocks for
-ever, and with it every other user of that connection, since a connection serves one call at a time. So one thread a
-program asks, over a connection of its own, and callers wait for the thread, for as long as they like. While a call of
-the thread is blocked, all others fail at once; when it comes back, the store is well again. A connection that is lost
-stays lost until the process group is made anew.
+A call of the store has no time limit that holds: a host that is frozen, or a link that is cut in the middle of an
+answer, blocks it for as long as TCP keeps trying, and with it every other user of that connection. So each client makes
+its calls in a thread of its own, over a connection of its own, which is opened for the call and closed after it.
+Callers wait for the thread, as long as they like; 10,000 ranks hold no second connection on the store's host; a link
+that was cut needs no repair. torch's client writes a page of C++ to standard error when a connection is refused, so a
+plain socket tries first.
 
 No call waits for a key to appear, and none is a collective operation: a rank that is late, or was never started, costs
-nothing.
+nothing. While calls fail, nobody waits for more than a moment, until one succeeds.
 
-torchrun's agent keeps its store from one start of the group to the next, and so may be found what ranks wrote that are
-long gone. So write the time with it: what is older than `born` is of another start, since no group is complete before
-all of its processes have begun.
+torchrun's agent keeps its store from one start of the group to the next, and so what ranks wrote that have ended may be
+found. So write the time with it: what is older than `born` is of another start, since no group is complete before all
+of its processes have begun.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
+import queue
+import socket
 import threading
 import time
 import weakref
-from collections import deque
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import torch.distributed as dist
-
-from ..ranks import group
+from ..dist_env import group
 from ..torch_private import default_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["GroupStore", "born", "group_store"]
+__all__ = ["Call", "GroupStore", "born", "found", "group_store"]
 
 T = TypeVar("T")
-_PREFIX = "safeloader/"
 _IMPORTED = time.time()
-_KEY_TIMEOUT = timedelta(seconds=5)  # of a key that vanished between being seen and being read
+_SECONDS_TO_CONNECT = 3.0
+_SECONDS_TO_ANSWER = 10.0
+_SECONDS_WHILE_FAILING = 0.2
+_MOST_HANGING = 3
+_CHUNK = 256  # keys that are asked for at once
+
+
+class Call(Generic[T]):
+    """One call of the store.
+
+    Attributes:
+        value: What it returned, once it is over.
+        error: The exception that ended it, if one did. The store's have no common base.
+    """
+
+    value: T
+
+    def __init__(self, job: Callable[[Any], T]) -> None:
+        self.error: Exception | None = None
+        self._job = job
+        self._over = threading.Event()
+        self._begun = monotonic()
+
+    def wait(self, seconds: float = 0.0) -> bool:
+        """Whether it is over, after waiting for so long at most."""
+        return self._over.wait(seconds)
+
+    @property
+    def seconds(self) -> float:
+        """How long it has lasted, the wait for the thread included."""
+        return monotonic() - self._begun
+
+    @property
+    def trouble(self) -> str:
+        """Its error in a line."""
+        return f"{type(self.error).__name__}: {self.error}".partition("\n")[0]
+
+    def make(self, open_store: Callable[[], Any]) -> None:
+        """Make it, in this thread."""
+        try:
+            self.value = self._job(open_store())
+        except Exception as error:
+            self.error = error
+        self._over.set()
+
+
+class _Line(threading.Thread):
+    """The thread of a client; one that hangs in a call is left behind."""
+
+    def __init__(self, client: GroupStore) -> None:
+        super().__init__(name="safeloader-store", daemon=True)
+        self.calls: queue.SimpleQueue[Call[Any] | None] = queue.SimpleQueue()
+        self._client = client
+
+    def run(self) -> None:
+        while (call := self.calls.get()) is not None:
+            call.make(self._client.open)
+            self._client.over(self, call)
 
 
 class GroupStore:
-    """The store of one process group. Get it from `group_store`. All methods may be called from any thread.
+    """A client of the store of one process group. All methods may be called from any thread.
 
     Args:
-        store: torch's; a connection of its own is made of it where torch can (2.8 and later), else it is shared.
+        store: torch's.
+        ended: Called, in the client's thread, when a call is over.
 
     Attributes:
-        trouble: Why the last call that failed did, in words; "" while there was none. `lost` tells whether it is final.
-        lost: The connection is gone for good.
+        name: What to call the store in a message; the same for all ranks of a group.
+        address: Host and port of a TCPStore; any other store is used as it is.
+        trouble: Why the last call that failed did, in words; "" while there was none.
+        silence_told: Somebody has logged that it does not answer.
     """
 
-    def __init__(self, store: Any) -> None:
+    def __init__(self, store: Any, ended: Callable[[], object] = lambda: None) -> None:
+        from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+        while isinstance(store, PrefixStore):
+            store = store.underlying_store
+        self.address: tuple[str, int] | None = (store.host, store.port) if isinstance(store, TCPStore) else None
+        self._kept = None if self.address else store
+        self.name = "{}:{}".format(*self.address) if self.address else type(store).__name__
         self.trouble = ""
-        self.lost = False
-        self._torchs: Any = store
-        self._jobs: deque[_Job] = deque()
-        self._told: dict[str, bytes | None] = {}  # what is to be written; None: to be deleted
-        self._woken = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._blocked = False  # somebody waited in vain, and the thread has not come back since
-        self.silence_told = False  # somebody has logged that it does not answer
+        self.silence_told = False
+        self._ended = ended
+        self._lock = threading.Lock()
+        self._line: _Line | None = None
+        self._hanging: list[_Line] = []
+        self._pending = 0
+        self._failing = False
+        self._prefix = _prefix()
 
-    def tell(self, key: str, value: bytes | str | None) -> None:
-        """Have a value written soon, or with None deleted. Returns at once; the newest value of a key counts.
+    def leads_to_the_store_of(self, other: GroupStore) -> bool:
+        """Whether two clients have the same store."""
+        return (self.address, self._kept) == (other.address, other._kept)
 
-        Nothing is heard of a failure but `trouble`.
+    def open(self) -> Any:
+        """torch's client, under this start's prefix.
+
+        Raises:
+            OSError: The store's host does not take a connection.
+            RuntimeError: The store does not answer.
         """
-        with self._woken:
-            if not self.lost:
-                self._told[key] = value.encode() if isinstance(value, str) else value
-                self._wake()
+        from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+        store: Any = self._kept
+        if self.address is not None:
+            socket.create_connection(self.address, _SECONDS_TO_CONNECT).close()
+            limit = timedelta(seconds=_SECONDS_TO_ANSWER)
+            store = TCPStore(*self.address, is_master=False, wait_for_workers=False, timeout=limit)
+        return PrefixStore(self._prefix, store)
+
+    # ------------------------------------------------------------ calls
+
+    def start(self, job: Callable[[Any], T]) -> Call[T]:
+        """Have a call made, after those that were started before."""
+        call = Call(job)
+        with self._lock:
+            if self._line is None or not self._line.is_alive():  # or this is a fork
+                self._line, self._pending = _Line(self), 0
+                self._line.start()
+            self._pending += 1
+            self._line.calls.put(call)
+        return call
+
+    def over(self, line: _Line, call: Call[Any]) -> None:
+        """A call has come to its end; for the client's thread."""
+        with self._lock:
+            if line is not self._line:
+                return
+            self._pending -= 1
+            self._failing = call.error is not None
+        self._ended()
+
+    def ask(self, job: Callable[[Any], T], within: float) -> T | None:
+        """What a call returns; None where it fails, or is not over within so many seconds: `trouble` says why.
+
+        While calls fail, this hardly waits, and not at all while one is under way.
+        """
+        if self._failing and self._pending:
+            return None
+        call, seconds = self.start(job), min(within, _SECONDS_WHILE_FAILING) if self._failing else within
+        if not call.wait(seconds):
+            if not self._failing:
+                self.trouble, self._failing = f"the store did not answer within {within:g} s", True
+            return None
+        if call.error is not None:
+            self.trouble, self._failing = call.trouble, True
+            return None
+        return call.value
 
     def look(self, keys: Iterable[str], within: float) -> dict[str, bytes] | None:
-        """What is written under these keys, without those that are not there.
-
-        Args:
-            keys: Any number; one round trip for all on a TCPStore if all are there, else one for each.
-            within: Seconds to wait for the store, not for the keys.
-
-        Returns:
-            None where the store did not answer in time; `trouble` says why.
-        """
+        """What is written under these keys, without those that are not there; None as for `ask`."""
         wanted = list(keys)
-        return self._ask(lambda store: _found(store, wanted), within)
+        return self.ask(lambda store: found(store, wanted), within)
 
     def first(self, key: str, value: str, within: float, instead_of: bytes = b"") -> bytes | None:
         """Write a value where there is none yet; of several ranks exactly one does.
@@ -97,131 +204,63 @@ class GroupStore:
             instead_of: Write it only where this stands; by default, where nothing does.
 
         Returns:
-            What is there now: this value, or what another rank wrote before. None where the store did not answer
-            in time, though it may still write; `trouble` says why.
+            What is there now: this value, or what another rank wrote before. None as for `ask`, though it may still be
+            written.
         """
         expected = instead_of.decode()
-        return self._ask(lambda store: bytes(store.compare_set(_PREFIX + key, expected, value)), within)
+        return self.ask(lambda store: bytes(store.compare_set(key, expected, value)), within)
 
-    def _ask(self, what: Callable[[Any], T], within: float) -> T | None:
-        job = _Job(what)
-        with self._woken:
-            if self.lost:
-                return None
-            self._jobs.append(job)
-            self._wake()
-        if not job.done.wait(0 if self._blocked else within):
-            self._give_up(job, within)
-            return None
-        if job.failed:
-            self.trouble = job.failed
-            return None
-        answer: T = job.answer
-        return answer
+    def delete(self, key: str) -> None:
+        """Have a key deleted soon, if the store answers. Returns at once."""
+        if not self._failing:
+            self.start(lambda store: store.delete_key(key))
 
-    def _give_up(self, job: _Job, within: float) -> None:
-        with self._woken:
-            if not (self.lost or self._blocked or job.done.is_set()):
-                self.trouble, self._blocked = f"the store did not answer within {within:g} s", True
-            with contextlib.suppress(ValueError):  # it may be in work
-                self._jobs.remove(job)
+    # ------------------------------------------------------------ threads
+
+    def renew(self) -> bool:
+        """Leave a thread that hangs in a call behind, with its calls. False where too many hang already."""
+        with self._lock:
+            self._hanging = [line for line in self._hanging if line.is_alive()]
+            if len(self._hanging) >= _MOST_HANGING:
+                return False
+            if self._line is not None:
+                self._line.calls.put(None)
+                self._hanging.append(self._line)
+            self._line, self._pending = None, 0
+            return True
 
     def close(self) -> None:
-        """End the thread, if it is not blocked; no further call is answered."""
-        self._end("the process group is no more")
-
-    def _wake(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._serve, name="safeloader store", daemon=True)
-            self._thread.start()
-        self._woken.notify()
-
-    # ------------------------------------------------------------ in the thread
-
-    def _serve(self) -> None:
-        store: Any = None
-        while not self.lost:
-            with self._woken:
-                self._blocked = False
-                while not (self._jobs or self._told or self.lost):
-                    self._woken.wait()
-                told, self._told = self._told, {}
-                job = self._jobs.popleft() if self._jobs else None
-            try:
-                if store is None:
-                    store, self._torchs = _connected(self._torchs), None  # torch's lives no longer for our sake
-                _write(store, told)
-            except Exception as error:
-                self._failed(error)
-            if job is not None:
-                self._do(job, store)
-
-    def _do(self, job: _Job, store: Any) -> None:
-        try:
-            if self.lost or store is None:
-                job.failed = self.trouble
-            else:
-                job.answer = job.what(store)
-        except Exception as error:
-            self._failed(error)
-            job.failed = self.trouble
-        finally:
-            job.done.set()
-
-    def _failed(self, error: Exception) -> None:
-        self.trouble = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        if isinstance(error, dist.DistNetworkError):
-            self._end(self.trouble)
-
-    def _end(self, trouble: str) -> None:
-        with self._woken:
-            self.lost, self.trouble = True, trouble
-            for job in self._jobs:
-                job.failed = trouble
-                job.done.set()
-            self._jobs.clear()
-            self._told.clear()
-            self._woken.notify()
+        """End the thread, once its calls are over; another call would start a new one."""
+        with self._lock:
+            if self._line is not None:
+                self._line.calls.put(None)
+            self._line, self._pending = None, 0
 
 
-class _Job:
-    """A question to the store, and its answer."""
-
-    def __init__(self, what: Callable[[Any], Any]) -> None:
-        self.what = what
-        self.done = threading.Event()
-        self.answer: Any = None
-        self.failed = ""
-
-
-def _connected(store: Any) -> Any:
-    """A connection of our own, so that a call of ours that blocks blocks nobody else's."""
-    if not hasattr(store, "clone"):
-        return store
-    own = store.clone()
-    own.set_timeout(_KEY_TIMEOUT)
-    return own
+def found(store: Any, keys: Sequence[str]) -> dict[str, bytes]:
+    """What is written under these keys; to ask for one that is not there would be to wait for it."""
+    values: dict[str, bytes] = {}
+    for begin in range(0, len(keys), _CHUNK):
+        there = _written(store, keys[begin : begin + _CHUNK])
+        if there:
+            got = store.multi_get(there) if store.has_extended_api() else [store.get(key) for key in there]
+            values.update((key, bytes(value)) for key, value in zip(there, got, strict=True))
+    return values
 
 
-def _write(store: Any, told: dict[str, bytes | None]) -> None:
-    for key, value in told.items():
-        if value is None:
-            store.delete_key(_PREFIX + key)
-        else:
-            store.set(_PREFIX + key, value)
+def _written(store: Any, keys: Sequence[str]) -> list[str]:
+    if not keys or store.check(list(keys)):
+        return list(keys)
+    if len(keys) == 1:
+        return []
+    half = len(keys) // 2
+    return [*_written(store, keys[:half]), *_written(store, keys[half:])]
 
 
-def _found(store: Any, wanted: list[str]) -> dict[str, bytes]:
-    names = [_PREFIX + key for key in wanted]
-    if not wanted:
-        return {}
-    if not store.check(names):
-        there = [number for number, name in enumerate(names) if store.check([name])]
-        wanted, names = [wanted[number] for number in there], [names[number] for number in there]
-    if not store.has_extended_api():
-        return {key: bytes(store.get(name)) for key, name in zip(wanted, names, strict=True)}
-    values = store.multi_get(names) if names else []
-    return {key: bytes(value) for key, value in zip(wanted, values, strict=True)}
+def _prefix() -> str:
+    """Of this start of the group: torchrun keeps one store for all its restarts."""
+    job, restart = os.environ.get("TORCHELASTIC_RUN_ID", ""), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return f"safeloader/{job}/{restart}"
 
 
 @functools.cache
@@ -237,7 +276,7 @@ def born() -> float:
 
 
 class _Current:
-    """The store of the process group that there is now."""
+    """The client for the process group that there is now."""
 
     lock = threading.Lock()
     group: weakref.ref[Any] | None = None
@@ -245,7 +284,7 @@ class _Current:
 
 
 def group_store() -> GroupStore | None:
-    """The store of the default process group; None where there is none, or it has one rank only."""
+    """The client of the default process group's store; None where there is no group, or it has one rank only."""
     here = group()
     theirs = default_store() if here is not None and here[1] > 1 else None
     with _Current.lock:

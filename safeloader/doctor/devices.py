@@ -13,10 +13,10 @@ from safeloader.observe.text import inline, many
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["CHECKS", "Trouble", "accelerators", "kernel", "troubles"]
+__all__ = ["CHECKS", "Symptom", "accelerators", "kernel", "troubles"]
 
 
-class Trouble(NamedTuple):
+class Symptom(NamedTuple):
     """Lines of the kernel log that are known to go with trouble."""
 
     pattern: str
@@ -25,25 +25,25 @@ class Trouble(NamedTuple):
 
 
 KNOWN = (
-    Trouble(
+    Symptom(
         r"amdgpu_amdkfd_restore_userptr_worker.* hogged CPU", True,
         "the AMD driver restores user memory mappings for long: training has stood still for hours after this line. "
         "Fewer mapping changes help: spawned persistent workers, no pinned-memory churn",
     ),
-    Trouble(r"amdgpu.*(ring .* timeout|GPU reset|MES failed)", True, "the AMD driver lost its GPU"),
-    Trouble(r"NVRM: Xid", True, "the NVIDIA driver reported a fault (look the Xid number up)"),
-    Trouble(r"(Out of memory: Killed|Memory cgroup out of memory: Killed|oom-kill:)", False,
+    Symptom(r"amdgpu.*(ring .* timeout|GPU reset|MES failed)", True, "the AMD driver lost its GPU"),
+    Symptom(r"NVRM: Xid", True, "the NVIDIA driver reported a fault (look the Xid number up)"),
+    Symptom(r"(Out of memory: Killed|Memory cgroup out of memory: Killed|oom-kill:)", False,
             "processes were killed for memory"),
-    Trouble(r"blocked for more than \d+ seconds", False, "a process stood in the kernel: storage or a driver hangs"),
-    Trouble(r"nfs: server .* not responding", False, "a network file system did not answer"),
-    Trouble(r"(I/O error|EXT4-fs error|XFS .* error|Buffer I/O)", False, "a disk or file system failed"),
-    Trouble(r"python.*segfault at|traps: python", False, "a Python process crashed in C code"),
+    Symptom(r"blocked for more than \d+ seconds", False, "a process stood in the kernel: storage or a driver hangs"),
+    Symptom(r"nfs: server .* not responding", False, "a network file system did not answer"),
+    Symptom(r"(I/O error|EXT4-fs error|XFS .* error|Buffer I/O)", False, "a disk or file system failed"),
+    Symptom(r"python.*segfault at|traps: python", False, "a Python process crashed in C code"),
 )  # fmt: skip
 
 
-def troubles(lines: Iterable[str]) -> list[tuple[Trouble, int, str]]:
+def troubles(lines: Iterable[str]) -> list[tuple[Symptom, int, str]]:
     """Each kind of trouble in these lines of a kernel log, how often, and its last line."""
-    found: dict[Trouble, tuple[int, str]] = {}
+    found: dict[Symptom, tuple[int, str]] = {}
     for line in lines:
         for trouble in KNOWN:
             if re.search(trouble.pattern, line):

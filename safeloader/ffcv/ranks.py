@@ -11,8 +11,8 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
+from ..dist_env import group
 from ..errors import RanksDisagreeError, SettingsError
-from ..ranks import group
 
 __all__ = ["Ranks", "compare"]
 

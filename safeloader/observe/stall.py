@@ -3,8 +3,8 @@
 One thread a program, begun with the first epoch. It sleeps until a stall could be due, looks at the pulses of all
 loaders that live, and sleeps again. A stall is told once, and its end once. A loader that waits is told of before one
 whose consumer is away, and that before one between epochs: of train → val, only what moves last counts.
-Between two looks it waits at the program's door (``observe.door``), and answers who asks how the loaders stand. Who
-accompanies it (the board of all ranks, ``safeloader.distributed.health``) looks when it looks, and must not wait.
+Between two looks it waits on the status socket (``observe.status_socket``), and sends the status to who asks. Who
+accompanies it (the board of all ranks, ``safeloader.distributed.board``) looks when it looks, and must not wait.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import weakref
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from safeloader.observe.door import Door
 from safeloader.observe.log import logger
 from safeloader.observe.status import program_status
+from safeloader.observe.status_socket import StatusSocket
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,7 +109,7 @@ class _Watch:
     def __init__(self) -> None:
         self._watched: weakref.WeakKeyDictionary[Pulse, _Watched] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
-        self._door: Door | None = None  # where the thread waits, once there is one
+        self._socket: StatusSocket | None = None  # where the thread waits, once there is one
         self._told = 0.0  # the moment from which the last stall that was told began
         self._companion: Companion | None = None
         self._thread: threading.Thread | None = None
@@ -126,22 +126,22 @@ class _Watch:
         self.wake()
 
     def wake(self) -> None:
-        if self._door is not None:
-            self._door.wake()
+        if self._socket is not None:
+            self._socket.wake()
 
     def start(self) -> None:
         with self._lock:
             if self._thread is None:
-                self._door = Door(self._answer)
+                self._socket = StatusSocket(self._answer)
                 self._thread = threading.Thread(
-                    target=self._run, args=(self._door,), name="safeloader-stall", daemon=True
+                    target=self._run, args=(self._socket,), name="safeloader-stall", daemon=True
                 )
                 self._thread.start()
 
-    def _run(self, door: Door) -> None:
+    def _run(self, socket: StatusSocket) -> None:
         while True:
             dues = [due for due in (self._look(), self._look_along()) if due is not None]
-            door.wait(min(dues, default=None))
+            socket.wait(min(dues, default=None))
 
     def status(self) -> dict[str, Any]:
         """How all loaders that live stand."""
@@ -174,8 +174,8 @@ class _Watch:
 
     def leave(self) -> None:
         """This is a fork of the program that is watched."""
-        if self._door is not None:
-            self._door.close()
+        if self._socket is not None:
+            self._socket.close()
 
     def _look(self) -> float | None:
         """Tell what is due. Returns the seconds until the next look; None if nobody is watched."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .. import torch_private
+from ..dist_env import group
 from ..errors import StateError
 from ..lengths import length_of
-from ..ranks import group
 from ..runtime.stateful import is_stateful
 from .sampling import names_of
 

@@ -10,7 +10,7 @@ from safeloader.observe.text import inline
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["TRAINER", "Lane", "Loader", "Mark", "Span", "lanes", "title"]
+__all__ = ["TRAINER", "Lane", "Loader", "Moment", "Span", "lanes", "title"]
 
 TRAINER = "trainer"
 _ON_TRAINER = ("epoch", "fallback", "recovery", "slow", "skip", "stall", "code_changed", "resume", "close")
@@ -29,7 +29,7 @@ class Span(NamedTuple):
     told: dict[str, Any]
 
 
-class Mark(NamedTuple):
+class Moment(NamedTuple):
     """Something that happened at a moment."""
 
     kind: str
@@ -43,7 +43,7 @@ class Lane:
 
     name: str
     spans: list[Span] = field(default_factory=list)
-    marks: list[Mark] = field(default_factory=list)
+    marks: list[Moment] = field(default_factory=list)
 
 
 @dataclass
@@ -100,13 +100,13 @@ def _put(loader: Loader, event: dict[str, Any]) -> None:
     elif kind == "fault":
         loader.faults.append(event)
         lane = loader.lanes[TRAINER] if event["process"] is None else _process(loader, event["process"])
-        lane.marks.append(Mark("fault", time, told))
+        lane.marks.append(Moment("fault", time, told))
         if event.get("stalled"):
             lane.spans.append(Span("fault", time - event["stalled"], time, told))
     elif kind == "stall_ended":
         loader.lanes[TRAINER].spans.append(Span("stall", time - event["seconds"], time, told))
     elif kind in _ON_TRAINER:
-        loader.lanes[TRAINER].marks.append(Mark(kind, time, told))
+        loader.lanes[TRAINER].marks.append(Moment(kind, time, told))
 
 
 def _told(event: dict[str, Any]) -> dict[str, Any]:
@@ -149,6 +149,6 @@ def _idle(spans: list[Span]) -> list[Span]:
     return gaps
 
 
-def title(span: Span | Mark) -> str:
+def title(span: Span | Moment) -> str:
     """Words for a span or mark: ``load: epoch 0, batch 3``."""
     return f"{span.kind}: " + ", ".join(f"{key} {inline(value, 60)}" for key, value in span.told.items())

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from ..dist_env import ALONE, group
 from ..errors import CheckpointError, SafeLoaderError
-from ..ranks import ALONE, group
 
 if TYPE_CHECKING:
     from collections.abc import Callable

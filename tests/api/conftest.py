@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.api.parity.reference import Job, references
+from tests.shared import computed_once
 
 
 @dataclasses.dataclass
@@ -39,7 +40,7 @@ def reference(request: pytest.FixtureRequest) -> Callable[[Job], Any]:
 
     def find(job: Job) -> Any:
         if not needed.results:
-            needed.results = references(needed.jobs)
+            needed.results = computed_once(("parity", needed.jobs), lambda: references(needed.jobs))
         result = needed.results[job]
         assert result is not None, "torch's own loader hung"
         return result

@@ -16,6 +16,8 @@ from safeloader.observe import numbers as table
 from safeloader.observe.timings import Quantiles, Spread, Timings
 from tests.fixtures_data import Draws
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 

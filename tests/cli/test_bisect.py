@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from safeloader.bisecting.matrix import Seen, Setting, everything, one_at_a_time, validation_switches
+from safeloader.bisecting.matrix import ScriptLoaders, Setting, everything, one_at_a_time, validation_switches
 from safeloader.bisecting.program import VARIABLE
 from safeloader.bisecting.verdict import verdict
 from safeloader.bisecting.watch import Run, Runner
@@ -22,25 +22,25 @@ SCRIPT = Path(__file__).parent / "programs" / "hangs.py"
 
 
 def run(outcome: Any, batches: int = 8, detail: str = "", seconds: float = 10.0, passes: int = 1, **setting: Any) -> Run:
-    return Run(Setting(**setting), outcome, seconds, batches, passes, detail, "", Seen())
+    return Run(Setting(**setting), outcome, seconds, batches, passes, detail, "", ScriptLoaders())
 
 
 def test_the_settings_are_those_of_the_incident_one_at_a_time() -> None:
-    labels = [setting.label for setting in one_at_a_time(Seen(4, True, "fork"), True)]
+    labels = [setting.label for setting in one_at_a_time(ScriptLoaders(4, True, "fork"), True)]
     assert labels == [
         "torch, no validation", "torch, not persistent", "torch, 2 workers", "torch, 1 worker", "torch, 0 workers",
         "torch, spawn", "torch, forkserver", "safeloader",
     ]  # fmt: skip
-    assert [s.label for s in one_at_a_time(Seen(8, False, "spawn"), False)] == [
+    assert [s.label for s in one_at_a_time(ScriptLoaders(8, False, "spawn"), False)] == [
         "torch, persistent", "torch, 4 workers", "torch, 2 workers", "torch, 1 worker", "torch, 0 workers",
         "torch, forkserver", "safeloader",
     ]  # fmt: skip
-    assert [s.label for s in one_at_a_time(Seen(), False)] == ["safeloader"]
+    assert [s.label for s in one_at_a_time(ScriptLoaders(), False)] == ["safeloader"]
     assert Setting().label == "as it is"
 
 
 def test_every_combination_is_there_once_and_none_that_torch_refuses() -> None:
-    settings = list(everything(Seen(4, False, "fork"), True))
+    settings = list(everything(ScriptLoaders(4, False, "fork"), True))
     assert len(settings) == len(set(settings)) == 2 * 2 * (3 * 2 * 3 + 1) - 1
     assert Setting() not in settings
     assert not any(s.workers == 0 and (s.persistent is not None or s.start) for s in settings)

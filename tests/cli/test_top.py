@@ -19,7 +19,7 @@ import pytest
 
 from safeloader import DataLoader
 from safeloader.cli.topview import Looker
-from safeloader.observe.door import NoAnswerError, ask, doors, name_of
+from safeloader.observe.status_socket import STRANGERS_A_SECOND, NoAnswerError, ask, listening, name_of
 from tests.fixtures_data import Draws
 from tests.until import until
 
@@ -149,7 +149,7 @@ def test_programs_of_other_users_are_counted_and_not_asked(tmp_path: Path) -> No
     table = tmp_path / "unix"
     rows = [f"@safeloader-{os.getuid()}-7", f"@safeloader-{os.getuid() + 1}-8", "@other-0-9", "@safeloader-x", "/run/x"]
     table.write_text("Num RefCount\n" + "".join(f"0000: 2 0 10000 1 1 55 {row}\n" for row in rows))
-    assert doors(str(table)) == ([7], 1)
+    assert listening(str(table)) == ([7], 1)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
@@ -180,6 +180,36 @@ def test_another_user_is_not_answered() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True).stdout == b"0\n"
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
+def test_a_flood_of_calls_from_another_user_is_turned_away_at_a_bounded_rate() -> None:
+    """And the program's own user is answered meanwhile."""
+    from safeloader.observe import stall
+
+    stall.start()
+    flood = f"""
+import os, socket, threading, time
+os.setuid(65534)
+began, served = time.monotonic(), []
+def call():
+    while time.monotonic() < began + 3 or len(served) < {3 * STRANGERS_A_SECOND}:
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect("\\0" + {name_of(0, os.getpid())!r})
+            served.append(caller.recv(10))
+threads = [threading.Thread(target=call) for _ in range(16)]
+for thread in threads: thread.start()
+print("ready", flush=True)
+for thread in threads: thread.join()
+print(len(served) / (time.monotonic() - began), *{{*served}})
+"""
+    child = subprocess.Popen([sys.executable, "-c", flood], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None and child.stdout.readline() == "ready\n"
+    assert ask(os.getpid(), 20)["pid"] == os.getpid()
+    rate, answers = child.communicate(timeout=60)[0].split()
+    assert answers == "b''"
+    assert float(rate) < 2 * STRANGERS_A_SECOND, "unlimited, it is thousands"
+
+
+
 def test_a_caller_that_does_not_read_holds_nothing_up() -> None:
     """And the next one is answered."""
     loader = DataLoader(Draws(4), 4, name="mine")
@@ -191,10 +221,10 @@ def test_a_caller_that_does_not_read_holds_nothing_up() -> None:
 
 
 def test_a_fork_does_not_answer_for_its_parent() -> None:
-    from safeloader.observe import door, stall
+    from safeloader.observe import stall
 
     stall.start()
-    name = "@" + door.name_of(os.getuid(), os.getpid())
+    name = "@" + name_of(os.getuid(), os.getpid())
     with open("/proc/net/unix") as file:
         (listener,) = [f"socket:[{line.split()[6]}]" for line in file if line.split()[-1] == name]
     reader, writer = os.pipe()

@@ -40,6 +40,7 @@ class Consumer:
         self._dropped: dict[object, set[object]] = {}
         self._remaining: list[int] = []  # of iterators, for the rotation
         self._turn = 0
+        self._plans: dict[int, list[Any]] = {}  # of the epochs before
         self._most_drawn = 0  # before the program that runs now
         self.got: list[tuple[object, int, bool]] = []  # in this epoch: indices, worker, whether it was a batch
         self.before: Saved | None = None  # as it was before the last thing was handed over
@@ -48,13 +49,12 @@ class Consumer:
 
     def saved(self) -> Saved:
         """All that may have to be as it was."""
-        kinds: Any = (list, set, dict)
-        return {k: type(v)(v) if isinstance(v, kinds) else v for k, v in vars(self).items() if k not in _NOT_SAVED}
+        return _copied({name: value for name, value in vars(self).items() if name not in _NOT_SAVED})
 
     def go_back(self, saved: Saved, state: State) -> None:
         """Be as it was, with the sampler where the state says: what was got must be neither planned nor missing."""
-        drawn = list(self._plan)
-        vars(self).update(saved)
+        drawn = list(self._plan if self.epoch == state.epoch else self._plans[state.epoch])
+        vars(self).update(_copied(saved))  # another program may go on from the same state
         self.waiting, self.before, self.received_since_rung = False, None, 0
         self.held, self._plan = [], drawn
         self.returned.clear()
@@ -93,6 +93,7 @@ class Consumer:
 
     def begin(self) -> None:
         """A new epoch; whatever is left of the last one is not wanted any more."""
+        self._plans[self.epoch] = self._plan
         self.epoch += 1
         self.waiting = self.over = self._ended = False
         self._plan, self._next, self._came, self._left = [], 0, 0, set()
@@ -214,8 +215,13 @@ class Consumer:
         self._world.tell(m.LeaseReturned(lease))
 
 
-_NOT_SAVED = ("_world", "_settings", "held", "returned", "before")
+_NOT_SAVED = ("_world", "_settings", "_plans", "held", "returned", "before")
 Saved = dict[str, Any]
+
+
+def _copied(saved: Saved) -> Saved:
+    kinds: Any = (list, set, dict)
+    return {name: type(value)(value) if isinstance(value, kinds) else value for name, value in saved.items()}
 
 
 class TaskInfo:

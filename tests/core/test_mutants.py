@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.core.mutants import MUTANTS, Mutant
+from tests.core import mutants
+from tests.core.mutated import MUTANTS, Mutant
 from tests.core.walker import walk
 
 SEEDS = 1000  # most are noticed within 100
+ALL = (*MUTANTS, *mutants.MUTANTS)
 
 
 @pytest.fixture
 def mutated(request: pytest.FixtureRequest) -> Iterator[Any]:
-    mutant: Mutant = request.param
-    yield mutant.supervisor()
-    mutant.forget()
+    with request.param.applied() as supervisor:
+        yield supervisor
 
 
 def notices(seed: int, supervisor: Any) -> bool:
@@ -29,19 +31,28 @@ def notices(seed: int, supervisor: Any) -> bool:
     return False
 
 
-@pytest.mark.parametrize("mutated", MUTANTS, ids=lambda mutant: mutant.name, indirect=True)
+@pytest.mark.parametrize("mutated", ALL, ids=lambda mutant: mutant.name, indirect=True)
 def test_the_walks_notice(mutated: Any) -> None:
     assert any(notices(seed, mutated) for seed in range(SEEDS))
 
 
 def test_an_unchanged_copy_of_the_core_passes_the_same_walks() -> None:
-    unchanged = Mutant("unchanged", "hunt", "class Hunt:", "class Hunt:")
-    supervisor = unchanged.supervisor()
-    assert not [seed for seed in range(200) if notices(seed, supervisor)]
-    unchanged.forget()
+    with mutants.Mutant("unchanged", "hunt", "class Hunt:", "class Hunt:").applied() as supervisor:
+        assert not [seed for seed in range(200) if notices(seed, supervisor)]
+
+
+def test_mutants_that_override_nothing_pass_the_same_walks() -> None:
+    with contextlib.ExitStack() as stack:
+        for old in {mutant.old for mutant in MUTANTS if isinstance(mutant.old, type)}:
+            supervisor = stack.enter_context(Mutant("", old, type(old.__name__, (old,), {})).applied())
+        assert not [seed for seed in range(200) if notices(seed, supervisor)]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_what_a_mutant_overrides_is_there(mutant: Mutant) -> None:
+    assert not [name for name in mutant.overridden() if not hasattr(mutant.old, name)]
 
 
 def test_no_two_mutants_are_the_same() -> None:
-    assert len(MUTANTS) >= 16
-    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
-    assert len({(mutant.module, mutant.old, mutant.new) for mutant in MUTANTS}) == len(MUTANTS)
+    assert len(MUTANTS) >= 91
+    assert len({mutant.name for mutant in ALL}) == len(ALL)

@@ -62,6 +62,7 @@ class World(Obeying):
         self.slots: dict[int, int] = {}
         self.freed: set[int] = set()
         self.past: deque[m.Event] = deque(maxlen=40)  # messages to be told again
+        self._all_arrived = False  # as was said after the end, from when on nothing more is handed over
         self.faults = 0
         self.standby_faults = 0
         self.standbys_spoilt = False  # memory was too short for one
@@ -273,6 +274,8 @@ class World(Obeying):
 
     def ask_for_state(self, received: bool) -> None:
         """Ask where the consumer stands. Unless it received it, the last thing handed over does not count."""
+        if self.closed:
+            self._all_arrived = received = received or self._all_arrived
         asked = self.consumer.saved() if received else self.consumer.before
         if asked is not None and not self.state_wanted:
             self._asked, self.state, self.state_wanted = asked, None, True

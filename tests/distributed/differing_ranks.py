@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch.utils.data import DistributedSampler, IterableDataset
 
 from safeloader import DataLoader, Policy, RanksDisagreeError, SettingsError
-from safeloader.distributed import ElasticDistributedSampler, guard
+from safeloader.distributed import ElasticDistributedSampler, rank_check
 from safeloader.distributed.store import group_store
 from safeloader.testing import chaos
 from safeloader.training.ranks import everyones
@@ -155,7 +155,7 @@ def silent(server: int, end: int) -> list[Any]:
     store = group_store()
     assert store is not None
     heard.clear()
-    guard._WITHIN, store.silence_told = 1.0, False
+    rank_check._WITHIN, store.silence_told = 1.0, False
     lengths = []
     if dist.get_rank() == 1:
         os.kill(server, end)
@@ -164,14 +164,14 @@ def silent(server: int, end: int) -> list[Any]:
             lengths.append(len(list(train)))
         os.kill(server, signal.SIGCONT) if end == signal.SIGSTOP else None
     dist.barrier()
-    guard._WITHIN = 60.0
+    rank_check._WITHIN = 60.0
     return everyones([lengths, [line for line in heard if "not compared" in line]])
 
 
 def main() -> None:
     rank = int(os.environ["RANK"])
     torch.set_num_threads(1)
-    guard._WITHIN = 60.0  # a busy machine is no silent store
+    rank_check._WITHIN = 60.0  # a busy machine is no silent store
     logging.getLogger("safeloader").addHandler(Listening())
     folder = sys.argv[1]
     server = None

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.distributed.launching import torchrun
+from tests.programs import run_torchrun
 
 Heard = dict[str, list[Any]]
 
@@ -15,7 +15,7 @@ Heard = dict[str, list[Any]]
 @pytest.fixture(scope="module")
 def heard(tmp_path_factory: pytest.TempPathFactory) -> Heard:
     folder = str(tmp_path_factory.mktemp("ranks"))
-    code, out, err = torchrun("--standalone", "--nproc-per-node", "2", "-m", "tests.distributed.differing_ranks", folder)
+    code, out, err = run_torchrun("-m", "tests.distributed.differing_ranks", folder, ranks=2)
     assert code == 0, err
     told: Heard = json.loads(out.splitlines()[-1])
     return told
@@ -64,7 +64,7 @@ def test_streams_of_unknown_length_are_told_of_while_one_rank_stands_and_at_the_
     first, second = heard["streams"]
     assert first == []
     stood, ended = (line for line in second if "streams" in line and "nothing moves" not in line and "epoch 0" in line)
-    assert stood.startswith("log: streams, epoch 0 has ended on rank 0, after 5 batches, and rank 1 was given 6")
+    assert stood.startswith("log: streams, epoch 0 has ended on rank 0 after 5 batches, and rank 1 has received 6")
     assert ended.startswith("warning: streams, epoch 0 ended after 7 batches on rank 1, and after 5 on rank 0")
 
 
@@ -75,10 +75,10 @@ def test_a_skipped_sample_leaves_the_ranks_as_many_batches(heard: Heard) -> None
 def test_a_recovery_is_kept_shorter_than_the_process_groups_timeout(heard: Heard) -> None:
     shortened, short, long, strict = heard["patience"]
     (said,) = shortened
-    assert said.startswith("log: train: batch_timeout is at most 18 s here")
+    assert said.startswith("log: train: batch_timeout is limited to 18 s")
     assert short == []
     (said,) = long
-    assert said.startswith("warning: train: a sample that hangs may hold this rank up for 453 s (3 attempts")
+    assert said.startswith("warning: train: a sample that hangs can delay this rank by 453 s (3 attempts")
     assert "batch_timeout=18, or init_process_group(timeout=timedelta(seconds=566))" in said
     (said,) = strict
     assert said.startswith("error: train: a sample that hangs")
@@ -90,5 +90,6 @@ def test_without_an_answering_store_the_epochs_go_on_and_it_is_said_once(heard: 
     assert no_lengths == nothing == []
     assert lengths == [3, 3, 3]
     (said,) = lines
-    assert said.startswith("log: ranks are not compared, for the store of the process group is silent: ")
-    assert said.endswith("did not answer within 1 s") if what == "frozen" else "DistNetworkError" in said
+    assert said.startswith("log: ranks are not compared, because the store of the process group does not answer: ")
+    # A call from when it was frozen may still be under way when it is gone.
+    assert said.endswith("did not answer within 1 s") or (what == "gone" and "ConnectionRefusedError" in said), said

@@ -7,16 +7,14 @@ from typing import Any
 
 import pytest
 
-from tests.distributed.launching import torchrun
+from tests.programs import run_torchrun
 
 KILLED, HUNG, STOPPED = "kill:worker=0,epoch=0,batch=2", "hang:worker=1,epoch=0,batch=3", "stop:worker=0,epoch=1,batch=2"
 FALLEN = "kill:epoch=0,batch=1; kill:epoch=0,batch=2; exit:epoch=0,batch=3"
 
 
 def _train(ranks: int, *plans: str) -> dict[str, Any]:
-    code, out, err = torchrun(
-        "--standalone", "--nproc-per-node", str(ranks), "-m", "tests.distributed.disturbed_ranks", *plans, seconds=280
-    )
+    code, out, err = run_torchrun("-m", "tests.distributed.disturbed_ranks", *plans, ranks=ranks, seconds=280)
     assert code == 0, err
     said: dict[str, Any] = json.loads(out.splitlines()[-1])
     assert list(said) == ["", *plans]

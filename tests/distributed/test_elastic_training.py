@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,15 +12,14 @@ import pytest
 import torch
 
 from safeloader.training import CheckpointStore
-from tests.distributed.launching import ROOT, start, torchrun
+from tests.programs import ROOT, kill, run, run_torchrun, start_torchrun
 
 PROGRAM = str(ROOT / "tests" / "integration" / "programs" / "elastic_killed.py")
 SAMPLES, EPOCHS, BATCH = 96, 2, 8
 
 
 def _run(folder: Path, ranks: int, kills: str, restarts: int = 0, fails: bool = False) -> None:
-    options = ["--standalone", "--nproc-per-node", str(ranks), "--max-restarts", str(restarts)]
-    code, out, err = torchrun(*options, PROGRAM, str(folder), kills)
+    code, out, err = run_torchrun("--max-restarts", str(restarts), PROGRAM, str(folder), kills, ranks=ranks)
     assert (code != 0) == fails, out + err
 
 
@@ -104,15 +99,14 @@ def test_a_host_that_is_lost_leaves_the_others_to_go_on(tmp_path: Path) -> None:
         "--local-addr", "127.0.0.1",
     ]  # fmt: skip
     patience = "last_call_timeout=3,keep_alive_interval=1,keep_alive_max_attempt=2"
-    stays = start(*options, "--rdzv-conf", f"{patience},is_host=1", PROGRAM, str(tmp_path), "")
-    leaves = start(*options, "--rdzv-conf", f"{patience},is_host=0", PROGRAM, str(tmp_path), "0:1:7:host,0:0:7:host")
+    stays = start_torchrun(*options, "--rdzv-conf", f"{patience},is_host=1", PROGRAM, str(tmp_path), "")
+    leaves = start_torchrun(*options, "--rdzv-conf", f"{patience},is_host=0", PROGRAM, str(tmp_path), "0:1:7:host,0:0:7:host")
     try:
         out, err = stays.communicate(timeout=300)
         assert stays.returncode == 0, out + err
     finally:
         for agent in (stays, leaves):
-            if agent.poll() is None:
-                os.killpg(agent.pid, signal.SIGKILL)
+            kill(agent)
             agent.communicate()
     first, second = _assert_each_once(tmp_path, 2)
     assert {line["world"] for line in first} == {2}
@@ -125,8 +119,5 @@ def test_the_example_is_what_the_guide_shows() -> None:
 
 
 def test_the_example_says_how_it_is_called() -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "docs" / "examples" / "elastic.py"), "--help"],
-        capture_output=True, text=True, timeout=60, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert "steps from one checkpoint to the next" in done.stdout, done.stderr
+    done = run(str(ROOT / "docs" / "examples" / "elastic.py"), "--help")
+    assert "steps from one checkpoint to the next" in done.out, done.err

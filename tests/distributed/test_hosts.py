@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.distributed.hosts import Hosts, why_not
-from tests.distributed.torchrun import Program
+from tests.programs import Program
 
 SOON = {"SAFELOADER_STALL_REPORT": "2", "SAFELOADER_BOARD_INTERVAL": "0.2", "GLOO_SOCKET_IFNAME": "eth0"}
 

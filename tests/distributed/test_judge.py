@@ -10,22 +10,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safeloader.distributed.health.judge import Seen, judge
-from safeloader.distributed.health.pace import patience
-from safeloader.distributed.health.row import MOST_BYTES, Row, decode, encode, row_of
-from safeloader.distributed.health.words import named
+from safeloader.distributed.board.interval import silent_after
+from safeloader.distributed.board.judge import Sighting, judge
+from safeloader.distributed.board.rank_status import MOST_BYTES, RankStatus, decode, encode, status_of
+from safeloader.distributed.board.words import named
 
 CALMLY = settings(deadline=None, derandomize=True, database=None, max_examples=200)
 LASTING = 60.0
-STEP = Row(0, 40, 5.0, "steps", 94.0, "node-1", 7, "train", 3, 4886, 10_000, 4, "train.py:90 in step", True, workers=4)
+STEP = RankStatus(0, 40, 5.0, "steps", 94.0, "node-1", 7, "train", 3, 4886, 10_000, 4, "train.py:90 in step", True, workers=4)
 WAITS = replace(STEP, state="waits", since=95.0, ready=0, worker=1, sample=51_203, working=94.0, place="", joined=False)
 
 
-def seen(*rows: Row, quiet: Mapping[int, float] | None = None) -> dict[int, Seen]:
-    return {rank: Seen(replace(row, rank=rank), (quiet or {}).get(rank, 0.0)) for rank, row in enumerate(rows)}
+def seen(*rows: RankStatus, quiet: Mapping[int, float] | None = None) -> dict[int, Sighting]:
+    return {rank: Sighting(replace(row, rank=rank), (quiet or {}).get(rank, 0.0)) for rank, row in enumerate(rows)}
 
 
-def said(*rows: Row, quiet: Mapping[int, float] | None = None, world: int | None = None) -> str:
+def said(*rows: RankStatus, quiet: Mapping[int, float] | None = None, world: int | None = None) -> str:
     return judge(seen(*rows, quiet=quiet), world or len(rows), LASTING).said
 
 
@@ -109,7 +109,7 @@ def test_of_many_only_the_worst_are_told_one_by_one() -> None:
 
 states = st.sampled_from(["waits", "steps", "between", "idle", "left"])
 rows_of = st.builds(
-    Row, st.just(0), st.integers(1, 99), st.just(5.0), states, st.floats(0, 500), st.sampled_from(["a", "b"]),
+    RankStatus, st.just(0), st.integers(1, 99), st.just(5.0), states, st.floats(0, 500), st.sampled_from(["a", "b"]),
     loader=st.sampled_from(["train", "val"]), epoch=st.integers(0, 2), batch=st.integers(0, 5),
     place=st.sampled_from(["", "x.py:1 in f", "y.py:2 in g"]), joined=st.booleans(), workers=st.integers(0, 2),
     sample=st.none() | st.integers(0, 9) | st.text(max_size=5), worker=st.none() | st.integers(0, 3),
@@ -118,14 +118,14 @@ rows_of = st.builds(
 
 @given(rows=st.dictionaries(st.integers(0, 5), st.tuples(rows_of, st.floats(0, 100)), max_size=6))
 @CALMLY
-def test_whatever_ranks_say_the_verdict_is_one_line_that_names_whom_it_blames(rows: dict[int, tuple[Row, float]]) -> None:
-    told = {rank: Seen(replace(row, rank=rank), quiet) for rank, (row, quiet) in rows.items()}
+def test_whatever_ranks_say_the_verdict_is_one_line_that_names_whom_it_blames(rows: dict[int, tuple[RankStatus, float]]) -> None:
+    told = {rank: Sighting(replace(row, rank=rank), quiet) for rank, (row, quiet) in rows.items()}
     verdict = judge(told, 6, LASTING)
     assert "\n" not in verdict.said
     assert verdict == judge(dict(reversed(told.items())), 6, LASTING), "the order of arrival does not matter"
     assert bool(verdict.why) == bool(verdict.holders)
     absent = [rank for rank in range(6) if rank not in told]
-    silent = [r for r, one in told.items() if one.row.state != "left" and one.quiet >= patience(5.0)]
+    silent = [r for r, one in told.items() if one.row.state != "left" and one.quiet >= silent_after(5.0)]
     assert set(absent + silent) <= set(verdict.holders), "who is not heard of is always named"
     waiting = [r for r, one in told.items() if r not in silent and one.row.state == "waits" and one.stands >= LASTING]
     assert set(waiting) <= set(verdict.holders)
@@ -169,7 +169,7 @@ numbers = st.integers(0, 2**63)
 
 
 any_row = st.builds(
-    Row, numbers, numbers, st.floats(0, 1e9), states, st.floats(0, 1e9), anything, numbers, anything, numbers, numbers,
+    RankStatus, numbers, numbers, st.floats(0, 1e9), states, st.floats(0, 1e9), anything, numbers, anything, numbers, numbers,
     st.none() | numbers, numbers, anything, st.booleans(), st.none() | numbers,
     st.none() | anything | st.integers(-(10**400), 10**400), st.floats(0, 1e9), anything, numbers, numbers, numbers,
 )  # fmt: skip
@@ -177,7 +177,7 @@ any_row = st.builds(
 
 @given(row=any_row)
 @CALMLY
-def test_any_row_fits_on_the_wire_and_comes_back(row: Row) -> None:
+def test_any_row_fits_on_the_wire_and_comes_back(row: RankStatus) -> None:
     wire = encode(row)
     assert len(wire) <= MOST_BYTES
     back = decode(wire)
@@ -192,12 +192,19 @@ def test_what_is_no_row_is_none(wire: bytes) -> None:
     assert decode(wire) is None
 
 
-@pytest.mark.parametrize("change", [{"state": "dances"}, {"batch": -1}, {"worker": "x"}, {"joined": 1}, {"place": None}, {"since": float("nan")}])
+@pytest.mark.parametrize("depth", [500, 1_000, 100_000])
+def test_a_deeply_nested_value_is_no_row(depth: int) -> None:
+    assert decode(b"[" * depth) is None
+    assert decode(b"[" * depth + b"]" * depth) is None
+    assert decode(b'{"a":' * depth) is None
+
+
+@pytest.mark.parametrize("change", [{"count": 10**300}, {"since": float("inf")}, {"state": "dances"}, {"batch": -1}, {"worker": "x"}, {"joined": 1}, {"place": None}, {"since": float("nan")}])
 def test_a_row_with_a_wrong_value_is_none(change: dict[str, Any]) -> None:
     import json
 
     values = json.loads(encode(STEP))
-    names = list(Row.__dataclass_fields__)
+    names = list(RankStatus.__dataclass_fields__)
     for name, value in change.items():
         values[1 + names.index(name)] = value
     assert decode(json.dumps(values).encode()) is None
@@ -213,8 +220,8 @@ def test_of_several_loaders_the_one_that_waits_is_told_of() -> None:
     due = {"ready": 0, "epoch": 0, "batch": 5, "worker": 1, "process": 9, "sample": 17, "seconds": 3.0, "doing": "words"}
     train = {"name": "train", "batch": 8, "busy": True, "waiting": False, "since": 4.0, "due": None, **common}
     val = {"name": "val", "batch": 5, "busy": True, "waiting": True, "since": 3.5, "due": due, **common}
-    row = row_of({"pid": 1, "loaders": [train, val]}, rank=2, count=1, every=5.0, host="h")
+    row = status_of({"pid": 1, "loaders": [train, val]}, rank=2, count=1, every=5.0, host="h")
     assert (row.loader, row.state, row.batch, row.worker, row.sample, row.working) == ("val", "waits", 5, 1, 17, 3.0)
-    row = row_of({"pid": 1, "loaders": [train]}, rank=2, count=1, every=5.0, host="h")
+    row = status_of({"pid": 1, "loaders": [train]}, rank=2, count=1, every=5.0, host="h")
     assert (row.loader, row.state, row.batch, row.faults) == ("train", "steps", 7, 2)
-    assert row_of({"pid": 1, "loaders": []}, rank=2, count=1, every=5.0, host="h").state == "idle"
+    assert status_of({"pid": 1, "loaders": []}, rank=2, count=1, every=5.0, host="h").state == "idle"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.ranks.__main__ import row
-from tests.distributed.launching import ROOT
+from tests.programs import ROOT
 
 
 def test_a_run_that_died_shows_how_far_it_came_and_no_figures() -> None:

@@ -38,6 +38,7 @@ class Server:
         tcp = dist.TCPStore("127.0.0.1", self._port, timeout=timedelta(seconds=60))
         self.torchs = dist.PrefixStore(prefix, tcp)
         self.store = GroupStore(self.torchs)
+        self.store._prefix += prefix
 
     def freeze(self) -> None:
         """Stop it, and wait until all its threads have stopped: until then it may answer."""
@@ -64,15 +65,16 @@ def server(one_for_all: Server, request: pytest.FixtureRequest) -> Iterator[Serv
     one_for_all.store.close()
 
 
-def test_what_is_told_is_found_and_what_is_not_there_is_not_waited_for(server: Server) -> None:
-    server.store.tell("a", "1")
-    server.store.tell("b", b"2")
-    server.store.tell("b", b"3")
+def test_what_is_written_is_found_and_what_is_not_there_is_not_waited_for(server: Server) -> None:
+    server.store.first("a", "1", 30.0)
+    server.store.first("b", "3", 30.0)
     assert server.store.look(["a", "b", "nobody's"], 30.0) == {"a": b"1", "b": b"3"}
-    server.store.tell("a", None)
+    server.store.delete("a")
     assert server.store.look(["a"], 30.0) == {}
     assert server.store.look([], 30.0) == {}
-    assert server.torchs.get("safeloader/b") == b"3"
+    many = [f"many/{number}" for number in range(600)]
+    assert server.store.ask(lambda store: [store.set(key, key) for key in many[::7]], 30.0) is not None
+    assert server.store.look(many, 30.0) == {key: key.encode() for key in many[::7]}
 
 
 def test_of_several_the_first_one_counts(server: Server) -> None:
@@ -87,10 +89,10 @@ def test_a_frozen_store_holds_nobody_and_is_well_again_when_it_comes_back(server
     assert server.store.look(["a"], 0.2) is None
     assert server.store.trouble == "the store did not answer within 0.2 s"
     assert server.store.first("a", "1", 3600.0) is None, "at once: it is known that it does not answer"
-    server.store.tell("b", "2")
-    assert not server.store.lost
+    server.store.delete("a")  # says nothing
     server.process.send_signal(signal.SIGCONT)
-    assert until(lambda: server.store.look(["b"], 1.0) == {"b": b"2"})
+    assert until(lambda: server.store.look(["a"], 1.0) == {})
+    assert server.store.first("b", "2", 30.0) == b"2"
 
 
 def test_a_frozen_store_is_free_for_torchs_own_connection(server: Server) -> None:
@@ -102,22 +104,44 @@ def test_a_frozen_store_is_free_for_torchs_own_connection(server: Server) -> Non
     assert server.torchs.get("theirs") == b"1"
 
 
-def test_a_store_that_is_gone_is_lost_for_good() -> None:
+def test_a_store_that_is_gone_holds_nobody() -> None:
     server = Server()
     server.connect("gone")
     assert server.store.look(["a"], 30.0) == {}
     server.end()
     assert server.store.look(["a"], 30.0) is None
-    assert server.store.lost
-    assert "DistNetworkError" in server.store.trouble
+    assert "ConnectionRefusedError" in server.store.trouble
     assert server.store.first("a", "1", 3600.0) is None
-    server.store.tell("a", "1")  # says nothing
+    server.store.delete("a")  # says nothing
     assert server.store.look(["a"], 3600.0) is None
+    server.store.close()
+
+
+def test_a_call_that_hangs_is_left_behind_with_its_thread_and_only_so_often(server: Server) -> None:
+    free = threading.Event()
+    for _ in range(3):
+        hanging = server.store.start(lambda store: free.wait())
+        assert not hanging.wait()
+        assert server.store.renew()
+    assert server.store.look(["a"], 30.0) == {}
+    assert not server.store.renew(), "three threads hang"
+    free.set()
+    assert until(lambda: not any(line.is_alive() for line in server.store._hanging))
+    assert server.store.renew()
+
+
+def test_an_error_of_a_call_is_its_own(server: Server) -> None:
+    failed = server.store.start(lambda store: {}["x"])
+    assert failed.wait(30.0)
+    assert isinstance(failed.error, KeyError)
+    call = server.store.start(lambda store: 7)
+    assert call.wait(30.0)
+    assert (call.value, call.error) == (7, None)
 
 
 def test_a_closed_store_leaves_no_thread(server: Server) -> None:
     server.store.look(["a"], 30.0)
-    thread = server.store._thread
+    thread = server.store._line
     assert thread in threading.enumerate()
     server.store.close()
     assert thread is not None

@@ -17,7 +17,10 @@ from tests.runtime.harness import gone, processes_of
 
 POLICY = Policy(max_restarts=7)
 
-pytestmark = pytest.mark.filterwarnings("default")  # of the packages' own making
+pytestmark = [
+    pytest.mark.filterwarnings("default"),  # of the packages' own making
+    pytest.mark.usefixtures("forked"),
+]
 
 
 @pytest.fixture

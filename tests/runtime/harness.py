@@ -5,14 +5,9 @@ from __future__ import annotations
 import functools
 import gc  # noqa: F401 - programs take it from here
 import hashlib
-import os
+import pickle
 import random
-import signal
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,9 +18,10 @@ from torch.utils.data import DataLoader as TorchLoader
 from safeloader import DataLoader, Policy
 from safeloader.observe.report import Fault
 from tests.fixtures_data import Draws, InitFunction, Orders, Stream, UnpickleTrap, WithFacts  # noqa: F401 - programs take them from here
+from tests.programs import ROOT, environment, program, run_script, start_script  # noqa: F401 - of all programs
+from tests.shared import computed_once
 from tests.until import until
 
-ROOT = Path(__file__).resolve().parents[2]
 COUNT = 46  # samples; the last batch is a short one
 BATCH = 4
 
@@ -79,12 +75,15 @@ DATASETS: dict[str, Callable[[], Any]] = {
 
 @functools.cache
 def _reference(dataset: str, epochs: int, options: tuple[tuple[str, Any], ...]) -> list[Epoch]:
-    loader = TorchLoader(DATASETS[dataset](), multiprocessing_context="spawn", **dict(options))
-    played = []
-    for epoch in range(epochs):
-        seed(epoch)
-        played.append(play(loader))
-    return played
+    def compute() -> list[Epoch]:
+        loader = TorchLoader(DATASETS[dataset](), multiprocessing_context="spawn", **dict(options))
+        played = []
+        for epoch in range(epochs):
+            seed(epoch)
+            played.append(play(loader))
+        return played
+
+    return computed_once(("runtime", pickle.dumps((dataset, epochs, options))), compute)
 
 
 def reference(dataset: str = "draws", epochs: int = 1, **options: Any) -> list[Epoch]:
@@ -161,43 +160,3 @@ def _has_ended(process: psutil.Process) -> bool:
         return not process.is_running() or bool(process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
-
-
-# ---------------------------------------------------------------- programs
-
-
-def program(folder: Path, text: str, name: str = "train.py") -> Path:
-    """Write a script."""
-    path = folder / name
-    path.write_text(textwrap.dedent(text))
-    return path
-
-
-def environment(**more: str) -> dict[str, str]:
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**os.environ, "PYTHONPATH": path, **more}
-
-
-def start_script(path: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
-    """Start a program as the leader of its own session; its first lines can be read from ``stdout``."""
-    return subprocess.Popen(
-        [sys.executable, "-u", str(path), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env=environment(**more),
-    )
-
-
-def run_script(path: Path, *arguments: str, timeout: float = 90, **more: str) -> str:
-    """Run a program to its end, which must be a good one and leave no process. Returns what it printed."""
-    running = start_script(path, *arguments, **more)
-    try:
-        out, err = running.communicate(timeout=timeout)
-    except BaseException:
-        os.killpg(running.pid, signal.SIGKILL)
-        running.communicate()
-        raise
-    assert running.returncode == 0, f"exit code {running.returncode}\n{out}\n{err}"
-    return out

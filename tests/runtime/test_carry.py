@@ -6,17 +6,18 @@ import importlib.util
 import json
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.serialization.cases import ALL
 from safeloader.errors import StartError
 from safeloader.runtime import carry
 from safeloader.runtime.carry.importable import importable_as
 from tests.runtime.carrying import ROOT, in_main, run_script, written
+from tests.runtime.hard_cases import ALL
 
 # ------------------------------------------------------------------ scripts
 
@@ -149,6 +150,29 @@ def test_what_can_be_imported_goes_by_name() -> None:
     assert packed.classes == []
     assert b"cloudpickle" not in packed.stream
     assert len(packed.stream) < 600
+
+
+class PacksInAThread:
+    """Another thread packs something while this is packed."""
+
+    def __init__(self, *other: object) -> None:
+        self.other = other
+        self.packed: list[carry.Packed] = []
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        thread = threading.Thread(target=lambda: self.packed.append(carry.pack(self.other)))
+        thread.start()
+        thread.join()
+        return list, ()
+
+
+def test_each_pack_tells_its_own_modules_whatever_other_threads_pack_meanwhile() -> None:
+    inner = PacksInAThread(json.JSONDecoder)
+    outer = carry.pack([textwrap.dedent, inner, Path])
+    assert {"textwrap", "pathlib"} <= {name.split(".")[0] for name in outer.modules}
+    assert "json.decoder" not in outer.modules
+    assert [[name for name in packed.modules if "." in name] for packed in inner.packed] == [["json.decoder"]]
+    assert "textwrap" not in inner.packed[0].modules
 
 
 def test_a_second_module_of_a_name_that_can_be_imported_goes_by_value(

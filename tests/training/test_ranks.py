@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,24 +10,12 @@ from torch import nn
 
 from safeloader.training import CheckpointError, CheckpointStore, resume
 from safeloader.training.ranks import all_do, any_rank, everyones, first_does, rank, world_size
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.programs import run_torchrun
 
 
 def _run(folder: Path) -> list[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    running = subprocess.Popen(
-        [*command, "-m", "tests.training.two_ranks", str(folder)],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    try:
-        out, err = running.communicate(timeout=90)
-    except BaseException:
-        os.killpg(running.pid, signal.SIGKILL)
-        running.communicate()
-        raise
-    assert running.returncode == 0, out + err
+    code, out, err = run_torchrun("-m", "tests.training.two_ranks", str(folder), ranks=2, seconds=90)
+    assert code == 0, out + err
     return out.splitlines()
 
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # Modules that are not what their name says in any other process.
 _ONLY_HERE = frozenset({"__main__", "__mp_main__"})
@@ -13,15 +18,27 @@ _ONLY_HERE = frozenset({"__main__", "__mp_main__"})
 # Answers so far: the module that was meant, the search path at that time, and the answer.
 _known: dict[str, tuple[object, list[str], bool]] = {}
 
-asked: set[str] = set()
-"""The names that were asked for since somebody emptied this."""
+_asked: ContextVar[set[str] | None] = ContextVar("_asked", default=None)  # of the innermost `asking` of this thread
+
+
+@contextmanager
+def asking() -> Iterator[set[str]]:
+    """Collect the names that this thread asks for meanwhile."""
+    names: set[str] = set()
+    token = _asked.set(names)
+    try:
+        yield names
+    finally:
+        _asked.reset(token)
 
 
 def importable(name: str) -> bool:
     """Return True where a reader with the same ``sys.path`` can import the module `name`."""
     if name in _ONLY_HERE:
         return False
-    asked.add(name)
+    names = _asked.get()
+    if names is not None:
+        names.add(name)
     module = sys.modules.get(name)
     known = _known.get(name)
     if known is None or known[0] is not module or known[1] != sys.path:

@@ -29,7 +29,7 @@ import cloudpickle
 from cloudpickle.cloudpickle import _dynamic_class_reduce
 
 from safeloader.runtime.carry import rebuild
-from safeloader.runtime.carry.importable import asked, importable, importable_as
+from safeloader.runtime.carry.importable import asking, importable, importable_as
 from safeloader.runtime.carry.kinds import Reduced, reduce_memmap, reduce_stream, reducers
 
 if TYPE_CHECKING:
@@ -55,13 +55,12 @@ def pack_into(packed: Packed, obj: Any) -> None:
         packed.buffers.append(raw)
         return False
 
-    asked.clear()
-    with handing_over(packed.fds):
+    with handing_over(packed.fds), asking() as asked:
         pickler = CarryPickler(file, keep, inherit=True)
         # The list is filled while the object is pickled, and comes after it.
         pickler.dump((obj, pickler.classes))
     packed.stream, packed.classes = file.getvalue(), pickler.classes
-    packed.modules = tuple(sorted(name for name in asked.copy() if importable(name)))
+    packed.modules = tuple(sorted(name for name in asked if importable(name)))
     tracker: int | None = resource_tracker._resource_tracker._fd  # type: ignore[attr-defined]
     if tracker is not None:
         packed.tracker = len(packed.fds)

@@ -1,0 +1,249 @@
+"""Faults of how many processes there are, which of them hosts which worker, and of standbys."""
+
+from __future__ import annotations
+
+import math
+
+from safeloader.core import messages as m
+from safeloader.core.fleet import Fleet
+from safeloader.core.policy import RestartWindow
+from safeloader.core.records import Process, ProcessState, Resume, Task, Worker
+from safeloader.core.recovery import Recovery
+from safeloader.core.traffic import Traffic
+
+from . import altered, mutant
+
+# ---------------------------------------------------------------- how many
+
+
+@mutant
+class NoFallback(Fleet):
+    def lower(self, why: str) -> bool:
+        return False
+
+
+@mutant
+class NeverUpAgain(Fleet):
+    def good_batch(self) -> None:
+        pass
+
+
+@mutant
+class OldFaultsCountForEver(RestartWindow):
+    def add(self, now: float) -> bool:
+        self._period = math.inf
+        return super().add(now)
+
+
+@mutant
+class AnyNumberOfFaultsIsBorne(RestartWindow):
+    def add(self, now: float) -> bool:
+        super().add(now)
+        return False
+
+
+@mutant
+class RareFaultsAreBorneForEver(RestartWindow):
+    def add(self, now: float) -> bool:
+        super().add(now)
+        return len(self._hits) > self._limit
+
+
+@mutant
+class AGoodTaskChangesNothing(Traffic):
+    def _finish_task(self, event: m.TaskLoaded | m.TaskRaised | m.WorkerEnded) -> tuple[Task, Worker] | None:
+        row = self._sup.fleet.faults.row
+        finished = super()._finish_task(event)
+        self._sup.fleet.faults.row = row
+        return finished
+
+
+@mutant
+class AReplacementBeforeTheExit(Fleet):
+    _balancing = False
+
+    def balance(self) -> None:
+        self._balancing = True
+        super().balance()
+        self._balancing = False
+
+    def dying(self) -> int:
+        return 0 if self._balancing else super().dying()
+
+
+@mutant
+class SomethingStartsAfterTheEnd(Fleet):
+    def balance(self) -> None:
+        closed, self._sup.closed = self._sup.closed, False
+        super().balance()
+        self._sup.closed = closed or self._sup.closed
+
+
+@mutant
+class AStartingProcessIsLeftBehind(Fleet):
+    def stop_all(self) -> None:
+        everyone = self.processes
+        self.processes = {p.id: p for p in everyone.values() if p.state is ProcessState.READY}
+        super().stop_all()
+        self.processes = everyone
+
+
+@mutant
+class ALossByAnothersDoingIsAFault(Recovery):
+    def _lose(self, process: Process, event: m.ProcessExited | None) -> None:
+        process.innocent = False
+        super()._lose(process, event)
+
+
+# ---------------------------------------------------------------- where
+
+
+@mutant
+class WhatKillsIsTriedInTheTrainer(Fleet):
+    def _belongs_inline(self, worker: Worker) -> bool:
+        return self.rung == 0
+
+
+@mutant
+class AWorkerMovesWithTasksInFlight(Fleet):
+    def _move_if_drained(self, worker: Worker) -> None:
+        if worker.host is None:
+            return
+        process = self.processes[worker.host]
+        if process.state is ProcessState.READY:
+            self._sup.emit(m.DropWorker(process.id, worker.id))
+        process.workers.discard(worker.id)
+        worker.host = None
+        self._place(worker)
+        self._stop_if_empty(process)
+
+
+@mutant
+class AWorkerThatShouldMoveStays(Fleet):
+    def progressed(self, worker: Worker) -> None:
+        if not worker.moving:
+            super().progressed(worker)
+
+
+@mutant
+class TheGeneratorsStayBehind(Traffic):
+    def set_up(self, worker: Worker, process: Process) -> None:
+        with altered(self._sup.emit, m.HostWorker, lambda command: command._replace(snapshot=worker.epoch_snapshot)):
+            super().set_up(worker, process)
+
+
+@mutant
+class AnIteratorBeginsAnew(Traffic):
+    def set_up(self, worker: Worker, process: Process) -> None:
+        with altered(self._sup.emit, m.HostWorker, lambda command: command._replace(position=0)):
+            super().set_up(worker, process)
+
+
+@mutant
+class AWorkerIsHostedInAnotherEpoch(Traffic):
+    def set_up(self, worker: Worker, process: Process) -> None:
+        with altered(self._sup.emit, m.HostWorker, lambda command: command._replace(epoch=self._sup.epoch)):
+            super().set_up(worker, process)
+
+
+@mutant
+class AWorkerIsToldTheEpochBefore(Traffic):
+    def _resume(self, worker: Worker, process: Process, item: Resume) -> None:
+        super()._resume(worker, process, Resume(worker.epoch, item.before))
+
+
+@mutant
+class TheEpochsFirstStateIsNotKept(Traffic):
+    def _worker_resumed(self, event: m.WorkerResumed) -> None:
+        worker = self._sup.workers[event.worker]
+        before = worker.epoch_snapshot
+        super()._worker_resumed(event)
+        worker.epoch_snapshot = before
+
+
+@mutant
+class MakingANewIteratorMovesNothing(Traffic):
+    def _worker_resumed(self, event: m.WorkerResumed) -> None:
+        super()._worker_resumed(event._replace(snapshot=None))
+
+
+@mutant
+class MakingTheFirstIteratorMovesNothing(Traffic):
+    def _worker_ready(self, event: m.WorkerReady) -> None:
+        super()._worker_ready(event._replace(snapshot=None))
+
+
+# ---------------------------------------------------------------- standbys
+
+
+@mutant
+class AStandbyIsNotUsed(Fleet):
+    def _employ(self) -> None:
+        self._start()
+
+
+@mutant
+class AStandbyStaysOneWhenItTakesOver(Fleet):
+    def _employ(self) -> None:
+        process = self.standby()
+        super()._employ()
+        if process is not None:
+            process.standby = True
+
+
+@mutant
+class AUsedStandbyIsNotReplaced(Fleet):
+    def _start(self, standby: bool = False) -> None:
+        if not standby or self._next_process < 6:
+            super()._start(standby)
+
+
+@mutant
+class StandbysStayBelowTheTopRung(Fleet):
+    def _keep_standbys(self) -> None:
+        rung, self.rung = self.rung, self.rungs[0]
+        super()._keep_standbys()
+        self.rung = rung
+
+
+@mutant
+class StandbysStartWithTheFirst(Fleet):
+    def _keep_standbys(self) -> None:
+        super()._keep_standbys()
+        wanted = self._standby if self.rung == self.rungs[0] > 0 else 0
+        for _ in range(wanted - sum(p.standby and not p.asked for p in self.processes.values())):
+            self._start(standby=True)
+
+
+@mutant
+class ACondemnedStandbyTakesOver(Fleet):
+    def standby(self) -> Process | None:
+        return super().standby() or next((p for p in self.processes.values() if p.standby), None)
+
+
+@mutant
+class ADyingStandbyCountsAsADyingProcess(Fleet):
+    def dying(self) -> int:
+        everyone = self.processes.values()
+        return super().dying() + sum(p.condemned and p.standby and not p.retiring and not p.asked for p in everyone)
+
+
+@mutant
+class StandbysAreTriedForEver(Fleet):
+    def standby_lost(self, cause: str) -> None:
+        pass
+
+
+@mutant
+class ALostStandbyCountsAgainstTheLadder(Recovery):
+    def _lose(self, process: Process, event: m.ProcessExited | None) -> None:
+        super()._lose(process, event)
+        if process.standby and not (process.asked or process.innocent or self._sup.closed):
+            self._decide(None, self._cause(process, event))
+
+
+@mutant
+class AStandbyThatWasStoppedIsNotLookedAt(Fleet):
+    def _employ(self) -> None:
+        with altered(self._sup.emit, m.InspectProcess, lambda command: None):
+            super()._employ()

@@ -1,0 +1,240 @@
+"""Faults of messages, memory, tasks, and of what nobody wants any more."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from typing import Literal
+
+from safeloader.core import messages as m
+from safeloader.core.leases import Leases
+from safeloader.core.ledger import Ledger
+from safeloader.core.records import Process, Resume, Task, TaskState, Work, Worker
+from safeloader.core.recovery import Recovery
+from safeloader.core.supervisor import Supervisor
+from safeloader.core.traffic import Traffic
+from safeloader.core.watch import Watch
+
+from . import altered, mutant, without
+
+Kind = Literal["setup", "resume", "task", "probe"]
+
+# ---------------------------------------------------------------- messages
+
+
+@mutant
+class AnAnswerCountsWhoeverGivesIt(Traffic):
+    def _finish(self, number: int, kind: Kind, about: int, finished_at: float) -> Work | None:
+        everyone = self._sup.fleet.processes
+        if number not in everyone:
+            number = next((p.id for p in everyone.values() if p.work and p.work[0].about == about), number)
+        return super()._finish(number, kind, about, finished_at)
+
+
+@mutant
+class AnAnswerIsTakenForAnother(Traffic):
+    def _finish(self, number: int, kind: Kind, about: int, finished_at: float) -> Work | None:
+        process = self._sup.fleet.processes.get(number)
+        if process is not None and process.work:
+            kind, about = process.work[0].kind, process.work[0].about
+        return super()._finish(number, kind, about, finished_at)
+
+
+@mutant
+class AnAbandonedProcessStaysOnTheBooks(Recovery):
+    def _lose(self, process: Process, event: m.ProcessExited | None) -> None:
+        super()._lose(process, event)
+        if event is None:
+            self._sup.fleet.processes[process.id] = process
+
+
+# ---------------------------------------------------------------- memory
+
+
+@mutant
+class ALeaseIsFreedAtTheKill(Watch):
+    def _kill(self, process: Process) -> None:
+        super()._kill(process)
+        for work in process.work:
+            if work.kind == "task" and work.task is not None:
+                self._sup.ledger.free_lease(work.task)
+
+
+@mutant
+class AnAbandonedProcessGivesItsLeaseBack(Leases):
+    def retire(self, lease: m.Lease) -> None:
+        self.give_back(lease)
+
+
+@mutant
+class ALeaseReturnedTwiceFreesItsSlot(Leases):
+    def give_back(self, lease: m.Lease) -> int | None:
+        return super().give_back(m.Lease(lease.slot, self._held.get(lease.slot, lease.serial)))
+
+
+@mutant
+class ASurplusSlotIsUsedAgain(Leases):
+    def give_back(self, lease: m.Lease) -> int | None:
+        surplus = super().give_back(lease)
+        if surplus is not None:
+            self.retired.discard(surplus)
+            self._free.append(surplus)
+        return surplus
+
+
+@mutant
+class ASmallBatchKeepsItsLease(Traffic):
+    def _task_loaded(self, event: m.TaskLoaded) -> None:
+        task = self._sup.tasks.get(event.task)
+        with contextlib.nullcontext() if task is None or task.abandoned else without(self._sup.ledger.free_lease):
+            super()._task_loaded(event)
+
+
+@mutant
+class AnAbandonedBatchKeepsItsLease(Ledger):
+    def _forget(self, task: Task) -> None:
+        with without(self.free_lease):
+            super()._forget(task)
+
+
+# ---------------------------------------------------------------- tasks
+
+
+@mutant
+class ALostTaskGoesLast(Recovery):
+    def _take_back(self, worker: Worker, abandoned: bool) -> None:
+        lost = len(worker.sent)
+        super()._take_back(worker, abandoned)
+        worker.waiting.rotate(-lost)
+
+
+@mutant
+class ALostTaskIsForgotten(Recovery):
+    def _take_back(self, worker: Worker, abandoned: bool) -> None:
+        lost = len(worker.sent)
+        super()._take_back(worker, abandoned)
+        for _ in range(lost):
+            worker.waiting.popleft()
+
+
+@mutant
+class AnAbandonedTaskIsDelivered(Ledger):
+    def settle(self, task: Task, result: m.Deliver | m.DeliverError | m.DeliverBadSample | None) -> None:
+        abandoned, task.abandoned = task.abandoned, False
+        super().settle(task, result)
+        task.abandoned = abandoned
+
+
+@mutant
+class AnAbandonedTaskIsNotFinished(Ledger):
+    def begin(self, epoch: int) -> None:
+        super().begin(epoch)
+        for worker in self._sup.workers:
+            for task in [item for item in worker.waiting if isinstance(item, Task)]:
+                worker.waiting.remove(task)
+                self._forget(task)
+
+
+@mutant
+class TheNewEpochIsNotAnnounced(Ledger):
+    def begin(self, epoch: int) -> None:
+        super().begin(epoch)
+        for worker in self._sup.workers:
+            if worker.waiting and isinstance(worker.waiting[-1], Resume):
+                worker.waiting.pop()
+
+
+@mutant
+class BatchesLeaveAsTheyCome(Ledger):
+    def _due(self) -> Task | None:
+        return super()._due() or next((task for task in self.queue if task.state is TaskState.SETTLED), None)
+
+
+@mutant
+class ADrawIsForgotten(Ledger):
+    def _leave_queue(self, task: Task) -> None:
+        last_but_one = len(self.queue) == 2
+        with altered(self._sup.emit, m.PlanTask, lambda command: None if last_but_one else command):
+            super()._leave_queue(task)
+
+
+@mutant
+class ADrawTooMany(Ledger):
+    def plan_ahead(self) -> None:
+        super().plan_ahead()
+        self._sup.emit(m.PlanTask())
+
+
+@mutant
+class TheTurnIsNotKept(Ledger):
+    def begin(self, epoch: int) -> None:
+        turn = self.turn
+        super().begin(epoch)
+        self.turn = turn
+
+
+@mutant
+class AnEndedIteratorStaysInTurn(Ledger):
+    def worker_ended(self, worker: Worker) -> None:
+        pass
+
+
+# ---------------------------------------------------------------- what nobody wants
+
+
+@mutant
+class WhatIsOnItsWayAndAbandonedIsBegun(Traffic):
+    def pass_over(self, before: int) -> None:
+        pass
+
+
+@mutant
+class WhatWaitsAndIsAbandonedIsSent(Ledger):
+    def abandon_rest(self) -> None:
+        with without(self.leave_undone):
+            super().abandon_rest()
+
+
+@mutant
+class WhatWasLostAndIsAbandonedIsSentAgain(Recovery):
+    def lose(self, process: Process, event: m.ProcessExited | None) -> None:
+        with without(self._sup.ledger.leave_undone):
+            super().lose(process, event)
+
+
+@mutant
+class WhatIsWantedIsPassedOver(Traffic):
+    def pass_over(self, before: int) -> None:
+        super().pass_over(before + 1)
+
+
+@mutant
+class WhatMovesGeneratorsIsLeftUndone(Ledger):
+    def abandon_rest(self) -> None:
+        settings = self._sup.settings
+        self._sup.settings = replace(settings, memoryless=True)
+        super().abandon_rest()
+        self._sup.settings = settings
+
+
+@mutant
+class WhatWasPassedOverKeepsItsMemory(Traffic):
+    def _task_passed(self, event: m.TaskPassed) -> None:
+        with without(self._sup.ledger.free_lease):
+            super()._task_passed(event)
+
+
+# ---------------------------------------------------------------- the end
+
+
+@mutant
+class WhoAsksAfterTheEndWaits(Supervisor):
+    def _refuse(self, event: m.BatchRequested) -> None:
+        pass
+
+
+@mutant
+class LoadedBatchesAreKeptAtTheEnd(Supervisor):
+    def close(self) -> None:
+        with without(self.ledger.abandon_rest):
+            super().close()

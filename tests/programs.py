@@ -1,0 +1,178 @@
+"""Programs that tests start: in sessions of their own, watched from outside, killed with all that they started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+from typing_extensions import Self
+
+ROOT = Path(__file__).resolve().parents[1]
+PATIENCE = 60.0
+"""Seconds until what a test waits for must have come, on a busy machine."""
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's, with this checkout first on the path."""
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, **more}
+
+
+def kill(running: subprocess.Popen[str]) -> None:
+    """Kill a program and all that it has started, also what lives in another session (torchrun's ranks do)."""
+    try:
+        own = [*psutil.Process(running.pid).children(recursive=True), psutil.Process(running.pid)]
+    except psutil.NoSuchProcess:
+        own = []
+    for process in own:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+# ---------------------------------------------------------------- to the end
+
+
+class Ended(NamedTuple):
+    """How a program ended, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+def start(*command: str, cwd: Path = ROOT, **variables: str) -> subprocess.Popen[str]:
+    """Start this Python with a command line, as the leader of its own session; the caller ends it."""
+    return subprocess.Popen(
+        [sys.executable, *command], cwd=cwd, env=environment(**variables), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def end(running: subprocess.Popen[str], seconds: float) -> Ended:
+    """Wait for a program; it is killed where it takes longer."""
+    try:
+        out, err = running.communicate(timeout=seconds)
+    except BaseException:
+        kill(running)
+        running.communicate()
+        raise
+    return Ended(running.returncode, out, err)
+
+
+def run(*command: str, seconds: float = 90, cwd: Path = ROOT, **variables: str) -> Ended:
+    """Run this Python with a command line, to its end."""
+    return end(start(*command, cwd=cwd, **variables), seconds)
+
+
+# ---------------------------------------------------------------- scripts
+
+
+def program(folder: Path, text: str, name: str = "train.py") -> Path:
+    """Write a script."""
+    path = folder / name
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+def start_script(path: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    """Start a script; its first lines can be read from ``stdout``."""
+    return start("-u", str(path), *arguments, cwd=Path.cwd(), **variables)
+
+
+def run_script(path: Path, *arguments: str, timeout: float = 90, **variables: str) -> str:
+    """Run a script to its end, which must be a good one. Returns what it printed."""
+    code, out, err = end(start_script(path, *arguments, **variables), timeout)
+    assert code == 0, f"exit code {code}\n{out}\n{err}"
+    return out
+
+
+# ---------------------------------------------------------------- several ranks
+
+_TORCHRUN = ("-m", "torch.distributed.run")
+_OF_RANKS = {
+    "OMP_NUM_THREADS": "1",
+    # torch's agent otherwise keeps its store over restarts, and gloo may find the addresses of ranks that are gone.
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+}
+
+
+def start_torchrun(*arguments: str, **variables: str) -> subprocess.Popen[str]:
+    """Start torchrun; the caller ends it."""
+    return start(*_TORCHRUN, *arguments, **{**_OF_RANKS, **variables})
+
+
+def run_torchrun(*arguments: str, ranks: int, seconds: float = 200, **variables: str) -> Ended:
+    """Run a program of several ranks on this machine to its end."""
+    standalone = ("--standalone", "--nproc-per-node", str(ranks))
+    return end(start_torchrun(*standalone, *arguments, **variables), seconds)
+
+
+class Program:
+    """A program whose lines can be waited for; killed with all that it started at the end.
+
+    Args:
+        command: its command line.
+        environment: variables besides those of this process.
+    """
+
+    def __init__(self, command: list[str], **environment: str) -> None:
+        self._running = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        )  # fmt: skip
+        self.pid = self._running.pid
+        self.lines: list[str] = []
+        self._ended = False
+        self._changed = threading.Condition()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    @classmethod
+    def of_ranks(cls, module: str, *arguments: str, ranks: int, **environment: str) -> Self:
+        """A program of several ranks on this machine, by torchrun."""
+        standalone = ["--standalone", "--nproc-per-node", str(ranks)]
+        return cls([sys.executable, *_TORCHRUN, *standalone, "-m", module, *arguments], **environment)
+
+    def _read(self) -> None:
+        assert self._running.stdout is not None
+        with self._running.stdout as lines:
+            for line in lines:
+                with self._changed:
+                    self.lines.append(line.rstrip())
+                    self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def line(self, words: str, after: int = 0) -> str:
+        """The first line with these words, once it has come."""
+
+        def found() -> str | None:
+            return next((line for line in self.lines[after:] if words in line), None)
+
+        with self._changed:
+            self._changed.wait_for(lambda: found() or self._ended, PATIENCE)
+            line = found()
+        assert line, f"{words!r} is not in:\n" + "\n".join(self.lines)
+        return line
+
+    def wait(self) -> int:
+        """Its exit status."""
+        status = self._running.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return status
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        kill(self._running)
+        self._running.wait()
+        self._reader.join(10)

@@ -1,0 +1,85 @@
+"""Lists where the suite's time goes: a row a file, with the Python processes that it started."""
+
+from __future__ import annotations
+
+import multiprocessing.util
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from time import monotonic
+from typing import Any
+
+import pytest
+
+_SHOWN = 25
+_LEAST = 60.0
+"""Seconds of a run whose list is worth a page."""
+_PROPERTY = "python processes"
+
+
+class Timing:
+    """A plugin of pytest. Under xdist the controller adds up what its workers report."""
+
+    def __init__(self) -> None:
+        self._seconds: Counter[str] = Counter()
+        self._tests: Counter[str] = Counter()
+        self._starts: Counter[str] = Counter()
+        self._started = 0
+        self._count_starts()
+
+    def _count_starts(self) -> None:
+        """Of this process's children; their own children are not seen."""
+        popen, spawn = subprocess.Popen.__init__, multiprocessing.util.spawnv_passfds
+
+        def counted_popen(popened: Any, args: Any, *more: Any, **given: Any) -> None:
+            command = args if isinstance(args, (str, bytes)) else next(iter(args), "")
+            self._started += "python" in os.path.basename(os.fsdecode(command))
+            popen(popened, args, *more, **given)
+
+        def counted_spawn(*args: Any) -> int:
+            self._started += 1
+            return spawn(*args)
+
+        subprocess.Popen.__init__ = counted_popen  # type: ignore[assignment]
+        multiprocessing.util.spawnv_passfds = counted_spawn
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        item.stash[_BEFORE] = self._started
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+        if call.when == "teardown":
+            item.user_properties.append((_PROPERTY, self._started - item.stash[_BEFORE]))
+        return (yield)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        file = report.nodeid.partition("::")[0]
+        self._seconds[file] += report.duration
+        if report.when == "teardown":
+            self._tests[file] += 1
+            self._starts[file] += int(dict(report.user_properties).get(_PROPERTY, 0))
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        total = sum(self._seconds.values())
+        if total < _LEAST:
+            return
+        terminalreporter.section("where the time went")
+        write = terminalreporter.write_line
+        write(f"{'seconds':>8} {'tests':>6} {'starts':>6}  file")
+        for file, seconds in self._seconds.most_common(_SHOWN):
+            write(f"{seconds:8.1f} {self._tests[file]:6} {self._starts[file]:6}  {file}")
+        write(f"{total:8.1f} {sum(self._tests.values()):6} {sum(self._starts.values()):6}  in all")
+        write(f"starts: Python processes; one that imports torch takes {_seconds_to_import_torch():.1f} s here, now")
+
+
+_BEFORE = pytest.StashKey[int]()
+
+
+def _seconds_to_import_torch() -> float:
+    begun = monotonic()
+    subprocess.run([sys.executable, "-c", "import torch"], check=False)
+    return monotonic() - begun
