@@ -32,6 +32,7 @@ class Blame:
         case.same_sample = case.hurt == 0 or (case.same_sample and case.sample == sample)
         case.hurt += 1
         case.attempts += 1
+        case.hangs += cause == "hung"
         case.cause, case.sample, case.stack = cause, sample, stack or case.stack
 
     def judge(self, task: Task) -> None:
@@ -50,12 +51,29 @@ class Blame:
                 self._drop(task, None)
             else:
                 self._fail(task, ())
-        elif len(left) == 1:
-            self._convict(task, left)
-        elif case.same_sample and case.sample in left:
-            self._convict(task, (case.sample,))
+        elif len(left) == 1 or (case.same_sample and case.sample in left):
+            self._convict(task, self._suspects(task, left))
         else:
             self._sup.workers[task.worker].hunt = Hunt(left)
+
+    @staticmethod
+    def _suspects(task: Task, left: tuple[int, ...]) -> tuple[int, ...]:
+        case = _case(task)
+        return (case.sample,) if case.same_sample and case.sample in left and len(left) > 1 else left
+
+    def do_without(self, task: Task) -> None:
+        """No process can be had to find out more about a waiting task that was charged: what is suspected is given up,
+        since it must not be loaded in the trainer."""
+        worker, left = self._sup.workers[task.worker], self.positions(task)
+        suspects = self._suspects(task, left)
+        if worker.hunt is not None and worker.waiting[0] is task:
+            suspects, worker.hunt = worker.hunt.suspects, None
+        if task.abandoned or (not self._sup.settings.indexed and worker.exhausted):
+            self._drop(task, None)
+        elif not self._sup.settings.indexed:
+            self._fail(task, (), unresolved=True)
+        else:
+            self._convict(task, suspects, unresolved=True)
 
     def positions(self, task: Task) -> tuple[int, ...]:
         """The positions of a batch that are not left out."""
@@ -65,28 +83,29 @@ class Blame:
             count = 1
         return tuple(i for i in range(count) if i not in task.skip)
 
-    def _convict(self, task: Task, positions: tuple[int, ...]) -> None:
+    def _convict(self, task: Task, positions: tuple[int, ...], unresolved: bool = False) -> None:
         case = _case(task)
         self._sup.fleet.faults.forgive(case.hurt)
         if self._sup.settings.on_bad_sample != "skip":
-            self._fail(task, positions)
+            self._fail(task, positions, unresolved)
             return
         case.skip = tuple(sorted((*case.skip, *positions)))
         case.hurt = 0
         names = task.names(positions)
-        self._sup.emit(m.ReportSkipped(task.id, task.epoch, task.batch, names, case.cause))
+        self._sup.emit(m.ReportSkipped(task.id, task.epoch, task.batch, names, case.cause, unresolved))
         if not self.positions(task):
             self._drop(task, None)
 
-    def _fail(self, task: Task, positions: tuple[int, ...]) -> None:
+    def _fail(self, task: Task, positions: tuple[int, ...], unresolved: bool = False) -> None:
         case = _case(task)
         if not self._sup.settings.indexed:  # its iterator cannot get past this point
             worker = self._sup.workers[task.worker]
             worker.exhausted = task.last = True
             self._sup.ledger.worker_ended(worker)
         error = m.DeliverBadSample(
-            task.id, task.worker, task.epoch, task.batch, task.names(positions), case.cause, case.attempts, case.stack
-        )
+            task.id, task.worker, task.epoch, task.batch, task.names(positions), case.cause, case.attempts, case.stack,
+            unresolved,
+        )  # fmt: skip
         self._drop(task, error)
 
     def _drop(self, task: Task, result: m.DeliverBadSample | None) -> None:

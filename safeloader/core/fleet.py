@@ -2,8 +2,8 @@
 
 The number of processes is a rung of the ladder. A worker can be moved whenever nothing of it is in flight: its
 generators go with it, so the batches do not change by a byte. At rung 0 the trainer hosts the workers (process
-``INLINE``), except those that have to load something that hurt a process before: for them one process stays, the
-escort.
+``INLINE``), except those that have to load something that hurt a process before, or that change what the trainer could
+not change back: for them one process stays, the escort. If none can be had, what hurt is given up.
 
 At the top rung there may be standbys besides: processes that are ready and host nobody. One of them takes the place of
 a process that is lost, and another is started for it. They are started when nobody else is starting.
@@ -89,7 +89,7 @@ class Fleet:
         self.unbalanced = False
         if self._sup.closed:
             return
-        escort = self.rung == 0 and any(worker.tainted for worker in self._sup.workers)
+        escort = self.rung == 0 and any(worker.needs_process for worker in self._sup.workers)
         wanted = 1 if escort else self.rung
         staff = self.staff()
         for _ in range(wanted - len(staff) - self.dying()):
@@ -184,7 +184,7 @@ class Fleet:
             self._sup.traffic.feed(worker)
 
     def _belongs_inline(self, worker: Worker) -> bool:
-        return self.rung == 0 and not worker.tainted
+        return self.rung == 0 and not worker.needs_process
 
     def _spread(self) -> None:
         """Let workers move so that no ready process hosts two more than another, and none stays in the trainer."""

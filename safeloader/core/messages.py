@@ -234,6 +234,13 @@ class InlineInterrupted(NamedTuple):
     stack: str | None
 
 
+class InlineRefused(NamedTuple):
+    """What a worker did in the trainer was broken off, because it could not be undone there. ``what`` is for people."""
+
+    worker: int
+    what: str
+
+
 class ClockAdvanced(NamedTuple):
     """A deadline may have passed."""
 
@@ -259,6 +266,8 @@ class HostWorker(NamedTuple):
     dataset, restore ``snapshot``. Either is None where the generators are still as seeding and ``worker_init_fn`` left
     them. With a ``mark``, the dataset's own state is loaded instead, with the generators of then, and only what came
     after it is replayed: the rest of ``position`` tasks, or the tasks ``replay`` (indices, skip).
+
+    ``lenient``: there is only the trainer for it; what could not be undone there is left out instead of broken off.
     """
 
     process: int
@@ -270,6 +279,7 @@ class HostWorker(NamedTuple):
     snapshot: object
     mark: Mark | None = None
     replay: tuple[tuple[object, tuple[int, ...]], ...] = ()
+    lenient: bool = False
 
 
 class DropWorker(NamedTuple):
@@ -366,7 +376,8 @@ class DeliverError(NamedTuple):
 
 
 class DeliverBadSample(NamedTuple):
-    """Raise, at this batch's turn, that a sample kills or hangs every process that loads it."""
+    """Raise, at this batch's turn, that a sample kills or hangs every process that loads it; or, ``unresolved``, that
+    it was in work when one was lost, and that no process can be had to find out more."""
 
     task: int
     worker: int
@@ -376,6 +387,7 @@ class DeliverBadSample(NamedTuple):
     cause: str
     attempts: int
     stack: str | None
+    unresolved: bool = False
 
 
 class EndEpoch(NamedTuple):
@@ -447,6 +459,14 @@ class ReportSkipped(NamedTuple):
     batch: int
     indices: tuple[object, ...]
     cause: str
+    unresolved: bool = False
+
+
+class ReportRefused(NamedTuple):
+    """Tell that a worker goes from the trainer to a process, because of what it would have done there."""
+
+    worker: int
+    what: str
 
 
 Event = Union[  # noqa: UP007 - a bar between two dozen names is no easier to read
@@ -454,13 +474,13 @@ Event = Union[  # noqa: UP007 - a bar between two dozen names is no easier to re
     ProcessReady, WorkerReady, WorkerResumed, WorkerMarked, TaskLoaded, TaskRaised, TaskPassed, WorkerEnded,
     ProbeFinished,
     ProcessInspected, ProcessForfeited, StacksCaptured, StartRefused,
-    ProcessExited, InlineInterrupted, ClockAdvanced,
+    ProcessExited, InlineInterrupted, InlineRefused, ClockAdvanced,
 ]  # fmt: skip
 Command = Union[  # noqa: UP007
     PlanTask, StartProcess, HostWorker, DropWorker, ResumeWorker, SendTask, PassOver, SendProbe, LoadInline,
     InspectProcess, CaptureStacks, KillProcess, StopProcess, AbandonProcess,
     Deliver, DeliverError, DeliverBadSample, EndEpoch, TellState, FreeSlot, GiveUp,
-    ReportFault, ReportRung, ReportSlow, ReportSkipped,
+    ReportFault, ReportRung, ReportSlow, ReportSkipped, ReportRefused,
 ]  # fmt: skip
 
 EVENTS: tuple[type, ...] = get_args(Event)

@@ -35,7 +35,8 @@ class Case:
     """What is held against a task: the processes that died or hung with it."""
 
     hurt: int = 0  # how many since the last verdict
-    attempts: int = 0  # how many in all: each doubles the deadline
+    attempts: int = 0  # how many in all
+    hangs: int = 0  # how many of these hung: each doubles the deadline
     cause: str = ""  # of the last one
     sample: int | None = None  # the position that was in work then, where known
     same_sample: bool = True  # it was that position each time since the last verdict
@@ -70,6 +71,10 @@ class Task:
     @property
     def attempts(self) -> int:
         return 0 if self.case is None else self.case.attempts
+
+    @property
+    def hangs(self) -> int:
+        return 0 if self.case is None else self.case.hangs
 
     @property
     def skip(self) -> tuple[int, ...]:
@@ -116,12 +121,20 @@ class Worker:
     ended: bool = False  # the same, for the planning of the current epoch
     outstanding: int = 0  # planned, not delivered: balances out-of-order loading
     setup_hurt: int = 0  # processes that died or hung while setting it up, since it last finished a task
+    setup_hangs: int = 0  # how many of these hung: each doubles the deadline
+    barred: bool = False  # from the trainer, which could not undo what it does
+    lenient: bool = False  # the trainer is all there is for it, barred or not
     hunt: Hunt | None = None
 
     @property
     def tainted(self) -> bool:
         """True if something it has to do hurt a process before: that is never done in the trainer."""
         return self.setup_hurt > 0 or any(isinstance(i, Task) and i.tainted for i in (*self.waiting, *self.sent))
+
+    @property
+    def needs_process(self) -> bool:
+        """True if it must not be hosted by the trainer."""
+        return self.tainted or (self.barred and not self.lenient)
 
 
 @dataclass(slots=True, eq=False)

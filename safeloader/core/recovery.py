@@ -6,6 +6,7 @@ queues in the old order, and its workers find a home again. What was in work is 
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from . import messages as m
@@ -31,6 +32,7 @@ class Recovery:
             m.ProcessExited: self._process_exited,
             m.StartRefused: self._start_refused,
             m.InlineInterrupted: self._inline_interrupted,
+            m.InlineRefused: self._inline_refused,
         }
 
     def _start_refused(self, event: m.StartRefused) -> None:
@@ -68,6 +70,7 @@ class Recovery:
         stack = process.stack or (event.stack if event is not None else None)
         if work is not None and task is None:
             self._sup.workers[work.worker].setup_hurt += 1
+            self._sup.workers[work.worker].setup_hangs += cause == "hung"
         if work is not None and task is not None and work.kind == "task":
             self._sup.blame.charge(task, cause, sample, stack)
         self._tell(process, event, cause, work, sample, stack)
@@ -152,7 +155,8 @@ class Recovery:
         if self._sup.closed or work is None:
             return
         if work.task is not None:
-            self._sup.blame.judge(work.task)
+            if work.task.state is TaskState.WAITING:
+                self._sup.blame.judge(work.task)
         elif self._sup.workers[work.worker].setup_hurt > self._sup.settings.bad_sample_attempts:
             self._sup.give_up("setup", None, cause)
 
@@ -172,20 +176,48 @@ class Recovery:
         else:
             lowered = too_many and fleet.lower("too many faults")
         if too_many and not lowered:
-            self._sup.give_up("restarts", None, cause)
+            if fleet.rung == 0:
+                self._do_without_processes(cause)
+            else:
+                self._sup.give_up("restarts", None, cause)
+
+    def _do_without_processes(self, cause: str) -> None:
+        """No process can be had, and the trainer needs none: only what hurt one before is given up."""
+        self._sup.fleet.faults.clear()
+        self._sup.fleet.unbalanced = True
+        if any(worker.setup_hurt for worker in self._sup.workers):
+            self._sup.give_up("starts", None, cause)
+            return
+        for worker in self._sup.workers:
+            worker.lenient = worker.lenient or worker.barred
+            for task in [item for item in worker.waiting if isinstance(item, Task) and item.tainted]:
+                self._sup.blame.do_without(task)
 
     # ------------------------------------------------------------ in the trainer
+
+    def _inline_refused(self, event: m.InlineRefused) -> None:
+        """A worker did what the trainer could not change back, or would end by: it goes on in a process."""
+        worker = self._sup.workers[event.worker]
+        if worker.host == m.INLINE:
+            worker.barred = True
+            self._take_out(worker)
+            self._sup.emit(m.ReportRefused(worker.id, event.what))
+
+    def _take_out(self, worker: Worker) -> None:
+        """A worker leaves the trainer with what it has in work."""
+        inline = self._sup.fleet.processes[m.INLINE]
+        inline.work = deque(work for work in inline.work if work.worker != worker.id)
+        inline.workers.discard(worker.id)
+        self._take_back(worker, abandoned=False)
+        self._sup.emit(m.DropWorker(m.INLINE, worker.id))
+        self._sup.fleet.unbalanced = True
 
     def _inline_interrupted(self, event: m.InlineInterrupted) -> None:
         inline = self._sup.fleet.processes[m.INLINE]
         work = inline.work[0] if inline.work else None
         if work is None or work.task is None or work.task.id != event.task:
             return
-        inline.work.popleft()
-        inline.workers.discard(work.worker)
-        self._take_back(self._sup.workers[work.worker], abandoned=False)
-        self._sup.emit(m.DropWorker(m.INLINE, work.worker))
-        self._sup.fleet.unbalanced = True
+        self._take_out(self._sup.workers[work.worker])
         self._sup.blame.charge(work.task, "hung", event.sample, event.stack)
         self._sup.report(
             "hung", "interrupted in the trainer", m.INLINE, work.task,

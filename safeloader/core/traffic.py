@@ -52,6 +52,7 @@ class Traffic:
             m.HostWorker(
                 process.id, worker.id, worker.epoch, worker.position, worker.exhausted,
                 worker.epoch_snapshot, worker.snapshot, mark, replayed(worker, mark, worker.position),
+                worker.lenient,
             )
         )  # fmt: skip
 
@@ -203,7 +204,9 @@ class Traffic:
             return None
         worker = self._sup.workers[work.worker]
         worker.sent.popleft()
-        worker.setup_hurt = 0
+        if worker.setup_hurt:
+            worker.setup_hurt = worker.setup_hangs = 0
+            self._sup.watch.arm(self._sup.fleet.processes[event.process])
         if event.snapshot is not None:
             worker.snapshot = event.snapshot
         self._sup.fleet.faults.row = 0

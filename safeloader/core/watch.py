@@ -103,10 +103,10 @@ class Watch:
     def _allowed(self, work: Work) -> float:
         worker, task = self._sup.workers[work.worker], work.task
         if work.kind == "resume" and self._sup.settings.indexed:  # there is next to nothing to do
-            return self.deadlines.batch(worker.setup_hurt, first=True)
+            return self.deadlines.batch(worker.setup_hangs, first=True)
         if task is None:
-            return self.deadlines.startup(worker.setup_hurt)
-        return self.deadlines.batch(task.attempts if work.kind == "task" else 0, worker.position == 0)
+            return self.deadlines.startup(worker.setup_hangs)
+        return self.deadlines.batch(task.hangs if work.kind == "task" else 0, worker.position == 0)
 
     # ------------------------------------------------------------ when one passes
 

@@ -13,6 +13,7 @@ __all__ = [
     "Fault",
     "FellBack",
     "Happening",
+    "NotUndone",
     "RanksStalled",
     "Recovered",
     "Resized",
@@ -258,6 +259,23 @@ class EpochEnded(Happening):
     ready: float | None = None
     rung: int = 0
     timings: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class NotUndone(Happening):
+    """A worker that the main process hosts did, or was about to do, what the main process could not undo.
+
+    Attributes:
+        worker: Its id.
+        what: What it was: a call, or what is different now.
+        action: ``"moved to a process"``, ``"left out"`` (no process could be had) or ``"done"`` (nothing stopped it).
+    """
+
+    event: ClassVar[str] = "not_undone"
+
+    worker: int
+    what: str
+    action: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,6 +194,16 @@ def _epoch(event: h.EpochEnded) -> str:
     return f"epoch {event.epoch} ended after {many(event.batches, 'batch')}"
 
 
+def _not_undone(event: h.NotUndone) -> str:
+    what, worker = inline(event.what, 200), f"worker {event.worker}"
+    if event.action == "done":
+        return f"{worker} has changed the main process, which hosts it, for good: {what}"
+    done = f"{worker} goes on in a process of its own"
+    if event.action == "left out":
+        done = f"it is left out for {worker}, since no process can be had"
+    return f"{what} could not be undone in the main process; {done}"
+
+
 def _code_changed(event: h.CodeChanged) -> str:
     files = ", ".join(inline(file, 100) for file in event.files[:5])
     more = f" and {len(event.files) - 5} more" if len(event.files) > 5 else ""
@@ -261,6 +271,7 @@ _LINES: dict[type[h.Happening], Callable[[Any], str]] = {
     h.RanksStalled: _ranks_stalled,
     h.StallEnded: _stall_ended,
     h.EpochEnded: _epoch,
+    h.NotUndone: _not_undone,
     h.CodeChanged: _code_changed,
     h.Closed: _closed,
 }

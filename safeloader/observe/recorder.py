@@ -16,6 +16,7 @@ from safeloader.observe import happenings as h
 from safeloader.observe import log
 from safeloader.observe.batches import Tracer, TracingPulse
 from safeloader.observe.events import EventFile
+from safeloader.observe.lost import Lost
 from safeloader.observe.pulse import Pulse, Waits
 from safeloader.observe.report import Report
 from safeloader.observe.timings import Timings
@@ -80,7 +81,7 @@ class Recorder:
         self._skipped: list[tuple[int, int, Any]] = []
         self._code_changed: list[str] = []
         self._epochs = self._restarts = self._fallbacks = self._recoveries = self._slow = 0
-        self._seconds_lost = 0.0
+        self._lost = Lost()
         self._closed = self._told_own_fault = False
         self._waits_before = Waits()  # of the epochs before
         self._events = EventFile(settings.events) if settings.events else None
@@ -106,7 +107,7 @@ class Recorder:
             fault = replace(fault, time=fault.time or self._clock(), loader=fault.loader or self.name)
             self._faults[number] = fault
             self._faults.pop(number - MOST_FAULTS, None)
-            self._seconds_lost += fault.seconds_lost or 0.0
+            self._lost.add(time.monotonic(), fault.seconds_lost or 0.0)
             if fault.action == "handed over":
                 self._restarts += 1
             elif fault.cause in _NEEDS_NEW_PROCESS:
@@ -118,9 +119,8 @@ class Recorder:
         """The batch that a fault held up is there, so many seconds after the fault."""
         with self._unharmed():
             row = self._faults.get(fault_index)
-            self._seconds_lost += seconds_lost
+            self._lost.add(time.monotonic(), seconds_lost)
             if row is not None:
-                self._seconds_lost -= row.seconds_lost or 0.0
                 self._faults[fault_index] = replace(row, seconds_lost=seconds_lost)
             self._tell(h.Resumed(self._clock(), self.name, fault_index, seconds_lost))
 
@@ -214,6 +214,11 @@ class Recorder:
             waited = waits.seconds - before.seconds
             self._tell(h.EpochEnded(self._clock(), self.name, n, batches, waited, ready, self.rung, timings))
 
+    def not_undone(self, worker: int, what: str, action: str) -> None:
+        """A worker in the main process did, or was about to do, what could not be undone; see `NotUndone`."""
+        with self._unharmed():
+            self._tell(h.NotUndone(self._clock(), self.name, worker, what, action))
+
     def code_changed(self, files: Sequence[str]) -> None:
         """These source files differ from those of the first start. A file is told once."""
         with self._unharmed():
@@ -230,7 +235,7 @@ class Recorder:
             self._closed = True
             faults = self._causes.total()
             self._tell(
-                h.Closed(self._clock(), self.name, self.batches, self._epochs, faults, self._seconds_lost)
+                h.Closed(self._clock(), self.name, self.batches, self._epochs, faults, self._lost.seconds)
             )
 
     def report(self) -> Report:
@@ -249,7 +254,7 @@ class Recorder:
             way=self.way,
             skipped=list(self._skipped),
             slow_batches=self._slow,
-            seconds_lost=self._seconds_lost,
+            seconds_lost=self._lost.seconds,
             code_changed=list(self._code_changed),
             waits=self.pulse.waits(),
             timings=self.timings.workers(),

@@ -38,7 +38,7 @@ class Report:
         way: How batches are made now, for a loader that has several ways (FFCV); else "".
         skipped: (epoch, batch, index) of each sample left out.
         slow_batches: Batches that took longer than their deadline while samples still finished.
-        seconds_lost: What the faults cost in all, in seconds, as far as known.
+        seconds_lost: What the faults cost in all, in seconds, as far as known; where they overlap, it counts once.
         code_changed: Source files that changed since the first start.
         waits: How the consumer has waited for batches.
         timings: For each worker, how long its batches were loaded, collated, transferred and waited for.

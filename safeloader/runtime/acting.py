@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import pickle
 import weakref
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
@@ -14,7 +13,8 @@ from ..core import messages as m
 from . import carry, codec
 from . import protocol as p
 from .generators import States
-from .inline import InlineBatch, InlineHost, Interrupted, NotEncodable
+from .indices import own_copy, pack
+from .inline import InlineBatch, InlineHost, Interrupted, Irreversible, NotEncodable
 from .worker import Ended, WorkerPlace
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Acting:
         self._teller = teller
         self._hearing = hearing
         self._finish = finish
-        self._inline = InlineHost(driver.spec.config.load, driver.spec)
+        self._inline = InlineHost(driver.spec.config.load, driver.spec, teller.not_undone)
         self._anchors: dict[int, weakref.ref[Any]] = {}
         self._draw: Callable[[], Any] | None = None
         self._draw_error: Exception | None = None
@@ -77,6 +77,7 @@ class Acting:
             m.ReportRung: teller.rung,
             m.ReportSlow: teller.slow,
             m.ReportSkipped: teller.skipped,
+            m.ReportRefused: teller.refused,
         }
 
     # ------------------------------------------------------------ planning
@@ -109,7 +110,7 @@ class Acting:
         if self._draw_error is None:
             self._driver.drawing = True
             try:
-                event = m.TaskPlanned(self._draw())
+                event = m.TaskPlanned(own_copy(self._draw()))
             except StopIteration:
                 pass
             except Exception as error:  # raised when the batches planned before it have been delivered
@@ -167,11 +168,20 @@ class Acting:
             self._told_epoch, c.mark and (c.mark.position, c.mark.content, _states(c.mark.snapshot)), c.replay,
         )  # fmt: skip
         if c.process == m.INLINE:
-            self._inline.host(place)
-            self._driver.later(m.WorkerReady(m.INLINE, c.worker, monotonic(), self._inline.states(c.worker)))
+            with self._refusing(c.worker):
+                self._inline.host(place, c.lenient)
+                self._driver.later(m.WorkerReady(m.INLINE, c.worker, monotonic(), self._inline.states(c.worker)))
         else:
             replay = [(self._carried(indices), skip) for indices, skip in c.replay]
             self._driver.send(c.process, p.HOST, place._replace(replay=replay))
+
+    @contextlib.contextmanager
+    def _refusing(self, worker: int) -> Iterator[None]:
+        """Tell of what a worker in the trainer was about to do and could not have undone."""
+        try:
+            yield
+        except Irreversible as refused:
+            self._driver.later(m.InlineRefused(worker, refused.what))
 
     def _drop_worker(self, c: m.DropWorker) -> None:
         if c.process == m.INLINE:
@@ -181,9 +191,10 @@ class Acting:
 
     def _resume_worker(self, c: m.ResumeWorker) -> None:
         if c.process == m.INLINE:
-            said = self._inline.resume(c.worker, self._shared_seed, c.epoch, self._told_epoch)
-            states = self._inline.states(c.worker)
-            self._driver.later(m.WorkerResumed(m.INLINE, c.worker, monotonic(), states, said))
+            with self._refusing(c.worker):
+                said = self._inline.resume(c.worker, self._shared_seed, c.epoch, self._told_epoch)
+                states = self._inline.states(c.worker)
+                self._driver.later(m.WorkerResumed(m.INLINE, c.worker, monotonic(), states, said))
         else:
             self._driver.send(c.process, p.RESUME, c.worker, self._shared_seed, c.epoch, self._told_epoch)
 
@@ -194,15 +205,17 @@ class Acting:
         self._driver.send(c.process, p.PROBE, c.worker, c.task, self._carried(c.indices), c.positions)
 
     def _carried(self, indices: Any) -> Any:
-        """Indices as they are if any interpreter can read them, else by value."""
+        """Indices as they are if they are plain numbers, packed if any interpreter can read them, else by value."""
         if type(indices) is list and (not indices or type(indices[0]) is int):
             return indices
-        try:
-            plain = b"__main__" not in pickle.dumps(indices, protocol=5)
-        except Exception:
-            plain = False
-        if plain:
+        if type(indices) is int:
             return indices
+        try:
+            data = pack(indices)
+        except Exception:
+            data = b"__main__"
+        if b"__main__" not in data:
+            return p.Packed(data)
         return p.Carried(carry.dumps(indices, self._driver.spec.classes, what={"indices": indices}))
 
     def _load_inline(self, c: m.LoadInline) -> None:
@@ -212,6 +225,8 @@ class Acting:
             loaded = inline.load(c.worker, c.indices, c.skip, c.timeout)
         except Ended:
             event = m.WorkerEnded(m.INLINE, c.task, inline.states(c.worker), monotonic())
+        except Irreversible as refused:
+            event = m.InlineRefused(c.worker, refused.what)
         except Interrupted as interrupted:
             event = m.InlineInterrupted(c.task, inline.sample(c.worker), interrupted.stack)
         except NotEncodable as failure:
@@ -227,9 +242,10 @@ class Acting:
             self._teller.loaded_here(c.task, c.worker, event.finished_at - taken_at)
         self._driver.later(event)
         if isinstance(event, m.TaskLoaded):
-            said = inline.said(c.worker)
-            if said is not None:
-                self._driver.later(m.WorkerMarked(m.INLINE, c.worker, said))
+            with self._refusing(c.worker):
+                said = inline.said(c.worker)
+                if said is not None:
+                    self._driver.later(m.WorkerMarked(m.INLINE, c.worker, said))
 
     # ------------------------------------------------------------ outcomes
 

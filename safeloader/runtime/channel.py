@@ -1,6 +1,6 @@
 """Framed messages over one socket pair per process. The trainer's end never blocks.
 
-A frame is four bytes of length and a pickle. Messages are small (batches lie in leases), but nothing depends on it: a
+A frame is eight bytes of length and a pickle. Messages are small (batches lie in leases), but nothing depends on it: a
 half-written frame of a process that was killed or stopped waits in a buffer and holds nobody up.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 __all__ = ["Blocking", "Frames", "NonBlocking", "frame"]
 
-_LENGTH = struct.Struct("<I")
+_LENGTH = struct.Struct("<Q")
 _CHUNK = 1 << 16
 _DESCRIPTORS = 200  # in one message; the kernel allows 253
 
@@ -43,13 +43,15 @@ class Frames:
             data = self._rest
         self._missing = 0
         messages, start, end = [], 0, len(data)
-        while end - start >= 4:
+        while end - start >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(data, start)
-            if end - start - 4 < length:
-                self._missing = length - (end - start - 4)
+            start += _LENGTH.size
+            if end - start < length:
+                self._missing = length - (end - start)
+                start -= _LENGTH.size
                 break
-            messages.append(pickle.loads(memoryview(data)[start + 4 : start + 4 + length]))
-            start += 4 + length
+            messages.append(pickle.loads(memoryview(data)[start : start + length]))
+            start += length
         self._rest = bytearray(data[start:])
         return messages
 

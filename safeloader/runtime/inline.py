@@ -1,7 +1,9 @@
 """Workers hosted by the trainer itself, at the lowest rung: same code, same bytes, no process.
 
-The trainer's own generators, worker info and thread count are put back after every batch. A watchdog thread interrupts
-a batch past its deadline where Python can be interrupted: a signal whose handler raises wakes even a sleep or a lock.
+Nothing of the trainer's reaches a sample, and nothing of a worker's stays in the trainer (``isolation``): generators,
+worker info and all ambient states are put back after every batch. What could not be put back is refused, and the worker
+goes to a process. A watchdog thread interrupts a batch past its deadline where Python can be interrupted: a signal
+whose handler raises wakes even a sleep or a lock.
 """
 
 from __future__ import annotations
@@ -11,24 +13,26 @@ import sys
 import threading
 import traceback
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import torch
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from .. import torch_private
 from . import carry, codec, system
 from .collate import collating_into
 from .generators import Generators, States
+from .indices import own_copy
+from .isolation import Ambient, Irreversible, View
 from .private import PrivateMemory
 from .unsendable import unsendable
 from .worker import Loaded, LoadSpec, Marks, Worker, WorkerPlace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from .spec import Spec
 
-__all__ = ["InlineBatch", "InlineHost", "Interrupted", "NotEncodable"]
+__all__ = ["InlineBatch", "InlineHost", "Interrupted", "Irreversible", "NotEncodable"]
+
+T = TypeVar("T")
 
 
 class InlineBatch(NamedTuple):
@@ -59,45 +63,62 @@ class InlineHost:
     Args:
         load: plain values for this loader.
         spec: where the workers' copies come from.
+        tell: is told what a worker did, or would have done, that cannot be undone (see ``Ambient``).
     """
 
-    def __init__(self, load: LoadSpec, spec: Spec) -> None:
+    def __init__(self, load: LoadSpec, spec: Spec, tell: Callable[[int, str, bool], None]) -> None:
         self._load = load
         self._spec = spec
         self._token = spec.config.token
         self._generators: Generators | None = None
         self._places: dict[int, WorkerPlace] = {}
         self._workers: dict[int, Worker] = {}
+        self._views: dict[int, View] = {}
+        self._in = -1
+        self._ambient = Ambient(lambda what, left_out: tell(self._in, what, left_out))
 
-    def host(self, place: WorkerPlace) -> None:
-        """Take a worker in. It is set up when it is first needed, an iterator (it may draw random numbers) at once."""
+    def host(self, place: WorkerPlace, lenient: bool) -> None:
+        """Take a worker in. It is set up when it is first needed, an iterator (it may draw random numbers) at once.
+
+        Args:
+            place: where it stands.
+            lenient: what it does that could not be undone here is left out, not refused.
+        """
         self._places[place.worker] = place
+        self._views[place.worker] = self._ambient.view(lenient)
         if self._load.iterable:
-            with self._as_worker(place.worker):
-                pass
+            self._as_worker(place.worker, lambda hosted: None)
 
     def drop(self, worker: int) -> None:
         self._places.pop(worker, None)
         self._workers.pop(worker, None)
+        self._views.pop(worker, None)
 
     def resume(self, worker: int, shared_seed: int | None, epoch: int, told_epoch: int | None) -> bytes | None:
         """Begin a new epoch. Returns what the dataset says of itself."""
-        with self._as_worker(worker) as hosted:
+
+        def begin(hosted: Worker) -> None:
             try:
                 hosted.resume(shared_seed, epoch, told_epoch)
             except Exception as error:
                 hosted.failure = error
+
+        self._as_worker(worker, begin)
         return self.said(worker, always=True)
 
     def said(self, worker: int, always: bool = False) -> bytes | None:
         """What a worker's dataset says of itself after its last batch, if that is to be told."""
-        hosted = self._workers.get(worker)
-        said = hosted.said(always) if hosted is not None else None
-        if hosted is None or said is None:
+        there = self._workers.get(worker)
+        if there is None or not there.asked(always):
             return None
-        data = carry.dumps(said, self._spec.classes)
-        hosted.noted()
-        return data
+
+        def ask(hosted: Worker) -> bytes | None:
+            said = hosted.said(always=True)
+            data = None if said is None else carry.dumps(said, self._spec.classes)
+            hosted.noted()
+            return data
+
+        return self._as_worker(worker, ask)
 
     def load(self, worker: int, indices: Any, skip: tuple[int, ...], timeout: float) -> Loaded:
         """Load one batch now.
@@ -106,17 +127,26 @@ class InlineHost:
             Ended: the worker has nothing left.
             Interrupted: it took longer than ``timeout`` seconds and could be interrupted.
             NotEncodable: a process could not have sent this batch.
+            Irreversible: something was about to be done that cannot be undone here.
             Exception: whatever the dataset raised.
         """
         memory = PrivateMemory()
-        with self._as_worker(worker) as hosted, _watched(timeout):
-            loaded = hosted.load(indices, skip)
-            if loaded.empty:
-                return loaded
-            try:
-                stream, pieces = codec.Encoder(memory, self._token, self._spec.classes).encode(loaded.batch)
-            except Exception as error:
-                raise NotEncodable(unsendable(error, loaded.batch, indices, self._spec.classes)) from error
+
+        def work(hosted: Worker) -> Loaded:
+            with _watched(timeout):
+                loaded = hosted.load(own_copy(indices), skip)
+                if loaded.empty:
+                    return loaded
+                try:
+                    encoded = codec.Encoder(memory, self._token, self._spec.classes).encode(loaded.batch)
+                except Exception as error:
+                    raise NotEncodable(unsendable(error, loaded.batch, indices, self._spec.classes)) from error
+                return loaded._replace(batch=encoded)
+
+        loaded = self._as_worker(worker, work)
+        if loaded.empty:
+            return loaded
+        stream, pieces = loaded.batch
         return loaded._replace(batch=codec.decode(stream, pieces, memory))
 
     def states(self, worker: int) -> States | None:
@@ -128,23 +158,30 @@ class InlineHost:
         hosted = self._workers.get(worker)
         return hosted.sample if hosted is not None else None
 
-    @contextmanager
-    def _as_worker(self, number: int) -> Iterator[Worker]:
+    def _as_worker(self, number: int, act: Callable[[Worker], T]) -> T:
+        """Do something as a worker, in its own surroundings."""
+        self._in = number
+        return self._ambient.inside(self._views[number], lambda: self._with_generators(number, act))
+
+    def _with_generators(self, number: int, act: Callable[[Worker], T]) -> T:
         if self._generators is None:
             self._generators = Generators()
         generators = self._generators
-        mine, info, threads = generators.capture(), torch_private.get_worker_info(), torch.get_num_threads()
-        torch.set_num_threads(1)  # as in a process: the number of threads can change the last bits of a sum
+        mine, info = generators.capture(), torch_private.get_worker_info()
         try:
             with collating_into(None):
                 hosted = self._workers.get(number) or self._set_up(number, generators)
                 hosted.enter()
                 try:
-                    yield hosted
+                    return act(hosted)
                 finally:
                     hosted.leave()
+        except SystemExit as end:
+            what = f"sys.exit({end.code!r})"
+            if self._views[number].lenient:
+                raise RuntimeError(f"{what} would end the main process, where this worker is hosted now") from end
+            raise Irreversible(what) from end
         finally:
-            torch.set_num_threads(threads)
             torch_private.put_worker_info(info)
             generators.restore(mine)
 

@@ -4,7 +4,7 @@ To a process, once: ``(JOIN, number, HostConfig, count)`` with ``count`` descrip
 those that the spec's objects share with the trainer; what does not fit comes with ``(MORE,)``. Then
 ``(HOST, WorkerPlace)``, ``(DROP, worker)``, ``(RESUME, worker, shared_seed, epoch, told_epoch)``,
 ``(TASK, worker, task, indices, skip, slot)``, ``(PROBE, worker, task, indices, positions)``.
-``indices`` are ``Carried`` if they hold something of the main script.
+``indices`` are ``Packed`` unless they are plain numbers, and ``Carried`` if they hold something of the main script.
 
 From a process: ``(READY,)``, ``(HOSTED, worker, states, finished_at)``,
 ``(RESUMED, worker, states, finished_at, said)``,
@@ -27,6 +27,12 @@ READY, HOSTED, RESUMED, LOADED, EMPTY, RAISED, ENDED, PROBED, REFUSED, LEFT, PAS
 
 STREAM_IN_MESSAGE = 4096
 """A pickle stream of at most so many bytes travels in the message; a longer one lies in the lease."""
+
+
+class Packed(NamedTuple):
+    """Something small that any interpreter can read, pickled (``indices.pack``)."""
+
+    data: bytes
 
 
 class Carried(NamedTuple):

@@ -287,6 +287,8 @@ class Host:
 
     @staticmethod
     def _read(indices: Any, classes: list[type]) -> Any:
+        if isinstance(indices, p.Packed):
+            return pickle.loads(indices.data)
         return carry.loads(indices.data, classes) if isinstance(indices, p.Carried) else indices
 
     def _probe(self, number: int, task: int, indices: Any, positions: tuple[int, ...]) -> None:

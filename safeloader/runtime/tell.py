@@ -103,8 +103,16 @@ class Teller:
         self._recorder.slow(c.batch, c.worker, c.seconds, sample)
 
     def skipped(self, c: m.ReportSkipped) -> None:
+        why = f"{c.cause}; no process can be had to try it again" if c.unresolved else c.cause
         for index in c.indices:
-            self._recorder.skipped(c.epoch, c.batch, index, c.cause)
+            self._recorder.skipped(c.epoch, c.batch, index, why)
+
+    def refused(self, c: m.ReportRefused) -> None:
+        self._recorder.not_undone(c.worker, c.what, "moved to a process")
+
+    def not_undone(self, worker: int, what: str, left_out: bool) -> None:
+        """A worker in the trainer: what could not be undone, and was left out or done all the same."""
+        self._recorder.not_undone(worker, what, "left out" if left_out else "done")
 
     def loaded(
         self, process: Process, task: int, taken: float, collated: float, finished: float, nbytes: int
@@ -148,6 +156,8 @@ class Teller:
         raise AssertionError("reraise returned")
 
     def raise_bad_sample(self, c: m.DeliverBadSample) -> NoReturn:
+        if c.unresolved:
+            self._raise(self._unresolved(c))
         deed = {"hung": "hang", "stopped": "stop"}.get(c.cause, "kill")
         names = ", ".join(map(repr, c.indices[:8]))
         if not c.indices:
@@ -169,6 +179,26 @@ class Teller:
             story=self._driver.supervisor.story.of(task=c.task),
         )
         self._raise(error)
+
+    def _unresolved(self, c: m.DeliverBadSample) -> BadSampleError:
+        """It was in work when a process was lost, and no other can be had; it may be innocent."""
+        names = ", ".join(map(repr, c.indices[:8]))
+        what = f"the next samples of worker {c.worker} were"
+        if c.indices:
+            what = f"sample {names} was" if len(c.indices) == 1 else f"samples {names} were"
+        return BadSampleError(
+            f"{what} in work when a process was lost ({c.cause}), and no process can be had to try again",
+            indices=c.indices,
+            cause=c.cause,
+            stack=c.stack,
+            batch=c.batch,
+            worker=c.worker,
+            where=f"{self._recorder.name}, epoch {c.epoch}",
+            attempt=f"{c.attempts} of {c.attempts}",
+            hint="what hurt a process is not loaded in the main process, which loads all the rest; loader.report() "
+            'says why no process can be had. To leave the sample out and go on: Policy(on_bad_sample="skip")',
+            story=self._driver.supervisor.story.of(task=c.task),
+        )
 
     @staticmethod
     def _advice(c: m.DeliverBadSample) -> str:
@@ -202,16 +232,19 @@ class Teller:
             )
         what = {
             "setup": "setting up a worker kills or hangs every process that tries",
+            "starts": "a process was lost while it set a worker up, and no other can be had to try again "
+            f"(the last: {c.detail})",
             "restarts": f"too many faults, and policy allows no fewer processes (the last: {c.detail})",
         }[c.cause]
         stack = next((f.stack for f in reversed(self._recorder.report().faults) if f.stack), None)
+        setting_up = c.cause in ("setup", "starts")
         hint = "loader.report() lists every fault; "
-        hint += "look at worker_init_fn and at what the dataset does when it is unpickled" if c.cause == "setup" else (
+        hint += "look at worker_init_fn and at what the dataset does when it is unpickled" if setting_up else (
             'Policy(fallback="inline") goes on with fewer processes, or with none'
         )  # fmt: skip
         if stack:
             hint += f"\nlast stack:\n{stack}"
-        kind = StartError if c.cause == "setup" or c.detail == "failed_start" else SafeLoaderError
+        kind = StartError if setting_up or c.detail == "failed_start" else SafeLoaderError
         entries = story.entries()
         last = [e for e in entries if type(e.event).__name__ in ("ProcessExited", "StacksCaptured")][-10:]
         lines = [f"{e.now - entries[-1].now:+9.3f} s  {type(e.event).__name__}{_facts(e.event)}" for e in last]

@@ -176,9 +176,13 @@ class Worker:
             self._iterator = iter(self._dataset)
             self._ended = False
 
+    def asked(self, always: bool = False) -> bool:
+        """Whether the dataset can tell its state, and it is time to ask."""
+        return self._tells and (always or self._pace.due())
+
     def said(self, always: bool = False) -> dict[str, Any] | None:
         """What the dataset says of its state, if it can, and if it is time to ask; ``noted`` is to follow."""
-        if not self._tells or not (self._pace.due() or always):
+        if not self.asked(always):
             return None
         said = stateful.told(self._dataset, self._iterator)
         if said is not None and self._ended:

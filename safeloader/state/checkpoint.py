@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +13,21 @@ from ..core.state import Mark, Standing, State
 from ..errors import StateError
 from .encode import decode, encode, pack, states_of, states_to, unpack
 from .sampling import decode_planned, encode_planned
+from .seal import seal_of
 
 if TYPE_CHECKING:
     from ..runtime.generators import States
 
 __all__ = ["FORMAT", "Checkpoint", "Moment", "logical", "moved_on", "read", "write"]
 
-FORMAT = 1
+FORMAT = 2
+_UNSEALED = 1  # the same without a seal
 _KEYS = (
     "facts", "epoch", "begun", "batch", "drawn", "turn", "over", "base_seed", "shared_seed", "sample_seed", "sampler",
     "begins", "last", "planned", "workers", "slowest", "exhausted",
     "begin", "now",
 )  # fmt: skip
+_SEALED = ("safeloader", *_KEYS)
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Checkpoint:
 def write(point: Checkpoint) -> dict[str, Any]:
     """A state in plain words."""
     state = point.state
-    return {
+    told = {
         "safeloader": FORMAT,
         "facts": point.facts,
         "epoch": state.epoch,
@@ -83,6 +88,34 @@ def write(point: Checkpoint) -> dict[str, Any]:
         "begin": _moment_of(point.begin),
         "now": _moment_of(point.now),
     }
+    return _sealed(_copied(told))
+
+
+def _copied(told: dict[str, Any]) -> dict[str, Any]:
+    """With what samplers and datasets said of themselves as it is now: they may go on with the same objects."""
+    try:
+        return copy.deepcopy(told)
+    except Exception:  # say, a lock
+        return told
+
+
+def _sealed(told: dict[str, Any]) -> dict[str, Any]:
+    return {**told, "seal": seal_of(told, _SEALED)}
+
+
+def _check_seal(told: dict[str, Any]) -> None:
+    if told["safeloader"] == _UNSEALED:
+        warnings.warn(
+            "this state was saved by an older version of safeloader, without a seal: whether it has been changed since "
+            "cannot be seen",
+            UserWarning,
+            stacklevel=5,
+        )
+    elif told["seal"] != seal_of(told, _SEALED):
+        raise StateError(
+            "this state is damaged: it is not as it was saved (its seal does not fit)",
+            hint="go on from another checkpoint, or begin anew without the state; a state must not be edited",
+        )
 
 
 def read(told: Any) -> Checkpoint:
@@ -97,14 +130,17 @@ def read(told: Any) -> Checkpoint:
         foreign = "_snapshot" in told or "_sampler_iter_yielded" in told
         whose = "it is one of torchdata's StatefulDataLoader" if foreign else f"it has the keys {sorted(told)[:8]}"
         raise StateError(f"this is no state of a safeloader.DataLoader: {whose}", hint=_HINT)
-    if told["safeloader"] != FORMAT:
+    if told["safeloader"] not in (FORMAT, _UNSEALED):
         raise StateError(
-            f"this state has format {told['safeloader']!r}, and this version of safeloader reads {FORMAT}",
+            f"this state has format {told['safeloader']!r}, and this version of safeloader reads "
+            f"{_UNSEALED} and {FORMAT}",
             hint="load it with the version that saved it, or begin anew without it",
         )
-    missing = [key for key in _KEYS if key not in told]
+    sealed = () if told["safeloader"] == _UNSEALED else ("seal",)
+    missing = [key for key in (*_KEYS, *sealed) if key not in told]
     if missing:
         raise StateError(f"this state is not whole: it has no {', '.join(missing)}", hint=_HINT)
+    _check_seal(told)
     try:
         return _read(told)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
@@ -148,7 +184,8 @@ def moved_on(told: dict[str, Any], now: Moment) -> dict[str, Any]:
     """A state in plain words, with the main process's generators as they are now: a step has drawn since."""
     moment = _moment_of(now)
     resting = not told["begun"] or told["over"]  # then the next epoch begins with them
-    return {**told, "now": moment, **({"begin": moment} if resting else {})}
+    moved = {**told, "now": moment, **({"begin": moment} if resting else {})}
+    return _sealed(moved) if told["safeloader"] == FORMAT else moved
 
 
 def logical(point: Checkpoint, num_workers: int) -> Checkpoint:

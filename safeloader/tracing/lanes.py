@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 __all__ = ["TRAINER", "Lane", "Loader", "Moment", "Span", "lanes", "title"]
 
 TRAINER = "trainer"
-_ON_TRAINER = ("epoch", "fallback", "recovery", "slow", "skip", "stall", "code_changed", "resume", "close")
+_ON_TRAINER = (
+    "epoch", "fallback", "recovery", "slow", "skip", "stall", "code_changed", "not_undone", "resume", "close",
+)  # fmt: skip
 _LEFT_OUT = ("v", "t", "loader", "event", "trainer", "rank", "stack", "indices")
 
 

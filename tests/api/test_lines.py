@@ -194,6 +194,18 @@ LINES = {
             "8 slow batches so far"
         ),
     ),
+    "not undone, moved": (
+        happenings.NotUndone(NOON, "train", 0, "os.nice(5)", "moved to a process"),
+        "train: os.nice(5) could not be undone in the main process; worker 0 goes on in a process of its own",
+    ),
+    "not undone, left out": (
+        happenings.NotUndone(NOON, "train", 0, "os.setsid()", "left out"),
+        "train: os.setsid() could not be undone in the main process; it is left out for worker 0, since no process can be had",
+    ),
+    "not undone, done": (
+        happenings.NotUndone(NOON, "train", 0, "priority (now 5, and 0 before)", "done"),
+        "train: worker 0 has changed the main process, which hosts it, for good: priority (now 5, and 0 before)",
+    ),
     "code changed": (
         happenings.CodeChanged(NOON, "train", ["photos.py", "crop.py"]),
         (

@@ -60,6 +60,7 @@ def live_through_everything(told: Recorder) -> None:
     told.ranks_stalled("rank 1 waits", [1], "waits")
     told.skipped(0, 12, 392, "died")
     told.code_changed(["photos.py"])
+    told.not_undone(0, "os.nice(5)", "moved to a process")
     told.epoch(0, 18_500)
     told.closed()
 
@@ -73,7 +74,7 @@ def test_each_happening_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture)
     with caplog.at_level(logging.DEBUG, "safeloader"):
         live_through_everything(told)
         told.closed()
-    assert [record.name for record in caplog.records] == ["safeloader"] * 15
+    assert [record.name for record in caplog.records] == ["safeloader"] * 16
     assert caplog.messages[-1] == "train: closed after 18,500 batches in 1 epoch, with 1 fault, 2.1 s lost"
 
 

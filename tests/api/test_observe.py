@@ -9,7 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from safeloader.observe import Fault, Recorder, Report
+from safeloader.observe.lost import Lost
 from safeloader.observe.recorder import MOST_FAULTS
 from safeloader.settings import Policy, resolve
 
@@ -137,7 +140,7 @@ def test_time_and_loader_of_a_fault_are_filled_in_if_they_are_missing() -> None:
     assert [(row.time, row.loader) for row in told.report().faults] == [(5.0, "train"), (NOON, "train")]
 
 
-def test_lost_seconds_are_added_once_even_if_they_are_told_twice() -> None:
+def test_seconds_that_several_faults_cost_at_once_are_lost_once() -> None:
     told = recorder()
     one, two = told.fault(fault()), told.fault(fault(seconds_lost=1.0))
     told.resumed(one, 2.0)
@@ -145,7 +148,24 @@ def test_lost_seconds_are_added_once_even_if_they_are_told_twice() -> None:
     told.resumed(two, 4.0)
     report = told.report()
     assert [row.seconds_lost for row in report.faults] == [3.0, 4.0]
-    assert report.seconds_lost == 7.0
+    assert report.seconds_lost == pytest.approx(4.0, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("stretches", "lost"),
+    [
+        ([(10, 2), (20, 3)], 5),  # apart
+        ([(10, 5), (12, 5)], 7),  # overlapping
+        ([(10, 2), (20, 3), (21, 15)], 15),  # one that holds all before it
+        ([(10, 4), (10, 4)], 4),  # the same
+        ([(10, 0), (10, -1)], 0),
+    ],
+)
+def test_lost_time_is_the_union_of_its_stretches(stretches: list[tuple[float, float]], lost: float) -> None:
+    told = Lost()
+    for now, seconds in stretches:
+        told.add(now, seconds)
+    assert told.seconds == pytest.approx(lost)
 
 
 def test_only_a_process_that_stands_in_for_a_lost_one_counts_as_a_restart() -> None:

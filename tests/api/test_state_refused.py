@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
+import io
+import json
+import pickle
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import IterableDataset
 
 from safeloader import DataLoader, Policy, SafeLoaderError, StateError
 from tests.api import state_data as data
-from tests.fixtures_data import Draws, Stream
+from tests.fixtures_data import Draws, Orders, Stream
 from tests.runtime.harness import _bytes, _generators, seed
 
 
@@ -74,7 +78,7 @@ def test_a_living_epoch_is_not_hurt_by_a_refusal() -> None:
         ([], "a state is a dict, not list"),
         ({"model": 1}, r"no state of a safeloader.DataLoader: it has the keys \['model'\]"),
         ({"_snapshot": {}, "_steps_since_snapshot": 0}, "one of torchdata's StatefulDataLoader"),
-        ({"safeloader": 99}, "format 99, and this version of safeloader reads 1"),
+        ({"safeloader": 99}, "format 99, and this version of safeloader reads 1 and 2"),
     ],
 )
 def test_what_is_no_state_is_told_so(broken: Any, words: str) -> None:
@@ -95,6 +99,111 @@ def test_a_state_that_is_not_whole_or_damaged_is_refused(state: dict[str, Any]) 
         text["now"]["program"]["torch"] = text["now"]["program"]["torch"][:-9]
         with pytest.raises(StateError, match="damaged"):
             loader.load_state_dict(text)
+
+
+def _numbers(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where the numbers and texts of a state are."""
+    if isinstance(value, dict):
+        return [found for key, item in value.items() for found in _numbers(item, (*path, key))]
+    if isinstance(value, list):
+        return [found for number, item in enumerate(value) for found in _numbers(item, (*path, number))]
+    return [path]
+
+
+def _changed(state: Any, path: tuple[Any, ...]) -> Any:
+    """The same with one value changed a little."""
+    changed = inner = copy.deepcopy(state)
+    for key in path[:-1]:
+        inner = inner[key]
+    value = inner[path[-1]]
+    if isinstance(value, bool) or value is None:
+        inner[path[-1]] = not value
+    elif isinstance(value, str):
+        inner[path[-1]] = value[:-1] + ("a" if value[-1:] != "a" else "b")
+    else:
+        inner[path[-1]] = value + 1
+    return changed
+
+
+def test_a_state_with_one_value_changed_is_refused_wherever_that_is(state: dict[str, Any]) -> None:
+    told = json.loads(json.dumps(state))
+    with make() as loader:
+        loader.load_state_dict(told)
+        before, generators, epochs = loader._safe.keeper.pending, _generators(), loader._safe.epochs
+        paths = _numbers(told)
+        assert len(paths) > 40
+        for path in paths:
+            if path == ("safeloader",):
+                continue
+            with pytest.raises(StateError, match="damaged"):
+                loader.load_state_dict(_changed(told, path))
+            assert loader._safe.keeper.pending is before
+        assert (_generators(), loader._safe.epochs) == (generators, epochs)
+
+
+class Remembering(IterableDataset[int]):
+    """Its state holds what JSON and others change: tuples, numbers as keys, arrays, tensors, itself."""
+
+    def __init__(self) -> None:
+        self.at = 0
+        self.seen: list[int] = []
+
+    def __iter__(self) -> Any:
+        while self.at < 12:
+            self.at += 1
+            self.seen.append(self.at)
+            yield self.at
+
+    def state_dict(self) -> dict[Any, Any]:
+        return {"at": self.at, "seen": self.seen, 7: (1, 2.5), "deep": {"x": [None, True, {3: "three"}]}, "nan": float("nan")}
+
+    def load_state_dict(self, state: dict[Any, Any]) -> None:
+        self.at, self.seen = state["at"], list(state["seen"])
+
+
+class WithArrays(Remembering):
+    def state_dict(self) -> dict[Any, Any]:
+        more = {"array": np.arange(3), "tensor": torch.arange(4.0), "scalar": np.int64(4), "set": {"b", "a"}, "object": Orders()}
+        return {**super().state_dict(), **more}
+
+
+def _by_torch(state: Any) -> Any:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("keep", [lambda s: s, lambda s: json.loads(json.dumps(s)), _by_torch, lambda s: pickle.loads(pickle.dumps(s))])
+@pytest.mark.parametrize(("kind", "workers"), [(Remembering, 0), (Remembering, 2), (WithArrays, 0), (WithArrays, 2)])
+def test_a_seal_fits_however_the_state_was_kept(kind: type[Remembering], workers: int, keep: Any) -> None:
+    def again() -> DataLoader[Any]:
+        return DataLoader(kind(), 2, num_workers=workers, policy=Policy(max_processes=0), snapshot_every_n_steps=1)
+
+    with again() as loader:
+        iterator = iter(loader)
+        next(iterator)
+        state = loader.state_dict()
+        rest = [batch.tolist() for batch in iterator]  # the dataset goes on with the objects that it told
+    try:
+        kept = keep(state)
+    except TypeError:  # arrays are nothing for JSON
+        assert kind is WithArrays
+        return
+    with again() as loader:
+        loader.load_state_dict(kept)
+        assert [batch.tolist() for batch in loader] == rest
+
+
+def test_a_state_without_a_seal_is_read_with_a_warning(state: dict[str, Any]) -> None:
+    """Older versions made no seals."""
+    old = {**{key: value for key, value in state.items() if key != "seal"}, "safeloader": 1}
+    with make() as loader:
+        with pytest.warns(UserWarning, match="without a seal"):
+            loader.load_state_dict(old)
+        assert len(list(loader)) == 5
+        with pytest.raises(StateError, match="has no seal"):
+            loader.load_state_dict({**old, "safeloader": 2})
 
 
 def test_a_sampler_that_cannot_be_repeated_is_found_out() -> None:

@@ -225,7 +225,9 @@ def _copied(saved: Saved) -> Saved:
 
 
 class TaskInfo:
-    __slots__ = ("epoch", "hurt", "hurt_by_chance", "indices", "settled", "skip", "wanted", "worker")
+    __slots__ = (
+        "epoch", "hangs", "hurt", "hurt_by_chance", "indices", "settled", "skip", "unattainable", "wanted", "worker",
+    )  # fmt: skip
 
     def __init__(self, epoch: int, indices: object, worker: int) -> None:
         self.epoch = epoch
@@ -233,6 +235,8 @@ class TaskInfo:
         self.worker = worker
         self.skip: tuple[int, ...] = ()
         self.hurt = 0  # so many processes
+        self.hangs = 0  # so many of them hung
+        self.unattainable = False  # it must not be loaded in the trainer, and no process can be had
         self.hurt_by_chance = 0  # so many of them by the world's own doing
         self.wanted = True  # by the consumer, when it hurt a process last
         self.settled = ""  # "loaded", "raised", "ended", "passed"
@@ -264,6 +268,8 @@ class Undisturbed:
         self._next_task = 0
         self.tasks: dict[int, TaskInfo] = {}
         self.setups_hurt: dict[int, int] = {}
+        self.setups_hung: dict[int, int] = {}
+        self.spared: set[int] = set()  # workers that may be in the trainer, since there is nothing else for them
         self.faults_in_a_row = 0  # with nothing finished in between
         self.proven = False  # a process could rebuild the dataset
         self.refused_for_good = False
@@ -274,6 +280,8 @@ class Undisturbed:
         self._content.clear()
         self._assigned.clear()
         self.setups_hurt.clear()
+        self.setups_hung.clear()
+        self.spared.clear()
         self._next_task = self.faults_in_a_row = 0
         self.proven = self.refused_for_good = False
         self._ahead = [deque() for _ in self._workers]
@@ -358,7 +366,7 @@ class Undisturbed:
         if info.settled:
             return
         self._pass_to(info.worker, event.task)
-        self.setups_hurt[info.worker] = self.faults_in_a_row = 0
+        self.setups_hurt[info.worker] = self.setups_hung[info.worker] = self.faults_in_a_row = 0
         outcome = self._workers[info.worker].load(info.indices, info.skip)
         info.settled = outcome.kind
         self._past[info.worker].append((info.indices, info.skip, outcome.kind))
@@ -388,7 +396,7 @@ class Undisturbed:
         if self._world.nature.memoryless and info.epoch != self._world.consumer.epoch:
             info.settled = "passed"
             return
-        if info.hurt <= self._world.plot.settings.bad_sample_attempts:
+        if info.hurt <= self._world.plot.settings.bad_sample_attempts and not info.unattainable:
             raise Broken(f"task {task} of worker {worker} was left out or passed over")
         info.settled = "passed"
         if self._world.nature.iterable and info.wanted:
@@ -397,26 +405,40 @@ class Undisturbed:
 
     # ------------------------------------------------------------ harm
 
-    def attempts(self, kind: str, about: int, worker: int) -> int:
-        """How often this was tried in vain: each time doubles the time it is given."""
+    def hangs(self, kind: str, about: int, worker: int) -> int:
+        """How often this hung: each time doubles the time it is given."""
         if kind in ("setup", "resume"):
-            return self.setups_hurt.get(worker, 0)
-        return self.tasks[about].hurt if kind == "task" else 0
+            return self.setups_hung.get(worker, 0)
+        return self.tasks[about].hangs if kind == "task" else 0
 
-    def hurt(self, kind: str, about: int, worker: int, by_sample: bool) -> None:
+    def hurt(self, kind: str, about: int, worker: int, by_sample: bool, hung: bool = False) -> None:
         """A process died or hung with this oldest in flight."""
         if kind in ("setup", "resume"):
             self.setups_hurt[worker] = self.setups_hurt.get(worker, 0) + 1
+            self.setups_hung[worker] = self.setups_hung.get(worker, 0) + hung
             return
         info = self.tasks[about]
         info.hurt_by_chance += not by_sample
         if kind == "task":
             info.hurt += 1
+            info.hangs += hung
             info.wanted = info.epoch == self._world.consumer.epoch
 
-    def convicted(self, task: int, names: tuple[object, ...]) -> None:
-        """Samples of a task are called bad: they must be."""
+    def none_to_be_had(self) -> None:
+        """At the lowest rung too many processes were lost: what must not be loaded in the trainer may be given up."""
+        self.look()
+        for number, info in self.tasks.items():
+            task = self._world.sup.tasks.get(number)
+            info.unattainable |= info.hurt > 0 or bool(task is not None and task.skip)
+        self.spared |= self._world.refused
+
+    def convicted(self, task: int, names: tuple[object, ...], unresolved: bool) -> None:
+        """Samples of a task are called bad: they must be, or must be suspected and not to be tried anywhere."""
         info, nature = self.tasks[task], self._world.nature
+        if unresolved:
+            if not info.unattainable:
+                raise Broken(f"task {task} is given up")
+            return
         if info.hurt <= self._world.plot.settings.bad_sample_attempts:
             raise Broken(f"task {task} is convicted for {info.hurt} deaths")
         if info.hurt_by_chance or nature.iterable:

@@ -63,6 +63,8 @@ class Obeying:
     given_up: m.GiveUp | None
     state_wanted: bool
     state: State | None
+    refused: set[int]
+    lenient: set[int]
     _events: deque[m.Event]
 
     # ------------------------------------------------------------ commands
@@ -110,9 +112,29 @@ class Obeying:
             raise Broken(f"worker {c.worker} is hosted twice")
         if c.process == m.INLINE:
             worker = self.inline[c.worker] = SimWorker.hosted(self.nature, c)
+            self._may_be_lenient(c)
+            if self.nature.iterable and self._refused(c.worker):  # others are set up when they are needed
+                return
             self._events.append(m.WorkerReady(m.INLINE, c.worker, self.now, worker.first_state(c)))
             return
         self._send(c, "setup", c.worker)
+
+    def _may_be_lenient(self, c: m.HostWorker) -> None:
+        if c.lenient and c.worker not in self.undisturbed.spared:
+            raise Broken(f"{c}, and nobody knows that there is no process for it")
+        if c.worker in self.refused and not c.lenient:
+            raise Broken(f"{c}, which was refused")
+        self.lenient.discard(c.worker)
+        if c.lenient:
+            self.lenient.add(c.worker)
+
+    def _refused(self, worker: int) -> bool:
+        """True if what a worker is about to do in the trainer is broken off."""
+        if worker not in self.nature.lasting or worker in self.lenient:
+            return False
+        self.refused.add(worker)
+        self._events.append(m.InlineRefused(worker, "nice(5)"))
+        return True
 
     def _DropWorker(self, c: m.DropWorker) -> None:
         if c.process == m.INLINE:
@@ -127,6 +149,8 @@ class Obeying:
     def _ResumeWorker(self, c: m.ResumeWorker) -> None:
         if c.process == m.INLINE:
             worker = self.inline[c.worker]
+            if self._refused(c.worker):
+                return
             self._events.append(m.WorkerResumed(m.INLINE, c.worker, self.now, worker.resume(c.epoch), worker.content))
             return
         self._send(c, "resume", c.worker)
@@ -176,10 +200,12 @@ class Obeying:
         if self.undisturbed.tasks[c.task].hurt:
             raise Broken(f"task {c.task} hurt a process, and is tried in the trainer")
         worker = self.inline[c.worker]
+        if self._refused(c.worker):
+            return
         bad = [i for i, s in worker.samples(c.indices, c.skip) if s in self.nature.kills or s in self.nature.hangs]
         if bad:
             self.now += c.timeout
-            self.undisturbed.hurt("task", c.task, c.worker, by_sample=True)
+            self.undisturbed.hurt("task", c.task, c.worker, by_sample=True, hung=True)
             sample = bad[0] if self.nature.known else None
             self._events.append(m.InlineInterrupted(c.task, sample, "stack"))
             return
@@ -214,6 +240,7 @@ class Obeying:
     def _CaptureStacks(self, c: m.CaptureStacks) -> None:
         process = self.processes[c.process]
         self._condemned(process)
+        process.asked_for_stacks = True
         if process.life in ("up", "hung", "starting") and self.rng.random() < 0.7:
             self.captures.append(m.StacksCaptured(c.process, f"stack of {c.process}"))
 
@@ -234,7 +261,7 @@ class Obeying:
             allowed = settings.batch_timeout
         since = process.started_at if starting else max(process.page.progressed_at, process.there, process.sent_at[0])
         if process.suspect is not None:
-            allowed *= 2.0 ** self.undisturbed.attempts(*process.suspect)
+            allowed *= 2.0 ** self.undisturbed.hangs(*process.suspect)
         if self.now - since < allowed - 1e-6:
             raise Broken(f"process {process.id} moved {self.now - since:.3f} s ago, and is taken for hung")
 
@@ -250,6 +277,7 @@ class Obeying:
             raise Broken("others wait for this process, and it is killed")
         elif not process.condemned and not self.closed:
             self._condemned(process)
+            process.asked_for_stacks = False
         process.killed = True
 
     def _StopProcess(self, c: m.StopProcess) -> None:
@@ -282,15 +310,23 @@ class Obeying:
         self.undisturbed.faults_in_a_row += 1
         self.fault_times.append(self.now)
         self.memory_short = event is not None and event.memory_short
+        hurt = self._to_blame(process, event)
+        if hurt is not None:
+            self.undisturbed.hurt(*hurt, process.hurt_by_sample, process.condemned and process.asked_for_stacks)
+        if self.rung == 0 and self._too_many() and (hurt is None or hurt[0] != "probe"):
+            self.undisturbed.none_to_be_had()
+
+    @staticmethod
+    def _to_blame(process: SimProcess, event: m.ProcessExited | None) -> tuple[str, int, int] | None:
+        """What was in work: kind, about, worker."""
         if not process.asked:
-            return
+            return None
         kind, about, worker = process.asked[0]
         if process.condemned or event is None:
             to_blame = process.asked[0] is process.suspect
         else:
             to_blame = about == (event.setup if kind in ("setup", "resume") else event.task)
-        if to_blame:
-            self.undisturbed.hurt(kind, about, worker, process.hurt_by_sample)
+        return (kind, about, worker) if to_blame else None
 
     def _Deliver(self, c: m.Deliver) -> None:
         self.undisturbed.delivered(c)
@@ -301,7 +337,7 @@ class Obeying:
         self.consumer.receive(c)
 
     def _DeliverBadSample(self, c: m.DeliverBadSample) -> None:
-        self.undisturbed.convicted(c.task, c.indices)
+        self.undisturbed.convicted(c.task, c.indices, c.unresolved)
         self.consumer.receive(c)
 
     def _EndEpoch(self, c: m.EndEpoch) -> None:
@@ -330,8 +366,11 @@ class Obeying:
         settings = self.plot.settings
         if c.cause == "restarts":
             lowest = self.sup.fleet.rungs[-1]
-            if self.rung != lowest or not self._too_many():
+            if self.rung != lowest or not self._too_many() or lowest == 0:
                 raise Broken(f"{c} after {self.fault_times} at rung {self.rung}")
+        elif c.cause == "starts":
+            if self.rung != 0 or not self._too_many() or not any(self.undisturbed.setups_hurt.values()):
+                raise Broken(f"{c} after {self.fault_times} at rung {self.rung}: {self.undisturbed.setups_hurt}")
         elif c.cause == "setup":
             if max(self.undisturbed.setups_hurt.values(), default=0) <= settings.bad_sample_attempts:
                 raise Broken(f"{c}: {self.undisturbed.setups_hurt}")
@@ -361,7 +400,11 @@ class Obeying:
     def _ReportSlow(self, c: m.ReportSlow) -> None:
         pass
 
+    def _ReportRefused(self, c: m.ReportRefused) -> None:
+        if c.worker not in self.refused:
+            raise Broken(f"{c}, and it was not")
+
     def _ReportSkipped(self, c: m.ReportSkipped) -> None:
         if c.cause != "boom":
-            self.undisturbed.convicted(c.task, c.indices)
+            self.undisturbed.convicted(c.task, c.indices, c.unresolved)
         self.consumer.skipped(c)

@@ -68,6 +68,7 @@ def random_plot(rng: random.Random) -> Plot:
         keyed=rng.random() < 0.3,
         known=rng.random() < 0.5,
         setup_kills=frozenset([0]) if rng.random() < 0.04 else frozenset(),
+        lasting=frozenset([0]) if rng.random() < 0.15 else frozenset(),
         fits=_fits(rng, iterable, batches * size, settings.bad_sample_attempts),
         **_bad_samples(rng, iterable, workers, batches * size),
     )

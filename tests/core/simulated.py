@@ -40,6 +40,7 @@ class Nature:
     keyed: bool = False  # what a sample becomes depends on the epoch
     memoryless: bool = False  # and on nothing that was loaded before
     known: bool = True  # the progress page names the sample in work
+    lasting: frozenset[int] = frozenset()  # workers that do what cannot be undone
 
 
 class Outcome(NamedTuple):
@@ -209,6 +210,7 @@ class SimProcess:
         self.hurt_by_sample = False  # a bad sample did it
         self.refuses = False  # it cannot rebuild the dataset
         self.condemned = False
+        self.asked_for_stacks = False  # it was taken for hung, not for stopped
         self.suspect: tuple[str, int, int] | None = None  # what it was condemned for
         self.told_to_end = False
         self.sentenced = False  # the supervisor had it killed

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from safeloader.core import messages as m
 from tests.core.stage import Stage, only
 
@@ -153,6 +155,91 @@ def test_a_task_that_was_interrupted_in_the_trainer_goes_to_a_process() -> None:
     stage.bring_up(said)
     assert stage.tasks[0].process == 1
     assert only(m.Deliver, stage.load(0))
+
+
+def starts_fail(stage: Stage, said: list[m.Command], memory_short: bool = False) -> list[m.Command]:
+    """Whatever starts is killed while it starts."""
+    everything: list[m.Command] = []
+    while starts := only(m.StartProcess, said):
+        said = [c for s in starts for c in stage.die(s.process, detail="SIGKILL", memory_short=memory_short)]
+        everything += said
+    return everything
+
+
+@pytest.mark.parametrize("memory_short", [False, True])
+@pytest.mark.parametrize("in_work", [0, 1, 2])
+def test_where_no_process_can_be_had_the_trainer_loads_all_but_what_hurt_one(in_work: int, memory_short: bool) -> None:
+    stage = Stage(num_workers=1, max_restarts=2, prefetch_factor=2, bad_sample_attempts=2)
+    stage.begin()
+    stage.ask()
+    said = [c for c in stage.commands if isinstance(c, m.StartProcess)]
+    if in_work:
+        said = kill_while_loading(stage, 0, sample=2, times=in_work - 1)
+        said = stage.die(stage.tasks[0].process, task=0, sample=2, detail="SIGKILL", memory_short=memory_short)
+    else:
+        said = stage.die(1, memory_short=memory_short)
+    starts_fail(stage, said, memory_short)
+    assert not only(m.GiveUp, stage.commands)
+    assert stage.rung == 0
+    given_up = only(m.DeliverBadSample, stage.commands)
+    assert [(c.indices, c.unresolved) for c in given_up] == ([((2,), True)] if in_work else [])
+    stage.tell(m.WorkerReady(m.INLINE, 0, 0.0))
+    stage.tell(*([m.BatchRequested()] if in_work else []))
+    assert [c.task for c in only(m.LoadInline, stage.commands)] == [1 if in_work else 0]
+
+
+def test_what_hurt_a_process_is_left_out_where_none_can_be_had_and_policy_says_skip() -> None:
+    stage = Stage(num_workers=1, max_restarts=1, prefetch_factor=1, on_bad_sample="skip")
+    stage.begin()
+    stage.ask()
+    starts_fail(stage, stage.die(1, task=0, sample=2, detail="SIGKILL"))
+    skipped = only(m.ReportSkipped, stage.commands)
+    assert [c.indices for c in skipped] == [(2,), (0, 1, 3)], "the rest was in work with it"
+    assert all(c.unresolved for c in skipped)
+    assert not stage.sup.closed
+
+
+def test_a_hunt_ends_where_no_process_can_be_had() -> None:
+    stage = Stage(num_workers=1, max_restarts=0, max_processes=1, prefetch_factor=1, bad_sample_attempts=1)
+    stage.begin()
+    stage.ask()
+    probe = only(m.SendProbe, kill_while_loading(stage, 0, sample=None, times=2))[-1]
+    said = stage.die(probe.process, task=0, detail="SIGSEGV")
+    starts_fail(stage, said)
+    assert [c.indices for c in only(m.DeliverBadSample, stage.commands)] == [probe.positions]
+
+
+def test_a_set_up_that_killed_ends_the_loader_where_no_process_can_be_had() -> None:
+    stage = Stage(num_workers=1, max_restarts=1, prefetch_factor=1)
+    stage.begin(ready=False)
+    stage.tell(m.ProcessReady(1))
+    starts_fail(stage, stage.die(1, setup=0, detail="SIGKILL"))
+    assert [c.cause for c in only(m.GiveUp, stage.commands)] == ["starts"]
+
+
+def test_what_the_trainer_could_not_undo_is_done_in_a_process() -> None:
+    stage = Stage(num_workers=2, max_processes=0)
+    stage.begin()
+    for worker in (0, 1):
+        stage.tell(m.WorkerReady(m.INLINE, worker, 0.0))
+    stage.ask()
+    said = stage.tell(m.InlineRefused(0, "os.nice(5)"))
+    assert only(m.ReportRefused, said) == [m.ReportRefused(0, "os.nice(5)")]
+    assert not only(m.ReportFault, said), "nobody did anything wrong"
+    stage.bring_up(said)
+    assert stage.homes == {0: 1, 1: m.INLINE}
+    assert only(m.Deliver, stage.load(0))
+    assert stage.homes[0] == 1, "it stays there"
+
+
+def test_what_the_trainer_could_not_undo_is_left_out_where_no_process_can_be_had() -> None:
+    stage = Stage(num_workers=1, max_processes=0, max_restarts=1)
+    stage.begin()
+    stage.tell(m.WorkerReady(m.INLINE, 0, 0.0))
+    stage.ask()
+    said = starts_fail(stage, stage.tell(m.InlineRefused(0, "os.nice(5)")))
+    assert [(c.process, c.lenient) for c in only(m.HostWorker, said)] == [(m.INLINE, True)]
+    assert not stage.sup.closed
 
 
 def test_deaths_of_the_escort_that_a_task_explains_do_not_end_the_loader() -> None:

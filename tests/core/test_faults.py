@@ -329,9 +329,34 @@ def test_a_second_attempt_has_twice_the_time() -> None:
     stage = Stage(num_workers=1, batch_timeout=10.0)
     stage.begin()
     stage.now = 10.0
-    stage.look(1, task=0, state="T")
-    stage.bring_up(stage.die(1))
+    stage.look(1, task=0)
+    stage.tell(m.StacksCaptured(1, "stack"))
+    stage.bring_up(stage.die(1, task=0))
     assert stage.sup.next_deadline() == 30.0
+
+
+@pytest.mark.parametrize("how", ["killed", "crashed", "stopped"])
+def test_only_a_hang_is_a_reason_for_more_time(how: str) -> None:
+    stage = Stage(num_workers=1, batch_timeout=10.0, bad_sample_attempts=9, max_restarts=100)
+    stage.begin()
+    for process in (1, 2, 3):
+        if how == "stopped":
+            stage.tell(m.ClockAdvanced(), after=10.0)
+            stage.tell(m.ProcessInspected(process, 0, None, 1, stage.now, stage.now, "T"))
+        said = stage.die(process, task=0, sample=1, detail="SIGSEGV" if how == "crashed" else "SIGKILL")
+        stage.bring_up(said)
+    assert stage.sup.tasks[0].attempts == 3
+    assert stage.sup.next_deadline() == stage.now + 10.0
+
+
+def test_a_set_up_that_was_killed_has_no_more_time_than_the_first() -> None:
+    stage = Stage(num_workers=1, startup_timeout=300.0, bad_sample_attempts=9, max_restarts=100)
+    said = stage.begin(ready=False)
+    for _ in range(3):
+        process = only(m.StartProcess, said)[0].process
+        stage.tell(m.ProcessReady(process))
+        assert stage.sup.next_deadline() == stage.now + 300.0
+        said = stage.die(process, setup=0, detail="SIGKILL")
 
 
 def test_a_process_that_cannot_be_killed_is_abandoned_with_its_leases() -> None:

@@ -48,13 +48,15 @@ def test_the_walks_are_hostile_enough_to_meet_every_word_and_every_rung() -> Non
                     met[f"rung {message.old} to {message.new}"] += 1
                 elif isinstance(message, (m.ReportFault, m.GiveUp)):
                     met[f"{type(message).__name__} {message.cause}"] += 1
+                elif isinstance(message, (m.DeliverBadSample, m.ReportSkipped)):
+                    met["unresolved"] += message.unresolved
             return commands
 
     received = sum(walk(seed, Listening).consumer.received for seed in range(600))
     words = {kind.__name__ for kind in (*m.EVENTS, *m.COMMANDS)}
     faults = {f"ReportFault {c}" for c in "died oom hung stopped failed_start raised unpicklable".split()}
     rungs = {"rung 4 to 2", "rung 2 to 1", "rung 1 to 0", "rung 0 to 1", "rung 1 to 2", "rung 2 to 4"}
-    endings = {"GiveUp restarts", "GiveUp setup", "GiveUp refused"}
+    endings = {"GiveUp restarts", "GiveUp setup", "GiveUp refused", "GiveUp starts", "unresolved"}
     assert not (words | faults | rungs | endings) - met.keys()
     assert received > 1500
 

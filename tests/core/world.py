@@ -70,6 +70,8 @@ class World(Obeying):
         self.memory_short = False
         self.rung = self.sup.fleet.rung
         self.closed = False
+        self.refused: set[int] = set()  # workers that the trainer broke off
+        self.lenient: set[int] = set()  # those of which it leaves out what cannot be undone
         self.given_up: m.GiveUp | None = None
         self.state_wanted = False
         self.state: State | None = None  # as told last
@@ -131,6 +133,25 @@ class World(Obeying):
         self._check_standbys()
         if self.nature.memoryless:
             self._check_undone()
+        if settings.batch_timeout != "auto" and not settings.shared:
+            self._check_patience()
+
+    def _check_patience(self) -> None:
+        """Nobody has more time than policy says: only what hung before has twice as much."""
+        for books in self.sup.fleet.processes.values():
+            process = self.processes.get(books.id)
+            if process is None or not process.asked or not process.ready_told or process.condemned or process.gone:
+                continue
+            most = max(self.allowed(*asked) for asked in process.asked)
+            if self.now + most + 1e-6 < books.deadline < math.inf and not process.told_to_end:
+                raise Broken(f"process {books.id} has {books.deadline - self.now:.0f} s, and {most:.0f} are allowed")
+
+    def allowed(self, kind: str, about: int, worker: int) -> float:
+        """Seconds without progress that policy allows for this."""
+        settings = self.plot.settings
+        slow = ("setup", "resume") if self.nature.iterable else ("setup",)
+        base = settings.startup_timeout if kind in slow else float(settings.batch_timeout)
+        return base * 2.0 ** self.undisturbed.hangs(kind, about, worker)
 
     def _check_undone(self) -> None:
         """Nothing of an epoch that was broken off is begun any more."""

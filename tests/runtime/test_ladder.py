@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import signal
 import threading
+import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.utils.data import get_worker_info
 
-from safeloader import Policy, SafeLoaderError
+from safeloader import BadSampleError, Policy, SafeLoaderError
 from tests.fixtures_data import Draws, Orders, Stream, WithFacts, worker_facts
 from tests.runtime.harness import (
     COUNT,
@@ -117,6 +122,87 @@ def test_without_fallback_too_many_faults_are_an_error_that_lists_them(orders: O
     assert caught.value.report is not None
     assert [(fault.sample, fault.detail) for fault in caught.value.report.faults] == [(8, "SIGKILL")]
     assert processes_of(loader) == []
+
+
+class SlowOnce(torch.utils.data.Dataset[Any]):
+    """An innocent sample that is slow in a process."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if index == 4 and multiprocessing.current_process().name != "MainProcess":
+            with open(os.path.join(self.folder, f"at-{os.getpid()}"), "w"):
+                pass
+            time.sleep(600)
+        return torch.tensor(index)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("in_work", [0, 1, 2])
+def test_where_every_process_is_killed_the_trainer_loads_all_but_what_was_in_work(
+    in_work: int, skip: bool, tmp_path: Path
+) -> None:
+    """The first processes are killed with a slow sample in work, all others while they start."""
+    policy = Policy(max_restarts=2, restart_period=600, on_bad_sample="skip" if skip else "raise")
+    loader = make(SlowOnce(str(tmp_path)), shuffle=False, batch_size=2, num_workers=1, policy=policy)
+    iterator = iter(loader)
+    killer = Killer(loader, tmp_path, in_work)
+    got, errors = [], []
+    with killer:
+        while True:
+            try:
+                got.append(next(iterator).tolist())
+            except StopIteration:
+                break
+            except BadSampleError as error:
+                errors.append((error.indices, str(error)))
+    batches = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 11]]
+    report = loader.report()
+    assert report.rung == 0
+    if not in_work:
+        assert (got, errors) == (batches, [])
+    elif skip:
+        assert (got, errors) == ([*batches[:2], *batches[3:]], [])
+        assert sorted(index for _, _, index in report.skipped) == [4, 5], "5 was in work with it"
+    else:
+        assert got == [*batches[:2], *batches[3:]]
+        assert [indices for indices, _ in errors] == [[4]]
+        assert "sample 4 was in work when a process was lost (died), and no process can be had" in errors[0][1]
+
+
+class Killer(threading.Thread):
+    """Kills every process of a loader: the first ones when they are at the slow sample, the others at once."""
+
+    def __init__(self, loader: Any, folder: Path, in_work: int) -> None:
+        super().__init__(daemon=True)
+        self._loader, self._folder, self._left = loader, folder, in_work
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(0.01):
+            for iterator in list(self._loader._safe.iterators):
+                for process in list(iterator._driver.processes.values()):
+                    pid = process.pid
+                    if pid and (not self._left or (self._folder / f"at-{pid}").exists()):
+                        self._kill(pid)
+
+    def _kill(self, pid: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        if (self._folder / f"at-{pid}").exists():
+            self._left = max(self._left - 1, 0)
+            (self._folder / f"at-{pid}").unlink()
+
+    def __enter__(self) -> None:
+        self.start()
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self.join()
 
 
 # ---------------------------------------------------------------- up

@@ -1,0 +1,10 @@
+"""What keeps a worker that the trainer hosts apart from the trainer: see ``ambient``.
+
+``state``: one ambient state. ``torch_states``, ``python_states``, ``system_states``: the table of all. ``ambient``: the
+trainer's states are put aside, a worker's own put in, and back. ``guards``: calls that could not be undone.
+"""
+
+from safeloader.runtime.isolation.ambient import Ambient, View
+from safeloader.runtime.isolation.guards import Irreversible
+
+__all__ = ["Ambient", "Irreversible", "View"]

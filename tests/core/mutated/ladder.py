@@ -1,0 +1,86 @@
+"""Faults at the ladder's end, and of what doubles a deadline."""
+
+from __future__ import annotations
+
+from safeloader.core import messages as m
+from safeloader.core.blame import Blame
+from safeloader.core.records import Task, Work, Worker
+from safeloader.core.recovery import Recovery
+from safeloader.core.watch import Watch
+
+from . import mutant
+
+
+@mutant
+class AnyDeathDoublesTheDeadline(Blame):
+    def charge(self, task: Task, cause: str, sample: int | None, stack: str | None) -> None:
+        super().charge(task, "hung", sample, stack)
+        assert task.case is not None
+        task.case.cause = cause
+
+
+@mutant
+class AHangDoublesNothing(Blame):
+    def charge(self, task: Task, cause: str, sample: int | None, stack: str | None) -> None:
+        super().charge(task, cause, sample, stack)
+        assert task.case is not None
+        task.case.hangs = 0
+
+
+@mutant
+class AnyDeathWhileSettingUpDoublesTheDeadline(Watch):
+    def _allowed(self, work: Work) -> float:
+        worker = self._sup.workers[work.worker]
+        worker.setup_hangs = worker.setup_hurt
+        return super()._allowed(work)
+
+
+@mutant
+class StartsThatFailEndALoaderThatNeedsNone(Recovery):
+    def _do_without_processes(self, cause: str) -> None:
+        self._sup.give_up("restarts", None, cause)
+
+
+@mutant
+class WhatHurtIsGivenUpTooEarly(Recovery):
+    def _count(self, work: Work | None, cause: str) -> None:
+        super()._count(work, cause)
+        if self._sup.fleet.rung == 0 and not self._sup.closed:
+            self._do_without_processes(cause)
+
+
+@mutant
+class WhatHurtWaitsForAProcessForEver(Blame):
+    def do_without(self, task: Task) -> None:
+        pass
+
+
+@mutant
+class WhatWasRefusedIsTriedAgainInTheTrainer(Worker):
+    @property
+    def needs_process(self) -> bool:
+        return self.tainted
+
+
+@mutant
+class ARefusedWorkerWaitsForAProcessForEver(Recovery):
+    def _do_without_processes(self, cause: str) -> None:
+        super()._do_without_processes(cause)
+        for worker in self._sup.workers:
+            worker.lenient = False
+
+
+@mutant
+class WhatWasRefusedIsLeftOutAtOnce(Recovery):
+    def _inline_refused(self, event: m.InlineRefused) -> None:
+        super()._inline_refused(event)
+        self._sup.workers[event.worker].lenient = True
+
+
+@mutant
+class ARefusedWorkerStaysInWork(Recovery):
+    def _take_out(self, worker: Worker) -> None:
+        inline = self._sup.fleet.processes[m.INLINE]
+        before = inline.work
+        super()._take_out(worker)
+        inline.work = before

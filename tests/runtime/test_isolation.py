@@ -1,0 +1,283 @@
+"""A worker in the trainer: nothing of the trainer's reaches a sample, nothing of the worker's stays."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader as TorchLoader
+
+from safeloader import BadSampleError, DataLoader, Policy
+from safeloader.runtime.isolation import Ambient
+from tests.runtime.ambient_data import (
+    AMBIENT,
+    DEEDS,
+    Lasting,
+    Rude,
+    RudeStream,
+    Surroundings,
+    leaves,
+    program_state,
+    rude,
+    surroundings,
+)
+from tests.runtime.harness import processes_of, program, run_script, seed
+
+pytestmark = [pytest.mark.filterwarnings("ignore:look:UserWarning"), pytest.mark.filterwarnings("ignore:Anomaly")]
+
+
+def inline(dataset: Any, **options: Any) -> DataLoader[Any]:
+    return DataLoader(dataset, name="train", policy=Policy(max_processes=0), **{"num_workers": 2, "batch_size": None, **options})
+
+
+# ---------------------------------------------------------------- into a sample
+
+
+@pytest.fixture(scope="module")
+def in_a_process() -> list[dict[str, str]]:
+    """What torch's spawned workers see."""
+    return list(TorchLoader(Surroundings(), batch_size=None, num_workers=2, multiprocessing_context="spawn"))
+
+
+@pytest.mark.parametrize("name", AMBIENT)
+def test_nothing_around_the_loop_reaches_a_sample(name: str, in_a_process: list[dict[str, str]]) -> None:
+    loader = inline(Surroundings())
+    iterator = iter(loader)
+    with AMBIENT[name]():
+        assert surroundings() != in_a_process[0], "the test would show nothing"
+        before = program_state()
+        seen = list(iterator)
+        assert program_state() == before
+    assert seen == in_a_process
+
+
+def test_without_workers_what_is_around_the_loop_counts_as_with_torch() -> None:
+    with torch.autocast("cpu"), torch.no_grad():
+        mine = list(DataLoader(Surroundings(), batch_size=None))
+        assert mine == list(TorchLoader(Surroundings(), batch_size=None))
+        assert mine[0]["gradients"] == "False"
+
+
+# ---------------------------------------------------------------- out of a worker
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_a_worker_keeps_what_it_changes_and_the_program_does_not_notice(persistent: bool) -> None:
+    options: dict[str, Any] = {"batch_size": None, "num_workers": 2, "worker_init_fn": rude, "persistent_workers": persistent}
+    torchs = TorchLoader(Rude(), multiprocessing_context="spawn", **options)
+    loader, before = inline(Rude(), **options), program_state()
+    for _ in range(2):
+        expected, got = list(torchs), []
+        for sample in loader:
+            assert program_state() == before
+            got.append(sample)
+        assert got == expected
+    loader.close()
+    assert program_state() == before
+
+
+def test_a_generator_goes_on_in_the_surroundings_that_it_left() -> None:
+    options: dict[str, Any] = {"batch_size": None, "num_workers": 2}
+    expected = list(TorchLoader(RudeStream(), multiprocessing_context="spawn", **options))
+    before, got = program_state(), []
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.float16):
+        inside = program_state()
+        for sample in inline(RudeStream(), **options):
+            assert program_state() == inside
+            got.append(sample)
+    assert got == expected
+    assert program_state() == before
+
+
+def test_after_an_exception_everything_is_put_back_too() -> None:
+    loader, before = inline(Rude(raises=2), worker_init_fn=rude), program_state()
+    iterator = iter(loader)
+    got: list[Any] = [next(iterator) for _ in range(2)]
+    with pytest.raises(ValueError, match="as asked"):
+        next(iterator)
+    assert program_state() == before
+    got += list(iterator)
+    assert [sample["count"] for sample in got] == ["1", "1", "2", "3", "3", "4", "4", "5", "5", "6", "6"]
+
+
+def _interrupting(line: int, kind: str) -> Any:
+    """A tracer that interrupts at the so-manieth line of the isolation, and a list that is empty until then."""
+    inside, lines, reached = sys.modules[Ambient.__module__].__file__, itertools.count(1), []
+
+    def trace(frame: Any, event: str, arg: Any) -> Any:
+        if frame.f_code.co_filename != inside:
+            return None
+        if event == "line" and next(lines) == line:
+            reached.append(line)
+            if kind == "trace":
+                raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
+        return trace
+
+    return trace, reached
+
+
+@pytest.mark.parametrize("kind", ["trace", "signal"])
+def test_after_an_interrupt_at_any_line_everything_is_put_back(kind: str) -> None:
+    """A tracer raises at the n-th line of the isolation, for all n."""
+    told: list[str] = []
+    ambient = Ambient(lambda what, left_out: told.append(what))
+    view, before = ambient.view(), program_state()
+
+    def act() -> None:
+        os.environ["SAFELOADER_TEST_RUDE"] = "1"
+        os.chdir("/")
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+
+    for line in itertools.count(1):
+        trace, reached = _interrupting(line, kind)
+        sys.settrace(trace)
+        try:
+            ambient.inside(view, act)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+        assert program_state() == before, f"line {line}"
+        if not reached:
+            break
+    assert line > 50
+    assert not told
+
+
+# ---------------------------------------------------------------- what cannot be undone
+
+
+@pytest.fixture(scope="module")
+def plain() -> list[torch.Tensor]:
+    """What one worker of torch's loads where nothing is done."""
+    seed()
+    return list(TorchLoader(Lasting("exit", at=99), batch_size=None, num_workers=1, multiprocessing_context="spawn"))
+
+
+@pytest.mark.usefixtures("forked")
+def test_a_worker_whose_set_up_cannot_be_undone_is_set_up_in_a_process(caplog: pytest.LogCaptureFixture) -> None:
+    seed()
+    expected = list(TorchLoader(Lasting("session", at=99), batch_size=None, num_workers=2, multiprocessing_context="spawn"))
+    loader, before = inline(Lasting("session", at=99), worker_init_fn=leaves), program_state()
+    seed()
+    got, crew = [], 0
+    for sample in loader:
+        got.append(sample)
+        crew = max(crew, len(processes_of(loader)))
+        assert program_state() == before
+    assert all(map(torch.equal, got, expected))
+    assert crew == 1, "both are in the escort"
+    assert "faulthandler.enable() could not be undone in the main process; worker 0 goes on in a process of its own" in caplog.text
+    assert loader.report().faults == []
+
+
+@pytest.mark.usefixtures("forked")
+@pytest.mark.parametrize("deed", [*DEEDS, "swallowed"])
+def test_a_sample_that_cannot_be_undone_or_would_end_the_program_goes_to_a_process(
+    deed: str, plain: list[torch.Tensor]
+) -> None:
+    before = program_state()
+    lasting = deed in ("session", "faulthandler", "swallowed")
+    loader = inline(Lasting(deed), num_workers=1)
+    seed()
+    iterator, got, errors = iter(loader), [], []
+    while True:
+        try:
+            got.append(next(iterator))
+        except StopIteration:
+            break
+        except BadSampleError as error:
+            errors.append(error.indices)
+        assert program_state() == before
+    if lasting:
+        assert not errors
+        assert all(map(torch.equal, got, plain))
+    else:
+        assert errors == [[3]]
+        assert len(got) == 7
+        assert all(map(torch.equal, got[:3], plain[:3]))
+
+
+def test_where_no_process_can_be_had_it_is_left_out_and_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    loader = DataLoader(
+        Lasting("session", at=99), batch_size=None, num_workers=1, name="train", policy=Policy(max_processes=0, max_restarts=1),
+        worker_init_fn=leaves,
+    )  # fmt: skip
+    iterator = iter(loader)
+    driver, before = iterator._driver, program_state()  # type: ignore[attr-defined]
+    monkeypatch.setattr(driver, "start", _no_process)
+    seed()
+    assert len(list(iterator)) == 8
+    assert program_state() == before
+    assert "faulthandler.enable() could not be undone in the main process; it is left out for worker 0" in caplog.text
+
+
+def _no_process(number: int, standby: bool) -> Any:
+    raise OSError("Resource temporarily unavailable")
+
+
+def test_other_threads_call_what_is_guarded_as_ever() -> None:
+    ambient = Ambient(lambda what, left_out: None)
+    results: list[Any] = []
+
+    def act() -> None:
+        thread = threading.Thread(target=lambda: results.append(os.nice(0)))
+        thread.start()
+        thread.join()
+        assert os.kill(os.getpid(), 0) is None
+
+    real = os.setsid
+    ambient.inside(ambient.view(), act)
+    assert results == [os.nice(0)]
+    assert os.setsid is real
+
+
+UNPRIVILEGED = """
+    import os, resource
+    from safeloader.runtime.isolation import Ambient, Irreversible
+
+    told = []
+    ambient = Ambient(lambda what, left_out: told.append((what, left_out)))
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setuid(65534)
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def refused(act, lenient=False):
+        view = ambient.view(lenient)
+        try:
+            ambient.inside(view, act)
+        except Irreversible as error:
+            return error.what
+        return None
+
+    print(refused(lambda: os.nice(5)), refused(lambda: os.nice(0)), os.nice(0))
+    print(refused(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, most))), resource.getrlimit(resource.RLIMIT_NOFILE) == (files, most))
+    print(refused(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))) is not None, resource.getrlimit(resource.RLIMIT_NOFILE) == (files, most))
+    print(refused(lambda: os.nice(5), lenient=True), os.nice(0), told)
+    real = os.nice
+    print(refused(lambda: real(5)), told[1:])
+"""
+
+
+def test_without_privilege_what_only_root_could_undo_is_refused(tmp_path: Path) -> None:
+    out = run_script(program(tmp_path, UNPRIVILEGED)).splitlines()
+    assert out == [
+        "os.nice(5) None 0",
+        "None True",
+        "True True",
+        "None 0 [('os.nice(5)', True)]",
+        "None [('priority (now 5, and 0 before)', False)]",
+    ]
