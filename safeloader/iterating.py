@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -176,7 +177,8 @@ class ProcessIterator(_Unprofiled):
         spec = Spec(config, self._dataset, self._collate_fn, init_fn)
         starting = loader._safe.starting
         way = starting.way(loader.multiprocessing_context, spec) if crew is None else crew.way
-        core = loader._safe.patience.fit(_core_settings(loader, settings, iterable, shared=crew is not None))
+        core = _core_settings(loader, settings, iterable, shared=crew is not None)
+        core = loader._safe.patience.fit(dataclasses.replace(core, slowest_start=way.slowest_start))
         return Driver(spec, way, core, loader._safe.recorder, self._finish(), starting.stock, crew)
 
     def _finish(self) -> Callable[[Any], Any] | None:

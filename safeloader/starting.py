@@ -43,12 +43,13 @@ class Starting:
             return
         from .runtime.start.needed import homes, installed
         from .runtime.start.stock import Stock
+        from .runtime.start.surroundings import Surroundings
 
         way = self._chosen(loader.multiprocessing_context)
         modules = homes(loader.dataset, loader.collate_fn, loader.worker_init_fn)
         if way.method == "forkserver":
             way.preload = (*installed(modules), *self._settings.preload)
-        self.stock = Stock(way, wanted, modules)
+        self.stock = Stock(way, Surroundings(), wanted, modules)
         weakref.finalize(self, self.stock.close)
 
     def way(self, context: Any, spec: Spec | None = None) -> Way:

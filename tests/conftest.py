@@ -19,7 +19,7 @@ import pytest
 import torch.multiprocessing
 
 from safeloader.observe import stall
-from safeloader.runtime.start import turnstile
+from safeloader.runtime.start import phases, turnstile
 from safeloader.runtime.start.lifeline import lifeline
 from safeloader.runtime.start.way import Way
 from tests import shared
@@ -47,6 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     lifeline()
     stall.start()
     turnstile.place()
+    phases.row()
 
 
 def pytest_collection_finish() -> None:

@@ -77,9 +77,10 @@ class CloseRequested(NamedTuple):
 
 
 class ProcessReady(NamedTuple):
-    """A process finished its imports and takes work."""
+    """A process finished its imports and takes work; ``at`` is when, by its own clock reading, where it says so."""
 
     process: int
+    at: float | None = None
 
 
 class WorkerReady(NamedTuple):
@@ -453,6 +454,13 @@ class ReportSlow(NamedTuple):
     sample: int | None
 
 
+class ReportSlowStart(NamedTuple):
+    """Tell of a process that is not ready after ``seconds``, while it is waited for."""
+
+    process: int
+    seconds: float
+
+
 class ReportSkipped(NamedTuple):
     task: int
     epoch: int
@@ -480,7 +488,7 @@ Command = Union[  # noqa: UP007
     PlanTask, StartProcess, HostWorker, DropWorker, ResumeWorker, SendTask, PassOver, SendProbe, LoadInline,
     InspectProcess, CaptureStacks, KillProcess, StopProcess, AbandonProcess,
     Deliver, DeliverError, DeliverBadSample, EndEpoch, TellState, FreeSlot, GiveUp,
-    ReportFault, ReportRung, ReportSlow, ReportSkipped, ReportRefused,
+    ReportFault, ReportRung, ReportSlow, ReportSlowStart, ReportSkipped, ReportRefused,
 ]  # fmt: skip
 
 EVENTS: tuple[type, ...] = get_args(Event)

@@ -29,6 +29,7 @@ class CoreSettings:
     batch_timeout: float | Literal["auto"] = 120.0
     learned_ceiling: float = 900.0
     startup_timeout: float = 300.0
+    slowest_start: float = 0.0  # that this program has seen so far; 0: none
     max_restarts: int = 4
     restart_period: float = 600.0
     fallback: Literal["inline", "process", "off"] = "inline"
@@ -125,12 +126,21 @@ class Deadlines:
     FLOOR = 10.0
     CEILING = 900.0
     UNTAUGHT = 120.0
+    START_FACTOR = 30.0  # a machine that is ten times as busy as at the first start raises no alarm
+    START_FLOOR = 60.0
+    SLOW_FACTOR = 5.0
+    SLOW_FLOOR = 10.0
 
-    __slots__ = ("_ceiling", "_given", "_slowest", "_startup")
+    __slots__ = ("_ceiling", "_given", "_slowest", "_startup", "slowest_start")
 
     def __init__(
-        self, batch_timeout: float | Literal["auto"], startup_timeout: float, ceiling: float = CEILING
+        self,
+        batch_timeout: float | Literal["auto"],
+        startup_timeout: float,
+        ceiling: float = CEILING,
+        slowest_start: float = 0.0,
     ) -> None:
+        self.slowest_start = slowest_start
         self._ceiling = ceiling
         self._given = None if batch_timeout == "auto" else float(batch_timeout)
         self._startup = startup_timeout
@@ -160,8 +170,21 @@ class Deadlines:
         return _doubled(base, attempts) if attempts else base
 
     def startup(self, attempts: int) -> float:
-        """Seconds for a process to become ready, or for a worker to be set up; doubled as above."""
+        """Seconds for a worker to be set up; doubled as above."""
         return _doubled(self._startup, attempts)
+
+    def start(self, attempts: int) -> float:
+        """Seconds for a process to become ready: far more than any other took, and no more than is given."""
+        learned = max(self.START_FACTOR * self.slowest_start, self.START_FLOOR) if self.slowest_start else self._startup
+        return _doubled(min(learned, self._startup), attempts)
+
+    def slow_start(self) -> float:
+        """Seconds after which a process that is not ready is worth a line."""
+        return max(self.SLOW_FACTOR * self.slowest_start, self.SLOW_FLOOR)
+
+    def started(self, seconds: float) -> None:
+        """Learn from a process that was ready after ``seconds``."""
+        self.slowest_start = max(self.slowest_start, seconds)
 
     def _learned(self, first: bool) -> float:
         slowest = max(self._slowest.get(False, 0.0), self._slowest.get(True, 0.0) if first else 0.0)

@@ -163,6 +163,7 @@ class Process:
     asked: bool = False  # it was told to end: its exit is no fault
     innocent: bool = False  # another loader's doing: nor is this
     slow_reported: int | None = None
+    slow_start_told: bool = False
     pardoned: Work | None = None  # it was idle when this was overdue: that excuses it once
     cause: str | None = None  # why it is condemned; the fields below belong to that
     suspect: Work | None = None

@@ -152,7 +152,7 @@ class Traffic:
         late = process.state is ProcessState.CAPTURING and process.cause == "failed_start"
         if process.state is not ProcessState.STARTING and not late:
             return
-        self._sup.watch.ready(process)
+        self._sup.watch.ready(process, event.at)
         self._furnish(process)
         self._sup.fleet.unbalanced = True
 

@@ -2,7 +2,7 @@
 
 ::
 
-    STARTING --startup_timeout--> CAPTURING            asked for its stacks
+    STARTING --startup_timeout--> CAPTURING            asked for its stacks; sooner where others were much faster
     READY    --batch_timeout----> inspected: moving? a later deadline. Still? CAPTURING (stopped: killed at once)
     CAPTURING --capture_timeout-> KILLING              or back to READY if it finishes after all
     KILLING  --kill_timeout-----> abandoned            a process that cannot die (D state)
@@ -39,7 +39,9 @@ class Watch:
     def __init__(self, supervisor: Supervisor) -> None:
         settings = supervisor.settings
         self._sup = supervisor
-        self.deadlines = Deadlines(settings.batch_timeout, settings.startup_timeout, settings.learned_ceiling)
+        self.deadlines = Deadlines(
+            settings.batch_timeout, settings.startup_timeout, settings.learned_ceiling, settings.slowest_start
+        )
         self._slow_starts = 0  # in a row: the next process has twice the time
 
     def handlers(self) -> dict[type, Callable[[Any], None]]:
@@ -55,11 +57,20 @@ class Watch:
     def started(self, process: Process) -> None:
         """A process begins to start."""
         process.since = self._sup.now
-        process.deadline = process.since + self.deadlines.startup(self._slow_starts)
+        self._arm_start(process)
 
-    def ready(self, process: Process) -> None:
-        """A process finished its start."""
+    def _arm_start(self, process: Process) -> None:
+        """When to look at a start next: to tell that it is slow, or to give it up."""
+        seconds, slow = self.deadlines.start(self._slow_starts), self.deadlines.slow_start()
+        process.deadline = process.since + (seconds if process.slow_start_told else min(slow, seconds))
+
+    def ready(self, process: Process, at: float | None) -> None:
+        """A process finished its start; the others are measured by it."""
         self._slow_starts = 0
+        self.deadlines.started((self._sup.now if at is None else at) - process.since)
+        for other in self._sup.fleet.processes.values():
+            if other.state is _STARTING and other is not process:
+                self._arm_start(other)
         if process.standby:
             self._sup.fleet.standby_is_ready()
         self.acquit(process)
@@ -119,7 +130,7 @@ class Watch:
                 process.deadline = now + self._sup.settings.capture_timeout  # should nobody answer
                 self._sup.emit(m.InspectProcess(process.id))
             elif process.state is _STARTING:
-                self._start_failed(process)
+                self._start_is_late(process)
             elif process.state is ProcessState.KILLING:
                 self._sup.emit(m.AbandonProcess(process.id))
                 self._sup.recovery.lose(process, None)
@@ -130,9 +141,9 @@ class Watch:
         process = self._sup.fleet.processes.get(event.process)
         if process is not None and process.state is _STARTING:
             if event.elsewhere:
-                process.deadline = self._sup.now + self.deadlines.startup(self._slow_starts)
+                process.deadline = self._sup.now + self.deadlines.start(self._slow_starts)
             else:
-                self._start_failed(process)
+                self._start_is_late(process)
             return
         if process is None or process.state is not _READY:
             return
@@ -168,7 +179,14 @@ class Watch:
                 return work
         return None
 
-    def _start_failed(self, process: Process) -> None:
+    def _start_is_late(self, process: Process) -> None:
+        """Tell so once, and give it up when its time is over."""
+        if self._sup.now < process.since + self.deadlines.start(self._slow_starts):
+            if not process.slow_start_told and self._sup.now >= process.since + self.deadlines.slow_start():
+                process.slow_start_told = True
+                self._sup.emit(m.ReportSlowStart(process.id, self._sup.now - process.since))
+            self._arm_start(process)
+            return
         self._slow_starts = min(self._slow_starts + 1, _DOUBLINGS)
         self._condemn(process, "failed_start", self._sup.now - process.since)
 

@@ -15,9 +15,10 @@ from safeloader.doctor.cgroups import usable_cpus
 from safeloader.doctor.finding import Finding
 from safeloader.errors import SettingsError
 from safeloader.observe.text import inline, many
+from safeloader.runtime.start import hashing
 from safeloader.settings import resolve
 
-__all__ = ["CHECKS", "ffcv", "own_settings", "start_method", "threads_of_libraries", "versions"]
+__all__ = ["CHECKS", "ffcv", "hash_seed", "own_settings", "start_method", "threads_of_libraries", "versions"]
 
 _FFCV_SECONDS = 90.0
 # Written and read back, so that numba's compiler and the C extension have both worked.
@@ -62,6 +63,18 @@ def own_settings() -> Finding:
         return Finding("settings", "bad", inline(error.what), error.hint)
     given = [f"{source}={getattr(found, name)}" for name, source in found.sources.items() if source.startswith("SAFE")]
     return Finding("settings", "ok", ", ".join(given) or "no SAFELOADER_ variable is set: the defaults hold")
+
+
+def hash_seed() -> Finding:
+    """Whether worker processes iterate sets of strings in the trainer's order."""
+    if hashing.is_known():
+        return Finding("hash seed", "ok", f"{hashing.seed()}, in the trainer and in worker processes")
+    text = f"random in the trainer, {hashing.seed()} in worker processes"
+    hint = (
+        "a module that numbers classes by iterating a set of strings when it is imported numbers them otherwise in the "
+        "trainer than in its workers (all of which agree): sort the names, or run with PYTHONHASHSEED=0"
+    )
+    return Finding("hash seed", "ok", text, hint)
 
 
 def start_method() -> Finding:
@@ -129,5 +142,6 @@ CHECKS = (
     ("versions", versions),
     ("settings", own_settings),
     ("start method", start_method),
+    ("hash seed", hash_seed),
     ("FFCV", ffcv),
 )

@@ -9,6 +9,7 @@ __all__ = [
     "CAUSES",
     "Closed",
     "CodeChanged",
+    "Differs",
     "EpochEnded",
     "Fault",
     "FellBack",
@@ -21,6 +22,7 @@ __all__ = [
     "Resumed",
     "Skipped",
     "Slow",
+    "SlowStart",
     "StallEnded",
     "Stalled",
     "Started",
@@ -285,6 +287,40 @@ class CodeChanged(Happening):
     event: ClassVar[str] = "code_changed"
 
     files: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Differs(Happening):
+    """A process could not take over everything from the trainer as it was when the iterator began.
+
+    Attributes:
+        process: Its pid.
+        what: What differs, and why, in words.
+    """
+
+    event: ClassVar[str] = "differs"
+
+    process: int
+    what: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class SlowStart(Happening):
+    """A process is not ready after a time in which others were.
+
+    Attributes:
+        process: Its pid, or None where it is not known yet.
+        seconds: Since it was begun.
+        phase: How far it is, in words.
+        stack: Its Python stack, where it can tell, or None.
+    """
+
+    event: ClassVar[str] = "slow_start"
+
+    process: int | None
+    seconds: float
+    phase: str
+    stack: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,8 @@ def _stopped(fault: h.Fault) -> str:
 
 def _failed_start(fault: h.Fault) -> str:
     silence = "" if fault.stalled is None else f"not ready after {duration(fault.stalled)}"
-    why = silence or inline(fault.detail)
+    last = (fault.stack or "").strip().rpartition("\n")[2] if "Traceback" in (fault.stack or "") else ""
+    why = silence or ": ".join(filter(None, (inline(fault.detail), inline(last))))
     return f"{who(fault)} did not start" + (f": {why}" if why else "") + _again(fault)
 
 
@@ -212,6 +213,18 @@ def _code_changed(event: h.CodeChanged) -> str:
     )
 
 
+def _differs(event: h.Differs) -> str:
+    what = "; ".join(inline(text, 200) for text in event.what[:5])
+    return f"process {event.process} is not in all as the program was when iteration began: {what}"
+
+
+def _slow_start(event: h.SlowStart) -> str:
+    process = "a process" if event.process is None else f"process {event.process}"
+    place = stack_place(event.stack)
+    at = f", at {place}" if place else ""
+    return f"{process} is not ready after {duration(event.seconds)}: {inline(event.phase)}{at}; it is waited for"
+
+
 def _closed(event: h.Closed) -> str:
     faults = many(event.faults, "fault") if event.faults else "no fault"
     lost = f", {duration(event.seconds_lost)} lost" if event.faults else ""
@@ -273,5 +286,7 @@ _LINES: dict[type[h.Happening], Callable[[Any], str]] = {
     h.EpochEnded: _epoch,
     h.NotUndone: _not_undone,
     h.CodeChanged: _code_changed,
+    h.Differs: _differs,
+    h.SlowStart: _slow_start,
     h.Closed: _closed,
 }

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["configure", "level_for", "line_for", "logger", "tell"]
 
-_STALLS = h.Stalled | h.StallEnded | h.RanksStalled
+_WARNINGS = (
+    h.FellBack | h.Recovered | h.Slow | h.Skipped | h.NotUndone | h.CodeChanged
+    | h.Stalled | h.StallEnded | h.RanksStalled | h.Differs | h.SlowStart
+)  # fmt: skip
 
 logger = logging.getLogger("safeloader")
 
@@ -71,7 +74,7 @@ def level_for(event: h.Happening) -> int:
         return logging.ERROR if event.action == "raised" else logging.WARNING
     if isinstance(event, h.Slow) and event.count & (event.count - 1):
         return logging.DEBUG  # the 1st, 2nd, 4th, 8th ... is told: a slow disk must not fill the log
-    if isinstance(event, h.FellBack | h.Recovered | h.Slow | h.Skipped | h.NotUndone | h.CodeChanged | _STALLS):
+    if isinstance(event, _WARNINGS):
         return logging.WARNING
     if isinstance(event, h.Restarted | h.Resumed | h.Resized) or (isinstance(event, h.Closed) and event.faults):
         return logging.INFO

@@ -80,6 +80,7 @@ class Recorder:
         self._lost_workers: set[int | None] = set()
         self._skipped: list[tuple[int, int, Any]] = []
         self._code_changed: list[str] = []
+        self._differences: list[str] = []
         self._epochs = self._restarts = self._fallbacks = self._recoveries = self._slow = 0
         self._lost = Lost()
         self._closed = self._told_own_fault = False
@@ -226,6 +227,19 @@ class Recorder:
             self._code_changed += new
             if new:
                 self._tell(h.CodeChanged(self._clock(), self.name, new))
+
+    def differs(self, process_pid: int, what: Sequence[str]) -> None:
+        """A process could not take over all that it should. The same words are told once."""
+        with self._unharmed():
+            new = [text for text in what if text not in self._differences]
+            self._differences += new
+            if new:
+                self._tell(h.Differs(self._clock(), self.name, process_pid, new))
+
+    def slow_start(self, process_pid: int | None, seconds: float, phase: str, stack: str | None) -> None:
+        """A process takes longer to start than others did."""
+        with self._unharmed():
+            self._tell(h.SlowStart(self._clock(), self.name, process_pid, seconds, phase, stack))
 
     def closed(self) -> None:
         """The loader ended. Only the first call counts."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy
 
 from ..core import messages as m
-from . import carry, codec
+from . import carry, codec, system
 from . import protocol as p
 from .generators import States
 from .indices import own_copy, pack
@@ -76,6 +76,7 @@ class Acting:
             m.ReportFault: teller.fault,
             m.ReportRung: teller.rung,
             m.ReportSlow: teller.slow,
+            m.ReportSlowStart: lambda c: self._with(c.process, lambda process: teller.slow_start(process, c.seconds)),
             m.ReportSkipped: teller.skipped,
             m.ReportRefused: teller.refused,
         }
@@ -130,7 +131,7 @@ class Acting:
         try:
             process = self._driver.start(c.process, c.standby)
         except OSError as error:
-            self._driver.later(m.ProcessExited(c.process, str(error), None, None, None, None, False))
+            self._driver.later(m.ProcessExited(c.process, system.explained(error), None, None, None, None, False))
         else:
             self._driver.add(process)
             if process.ready:

@@ -87,7 +87,10 @@ class NonBlocking:
             OSError: the peer is gone, or has no room.
         """
         for at in range(0, max(len(descriptors), 1), _DESCRIPTORS):
-            socket.send_fds(self.socket, [frame(more if at else message)], descriptors[at : at + _DESCRIPTORS])
+            data = frame(more if at else message)
+            sent = socket.send_fds(self.socket, [data], descriptors[at : at + _DESCRIPTORS])
+            if sent < len(data):
+                raise BlockingIOError("there is no room for the first message to a process")
 
     def flush(self) -> bool:
         """Send what waits. Returns True if something still waits."""

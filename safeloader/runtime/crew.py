@@ -133,7 +133,7 @@ class Crew:
             self._given = Spec(_config(self._name, self._accelerators), None, _nothing, None), Arena()
         self._count += 1
         needed = dict.fromkeys(name for driver in self._drivers.values() for name in driver.spec.modules)
-        process = Process(self.way, tuple(needed) if standby else ())
+        process = Process(self.way, self._given[0].surroundings, tuple(needed) if standby else ())
         process.join(self._count, *self._given)
         member = self._members[self._count] = Member(process, self._lock)
         member.standby = standby

@@ -68,7 +68,11 @@ class Driver:
         self.spec = spec
         self.way = way
         self.stock = stock
-        self.arena = Arena()
+        try:
+            self.arena = Arena(slots=2 * settings.num_workers * settings.prefetch_factor + 8)
+        except BaseException:
+            spec.close()
+            raise
         self.supervisor = Supervisor(settings)
         self.processes: dict[int, Process] = {}
         self._pids: dict[int, int] = {m.INLINE: os.getpid()}  # of those that are gone
@@ -293,7 +297,9 @@ class Driver:
         if self._crew is not None:
             return self._crew.seat(self, number)
         modules = self.spec.modules if standby else ()
-        process = (self.stock.take() if self.stock is not None else None) or Process(self.way, modules)
+        process = (self.stock.take() if self.stock is not None else None) or Process(
+            self.way, self.spec.surroundings, modules
+        )
         process.join(number, self.spec, self.arena)
         return process
 

@@ -1,7 +1,8 @@
-"""A process has one set of generators and one ``get_worker_info()``: those of the worker that has the floor."""
+"""A process has one set of generators, one ``get_worker_info()``, one ``__main__``: those of the worker that is in."""
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from .generators import Generators
 
 if TYPE_CHECKING:
+    from .script import Script
     from .worker import Worker
 
 __all__ = ["Floor", "Habits"]
@@ -20,6 +22,7 @@ class Floor:
     def __init__(self) -> None:
         self.generators = Generators()
         self.holder: Worker | None = None
+        self.scripts: weakref.WeakKeyDictionary[Worker, Script] = weakref.WeakKeyDictionary()
 
     def give(self, worker: Worker | None) -> None:
         """Let another worker in: the generators of this process become its own."""
@@ -29,6 +32,8 @@ class Floor:
             self.holder = worker
             if worker is not None:
                 worker.enter()
+                if worker in self.scripts:
+                    self.scripts[worker].be_main()
 
 
 class Habits(NamedTuple):

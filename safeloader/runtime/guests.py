@@ -28,6 +28,7 @@ from .floor import Floor, Habits
 from .handover import Receiver
 from .serve import Host
 from .spec import HostConfig
+from .start import surroundings
 from .turns import Turns
 
 if TYPE_CHECKING:
@@ -119,7 +120,10 @@ class Guests:
             self._guests[files[0]] = guest
             self._poll.register(files[0], select.POLLIN)
             if announce:
-                guest.link.send((p.READY,))
+                guest.link.send((p.READY, monotonic()))
+            if surroundings.shortfalls:
+                guest.link.send((p.DIFFERS, surroundings.shortfalls[:]))
+                surroundings.shortfalls.clear()
 
     def _see_off(self, descriptor: int) -> None:
         guest = self._guests.pop(descriptor)

@@ -41,6 +41,7 @@ class Hearing:
             p.PASSED: lambda q, task, at: driver.tell(m.TaskPassed(q.number, task, at)),
             p.REFUSED: lambda q, error: driver.tell(m.StartRefused(q.number, error)),
             p.LEFT: lambda q: q.turned_out(),
+            p.DIFFERS: teller.differs,
         }
 
     # ------------------------------------------------------------ messages
@@ -56,10 +57,11 @@ class Hearing:
         for message in process.channel.receive():
             self._hearers[message[0]](process, *message[1:])
 
-    def _ready(self, process: Process) -> None:
+    def _ready(self, process: Process, at: float) -> None:
         process.settle()
+        self._driver.way.learn(at - process.started_at)
         self._teller.started(process)
-        self._driver.tell(m.ProcessReady(process.number))
+        self._driver.tell(m.ProcessReady(process.number, at))
 
     def _loaded(
         self, process: Process, task: int, nbytes: int, stream: bytes, place: Any, pieces: Any, states_at: Any,

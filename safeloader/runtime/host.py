@@ -1,7 +1,7 @@
 """The main function of a process: take one message after another, answer each.
 
-Everything happens in the main thread: what cannot be serialised is an exception here, never a silence. The process
-ignores SIGINT and SIGTERM (a trainer may want to write its checkpoint first) and dies with the trainer.
+Everything happens in the main thread: what cannot be serialised is an exception here, never a silence. SIGINT and
+SIGTERM do nothing to the process (a trainer may want to write its checkpoint first), and it dies with the trainer.
 
 A spawned process comes in through ``main``; one that the fork server forked begins at ``protect``, and was born with
 everything learned.
@@ -18,26 +18,46 @@ import socket
 import sys
 import threading
 import traceback
-from typing import Any, NoReturn
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from .start import phases
+
+_lifeline = -1
 
 __all__ = ["ended", "hide_accelerators", "learn", "main", "protect", "work"]
 
 
-def main(channel: int, stacks: int, lifeline: int, turns: int, place: int, modules: tuple[str, ...]) -> NoReturn:
+def main(
+    channel: int, stacks: int, lifeline: int, turns: int, starts: int, place: int, row: int, modules: tuple[str, ...]
+) -> NoReturn:
     """Serve until the trainer closes the channel.
 
     Args:
-        channel, stacks, lifeline, turns: inherited descriptors.
+        channel, stacks, lifeline, turns, starts: inherited descriptors.
         place: where it waits for its turn to import.
+        row: where it tells how far it is.
         modules: what it imports before it says that it is ready.
     """
+    for descriptor in (channel, stacks, lifeline, turns, starts):
+        os.set_inheritable(descriptor, False)  # not for the programs that a sample starts
     protect(stacks, lifeline)
+    from .start import phases, surroundings
     from .start.turnstile import turn
 
+    mark = phases.Mark(starts, row)
+    mark(phases.TURN)
     gc.disable()  # importing makes a lot that stays
-    with turn(turns, place):
-        learn()
-    work(channel, stacks, modules)
+    try:
+        with turn(turns, place):
+            mark(phases.IMPORTS)
+            learn()
+    except Exception as error:
+        os.write(stacks, traceback.format_exc().encode())
+        sys.exit(f"a worker process cannot import what it needs: {type(error).__name__}: {error}")
+    surroundings.imported()
+    work(channel, stacks, modules, mark)
 
 
 def learn() -> None:
@@ -49,16 +69,20 @@ def learn() -> None:
     from . import arena, channel, protocol, serve, spec  # noqa: F401
 
 
-def work(channel: int, stacks: int, modules: tuple[str, ...]) -> NoReturn:
+def work(channel: int, stacks: int, modules: tuple[str, ...], mark: phases.Mark) -> NoReturn:
     """Be ready, join a loader, serve it."""
     from .channel import Blocking
+    from .start.phases import MODULES, READY
 
     code = 1
     try:
+        mark(MODULES)
         for name in modules:
             _import(name)
         gc.freeze()
         gc.enable()
+        mark(READY)
+        mark.close()
         link = Blocking(socket.socket(fileno=channel))
         joined = _ready(link)
         if joined is not None:
@@ -85,7 +109,7 @@ def _ready(link: Any) -> Any:
     from . import protocol as p
 
     try:
-        link.send((p.READY,))
+        link.send((p.READY, monotonic()))
         return link.receive_descriptors()
     except (BrokenPipeError, ConnectionResetError):
         return None
@@ -93,12 +117,20 @@ def _ready(link: Any) -> Any:
 
 def _join(told: Any, descriptors: list[int], link: Any) -> Any:
     """Belong to a loader from now on."""
+    from . import protocol as p
     from .arena import Arena
     from .serve import Host
+    from .start import surroundings
 
-    _, number, config, _ = told
+    _, number, config, facts, moved, _ = told
     spec, arena, *inherited = descriptors
+    folder = inherited.pop(0) if moved else -1
+    if facts is not None:
+        surroundings.take_up(facts, folder)
+        surroundings.imported()
     _introduce(config, number)
+    if surroundings.shortfalls and not config.shared:
+        link.send((p.DIFFERS, surroundings.shortfalls))
     if config.shared:
         from .guests import Guests
 
@@ -108,10 +140,11 @@ def _join(told: Any, descriptors: list[int], link: Any) -> Any:
 
 def protect(stacks: int, lifeline: int) -> None:
     """Arrange for the end before anything slow is imported."""
+    global _lifeline  # noqa: PLW0603
     from . import system
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _lifeline = lifeline
+    system.disregard(signal.SIGINT, signal.SIGTERM)
     if not system.die_with(lifeline):
         threading.Thread(target=_watch, args=(lifeline,), daemon=True, name="safeloader-lifeline").start()
     elif ended(lifeline):
@@ -136,11 +169,18 @@ def _watch(lifeline: int) -> None:
 
 
 def _introduce(config: Any, process: int) -> None:
-    import multiprocessing.process
+    """Let multiprocessing know who this is."""
+    from multiprocessing import process as multiprocess
 
-    current = multiprocessing.process.current_process()
+    from .script import never_run_it
+
+    current: Any = multiprocess.current_process()
     current.name = f"safeloader-{process}"
     current.authkey = config.authkey
+    name, pid = config.trainer
+    multiprocess._parent_process = multiprocess._ParentProcess(name, pid, _lifeline)  # type: ignore[attr-defined]
+    current._parent_pid = pid
+    never_run_it()
     if not config.accelerators:
         hide_accelerators()
 

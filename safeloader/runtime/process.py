@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import time
@@ -18,11 +19,13 @@ from .start.way import LOST
 if TYPE_CHECKING:
     from .arena import Arena
     from .spec import Spec
+    from .start.surroundings import Surroundings
     from .start.way import Way
 
 __all__ = ["Exit", "Process"]
 
 _STACK_LIMIT = 1 << 20
+_MOMENT = 100  # milliseconds
 _LITTLE_MEMORY = 0.05  # share of all memory; a SIGKILL below it is taken for the kernel's own
 
 
@@ -38,6 +41,7 @@ class Process:
 
     Args:
         way: how it comes to be.
+        given: what it takes over from the trainer.
         modules: what it imports before it says that it is ready.
 
     Raises:
@@ -49,8 +53,9 @@ class Process:
     page: Page
     _joined = False
 
-    def __init__(self, way: Way, modules: tuple[str, ...] = ()) -> None:
+    def __init__(self, way: Way, given: Surroundings, modules: tuple[str, ...] = ()) -> None:
         self.started_at = time.monotonic()
+        self._given = given
         self._oom_kills = system.oom_kills()
         with contextlib.ExitStack() as undo:
             ours, theirs = socket.socketpair()
@@ -58,7 +63,7 @@ class Process:
             stack_reader, stack_writer = os.pipe()
             undo.callback(os.close, stack_reader)
             try:
-                self._body = way.begin(theirs.fileno(), stack_writer, modules)
+                self._body = way.begin(given, theirs.fileno(), stack_writer, modules)
             finally:
                 theirs.close()
                 os.close(stack_writer)
@@ -74,8 +79,14 @@ class Process:
         self.page, self._joined = Page(arena.page(number)), True
         file, *shared = spec.descriptors
         descriptors = [file, arena.descriptor, *shared]
+        given, facts = spec.surroundings, None
+        if given is not self._given and given.facts != self._given.facts:  # it was started before iteration began
+            facts = tuple(given.facts)
+            if given.folder >= 0:
+                descriptors.insert(2, given.folder)
+        message = (p.JOIN, number, spec.config, facts, facts is not None and given.folder >= 0, len(descriptors))
         try:
-            self.channel.send_descriptors((p.JOIN, number, spec.config, len(descriptors)), (p.MORE,), descriptors)
+            self.channel.send_descriptors(message, (p.MORE,), descriptors)
         except OSError:  # if it is not gone already, it is of no use
             self.kill()
 
@@ -83,6 +94,11 @@ class Process:
     def pid(self) -> int:
         """0 while it is not known."""
         return self._body.pid
+
+    @property
+    def phase(self) -> str:
+        """How far its start is, for people."""
+        return self._body.phase
 
     def settle(self) -> None:
         """It spoke: know its pid."""
@@ -139,6 +155,18 @@ class Process:
                     break
                 self._stack_text += data
         return self._stack_text.decode(errors="replace").strip()
+
+    def stacks_soon(self) -> str:
+        """The Python stacks, if they come within a moment."""
+        self.ask_for_stacks()
+        poller = select.poll()
+        poller.register(self.stacks, select.POLLIN)
+        before, text = "", self.read_stacks() if poller.poll(_MOMENT) else ""
+        while text != before:  # they are written piece by piece, within microseconds
+            time.sleep(0.002)
+            before, text = text, self.read_stacks()
+        self._stack_text = b""  # what is asked for later is another matter
+        return text
 
     def state(self) -> str:
         return system.process_state(self.pid)

@@ -1,12 +1,13 @@
 """The words on the channel: tuples that begin with one of these numbers.
 
-To a process, once: ``(JOIN, number, HostConfig, count)`` with ``count`` descriptors: the spec's file, the arena, and
-those that the spec's objects share with the trainer; what does not fit comes with ``(MORE,)``. Then
+To a process, once: ``(JOIN, number, HostConfig, facts, moved, count)`` with ``count`` descriptors: the spec's file, the
+arena, the working directory if it ``moved``, and those that the spec's objects share with the trainer; what does not
+fit comes with ``(MORE,)``. ``facts`` are surroundings that differ from those that it was started with, or None. Then
 ``(HOST, WorkerPlace)``, ``(DROP, worker)``, ``(RESUME, worker, shared_seed, epoch, told_epoch)``,
 ``(TASK, worker, task, indices, skip, slot)``, ``(PROBE, worker, task, indices, positions)``.
 ``indices`` are ``Packed`` unless they are plain numbers, and ``Carried`` if they hold something of the main script.
 
-From a process: ``(READY,)``, ``(HOSTED, worker, states, finished_at)``,
+From a process: ``(READY, at)``, ``(HOSTED, worker, states, finished_at)``,
 ``(RESUMED, worker, states, finished_at, said)``,
 ``(LOADED, task, nbytes, stream, place, pieces, states_at, taken_at, finished_at, dropped, said_at, collated_at)``:
 the pickle stream comes in the message, or lies in the lease at ``place``; ``states_at`` and ``said_at`` are where the
@@ -15,7 +16,8 @@ is traced;
 ``(EMPTY, ...)`` like LOADED for a batch of which policy left nothing;
 ``(RAISED, task, error, sample, unpicklable, states, finished_at)``, ``(ENDED, task, states, finished_at)``,
 ``(PROBED, task, finished_at)``, ``(PASSED, task, finished_at)``,
-``(REFUSED, error)``, and from a pool's, which lives on for others, ``(LEFT,)``.
+``(DIFFERS, texts)`` for surroundings that cannot be had any more, ``(REFUSED, error)``, and from a pool's, which lives
+on for others, ``(LEFT,)``.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 HOST, DROP, RESUME, TASK, PROBE, JOIN, MORE = range(7)
-READY, HOSTED, RESUMED, LOADED, EMPTY, RAISED, ENDED, PROBED, REFUSED, LEFT, PASSED = range(10, 21)
+READY, HOSTED, RESUMED, LOADED, EMPTY, RAISED, ENDED, PROBED, REFUSED, LEFT, PASSED, DIFFERS = range(10, 22)
 
 STREAM_IN_MESSAGE = 4096
 """A pickle stream of at most so many bytes travels in the message; a longer one lies in the lease."""

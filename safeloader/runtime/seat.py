@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -53,7 +52,8 @@ class Seat(Process):
             self.stacks = member.process.stacks
             files = [theirs.fileno(), driver.spec.descriptor, driver.arena.descriptor]
             try:
-                told = (number, not self.ready, driver.spec.config, sys.path, sys.argv)
+                facts = driver.spec.surroundings.facts
+                told = (number, not self.ready, driver.spec.config, facts.path, facts.argv)
                 member.admit(told, [*files, *driver.spec.descriptors[1:]])
             except BaseException:
                 ours.close()
@@ -67,6 +67,10 @@ class Seat(Process):
     @property
     def pidfd(self) -> int:
         return self._end
+
+    @property
+    def phase(self) -> str:
+        return self.member.process.phase
 
     def settle(self) -> None:
         self.member.process.settle()

@@ -21,7 +21,8 @@ from .floor import Floor
 from .generators import States
 from .lease import LeaseWriter
 from .page import Page
-from .spec import HostConfig, open_parts
+from .script import Script
+from .spec import HostConfig, open_parts, open_script
 from .unsendable import unsendable
 from .worker import Ended, Loaded, Marks, Worker, WorkerPlace
 
@@ -121,6 +122,8 @@ class Host:
         place = WorkerPlace(*place)
         self._page.take_setup(place.worker)
         self._floor.give(None)
+        script = Script(open_script(self._spec))
+        script.be_main()
         try:
             parts = open_parts(self._spec, self._inherited)
         except Exception as error:
@@ -129,6 +132,7 @@ class Host:
             self._link.send((p.REFUSED, self._exception(error, f"in worker process {os.getpid()}")))
             raise  # this process is of no use
         self._tables[place.worker] = classes = parts.classes
+        script.know(classes)
         place = place._replace(replay=[(self._read(indices, classes), skip) for indices, skip in place.replay])
         if place.mark is not None:
             position, said, states = place.mark
@@ -141,6 +145,7 @@ class Host:
             self._generators, self._marks,
         )  # fmt: skip
         self._workers[worker.id] = self._floor.holder = worker
+        self._floor.scripts[worker] = script
         self._link.send((p.HOSTED, worker.id, self._generators.moved(), self._page.rest()))
 
     def _worker_class(self) -> Callable[..., Worker]:

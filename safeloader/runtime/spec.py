@@ -2,7 +2,7 @@
 
 ::
 
-    memory file:  | dataset, collate_fn, worker_init_fn (carry) |
+    memory file:  | dataset, collate_fn, worker_init_fn (carry) | the main script (carry.script) | its length |
     with JOIN:    HostConfig, the file's descriptor, and those that the objects share with the trainer
 """
 
@@ -11,16 +11,21 @@ from __future__ import annotations
 import mmap
 import multiprocessing.process
 import os
+import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..errors import StartError
 from . import carry, system
+from .start.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .worker import LoadSpec
 
-__all__ = ["HostConfig", "Parts", "Spec", "map_privately", "open_parts"]
+__all__ = ["HostConfig", "Parts", "Spec", "map_privately", "open_parts", "open_script"]
+
+_LENGTH = struct.Struct("<Q")
 
 
 class HostConfig(NamedTuple):
@@ -34,6 +39,7 @@ class HostConfig(NamedTuple):
     trace: bool = False
     chaos: tuple[str, str] | None = None  # a plan of faults, and the file that tells which were done
     shared: bool = False  # of a pool's own processes: loaders come later
+    trainer: tuple[str, int] = ("MainProcess", 0)  # name and pid; filled in by Spec
 
 
 class Parts(NamedTuple):
@@ -46,10 +52,12 @@ class Parts(NamedTuple):
 
 
 class Spec:
-    """The trainer's side: makes the file and keeps it until the loader ends.
+    """The trainer's side: makes the file and keeps it until the loader ends. What holds in the trainer now is what all
+    processes take over, whenever they start.
 
     Raises:
         NotCarriableError: something cannot be sent to another process; it is named.
+        StartError: there is no room for it.
     """
 
     def __init__(
@@ -60,7 +68,8 @@ class Spec:
         worker_init_fn: Callable[[int], None] | None,
     ) -> None:
         what = {"dataset": dataset, "collate_fn": collate_fn, "worker_init_fn": worker_init_fn}
-        self.config = config
+        self.config = config._replace(trainer=(multiprocessing.process.current_process().name, os.getpid()))
+        self.surroundings = Surroundings()
         self._kept = (dataset, collate_fn, worker_init_fn)
         self._packed = carry.pack(self._kept, what=what)
         self.classes = self._packed.classes
@@ -68,7 +77,21 @@ class Spec:
         self._write()
 
     def _write(self) -> None:
-        carry.write(self._packed, self.descriptor)
+        from .carry.script import describe
+
+        script = describe(self.classes)
+        try:
+            with system.larger_files():
+                carry.write(self._packed, self.descriptor)
+                for piece in (script, _LENGTH.pack(len(script))):
+                    os.write(self.descriptor, piece)
+        except OSError as error:
+            size = self._packed.size
+            self.close()
+            raise StartError(
+                f"the dataset, serialised {size:,} bytes, cannot be put into shared memory: {system.explained(error)}",
+                hint="keep large data in files that each worker opens; or raise the limit",
+            ) from error
         self._packed.buffers.clear()
         system.seal(self.descriptor)
 
@@ -112,6 +135,13 @@ def open_parts(descriptor: int, inherited: list[int]) -> Parts:
         Exception: whatever the user's modules raise when they are imported or rebuilt.
     """
     return _parts(map_privately(descriptor), None, inherited)
+
+
+def open_script(descriptor: int) -> bytes:
+    """The description of the main script, in a process."""
+    end = os.fstat(descriptor).st_size - _LENGTH.size
+    (length,) = _LENGTH.unpack(os.pread(descriptor, _LENGTH.size, end))
+    return os.pread(descriptor, length, end - length)
 
 
 def _parts(mapping: mmap.mmap, classes: list[type] | None, descriptors: list[int] | None) -> Parts:

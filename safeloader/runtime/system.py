@@ -6,14 +6,21 @@ Portable ways exist for each of them (macOS); ``SAFELOADER``'s tests switch them
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
+import resource
 import signal
 import sys
 import tempfile
 import weakref
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = [
     "HAS_MEMFD",
@@ -22,6 +29,10 @@ __all__ = [
     "Mapping",
     "cores",
     "die_with",
+    "disregard",
+    "explained",
+    "larger_files",
+    "largest_file",
     "memory_file",
     "oom_kills",
     "pidfd",
@@ -62,6 +73,43 @@ def memory_file(name: str) -> int:
     descriptor, path = tempfile.mkstemp(prefix=f"safeloader-{name}-")
     os.unlink(path)
     return descriptor
+
+
+@contextlib.contextmanager
+def larger_files() -> Iterator[None]:
+    """Let files in memory be as large as this program may make them: up to the hard limit (``ulimit -f``)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if soft == hard:
+        yield
+        return
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def largest_file() -> int | None:
+    """Bytes that no file of this program may exceed; None where there is no limit."""
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    return None if hard == resource.RLIM_INFINITY else hard
+
+
+def explained(error: OSError) -> str:
+    """An error of the system in words, with the limit that may be behind it."""
+    name, number = _BEHIND.get(error.errno or 0, ("", 0))
+    if not name:
+        return str(error)
+    soft = resource.getrlimit(number)[0]
+    return str(error) if soft == resource.RLIM_INFINITY else f"{error} ({name} is {soft})"
+
+
+_BEHIND = {
+    errno.EMFILE: ("the limit of open files, ulimit -n,", resource.RLIMIT_NOFILE),
+    errno.EAGAIN: ("the limit of processes and threads of this user, ulimit -u,", resource.RLIMIT_NPROC),
+    errno.ENOMEM: ("the limit of address space in bytes, ulimit -v,", resource.RLIMIT_AS),
+    errno.EFBIG: ("the limit of a file in bytes, ulimit -f,", resource.RLIMIT_FSIZE),
+}
 
 
 def seal(descriptor: int) -> None:
@@ -137,6 +185,35 @@ def die_with(lifeline: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def disregard(*numbers: int) -> None:
+    """Let these signals do nothing to this process, from now on, whatever runs in it.
+
+    A signal that is ignored stays ignored in the programs that a process starts, and they could not be ended by it. A
+    handler is gone with ``exec``; so the handler is a function of the C library that does nothing (``abs``): Python
+    never hears of it, and system calls go on (``SA_RESTART``). What was ignored before stays so. A child that is
+    forked and goes on without ``exec`` gets the usual handlers back.
+    """
+    _libc.signal.restype = ctypes.c_void_p
+    _libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    for number in numbers:
+        if signal.getsignal(number) is not signal.SIG_IGN and number not in _disregarded:
+            _libc.signal(number, ctypes.cast(_libc.abs, ctypes.c_void_p))
+            _disregarded.append(number)
+
+
+def _regard() -> None:
+    """In a forked child: what was disregarded is what Python makes of it, unless somebody has set a handler since."""
+    while _disregarded:
+        number = _disregarded.pop()
+        usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        if signal.getsignal(number) is usual:
+            signal.signal(number, usual)
+
+
+_disregarded: list[int] = []
+os.register_at_fork(after_in_child=_regard)
 
 
 def pidfd(pid: int) -> int:

@@ -46,6 +46,10 @@ class Teller:
         workers = sorted(books.workers) if books is not None else []
         self._recorder.started(process.pid, workers, monotonic() - process.started_at)
 
+    def differs(self, process: Process, what: list[str]) -> None:
+        """A process could not take over everything from the trainer."""
+        self._recorder.differs(process.pid, what)
+
     def fault(self, c: m.ReportFault) -> None:
         sample = None if c.sample is None else sample_name(c.indices, c.sample)
         number = self._recorder.fault(
@@ -101,6 +105,10 @@ class Teller:
         task = self._driver.supervisor.tasks.get(c.task)
         sample = sample_name(task.indices, c.sample) if task is not None and c.sample is not None else None
         self._recorder.slow(c.batch, c.worker, c.seconds, sample)
+
+    def slow_start(self, process: Process, seconds: float) -> None:
+        """A process is late: how far it is, and where it stands."""
+        self._recorder.slow_start(process.pid or None, seconds, process.phase, process.stacks_soon() or None)
 
     def skipped(self, c: m.ReportSkipped) -> None:
         why = f"{c.cause}; no process can be had to try it again" if c.unresolved else c.cause

@@ -213,6 +213,20 @@ LINES = {
             "now on run the new code"
         ),
     ),
+    "differs": (
+        happenings.Differs(NOON, "train", 4712, ["the limit RLIMIT_AS was -1, and cannot be raised above 9 any more"]),
+        (
+            "train: process 4712 is not in all as the program was when iteration began: the limit RLIMIT_AS was -1, and "
+            "cannot be raised above 9 any more"
+        ),
+    ),
+    "slow start": (
+        happenings.SlowStart(NOON, "train", 4713, 12.0, "it imports torch and numpy", FAULTHANDLER),
+        (
+            "train: process 4713 is not ready after 12 s: it imports torch and numpy, at data/photos.py:41 in decode; it is "
+            "waited for"
+        ),
+    ),
     "stalled in the loader": (
         happenings.Stalled(
             NOON, "train", "loader", 300.0, True, 3, 0, 12, 1, 4711, 77, "worker 1 (pid 4711) has worked on sample 77", 94.0

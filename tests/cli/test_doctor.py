@@ -252,3 +252,15 @@ def test_few_numbers_are_tried_and_the_loaders_own_among_them() -> None:
     assert counts(64.0, 64) == [1, 2, 4, 8, 16]
     assert counts(0.5, 0) == [1]
     assert os.cpu_count()
+
+
+def test_the_hash_seed_of_processes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from safeloader.runtime.start import hashing
+
+    monkeypatch.setattr(hashing, "_at_start", None)
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+    found = software.hash_seed()
+    assert found.text == "random in the trainer, 1 in worker processes"
+    assert "PYTHONHASHSEED=0" in found.hint
+    monkeypatch.setattr(hashing, "_at_start", "7")
+    assert software.hash_seed().text == "7, in the trainer and in worker processes"

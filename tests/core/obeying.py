@@ -54,6 +54,7 @@ class Obeying:
     freed: set[int]
     past: deque[m.Event]
     faults: int
+    slowest_start: float
     standby_faults: int
     standbys_spoilt: bool
     fault_times: list[float]
@@ -255,7 +256,9 @@ class Obeying:
             return
         starting = not process.ready_told
         slow = ("setup", "resume") if self.nature.iterable else ("setup",)
-        if starting or (process.suspect is not None and process.suspect[0] in slow):
+        if starting:
+            allowed = self.allowed_to_start()
+        elif process.suspect is not None and process.suspect[0] in slow:
             allowed = settings.startup_timeout
         else:
             allowed = settings.batch_timeout
@@ -264,6 +267,19 @@ class Obeying:
             allowed *= 2.0 ** self.undisturbed.hangs(*process.suspect)
         if self.now - since < allowed - 1e-6:
             raise Broken(f"process {process.id} moved {self.now - since:.3f} s ago, and is taken for hung")
+
+    def allowed_to_start(self) -> float:
+        """Seconds for a first start, as far as others have shown what it takes."""
+        given = self.plot.settings.startup_timeout
+        return min(given, max(60.0, 30.0 * self.slowest_start)) if self.slowest_start else given
+
+    def _ReportSlowStart(self, c: m.ReportSlowStart) -> None:
+        process = self.processes[c.process]
+        if process.ready_told or process.condemned or process.gone or process.slow_told:
+            raise Broken(f"process {c.process} does not start, and is said to be slow")
+        if self.now - process.started_at < max(10.0, 5.0 * self.slowest_start) - 1e-6:
+            raise Broken(f"process {c.process} has started for {self.now - process.started_at:.3f} s, and is said to be slow")
+        process.slow_told = True
 
     def _KillProcess(self, c: m.KillProcess) -> None:
         process = self.processes[c.process]

@@ -73,6 +73,8 @@ def random_plot(rng: random.Random) -> Plot:
         **_bad_samples(rng, iterable, workers, batches * size),
     )
     settings = replace(settings, shared=nature.seed % 3 == 0)
+    if nature.seed % 7 < 3:  # enough to learn from others what a start takes
+        settings = replace(settings, startup_timeout=400.0)
     if nature.seed % 5 < 2 and not iterable and not stateful:
         settings, nature = replace(settings, memoryless=True), replace(nature, memoryless=True)
     bad_starts = rng.choice((0.0,) * 12 + (0.2,) * 4 + (0.6,) * 3 + (1.0,))

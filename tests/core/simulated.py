@@ -207,6 +207,7 @@ class SimProcess:
         self.job: Job | None = None
         self.page = Page(taken_at=now, progressed_at=now)
         self.started_at = now
+        self.slow_told = False
         self.hurt_by_sample = False  # a bad sample did it
         self.refuses = False  # it cannot rebuild the dataset
         self.condemned = False
@@ -269,7 +270,7 @@ class SimProcess:
     def step(self, now: float) -> None:
         if self.life == "starting":
             self.life = "up"
-            self.outbox.append(m.ProcessReady(self.id))
+            self.outbox.append(m.ProcessReady(self.id, now))
         elif self.job is None:
             self._take(self.inbox.popleft(), now)
         elif self.job.steps:

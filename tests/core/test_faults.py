@@ -134,11 +134,18 @@ def test_starts_that_time_out_rarely_are_too_many_in_the_end() -> None:
     stage.begin(ready=False)
     for _ in range(3):
         process = stage.sup.fleet.staff()[0].id
-        stage.now = stage.sup.next_deadline()
+        stage.now = until_given_up(stage)
         assert stage.tell(m.ClockAdvanced()) == [m.CaptureStacks(process)]
         stage.tell(m.StacksCaptured(process, "stack"))
         stage.die(process)
     assert stage.rung == 0
+
+
+def until_given_up(stage: Stage) -> float:
+    """When a start is over that was told to be slow before."""
+    stage.now = stage.sup.next_deadline()
+    assert only(m.ReportSlowStart, stage.tell(m.ClockAdvanced()))
+    return stage.sup.next_deadline()
 
 
 def test_a_second_start_has_twice_the_time() -> None:
@@ -146,7 +153,45 @@ def test_a_second_start_has_twice_the_time() -> None:
     stage.begin(ready=False)
     stage.tell(m.ClockAdvanced(), after=300.0)
     stage.die(1)
-    assert stage.sup.next_deadline() == 900.0
+    assert until_given_up(stage) == 900.0
+
+
+def test_a_start_that_stands_is_given_up_by_the_time_that_others_took() -> None:
+    """Two seconds teach that a minute is far too long, to a process that was started before, too."""
+    stage = Stage(num_workers=2, startup_timeout=300.0)
+    stage.begin(ready=False)
+    stage.now = 2.5
+    stage.tell(m.ProcessReady(1, 2.0))
+    assert stage.sup.next_deadline() == 10.0
+    stage.now = 10.0
+    assert stage.tell(m.ClockAdvanced()) == [m.ReportSlowStart(2, 10.0)]
+    assert stage.sup.next_deadline() == 60.0
+    stage.now = 59.0
+    assert stage.tell(m.ClockAdvanced()) == []
+    stage.now = 60.0
+    assert stage.tell(m.ClockAdvanced()) == [m.CaptureStacks(2)]
+    stage.tell(m.StacksCaptured(2, "stack"))
+    said = stage.die(2)
+    assert [(c.cause, c.stalled) for c in only(m.ReportFault, said)] == [("failed_start", 60.0)]
+    assert only(m.StartProcess, said) == [m.StartProcess(3, False)]
+
+
+def test_a_machine_that_is_ten_times_as_busy_raises_no_alarm() -> None:
+    stage = Stage(num_workers=1, startup_timeout=300.0, slowest_start=9.0)
+    stage.begin(ready=False)
+    stage.tell(m.ClockAdvanced(), after=90.0)
+    assert not only(m.CaptureStacks, stage.commands)
+    assert stage.sup.next_deadline() == 270.0
+    stage.ready(1)
+    assert stage.sup.watch.deadlines.slowest_start == 90.0
+
+
+def test_a_false_alarm_about_a_start_is_a_lesson() -> None:
+    stage = Stage(num_workers=1, startup_timeout=300.0, slowest_start=1.0)
+    stage.begin(ready=False)
+    assert m.CaptureStacks(1) in stage.tell(m.ClockAdvanced(), after=61.0)
+    stage.tell(m.ProcessReady(1, 61.0))
+    assert stage.sup.watch.deadlines.start(0) == 300.0
 
 
 def test_the_time_to_start_is_doubled_twice_at_most() -> None:
@@ -154,8 +199,10 @@ def test_the_time_to_start_is_doubled_twice_at_most() -> None:
     stage.begin(ready=False)
     given = []
     for process in range(1, 6):
-        given.append(stage.sup.next_deadline() - stage.now)
-        stage.tell(m.ClockAdvanced(), after=given[-1])
+        begun = stage.now
+        stage.now = until_given_up(stage)
+        given.append(stage.now - begun)
+        stage.tell(m.ClockAdvanced())
         stage.die(process)
     assert given == [300.0, 600.0, 1200.0, 1200.0, 1200.0]
 

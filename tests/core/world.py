@@ -64,6 +64,7 @@ class World(Obeying):
         self.past: deque[m.Event] = deque(maxlen=40)  # messages to be told again
         self._all_arrived = False  # as was said after the end, from when on nothing more is handed over
         self.faults = 0
+        self.slowest_start = 0.0
         self.standby_faults = 0
         self.standbys_spoilt = False  # memory was too short for one
         self.fault_times: list[float] = []  # since the last rung
@@ -104,11 +105,22 @@ class World(Obeying):
                 self._actions[type(command)](command)
             self.sup.validate()
             self._check_limits()
+            if isinstance(event, m.ClockAdvanced):
+                self._check_starts()
         self.consumer.check_draws()
         while self._sleepers:
             process = self._sleepers.pop()
             if not (process.condemned or process.gone or self.closed):
                 raise Broken(f"process {process.id} is stopped, and is to take over")
+
+    def _check_starts(self) -> None:
+        """None is waited for much longer than others took."""
+        for process in self.processes.values():
+            waited_for = not (process.ready_told or process.condemned or process.told_to_end or process.innocent)
+            if process.gone or self.closed or not waited_for or self.plot.settings.shared:
+                continue
+            if self.now - process.started_at > 4.0 * self.allowed_to_start() + 1e-6 and self.sup.next_deadline() > self.now:
+                raise Broken(f"process {process.id} has started for {self.now - process.started_at:.0f} s, and is waited for")
 
     def _see_promotions(self) -> None:
         """A standby that is to take over is one no more, even before it hosts anybody."""
@@ -247,6 +259,8 @@ class World(Obeying):
         """Read one message from a channel, or the exit."""
         event = process.outbox.popleft()
         if isinstance(event, m.ProcessReady):
+            if not (process.gone or process.told_to_end or process.innocent or process.doomed) and event.at is not None:
+                self.slowest_start = max(self.slowest_start, event.at - process.started_at)
             process.ready_told = not process.condemned or not process.doomed
             if not process.doomed:
                 process.condemned = False

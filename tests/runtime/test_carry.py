@@ -115,20 +115,6 @@ def test_a_reader_that_cannot_rebuild_gets_the_original_exception(tmp_path: Path
     assert seven == "7"
 
 
-def test_published_classes_can_be_pickled_plainly_in_the_worker(tmp_path: Path) -> None:
-    program = """
-        import json
-        from carrying import there
-        class Word:
-            n = 4
-        use = "(carry.publish(classes), __import__('pickle').loads(__import__('pickle').dumps(obj)).n)[1]"
-        print(json.dumps(there(Word(), "__import__('pickle').dumps(obj)", use)))
-    """
-    before, after = run_script(tmp_path, program)
-    assert before.startswith("PicklingError")
-    assert after == "4"
-
-
 def test_the_reading_half_imports_nothing_but_the_standard_library(tmp_path: Path) -> None:
     heavy = ("torch", "numpy", "cloudpickle", "multiprocessing.context", "safeloader.runtime.carry.pickler")
     program = f"""

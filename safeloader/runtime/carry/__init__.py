@@ -21,12 +21,12 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from safeloader.runtime.carry.rebuild import adopt_tracker, publish, reading
+from safeloader.runtime.carry.rebuild import adopt_tracker, reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["Packed", "adopt_tracker", "dumps", "loads", "pack", "publish", "read", "write"]
+__all__ = ["Packed", "adopt_tracker", "dumps", "loads", "pack", "read", "write"]
 
 _MAGIC = b"SLcarry1"
 # Magic; bytes in all; where the stream is and how long; counts of buffers and descriptors; which of these is
@@ -230,13 +230,13 @@ def dumps(obj: Any, classes: Sequence[type] = (), *, what: Mapping[str, object] 
         raise
 
 
-def loads(data: Any, classes: Sequence[type] = ()) -> Any:
-    """Rebuild what `dumps` returned, given this side's `classes`.
+def loads(data: Any, classes: Sequence[type] = (), *, script: dict[str, Any] | None = None) -> Any:
+    """Rebuild what `dumps` returned, given this side's `classes`, and the namespace of the main `script`.
 
     Raises:
         Exception: whatever rebuilding raises.
     """
-    with reading((), classes):
+    with reading((), classes, script):
         return pickle.loads(data)
 
 

@@ -26,25 +26,29 @@ class _Reading(threading.local):
 
     descriptors: Sequence[int] = ()
     classes: Sequence[type] | None = None
+    script: dict[str, Any] | None = None
 
 
 _reading = _Reading()
 
 
 @contextmanager
-def reading(descriptors: Sequence[int], classes: Sequence[type] | None) -> Iterator[None]:
+def reading(
+    descriptors: Sequence[int], classes: Sequence[type] | None, script: dict[str, Any] | None = None
+) -> Iterator[None]:
     """Let streams read in this block find `descriptors` and `classes` by their numbers.
 
     Args:
         descriptors: File descriptors of this process, in the order in which the stream numbers them.
         classes: The classes to use in place of those in the stream; None to make new ones.
+        script: The namespace of the main script.
     """
-    before = _reading.descriptors, _reading.classes
-    _reading.descriptors, _reading.classes = descriptors, classes
+    before = _reading.descriptors, _reading.classes, _reading.script
+    _reading.descriptors, _reading.classes, _reading.script = descriptors, classes, script
     try:
         yield
     finally:
-        _reading.descriptors, _reading.classes = before
+        _reading.descriptors, _reading.classes, _reading.script = before
 
 
 class Inherited:
@@ -188,17 +192,6 @@ def adopt_tracker(number: int) -> None:
         tracker._fd = os.dup(number)
 
 
-def publish(classes: Sequence[type]) -> None:
-    """Make the carried top-level classes of the trainer's ``__main__`` known in this process's ``__main__``.
-
-    With it, plain `pickle` inside a worker process can read and write instances of them (a cache file, say).
-    A name that ``__main__`` already has stays: where two workers live in one process, the first one's classes
-    are known.
-
-    Args:
-        classes: What `carry.read` returned.
-    """
-    main = sys.modules["__main__"]
-    for cls in classes:
-        if cls.__module__ == "__main__" and "." not in cls.__qualname__ and not hasattr(main, cls.__name__):
-            setattr(main, cls.__name__, cls)
+def script_globals() -> dict[str, Any]:
+    """The namespace of the main script, which functions of it share."""
+    return vars(sys.modules["__main__"]) if _reading.script is None else _reading.script

@@ -5,21 +5,21 @@ from __future__ import annotations
 import contextlib
 import marshal
 import os
-import resource
 import socket
 import subprocess
-import sys
 import threading
 import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
 from .. import system
-from . import boot
+from . import boot, phases
 from .lifeline import lifeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from .surroundings import Surroundings
 
 __all__ = ["ForkServer", "Unavailable", "obtain"]
 
@@ -40,19 +40,20 @@ class ForkServer:
     Args:
         modules: what it imports besides.
         accelerators: whether devices stay visible in it.
+        given: what it takes over from the trainer, and its processes from it.
 
     Raises:
         OSError: the system cannot start another process.
     """
 
-    def __init__(self, modules: tuple[str, ...], accelerators: bool) -> None:
-        self.facts = _facts(accelerators)
+    def __init__(self, modules: tuple[str, ...], accelerators: bool, given: Surroundings) -> None:
         self.discarded = False
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        given = theirs.fileno(), lifeline()
+        starts, self._row = phases.row()
         try:
-            self._popen = boot.launch("start.server", [*given], *given, modules, accelerators)
+            descriptors = [theirs.fileno(), lifeline(), starts]
+            self._popen = boot.launch("start.server", given, descriptors, self._row, modules, accelerators)
         except BaseException:
             ours.close()
             raise
@@ -66,14 +67,14 @@ class ForkServer:
     def pid(self) -> int:
         return self._popen.pid
 
-    def usable(self, accelerators: bool) -> bool:
-        """True if its processes would be what fresh interpreters started now would be, and it is there to fork them."""
-        return (
-            not self.discarded
-            and self._popen.poll() is None
-            and not self.stopped()
-            and self.facts == _facts(accelerators)
-        )
+    @property
+    def phase(self) -> str:
+        """How far its start is, for people."""
+        return "it is stopped" if self.stopped() else phases.WORDS[phases.read(self._row)]
+
+    def usable(self) -> bool:
+        """True if it is there to fork processes."""
+        return not self.discarded and self._popen.poll() is None and not self.stopped()
 
     def stopped(self) -> bool:
         """True if somebody stopped it (SIGSTOP)."""
@@ -112,26 +113,6 @@ def _end(popen: subprocess.Popen[bytes], control: socket.socket, owner: int) -> 
         popen.wait(_END)
 
 
-def _facts(accelerators: bool) -> tuple[Any, ...]:
-    """What a process takes over from the trainer that starts it, and may depend on."""
-    try:
-        folder = os.getcwd()
-    except OSError:
-        folder = ""
-    limits = [resource.getrlimit(number) for number in range(getattr(resource, "RLIM_NLIMITS", 16))]
-    priority, affinity = os.getpriority(os.PRIO_PROCESS, 0), sorted(os.sched_getaffinity(0))
-    return accelerators, dict(os.environ), list(sys.path), folder, limits, priority, affinity, _umask()
-
-
-def _umask() -> str:
-    """``os.umask`` cannot ask without setting it, in all threads."""
-    with contextlib.suppress(OSError), open("/proc/self/status") as file:
-        for line in file:
-            if line.startswith("Umask:"):
-                return line
-    return ""
-
-
 # ---------------------------------------------------------------- the one server
 
 
@@ -140,7 +121,7 @@ class _Trainer:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.current: weakref.WeakValueDictionary[bool, ForkServer] = weakref.WeakValueDictionary()  # by accelerators
+        self.current: weakref.WeakValueDictionary[bytes, ForkServer] = weakref.WeakValueDictionary()  # by surroundings
         self.modules: set[str] = set()  # what any loader would like to have imported
         self.harmful: dict[str, str] = {}  # those that must not be, and why
         self.in_vain = 0  # servers in a row that forked nothing
@@ -152,26 +133,27 @@ _trainer = _Trainer()
 _controls: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
 
-def obtain(modules: Iterable[str], accelerators: bool) -> ForkServer:
-    """The server that is there, or a new one.
+def obtain(modules: Iterable[str], accelerators: bool, given: Surroundings) -> ForkServer:
+    """The server that is there for these surroundings, or a new one.
 
     Raises:
         Unavailable: none can be started, or the last ones could not do it.
     """
     with _trainer.lock:
         _trainer.modules.update(modules)
-        server = _trainer.current.get(accelerators)
-        if server is not None and server.usable(accelerators):
+        key = marshal.dumps((accelerators, given.of_server), 2)  # without references: equal values, equal bytes
+        server = _trainer.current.get(key)
+        if server is not None and server.usable():
             return server
         if server is not None and server.stopped():
             server.kill()
         if _trainer.in_vain >= _TRIES and time.monotonic() < _trainer.not_before:
             raise Unavailable(_trainer.why)
         try:
-            server = ForkServer(tuple(sorted(_trainer.modules - _trainer.harmful.keys())), accelerators)
+            server = ForkServer(tuple(sorted(_trainer.modules - _trainer.harmful.keys())), accelerators, given)
         except OSError as error:
             raise Unavailable(f"it cannot be started: {error}") from error
-        _trainer.current[accelerators] = server
+        _trainer.current[key] = server
         return server
 
 

@@ -20,11 +20,13 @@ import signal
 import socket
 from typing import TYPE_CHECKING
 
-from . import boot, client
+from .. import system
+from . import boot, client, phases
 from .spawned import Spawned
 from .way import LOST
 
 if TYPE_CHECKING:
+    from .surroundings import Surroundings
     from .way import Way
 
 __all__ = ["BORN", "EXITED", "REFUSED", "Forked"]
@@ -32,6 +34,7 @@ __all__ = ["BORN", "EXITED", "REFUSED", "Forked"]
 BORN, EXITED, REFUSED = range(3)
 _STATUS_DELAY = 1.0  # seconds between an exit and the server's word of it
 _MESSAGE = 1 << 16
+_STREAMS = 1, 2
 
 
 class Forked:
@@ -39,6 +42,7 @@ class Forked:
 
     Args:
         way: where servers come from.
+        given: what it takes over from the trainer.
         channel: the process's end.
         stacks: where its Python stacks are written.
         modules: what it imports before it says that it is ready.
@@ -50,11 +54,14 @@ class Forked:
         why_lost: what is known then, for people.
     """
 
-    def __init__(self, way: Way, channel: int, stacks: int, modules: tuple[str, ...]) -> None:
+    def __init__(
+        self, way: Way, given: Surroundings, channel: int, stacks: int, modules: tuple[str, ...]
+    ) -> None:
         self.pid = 0
         self.returncode: int | None = None
         self.why_lost = "how is not known, as its fork server was gone"
         self._way = way
+        self._given = given
         self._modules = modules
         self._ends = [os.dup(channel), os.dup(stacks)]  # kept until somebody has them
         self._watch = select.epoll()
@@ -64,6 +71,7 @@ class Forked:
         self._link: socket.socket | None = None
         self._instead: Spawned | None = None
         self._overdue = False
+        self._row = 0
         try:
             self._begin()
         except BaseException:
@@ -75,7 +83,7 @@ class Forked:
     def _begin(self) -> None:
         while self._link is None:
             try:
-                self._server = self._way.server()
+                self._server = self._way.server(self._given)
             except client.Unavailable as reason:
                 self._spawn(str(reason))
                 return
@@ -92,10 +100,10 @@ class Forked:
             self._watch.register(ours, select.EPOLLIN)
 
     def _ask(self, server: client.ForkServer, link: int) -> None:
-        told = boot.write(self._modules)
+        _, self._row = phases.row()
+        told = boot.write(self._given, self._row, self._modules)
         try:
-            streams = [number for number in (1, 2) if _is_open(number)]
-            server.ask(tuple(streams), [link, told, *self._ends, *streams])
+            server.ask(_STREAMS, [link, told, *self._ends, *_STREAMS])
         finally:
             os.close(told)
 
@@ -103,7 +111,7 @@ class Forked:
         self._way.complain(why)
         self._server = None
         channel, stacks = self._ends
-        self._instead = Spawned(channel, stacks, self._modules)
+        self._instead = Spawned(self._given, channel, stacks, self._modules)
         self.pid = self._instead.pid
         if self._instead.pidfd >= 0:
             self._watch.register(self._instead.pidfd, select.EPOLLIN)
@@ -197,9 +205,20 @@ class Forked:
         if self.returncode is None:
             self.returncode = LOST
 
+    @property
+    def phase(self) -> str:
+        """How far its start is, for people."""
+        if self._instead is not None:
+            return self._instead.phase
+        if self.pid or self._server is None:
+            return phases.WORDS[phases.read(self._row)]
+        return f"its fork server has not forked it: {self._server.phase}"
+
     def send_signal(self, number: int) -> None:
         if self._instead is not None:
             self._instead.send_signal(number)
+        elif number == system.STACK_SIGNAL and self.pid and phases.read(self._row) == phases.ASKED:
+            return  # it would end it
         elif self._exit >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._exit, number)
@@ -229,14 +248,6 @@ class Forked:
         self._watch.close()
         self.pidfd = -1
         self._server = None
-
-
-def _is_open(descriptor: int) -> bool:
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return False
-    return True
 
 
 def _readable(descriptor: int, seconds: float) -> bool:

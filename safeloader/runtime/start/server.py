@@ -22,7 +22,7 @@ import traceback
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import host, system
-from . import boot, checks
+from . import boot, checks, phases, surroundings
 from .forked import BORN, EXITED, REFUSED
 
 if TYPE_CHECKING:
@@ -36,23 +36,27 @@ _MOST = 16  # descriptors in a request
 _BASE = ("torch", "torch.version", "numpy", "numpy.version")  # whose files stand for their packages
 
 
-def main(control: int, lifeline: int, modules: tuple[str, ...], accelerators: bool) -> NoReturn:
+def main(
+    control: int, lifeline: int, starts: int, row: int, modules: tuple[str, ...], accelerators: bool
+) -> NoReturn:
     """Serve until the trainer is gone.
 
     Args:
         control: inherited: where requests come from.
         lifeline: inherited.
+        starts: inherited: where it tells how far it is, and its processes after it.
+        row: its place there.
         modules: what to import besides what every process needs.
         accelerators: whether devices stay visible.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    system.disregard(signal.SIGINT, signal.SIGTERM)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # it has to reap, whether the trainer wants to or not
     why = "" if system.die_with(lifeline) else "the kernel would not end it with the trainer"
     if host.ended(lifeline):
         os._exit(0)
     if not accelerators:
         host.hide_accelerators()
-    server = Server(control, lifeline)
+    server = Server(control, lifeline, phases.Mark(starts, row))
     server.why = why
     server.learn(modules)
     server.serve()
@@ -64,9 +68,11 @@ class Server:
     Args:
         control: where requests come from.
         lifeline: what processes inherit.
+        mark: where it tells how far it is.
     """
 
-    def __init__(self, control: int, lifeline: int) -> None:
+    def __init__(self, control: int, lifeline: int, mark: phases.Mark) -> None:
+        self._mark = mark
         self.why = ""  # it must not fork
         self._control = socket.socket(fileno=control)
         self._lifeline = lifeline
@@ -82,7 +88,9 @@ class Server:
     def learn(self, modules: tuple[str, ...]) -> None:
         """Import; what does harm is remembered."""
         gc.disable()  # what nobody writes to is shared by all processes
+        self._mark(phases.IMPORTS)
         host.learn()
+        self._mark(phases.MODULES)
         self.why = self.why or self._unfit()
         base = {name for name in sys.modules if name.partition(".")[0] == "safeloader"}
         self._stamps = checks.stamps(base.union(_BASE))
@@ -126,6 +134,7 @@ class Server:
     def serve(self) -> NoReturn:
         """Fork and reap."""
         self._poll.register(self._control, select.POLLIN)
+        self._mark(phases.SERVES)
         while True:
             for descriptor, _ in self._poll.poll():
                 if descriptor == self._control.fileno():
@@ -193,14 +202,17 @@ class Server:
         code = 1
         try:
             os.setsid()
+            surroundings.imported()
             for number, stream in streams.items():
                 os.dup2(stream, number)
-            self._let_go({told, channel, stacks, self._lifeline})
-            (modules,) = boot.read(told)
+            self._let_go({told, channel, stacks, self._lifeline, self._mark.file})
+            row, modules = boot.read(told)
             host.protect(stacks, self._lifeline)
+            mark = phases.Mark(self._mark.file, row)
+            surroundings.restore_signals()
             numpy: Any = sys.modules["numpy"]
             numpy.random.seed()  # as in a fresh interpreter; Python's own generator does so by itself
-            host.work(channel, stacks, modules)
+            host.work(channel, stacks, modules, mark)
         except BaseException:
             os.write(stacks, traceback.format_exc().encode())
         finally:

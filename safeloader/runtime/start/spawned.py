@@ -5,18 +5,26 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from typing import TYPE_CHECKING
 
 from .. import system
-from . import boot, turnstile
+from . import boot, phases, turnstile
 from .lifeline import lifeline
 
-__all__ = ["Spawned"]
+if TYPE_CHECKING:
+    from .surroundings import Surroundings
+
+__all__ = ["LOST", "Spawned"]
+
+LOST = 1 << 16
+"""In place of an exit code: nobody knows it any more."""
 
 
 class Spawned:
     """A child of the trainer.
 
     Args:
+        given: what it takes over from the trainer.
         channel: the process's end; stays open here.
         stacks: where its Python stacks are written; stays open here.
         modules: what it imports before it says that it is ready.
@@ -25,12 +33,13 @@ class Spawned:
         OSError: the system cannot start another process.
     """
 
-    why_lost = ""
+    why_lost = "how is not known, as the program ignores SIGCHLD"
 
-    def __init__(self, channel: int, stacks: int, modules: tuple[str, ...]) -> None:
+    def __init__(self, given: Surroundings, channel: int, stacks: int, modules: tuple[str, ...]) -> None:
         turns, place = turnstile.place()
-        given = channel, stacks, lifeline(), turns
-        self._popen = boot.launch("host", [*given], *given, place, modules)
+        starts, self._row = phases.row()
+        descriptors = [channel, stacks, lifeline(), turns, starts]
+        self._popen = boot.launch("host", given, descriptors, place, self._row, modules)
         self.pidfd = system.pidfd(self._popen.pid)
 
     @property
@@ -39,12 +48,22 @@ class Spawned:
 
     def poll(self) -> int | None:
         """Its exit code, or minus the signal that ended it; None while it lives."""
-        return self._popen.poll()
+        code = self._popen.poll()
+        if code == 0 and signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+            return LOST  # the kernel reaped it, and told nobody how it ended
+        return code
 
     def settle(self) -> None:
         """Nothing is open."""
 
+    @property
+    def phase(self) -> str:
+        """How far its start is, for people."""
+        return phases.WORDS[phases.read(self._row)]
+
     def send_signal(self, number: int) -> None:
+        if number == system.STACK_SIGNAL and phases.read(self._row) == phases.ASKED:
+            return  # it would end it: nobody there knows what to do with it
         with contextlib.suppress(ProcessLookupError):
             self._popen.send_signal(number)
 

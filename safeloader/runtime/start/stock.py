@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ..process import Process
 
 if TYPE_CHECKING:
+    from .surroundings import Surroundings
     from .way import Way
 
 __all__ = ["Stock"]
@@ -28,16 +29,17 @@ class Stock:
 
     Args:
         way: how they come to be.
+        given: what they take over from the trainer.
         count: how many.
         modules: what they import before they say that they are ready.
     """
 
-    def __init__(self, way: Way, count: int, modules: tuple[str, ...]) -> None:
+    def __init__(self, way: Way, given: Surroundings, count: int, modules: tuple[str, ...]) -> None:
         self._owner = os.getpid()
         self.processes: deque[Process] = deque()
         with contextlib.suppress(OSError):  # those that are missing are started when they are needed
             for _ in range(count):
-                self.processes.append(Process(way, modules))
+                self.processes.append(Process(way, given, modules))
 
     def take(self) -> Process | None:
         """The one that was started first, dead or alive: whoever takes it will notice. None if all are given away."""

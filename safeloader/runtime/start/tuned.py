@@ -13,24 +13,16 @@ programs that a dataset starts have the trainer's. Other C libraries and process
 
 from __future__ import annotations
 
-import os
-
-__all__ = ["environment", "forgetting"]
+__all__ = ["environment"]
 
 _VARIABLE = "GLIBC_TUNABLES"
 _THRESHOLD = "glibc.cpu.x86_non_temporal_threshold"
 _BYTES = 1 << 17  # below an image of 3 × 224 × 224 bytes; what fits into a core's own cache should stay there
 
 
-def environment() -> dict[str, str]:
-    """The environment of a process that is started now."""
-    given = os.environ.get(_VARIABLE, "")
+def environment(trainers: dict[str, str]) -> dict[str, str]:
+    """The environment with which a process is started; it puts ``os.environ`` back first of all."""
+    given = trainers.get(_VARIABLE, "")
     if _THRESHOLD in given:
-        return dict(os.environ)
-    return {**os.environ, _VARIABLE: ":".join(filter(None, (given, f"{_THRESHOLD}={_BYTES}")))}
-
-
-def forgetting() -> str:
-    """A statement for the process: ``os.environ`` is as it is here. It is run before anything is imported."""
-    given = os.environ.get(_VARIABLE)
-    return f"os.environ.pop({_VARIABLE!r}, None)" if given is None else f"os.environ[{_VARIABLE!r}] = {given!r}"
+        return dict(trainers)
+    return {**trainers, _VARIABLE: ":".join(filter(None, (given, f"{_THRESHOLD}={_BYTES}")))}

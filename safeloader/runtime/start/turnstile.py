@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["PATIENCE", "place", "turn"]
 
 PATIENCE = 10.0  # seconds; several times what importing torch takes
+_AGAIN = 0.5  # a signal that comes just before the system call does not end it; the next one does
 
 _file = -1
 _count = itertools.count()
@@ -58,11 +59,13 @@ def _wait(file: int, place: int) -> bool:
     waiting = True
 
     def give_up(number: int, frame: Any) -> None:
+        nonlocal waiting
         if waiting:
+            waiting = False
             raise _TooLong
 
     before = signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE, _AGAIN)
     try:
         fcntl.lockf(file, fcntl.LOCK_EX, 1, place)
         waiting = False

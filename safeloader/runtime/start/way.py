@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from .. import system
-from .spawned import Spawned
+from .spawned import LOST, Spawned
 
 if TYPE_CHECKING:
     from .client import ForkServer
+    from .surroundings import Surroundings
 
 __all__ = ["LOST", "Body", "Way"]
 
-LOST = 1 << 16
-"""In place of an exit code: nobody knows it any more."""
+_slowest: dict[str, float] = {}  # by method
 
 
 class Body(Protocol):
@@ -35,8 +35,12 @@ class Body(Protocol):
     def settle(self) -> None:
         """It spoke: its pid can be known from now on."""
 
+    @property
+    def phase(self) -> str:
+        """How far its start is, for people."""
+
     def send_signal(self, number: int) -> None:
-        """Nothing if it is gone."""
+        """Nothing if it is gone, or does not know the signal yet."""
 
     def close(self) -> None:
         """Close what the trainer holds of it."""
@@ -68,10 +72,11 @@ class Way:
         self._server: ForkServer | None = None
         self._said: set[str] = set()
 
-    def begin(self, channel: int, stacks: int, modules: tuple[str, ...]) -> Body:
+    def begin(self, given: Surroundings, channel: int, stacks: int, modules: tuple[str, ...]) -> Body:
         """Start a process.
 
         Args:
+            given: what it takes over from the trainer.
             channel: its end of the channel; stays open here.
             stacks: where its Python stacks are written; stays open here.
             modules: what it imports before it says that it is ready.
@@ -83,21 +88,31 @@ class Way:
             self.complain("this system has no descriptors of processes (pidfd)")
             self.method = "spawn"
         if self.method == "spawn":
-            return Spawned(channel, stacks, modules)
+            return Spawned(given, channel, stacks, modules)
         from .forked import Forked
 
-        return Forked(self, channel, stacks, modules)
+        return Forked(self, given, channel, stacks, modules)
 
-    def server(self) -> ForkServer:
-        """The trainer's fork server.
+    def server(self, given: Surroundings | None = None) -> ForkServer:
+        """The trainer's fork server for these surroundings, or for those of now.
 
         Raises:
             Unavailable: there is none to be had.
         """
         from . import client
+        from .surroundings import Surroundings
 
-        self._server = client.obtain(self.preload, self._accelerators)
+        self._server = client.obtain(self.preload, self._accelerators, given or Surroundings())
         return self._server
+
+    @property
+    def slowest_start(self) -> float:
+        """Seconds of the slowest start that this program has seen; 0: none."""
+        return _slowest.get(self.method, 0.0)
+
+    def learn(self, seconds: float) -> None:
+        """A process was ready after so many seconds."""
+        _slowest[self.method] = max(self.slowest_start, seconds)
 
     def complain(self, why: str) -> None:
         """Processes are spawned instead. Each reason is told once."""

@@ -91,6 +91,40 @@ class ASecondAttemptHasNoMoreTime(Deadlines):
         return super().startup(0)
 
 
+    def start(self, attempts: int) -> float:
+        return super().start(0)
+
+
+# ---------------------------------------------------------------- starts
+
+
+@mutant
+class AStartThatStandsIsWaitedFor(Deadlines):
+    def started(self, seconds: float) -> None:
+        pass
+
+
+@mutant
+class ASlowStartIsTakenForOneThatStands(Deadlines):
+    def start(self, attempts: int) -> float:
+        return self.slowest_start or super().start(attempts)
+
+
+@mutant
+class ASlowStartIsKilledWhenItIsTold(Watch):
+    def _start_is_late(self, process: Process) -> None:
+        super()._start_is_late(process)
+        if process.slow_start_told and process.state is ProcessState.STARTING:
+            self._condemn(process, "failed_start", 0.0)
+
+
+@mutant
+class ASlowStartIsToldAgainAndAgain(Watch):
+    def _start_is_late(self, process: Process) -> None:
+        super()._start_is_late(process)
+        process.slow_start_told = False
+
+
 # ---------------------------------------------------------------- neighbours in a pool
 
 
