@@ -64,6 +64,7 @@ def plots(draw: st.DrawFn) -> Plot:
         skip_raising=core.on_bad_sample == "skip" and not iterable,
         stateful=core.stateful,
         known=draw(st.booleans()),
+        lasting=draw(st.sampled_from([frozenset(), frozenset([0]), frozenset(range(workers))])),
     )
     return Plot(core, nature, batches=draw(st.integers(0, 8)), batch_size=draw(st.integers(1, 4)))
 
