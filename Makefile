@@ -5,19 +5,40 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.safeloader-installed
 FFCV   := $(VENV)/.ffcv-installed
 
-.PHONY: help ffcv try-ffcv demo test test-all lint house docs bench-hangs bench-ffcv bench-speed bench-ranks bench-scaling soak incidents setup clean
+DEMO   := $(VENV)/.demo-installed
+DIST   := $(VENV)/.dist-installed
+# What somebody who changes one thing wants to know soon, and what `make matrix` runs everywhere.
+QUICK  := $(addprefix tests/core/test_,supervisor.py faults.py policy.py hunt.py leases.py layering.py blame.py pool.py story.py) \
+  $(addprefix tests/api/test_,settings.py values.py errors.py lines.py public_names.py torch_private.py) \
+  $(addprefix tests/runtime/test_,channel.py arena.py page.py \
+    faults_in_a_sample.py::test_a_process_that_dies_in_a_sample_costs_no_batch \
+    faults_in_a_sample.py::test_a_process_that_is_stopped_in_a_sample_is_told_from_one_that_hangs \
+    forkserver.py::test_its_batches_are_torchs_over_several_epochs \
+    forkserver.py::test_every_end_of_a_process_is_seen_and_explained \
+    portable.py::test_the_portable_ways_survive_the_same_faults)
+
+.PHONY: help quick-list ffcv try-ffcv demo test test-quick test-all matrix dist lint house docs bench-hangs bench-ffcv bench-speed bench-ranks bench-scaling soak incidents setup clean
 
 help:          ## this list
 	@grep -hE '^[a-z-]+: .*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
-demo: $(STAMP) ## train through killed, stopped and hung workers on real photographs; table and plot
+demo: $(if $(wildcard $(STAMP)),$(STAMP),$(DEMO)) ## train through killed, stopped and hung workers on real photographs; table and plot
 	@$(PY) -m benchmarks.demo $(ARGS)
 
 test: $(STAMP) try-ffcv ## the tests (without those marked slow or stress); brings FFCV where it can
 	@$(PY) -m pytest -q -n 2 --dist loadfile $(ARGS)
 
+test-quick: $(STAMP) ## the tests that a change of one thing needs most: the core, the settings, faults, both start methods
+	@$(PY) -m pytest -q -n 2 --dist loadfile $(QUICK) $(ARGS)
+
 test-all: $(STAMP) try-ffcv ## every test, also slow and stress
 	@$(PY) -m pytest -q -m "" $(ARGS)
+
+matrix: $(STAMP) ## the quick tests on the oldest and the newest torch, and on each Python that is here; says what was not
+	@$(PY) -m tools.matrix $(ARGS) -- $(QUICK)
+
+dist: $(DIST)  ## build sdist and wheel into dist/ and check them (URL=https://... makes the links of the README absolute)
+	@PROJECT_URL=$(URL) $(PY) -m tools.dist $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy and the documentation, without a warning
 	@$(PY) -m ruff check .
@@ -54,6 +75,9 @@ incidents: $(STAMP) ## the incidents that the project began from, without and wi
 
 setup: $(STAMP) ## only set up
 
+quick-list:    # the tests of test-quick and matrix, for the test that they are there
+	@echo $(QUICK)
+
 ffcv: $(FFCV)  ## FFCV with its Debian packages (root or sudo) and Python packages
 
 $(FFCV): $(STAMP) tools/install_ffcv.py
@@ -73,6 +97,20 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[test,ecosystem,bench,dev,docs]'
 	@touch $@
 	@echo "Ready."
+
+# The demonstration needs a small part of what the tests need. Of two packages it needs only the photographs in them.
+$(DEMO): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) for the demonstration (once; a minute or two) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "safeloader needs Python 3.10 or newer")'
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[demo]'
+	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt --no-deps scikit-image scikit-learn
+	@touch $@
+	@echo "Ready."
+
+$(DIST): $(STAMP)
+	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dist]'
+	@touch $@
 
 clean:         ## remove the environment, caches and results
 	rm -rf $(VENV) build dist *.egg-info results .pytest_cache .mypy_cache .ruff_cache .hypothesis

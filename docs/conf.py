@@ -44,12 +44,15 @@ napoleon_use_ivar = True
 default_role = "py:obj"  # `name` in a docstring is a name of this package, or just code
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 html_title = f"safeloader {version}"
 html_copy_source = False
 pygments_style = "friendly"
 
 _HERE = Path(__file__).resolve().parent
 _LINK_OUT = re.compile(r"\[([^\]]*)\]\(((?:\.\./)+[^)#\s]+)(?:#[^)]*)?\)")
+_PLAIN_BLOCK = re.compile(r"^```(?:text)?\n(.*?)^```$", re.S | re.M)
 _REST = "%PAGES NOT NAMED ABOVE%"
 
 
@@ -95,8 +98,21 @@ def _keep_links_inside(app: Sphinx, page: str, source: list[str]) -> None:
     source[0] = _LINK_OUT.sub(kept, source[0])
 
 
+def _mark_diagrams(app: Sphinx, page: str, source: list[str]) -> None:
+    """A drawing in characters must not be wrapped: it is told its columns, and its letters shrink to fit."""
+
+    def marked(block: re.Match[str]) -> str:
+        if not re.search("[─│▶◀▲▼]", block[1]):
+            return block[0]
+        columns = max(map(len, block[1].splitlines()))
+        return f"```{{code-block}} text\n:class: diagram columns-{-(-columns // 10) * 10}\n\n{block[1]}```"
+
+    source[0] = _PLAIN_BLOCK.sub(marked, source[0])
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("source-read", _complete_navigation)
     app.connect("source-read", _complete_reference)
     app.connect("source-read", _keep_links_inside)
+    app.connect("source-read", _mark_diagrams)

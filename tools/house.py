@@ -43,7 +43,7 @@ LAYERS = (
         "main_module",
     ),
     ("ffcv", "training"),
-    ("auditing", "bisecting", "doctor", "tracing", "metrics", "telemetry", "tensorboard", "testing"),
+    ("auditing", "bisecting", "demo", "doctor", "tracing", "metrics", "telemetry", "tensorboard", "testing"),
     ("cli", "__main__"),
 )
 """The packages from the bottom up. A file belongs to the longest name here that it begins with."""

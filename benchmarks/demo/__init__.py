@@ -5,7 +5,7 @@
    program of its own: undisturbed with torch's DataLoader; with safeloader while its workers are killed,
    stopped and hung; and with torch's DataLoader under the same faults.
 3. The weights, all batches and the random generators of the first two are compared, to the byte.
-4. The hang-reproduction benchmark runs in its quick form, torch against safeloader.
+4. A few rows of the hang-reproduction benchmark run, torch against safeloader.
 5. A plot shows the batches over time with the faults marked.
 
 ``python -m benchmarks.demo`` (or ``make demo``); results go to ``results/demo``.

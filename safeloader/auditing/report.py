@@ -9,6 +9,8 @@ from safeloader.observe.text import many
 
 __all__ = ["AuditReport", "EpochFacts", "Finding"]
 
+VERSION = 1  # of `AuditReport.to_dict`
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -75,7 +77,7 @@ class AuditReport:
             for facts in self.epochs
         ]
         findings = [asdict(finding) for finding in self.findings]
-        return {"v": 1, "name": self.name, "ok": self.ok, "epochs": epochs, "findings": findings}
+        return {"v": VERSION, "name": self.name, "ok": self.ok, "epochs": epochs, "findings": findings}
 
     def __str__(self) -> str:
         lines = [f"audit of {self.name}: {'nothing wrong' if self.ok else 'something is wrong'}"]

@@ -2,6 +2,7 @@
 
 ::
 
+    safeloader demo                    a first run of a minute: what it survives, with torch beside it
     safeloader run train.py [args]     the program, with torch's DataLoader replaced; ends with the report
     safeloader audit package.module:loader     what the loader serves, how often, with which random numbers
     safeloader doctor [train.py:loader]        what on this machine, and about this loader, will hurt
@@ -28,6 +29,7 @@ from safeloader.cli.audit import audit
 from safeloader.cli.bench import bench
 from safeloader.cli.beton import beton
 from safeloader.cli.bisect import bisect
+from safeloader.cli.demo import demo
 from safeloader.cli.doctor import doctor
 from safeloader.cli.run import run
 from safeloader.cli.top import top
@@ -59,5 +61,5 @@ def main() -> None:
     """PyTorch data loading that survives what kills it."""
 
 
-for _command in (run, audit, doctor, bisect, top, trace, beton, bench):
+for _command in (demo, run, audit, doctor, bisect, top, trace, beton, bench):
     main.add_command(_command)

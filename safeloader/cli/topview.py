@@ -13,6 +13,8 @@ from safeloader.observe.text import duration, inline, many
 
 __all__ = ["Look", "Looker", "render"]
 
+VERSION = 1  # of what `--once --json` writes
+
 _FRESH = 2.0
 """Seconds until what a program has read of the other ranks is old, and for which a new reading is waited for."""
 _TRIES = 10
@@ -34,7 +36,7 @@ class Look:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"v": 1, "programs": self.programs, "problems": self.problems, "other_users": self.others}
+        return {"v": VERSION, "programs": self.programs, "problems": self.problems, "other_users": self.others}
 
 
 class Looker:

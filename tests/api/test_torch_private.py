@@ -233,6 +233,12 @@ def test_a_subclass_can_be_seen_as_a_plain_tensor_past_what_it_overrides() -> No
     assert plain.data_ptr() == base.data_ptr()
 
 
+@pytest.fixture(autouse=True)
+def _torch_starts_no_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older ones start processes for it when torch.compile is first touched, and keep them."""
+    monkeypatch.setenv("TORCH_WARM_POOL", "0")
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile imports what torch itself deprecates
 def test_the_users_model_is_found_inside_of_torchs_wrappers() -> None:
     model = torch.nn.Linear(2, 2)

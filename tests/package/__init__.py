@@ -1,0 +1,1 @@
+"""The package as one installs it: wheel, metadata, formats, the demonstration."""
