@@ -152,16 +152,44 @@ def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def norms(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    """The 2-norm of each of at least one tensor, in one call, without history.
+    """The 2-norm of each of at least one tensor, in one call, without history; of half precision, in single.
 
     Source: ``torch.nn.utils.get_total_norm``, which finds them so.
     """
     recorded = torch.is_grad_enabled()
     torch._C._set_grad_enabled(False)  # torch.no_grad takes as long as five norms
     try:
-        return list(torch._foreach_norm(tensors))
+        if not any(tensor.dtype in _HALVES for tensor in tensors):
+            return list(torch._foreach_norm(tensors))
+        return [torch.linalg.vector_norm(t, dtype=torch.float32 if t.dtype in _HALVES else None) for t in tensors]
     finally:
         torch._C._set_grad_enabled(recorded)
+
+
+_HALVES = (torch.float16, torch.bfloat16)
+
+
+def on_registration(hook: Callable[..., None]) -> None:
+    """Call a function whenever any module gets a parameter, a buffer or a module, for as long as the program runs."""
+    torch.nn.modules.module.register_module_parameter_registration_hook(hook)
+    torch.nn.modules.module.register_module_buffer_registration_hook(hook)
+    torch.nn.modules.module.register_module_module_registration_hook(hook)
+
+
+def is_unscaled(scaler: Any, optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a GradScaler has taken its scale out of an optimizer's gradients in this step.
+
+    Source: ``torch.amp.GradScaler.unscale_``.
+    """
+    state = scaler._per_optimizer_states.get(id(optimizer))
+    return state is not None and state["stage"].name != "READY"
+
+
+def on_optimizer_steps(hook: Callable[[torch.optim.Optimizer, Any, Any], None]) -> None:
+    """Call a function before each step of any optimizer, for as long as the program runs."""
+    from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+    register_optimizer_step_pre_hook(hook)
 
 
 def untyped(storage: Any) -> torch.UntypedStorage:

@@ -10,6 +10,7 @@
     safeloader top                             running loaders and their workers, live
     safeloader trace events.jsonl -o trace.json    a run as a picture, from its events
     safeloader beton FILE                      whether a .beton file is whole; `beton write` makes one
+    safeloader checkpoint list|check PATH      checkpoints, whoever wrote them: epoch, metric, complete, finite
     safeloader bench hangs|speed [args]        the benchmarks, where the source tree is
 
 One file a command. Each says with its exit status how it went: 0 well, 1 something was found or failed, 2 wrong use,
@@ -29,6 +30,7 @@ from safeloader.cli.audit import audit
 from safeloader.cli.bench import bench
 from safeloader.cli.beton import beton
 from safeloader.cli.bisect import bisect
+from safeloader.cli.checkpoint import checkpoint
 from safeloader.cli.demo import demo
 from safeloader.cli.doctor import doctor
 from safeloader.cli.run import run
@@ -61,5 +63,5 @@ def main() -> None:
     """PyTorch data loading that survives what kills it."""
 
 
-for _command in (demo, run, audit, doctor, bisect, top, trace, beton, bench):
+for _command in (demo, run, audit, doctor, bisect, top, trace, beton, checkpoint, bench):
     main.add_command(_command)

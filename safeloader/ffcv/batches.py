@@ -29,11 +29,12 @@ LOOK = 0.2  # seconds between two looks at the thread, should it end without a w
 
 
 class Made(NamedTuple):
-    """A batch: its values, its samples, and (position, why) of samples that are bad."""
+    """A batch: its values, its samples, samples that are bad, and what making it changed in the operations."""
 
     values: tuple[Any, ...]
     samples: Any
     bad: tuple[Bad, ...]
+    changes: bytes | None = None
 
 
 class Bad(NamedTuple):

@@ -117,6 +117,7 @@ class Beton:
         path: Its path.
         print: Its fingerprint when it was opened.
         fields: Its fields by name, in order.
+        custom_handlers: FFCV's handlers of custom fields, by name.
         metadata: One record a sample; column ``f0`` belongs to the first field.
         table: The allocation table, sorted by pointer.
 
@@ -175,11 +176,14 @@ class Beton:
     def _read_fields(self, custom: Mapping[str, Any]) -> None:
         self.descriptors = np.fromfile(self.path, FIELD, self.num_fields, offset=HEADER.itemsize)
         self.fields: dict[str, Field] = {}
+        self.custom_handlers: dict[str, Any] = {}
         for row in self.descriptors:
             try:
                 name = row["name"].tobytes().split(b"\0")[0].decode("ascii")
-                self.fields[name] = _field(name, row, custom)
-            except (UnicodeDecodeError, ValueError, KeyError, IndexError) as reason:
+                if name in custom:
+                    self.custom_handlers[name] = custom[name].from_binary(row["arguments"])
+                self.fields[name] = _field(name, row, self.custom_handlers)
+            except (UnicodeDecodeError, ValueError, KeyError, IndexError, TypeError, AttributeError) as reason:
                 raise self.damaged(f"a field descriptor cannot be read ({reason})") from reason
 
     def _read_table(self) -> None:
@@ -207,7 +211,7 @@ class Beton:
 
 def _field(name: str, row: Any, custom: Mapping[str, Any]) -> Field:
     if name in custom:
-        return Field(name, "custom", np.dtype(custom[name].from_binary(row["arguments"]).metadata_type))
+        return Field(name, "custom", np.dtype(custom[name].metadata_type))
     if row["type_id"] == 255:
         raise PipelineError(
             f"field {name!r} is of a custom type that is not known here",

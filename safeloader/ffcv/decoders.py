@@ -11,7 +11,6 @@ that FFCV allocates beside the images::
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +20,8 @@ from ffcv.pipeline.allocation_query import AllocationQuery
 from ffcv.pipeline.compiler import Compiler
 from ffcv.transforms import RandomHorizontalFlip
 from numpy.random import rand
+
+from .operations import view
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -166,19 +167,19 @@ _TOPS: tuple[tuple[type, type, tuple[str, ...]], ...] = (
     (SimpleRGBImageDecoder, _Simple, ("generate_code", "declare_state_and_memory")),
     (RandomHorizontalFlip, _Flip, ("generate_code", "declare_state_and_memory")),
 )
-_made: dict[type, type] = {}
 
 
-def guarded(operation: Any) -> Any:
-    """A copy of an operation, guarded where FFCV's own code would run."""
+def guarded(operation: Any, sized: bool) -> Any:
+    """A view of an operation, guarded where FFCV's own code would run.
+
+    Args:
+        operation: The user's.
+        sized: A schedule sets its size.
+    """
     cls = type(operation)
     for base, top, methods in _TOPS:
         if isinstance(operation, base):
             if all(getattr(cls, name) is getattr(base, name) for name in methods):
-                if cls not in _made:
-                    _made[cls] = type(cls.__name__, (top, cls), {"__module__": cls.__module__})
-                ours: Any = object.__new__(_made[cls])
-                ours.__dict__.update(operation.__dict__)
-                return ours
+                return view(operation, sized, top)
             break
-    return copy.copy(operation)
+    return view(operation, sized)

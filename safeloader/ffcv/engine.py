@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from .leases import Pool, Slots
 from .need import require
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .order import Order
 
 __all__ = ["Engine", "Place", "Recipe", "threading_layer"]
@@ -62,11 +64,21 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Place:
-    """Where in the course of a training: an epoch, one of its batches, and the image size there (None: as given)."""
+    """Where in the course of a training.
+
+    Attributes:
+        epoch: An epoch.
+        batch: One of its batches.
+        size: The image size there; None: as given.
+        changes: What the user changed in the operations since the recipe was sent (see `operations.Attributes`).
+        anew: How often the user asked for the code to be generated.
+    """
 
     epoch: int
     batch: int
     size: int | None
+    changes: bytes | None = field(default=None, repr=False)
+    anew: int = 0
 
 
 class Engine:
@@ -94,6 +106,9 @@ class Engine:
         self._memory_read = self.loader.memory_manager.compile_reader()
         self._pools: dict[tuple[Any, ...], Pool] = {}
         self._specs: dict[str, Any] = {}
+        self._codes: dict[tuple[str, int], tuple[Any, Any]] = {}  # what runs, and what it was made from
+        self._anew = 0
+        self.told: Callable[[], bytes | None] | None = None  # where operations may change: what changed
         self._batches: Batches | None = None
         self.compile(size)
 
@@ -115,16 +130,31 @@ class Engine:
         from ffcv.pipeline.compiler import Compiler
 
         given = self.recipe.pipelines
-        if pipelines.is_factory(given):
+        factory = pipelines.is_factory(given)
+        if factory:
             given = pipelines.made(given, size or 0)
-        self._specs = pipelines.copied(given, self.beton)
-        if size is not None and not pipelines.is_factory(self.recipe.pipelines):
+        sized = size is not None and not factory
+        self._specs = pipelines.copied(given, self.beton, sized)
+        if sized and size is not None:
             pipelines.resize_all(self._specs, size)
         Compiler.set_num_threads(self.recipe.num_workers)
-        graph = pipelines.graph_of(self._specs, self.beton, self._memory_read)
-        self.loader.graph = graph
-        self.loader.generate_code()
+        self.loader.graph = pipelines.graph_of(self._specs, self.beton, self._memory_read)
+        self._codes.clear()
+        self._generate(self.loader.graph.collect_requirements()[1])
         self.size = size
+
+    def _generate(self, code: Any, anew: bool = False) -> None:
+        """Use new code where an attribute that went into it was changed since; other code stays, with what it keeps."""
+        changed = False
+        for kind, by_node in code.items():
+            for node, function in by_node.items():
+                key = kept.named(function, by_identity=False)
+                if anew or (kind, node) not in self._codes or self._codes[kind, node][1] != key:
+                    self._codes[kind, node] = function, key
+                    changed = True
+                by_node[node] = self._codes[kind, node][0]
+        if changed:
+            self.loader.code = self.loader.graph.codegen_all(code)
 
     def set_size(self, size: int | None) -> None:
         """Change the size: in place, or by making the pipeline anew where a factory was given."""
@@ -135,18 +165,32 @@ class Engine:
         else:
             pipelines.resize_all(self._specs, size)
             self.size = size
-        self._pools.clear()
 
     # ------------------------------------------------------------ memory
 
-    def allocate(self) -> tuple[Any, list[Slots], list[tuple[Any, int | None, int | None]]]:
-        """Memory for an epoch: FFCV's buffers, those of them that are leased, and who wants keys or gives verdicts."""
+    def allocate(self, anew: bool | None) -> tuple[Any, list[Slots], list[tuple[Any, int | None, int | None]]]:
+        """Memory for an epoch: FFCV's buffers, those of them that are leased, and who wants keys or gives verdicts.
+
+        The operations are asked what they need, and for their code, as they are now.
+
+        Args:
+            anew: Take all code anew; None: none of it.
+        """
         count, batch = self.loader.batches_ahead + 2, self.loader.batch_size
-        buffers = self.loader.graph.allocate_memory(batch, count)
+        graph = self.loader.graph
+        asked = graph.collect_requirements()
+        if anew is not None:
+            self._generate(asked[1], anew)
+        graph.collect_requirements = lambda: asked
+        try:
+            buffers = graph.allocate_memory(batch, count)
+        finally:
+            del graph.collect_requirements
+        pools, self._pools = self._pools, {}
         leased = []
         if self.recipe.copy:
             for node in self._ends(buffers["operation"]):
-                slots = self._lease(buffers["operation"], node, count)
+                slots = self._lease(buffers["operation"], node, count, pools)
                 leased += [slots] if slots is not None else []
         guards = [
             (node, getattr(op, "verdicts_at", None), getattr(op, "keys_at", None))
@@ -171,8 +215,8 @@ class Engine:
                 found[node.id] = None
         return list(found)
 
-    def _lease(self, buffers: Any, node: int, count: int) -> Slots | None:
-        """Put leased slots in the place of FFCV's."""
+    def _lease(self, buffers: Any, node: int, count: int, pools: dict[tuple[Any, ...], Pool]) -> Slots | None:
+        """Put leased slots in the place of FFCV's; of a pool that is there, if it fits."""
         whole = buffers[node]
         if isinstance(whole, tuple) and not hasattr(dict(self._nodes())[node], "keys_at"):
             return None  # which of them comes out is not known: copied, if need be
@@ -180,8 +224,7 @@ class Engine:
         if not isinstance(first, np.ndarray):
             return None
         key = (node, first.shape[1:], first.dtype)
-        if key not in self._pools:
-            self._pools[key] = Pool(first.shape[1:], first.dtype, spare=count)
+        self._pools[key] = pools[key] if key in pools else Pool(first.shape[1:], first.dtype, spare=count)
         slots = Slots(self._pools[key], count)
         buffers[node] = (slots, *whole[1:]) if isinstance(whole, tuple) else slots
         return slots
@@ -195,11 +238,11 @@ class Engine:
         self.stop()
         unchanged(self.recipe.path, self.recipe.print)
         self.set_size(place.size)
-        if self.recipe.recompile:
-            self.loader.generate_code()
+        anew = self.recipe.recompile or place.anew != self._anew
+        self._anew = place.anew
         order = self.recipe.order.samples(place.epoch, self.beton)
         start = place.batch * self.recipe.order.batch_size
-        self._batches = Batches(Producer(self, order[start:], place))
+        self._batches = Batches(Producer(self, order[start:], place, anew))
         return self._batches
 
     def stop(self) -> None:
@@ -217,17 +260,24 @@ class Engine:
         gc.collect(0)
 
     def warm_up(self) -> None:
-        """Compile everything by making a batch of one sample. What goes wrong here goes wrong again, with its name."""
-        samples = self.recipe.order.indices[:1]
+        """Compile everything by running the compiled code over one sample; operations in Python are not run.
+
+        What goes wrong here goes wrong again, with its name.
+        """
         from .producer import Producer
 
-        batches = Batches(Producer(self, samples, Place(0, 0, self.size)))
+        stages, outputs = self.loader.code
+        self.loader.code = stages[:1], []
         try:
-            batches.next(None)
-        except Exception:
-            pass
+            batches = Batches(Producer(self, self.recipe.order.indices[:1], Place(0, 0, self.size), anew=None))
+            try:
+                batches.next(None)
+            except Exception:
+                pass
+            finally:
+                batches.close()
         finally:
-            batches.close()
+            self.loader.code = stages, outputs
 
 
 def threading_layer(num_workers: int) -> str:

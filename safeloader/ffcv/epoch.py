@@ -14,6 +14,7 @@ from ..observe.happenings import Fault
 if TYPE_CHECKING:
     from .engine import Place
     from .loader import Loader
+    from .order import Order
     from .ways import Arrived
 
 __all__ = ["Epoch"]
@@ -25,10 +26,11 @@ class Epoch(Iterator[tuple[Any, ...]]):
     Args:
         loader: Whose.
         place: Where it begins.
+        order: The order of its samples.
     """
 
-    def __init__(self, loader: Loader, place: Place) -> None:
-        self._loader, self._place = loader, place
+    def __init__(self, loader: Loader, place: Place, order: Order) -> None:
+        self._loader, self._place, self.order = loader, place, order
         self._first = place.batch
         self._ended = self._busy = False
         loader._ladder.begin(place)
@@ -36,12 +38,12 @@ class Epoch(Iterator[tuple[Any, ...]]):
     @property
     def position(self) -> tuple[int, int]:
         """(epoch, batch) that is due; after the last batch the beginning of the next epoch."""
-        if self._place.batch >= len(self._loader):
+        if self._place.batch >= len(self.order):
             return self._place.epoch + 1, 0
         return self._place.epoch, self._place.batch
 
     def __len__(self) -> int:
-        return len(self._loader) - self._first
+        return len(self.order) - self._first
 
     def __next__(self) -> tuple[Any, ...]:
         loader = self._loader
@@ -55,18 +57,24 @@ class Epoch(Iterator[tuple[Any, ...]]):
             )
         loader._usable()
         self._busy = True
+        loader._state.asks()
         try:
-            return self._next()
+            values = self._next()
+        except BaseException as error:
+            loader._state.failed(error)
+            raise
         finally:
             self._busy = False
+        loader._state.got()
+        return values
 
     def _next(self) -> tuple[Any, ...]:
         loader = self._loader
         while True:
             place = self._place
-            if place.batch >= len(loader):
+            if place.batch >= len(self.order):
                 self._ended = True
-                loader._recorder.epoch(place.epoch, len(loader) - self._first)
+                loader._recorder.epoch(place.epoch, len(self.order) - self._first)
                 raise StopIteration
             try:
                 arrived = loader._ladder.next(place)
@@ -80,6 +88,7 @@ class Epoch(Iterator[tuple[Any, ...]]):
             values = self._good(place, arrived)
             if values is not None:
                 loader._recorder.batches += 1
+                loader._delivered.append((place.epoch, place.batch, self.order, {bad.sample for bad in arrived.bad}))
                 return values
 
     def _good(self, place: Place, arrived: Arrived) -> tuple[Any, ...] | None:
@@ -120,6 +129,9 @@ class Epoch(Iterator[tuple[Any, ...]]):
         """End it; what was handed out stays valid."""
         if not self._ended:
             self._ended = True
+            if self._place.batch < len(self.order):
+                self._loader._state.end_pass("left early")
+                self._loader._state.failed(StopIteration())
             self._loader._ladder.stop()
 
     def __del__(self) -> None:

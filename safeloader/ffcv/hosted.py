@@ -16,6 +16,8 @@ from ..settings import Policy
 from .batches import Batches, Failed
 from .engine import Engine, Place, Recipe
 from .need import require
+from .operations import Attributes, Factory
+from .pipelines import operations_of
 from .ways import Arrived, BadHere, FellOver, places, reason
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 __all__ = ["HostedWay"]
+
+_MOST = 1 << 20  # bytes of changed attributes; more are not sent with each task, but once to a new process
 
 
 class _Mended:
@@ -48,28 +52,57 @@ class HostedBatches:
         self._recipe = recipe
         self._first = first
         self._engine: Engine | None = None
+        self._attributes: Attributes | None = None
         self._batches: Batches | None = None
         self._due: Place | None = None
+        self._changes: bytes | None = None  # that running made up to the batch handed out last
+        self._resumed: bytes | None = None
 
     def open(self) -> None:
         """Make and compile everything, while the deadline for the start counts."""
+        self._attributes = Attributes(operations_of(self._recipe.pipelines))
         self._engine = Engine(self._recipe, self._first.size)
+        self._attributes.settle()
         self._engine.warm_up()
+        if self._attributes.may_change:
+            self._engine.told = self._attributes.since_start
 
-    def __getitem__(self, place: Place) -> tuple[tuple[Any, ...], tuple[BadHere, ...]]:
+    def __getitem__(self, place: Place) -> tuple[tuple[Any, ...], tuple[BadHere, ...], bytes | None]:
         assert self._engine is not None
         if self._batches is None or place != self._due:
             self._recall()
+            if place != self._due:
+                self._become(place)
             self._batches = self._engine.begin(place)
-        for task in ahead.waiting(self._recall):
-            self._batches.lend(task.indices, task.reserve)
+        self._lend()
         self._due = replace(place, batch=place.batch + 1)
         try:
             made = self._batches.next(None)
         except Failed as failed:
             self._batches = None
             raise reason(failed)  # noqa: B904 - it has its own cause
-        return made.values, tuple(BadHere(b.position, int(made.samples[b.position]), b.why) for b in made.bad)
+        self._changes = made.changes or self._changes
+        bad = tuple(BadHere(b.position, int(made.samples[b.position]), b.why) for b in made.bad)
+        return made.values, bad, made.changes
+
+    def _lend(self) -> None:
+        """Have the batches that come next made where they are to lie."""
+        assert self._batches is not None
+        for task in ahead.waiting(self._recall):
+            self._batches.lend(task.indices, task.reserve)
+
+    def _become(self, place: Place) -> None:
+        """Have the operations as the trainer has them at the beginning of what it asks for."""
+        assert self._attributes is not None and self._engine is not None
+        changed = self._attributes.become(place.changes)
+        if self._due is not None:
+            self._attributes.start()
+        self._changes, resumed, self._resumed = None, self._resumed, None
+        if resumed is not None:
+            self._attributes.hear(resumed)
+            self._changes = resumed
+        if changed and isinstance(self._recipe.pipelines, Factory):
+            self._engine.compile(place.size)
 
     def _recall(self) -> None:
         """Nothing is written any more. However long that takes: this process is watched."""
@@ -77,6 +110,21 @@ class HostedBatches:
             self._batches.close()
             self._batches.join()
             self._batches = None
+
+
+class ChangingBatches(HostedBatches):
+    """Operations that change as they run: their state is kept by the trainer, for the process that comes next."""
+
+    def _lend(self) -> None:
+        """While tasks are done again after a loss there is none to make batches for."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What running changed, up to the batch handed out last."""
+        return {"changes": self._changes}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._resumed = state["changes"]
 
 
 def open_dataset(_: int) -> None:
@@ -149,6 +197,13 @@ class Told:
         """So it does that."""
 
 
+def speak_through(loader: DataLoader[Any], told: Told) -> None:
+    """Have an inner DataLoader tell its faults there, and leave bars and stalls to the loader outside."""
+    state: Any = loader._safe
+    state.recorder = told
+    state.shown_by_hand = state._watched = True
+
+
 class HostedWay:
     """As `Way`: FFCV in a process of its own.
 
@@ -165,32 +220,44 @@ class HostedWay:
         self._plan = Plan(len(recipe.order))
         self._told = Told(recorder, self._plan, recipe)
         self._loader: DataLoader[Any] | None = None
+        self._attributes: Attributes | None = None
         self._iterator: Any = None
 
     def begin(self, place: Place) -> None:
         """As `Way`."""
-        self._plan.place = place
-        if self._loader is None:
+        if self._loader is None or self._attributes is None:
             self._loader = self._make(place)
+        assert self._attributes is not None
+        changes = self._attributes.changes()
+        if changes is not None and len(changes) > _MOST:
+            self.close()
+            self._loader, changes = self._make(place), None
+        self._attributes.start()
+        self._plan.place = replace(place, changes=changes)
         self._told.due = place.batch
         self._iterator = iter(self._loader) if place.batch < len(self._recipe.order) else iter(())
 
     def _make(self, place: Place) -> DataLoader[Any]:
+        self._attributes = Attributes(operations_of(self._recipe.pipelines))
+        batches = ChangingBatches if self._attributes.may_change else HostedBatches
         loader: DataLoader[Any] = DataLoader(
-            HostedBatches(self._recipe, place),  # type: ignore[arg-type]
+            batches(self._recipe, place),  # type: ignore[arg-type]
             batch_size=None, sampler=self._plan, num_workers=1, multiprocessing_context="spawn",
             worker_init_fn=open_dataset, persistent_workers=True, prefetch_factor=3,
             policy=self._policy, name=self._recorder.name,
         )  # fmt: skip
-        loader._safe.recorder = cast("Any", self._told)
+        speak_through(loader, self._told)
         return loader
 
     def next(self) -> Arrived:
         """As `Way`."""
         try:
-            return fetched(self._iterator)
+            arrived = fetched(self._iterator)
         finally:
             self._told.due += 1
+        if arrived.changes is not None and self._attributes is not None:
+            self._attributes.hear(arrived.changes)
+        return arrived
 
     def stop(self) -> None:
         """As `Way`. The process goes on with what it was sent, and is used again."""
@@ -208,12 +275,12 @@ class HostedWay:
 def fetched(iterator: Any) -> Arrived:
     """The next batch of an inner DataLoader; its giving up is this way's falling over."""
     try:
-        values, bad = next(iterator)
+        values, bad, changes = next(iterator)
     except SafeLoaderError as error:
         if error.report is None:  # raised by the dataset
             raise
         raise FellOver(error.what.splitlines()[0], error) from error
-    return Arrived(tuple(values), tuple(BadHere(*one) for one in bad))
+    return Arrived(tuple(values), tuple(BadHere(*one) for one in bad), changes)
 
 
 def inner_policy(settings: Settings, fallback: Any) -> Policy:

@@ -105,26 +105,33 @@ def _holds_pointers(code: Any) -> bool:
     return any(part is not None and _holds_pointers(part) for part in parts)
 
 
-def named(value: Any) -> Any:
-    """A key for a function or what it has closed over: equal keys, equal code."""
+def named(value: Any, by_identity: bool = True) -> Any:
+    """A key for a function or what it has closed over: equal keys, equal code.
+
+    Args:
+        value: The function, or a part of it.
+        by_identity: What has no value that can be compared is told by which object it is; else by its type.
+    """
     if isinstance(value, types.FunctionType):
-        cells = tuple(named(cell.cell_contents) for cell in value.__closure__ or ())
+        cells = tuple(named(cell.cell_contents, by_identity) for cell in value.__closure__ or ())
         constants = tuple(
-            (name, named(value.__globals__[name]))
+            (name, named(value.__globals__[name], by_identity))
             for name in value.__code__.co_names
             if isinstance(value.__globals__.get(name), (*_PLAIN, tuple, np.ndarray))
         )
-        return (value.__code__, value.__module__, cells, named(value.__defaults__), constants)
+        return (value.__code__, value.__module__, cells, named(value.__defaults__, by_identity), constants)
     if hasattr(value, "py_func"):  # compiled by numba
-        return ("compiled", named(value.py_func), repr(sorted(value.targetoptions.items())))
+        return ("compiled", named(value.py_func, by_identity), repr(sorted(value.targetoptions.items())))
     if isinstance(value, np.ndarray):
         return (value.dtype.str, value.shape, value.tobytes())
     if isinstance(value, tuple):
-        return ("tuple", *map(named, value))
+        return ("tuple", *(named(item, by_identity) for item in value))
     if isinstance(value, type):
         return ("class", value.__module__, value.__qualname__)
     if value is None or isinstance(value, _PLAIN):
         return (type(value).__name__, repr(value))
+    if not by_identity:
+        return ("some", type(value).__module__, type(value).__qualname__)
     if not any(value is held for held in _held):
         _held.append(value)
     return (_HERE, id(value))

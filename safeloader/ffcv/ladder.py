@@ -26,16 +26,25 @@ class Ladder:
         recorder: Where falls, recoveries and changes of size are told.
 
     Attributes:
+        recipe: What it runs.
         way: The way in use; None until something is asked of it.
     """
 
     def __init__(self, steps: tuple[Step, ...], recipe: Recipe, settings: Settings, recorder: Recorder) -> None:
         self.steps = steps
         self.way: Way | None = None
-        self._recipe, self._settings, self._recorder = recipe, settings, recorder
+        self.recipe, self._settings, self._recorder = recipe, settings, recorder
         self._rung = self._good = 0
         self._size: int | None = None
         recorder.way, recorder.rung = str(steps[0]), steps[0].workers
+
+    def use(self, recipe: Recipe, steps: tuple[Step, ...]) -> None:
+        """From the next epoch on, another recipe."""
+        self.close()
+        self.recipe = recipe
+        if steps != self.steps:
+            self.steps, self._rung, self._good = steps, 0, 0
+            self._recorder.way, self._recorder.rung = str(steps[0]), steps[0].workers
 
     def begin(self, place: Place) -> None:
         """Begin an epoch, or the rest of one; a rung higher if the present one was good for long enough."""
@@ -87,13 +96,17 @@ class Ladder:
             self._size = place.size
 
     def _make(self, step: Step) -> Way:
-        recipe = replace(self._recipe, num_workers=step.workers)
+        recipe = replace(self.recipe, num_workers=step.workers)
         if step.kind == "trainer":
             return TrainerWay(recipe, self._settings, self._recorder)
         if step.kind == "process":
             from .hosted import HostedWay
 
             return HostedWay(recipe, self._settings, self._recorder)
+        if step.kind == "bare":
+            from .bare import BareWay
+
+            return BareWay(recipe, self._settings, self._recorder)
         from .plain import PlainWay
 
         return PlainWay(recipe, self._settings, self._recorder)

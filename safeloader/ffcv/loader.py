@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import weakref
+from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..delivered import Delivered
 from ..errors import ForkRefusedError, LoaderClosedError, SettingsError
-from ..observe import Recorder, Report
+from ..loader_state import LoaderState
 from ..observe.log import logger
 from ..settings import Policy, resolve
 from . import arguments
 from . import pipelines as pipes
+from .attributes import FFCVNames
 from .checking import CheckReport, examine
 from .engine import Place, Recipe, threading_layer
 from .epoch import Epoch
 from .ladder import Ladder
 from .need import require
+from .operation_watch import OperationWatch, frozen, travels
 from .order import Order
 from .state import checked_state, state_of
-from .ways import steps
+from .ways import Step, steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from typing_extensions import Self
 
+    from ..observe import Report
     from .ranks import Ranks
     from .resize import ProgressiveResize
 
@@ -37,7 +44,7 @@ __all__ = ["Loader"]
 _counter = itertools.count(1)
 
 
-class Loader:
+class Loader(FFCVNames):
     """Batches of a ``.beton`` file through FFCV's pipelines: the arguments of ``ffcv.loader.Loader`` and a few more.
 
     Iterate over it once an epoch, as over a DataLoader. A new iteration ends the one before.
@@ -91,38 +98,46 @@ class Loader:
         resize: ProgressiveResize | None = None,
         copy: bool = True,
     ) -> None:
+        self._arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        self._made = False
         self.name = name or f"ffcv loader {next(_counter)}"
-        self.policy, self.resize, self.batch_size = policy, resize, arguments.count(batch_size, "batch_size")
+        self.policy, self.resize, self.copy = policy, resize, bool(copy)
         self._settings = resolve(policy)
         require()
-        self.num_workers = arguments.workers(num_workers, self.name)
+        batch_size = arguments.count(batch_size, "batch_size")
+        num_workers = arguments.workers(num_workers, self.name)
         self._beton = arguments.opened(os.fspath(fname), custom_fields or {})
         self._ranks = self._join(distributed)
         seed = self._seed(seed, distributed)
         taken = arguments.indices(indices, self._beton.num_samples)
         self._order = Order(
-            arguments.order_kind(order, distributed), taken, seed, self.batch_size, bool(drop_last),
+            arguments.order_kind(order, distributed), taken, seed, batch_size, bool(drop_last),
             self._ranks.rank if self._ranks else None, self._ranks.world_size if self._ranks else 1,
         )  # fmt: skip
+        if not isinstance(self._order.kind, str):
+            self._order = replace(self._order, length=len(self._order.everything(0, self._beton)))
+        pipelines = {} if pipelines is None else pipelines
         self._recipe = Recipe(
-            self._beton.path, self._beton.print, self._order, {} if pipelines is None else pipelines,
-            dict(custom_fields or {}), self.num_workers, bool(os_cache),
+            self._beton.path, self._beton.print, self._order, frozen(pipelines, self._beton),
+            dict(custom_fields or {}), num_workers, bool(os_cache),
             arguments.count(batches_ahead, "batches_ahead"), bool(recompile), seed, bool(copy),
             arguments.cache(self._settings.ffcv_cache),
         )  # fmt: skip
-        on_cpu = pipes.looked_through(self._recipe.pipelines, self._beton, resize, self.name)
+        self._on_cpu = pipes.looked_through(self._recipe.pipelines, self._beton, resize, self.name)
+        if self._on_cpu and self._settings.ffcv_mode == "auto":
+            self._on_cpu = travels(self._recipe.pipelines, self.name)
+        self._operations = OperationWatch(pipelines, self._recipe.pipelines, resize is not None, self.name)
         self._say_what_is_dropped()
-        rungs = steps(self._settings.ffcv_mode, self.num_workers, self._settings.fallback, on_cpu=on_cpu)
-        if rungs[0].kind == "trainer":
-            threading_layer(self.num_workers)
-        self._recorder = Recorder(self.name, self._settings, workers=self.num_workers)
-        self._ladder = Ladder(rungs, self._recipe, self._settings, self._recorder)
-        self._epoch, self._batch = 0, 0  # where the next iteration begins
+        self._state = LoaderState(self.name, self._settings, num_workers)
+        self._recorder = self._state.recorder
+        self._ladder = Ladder(self._rungs(), self._recipe, self._settings, self._recorder)
+        self._epoch, self._batch, self._anew = 0, 0, 0  # where the next iteration begins
         self._iterator: weakref.ref[Epoch] | None = None
+        self._delivered: deque[tuple[int, int, Order, set[int]]] = deque(maxlen=16)
         self._closed = False
         self._owner = os.getpid()
-        if self._ranks is not None:
-            self._ranks.agree("the data", state_of(self._order, self._beton) | {"resize": arguments.told(self.resize)})
+        self._agree()
+        self._made = True
 
     # ------------------------------------------------------------ arguments
 
@@ -156,6 +171,19 @@ class Loader:
                 self.name, self._order.dropped, self._order.count, self.batch_size,
             )  # fmt: skip
 
+    def _rungs(self) -> tuple[Step, ...]:
+        workers = self._recipe.num_workers
+        if self._settings.disable:
+            return (Step("bare", workers),)
+        rungs = steps(self._settings.ffcv_mode, workers, self._settings.fallback, on_cpu=self._on_cpu)
+        if rungs[0].kind == "trainer":
+            threading_layer(workers)
+        return rungs
+
+    def _agree(self) -> None:
+        if self._ranks is not None:
+            self._ranks.agree("the data", state_of(self._order, self._beton) | {"resize": arguments.told(self.resize)})
+
     # ------------------------------------------------------------ what a DataLoader has
 
     def __len__(self) -> int:
@@ -165,10 +193,17 @@ class Loader:
     def __iter__(self) -> Epoch:
         self._usable()
         self._leave_iterator()
+        self._operations.look()
+        if self._ladder.recipe is not self._recipe:
+            self._agree()
+            self._ladder.use(self._recipe, self._rungs())
         epoch, batch = self._epoch, self._batch
         self._epoch, self._batch = epoch + 1, 0
         size = self._size_of(epoch)
-        iterator = Epoch(self, Place(epoch, batch, size))
+        self._state.epochs = epoch
+        self._state.begin_pass(self)  # type: ignore[arg-type]  # it asks for a length and no more
+        self._state.epochs = epoch + 1
+        iterator = Epoch(self, Place(epoch, batch, size, anew=self._anew), self._order)
         self._iterator = weakref.ref(iterator)
         return iterator
 
@@ -187,7 +222,8 @@ class Loader:
         """Where this loader stands: plain values. The batch handed out last counts as done."""
         iterator = self._iterator() if self._iterator is not None else None
         place = (self._epoch, self._batch) if iterator is None else iterator.position
-        return {**state_of(self._order, self._beton), "epoch": place[0], "batch": place[1]}
+        order = self._order if iterator is None or place[1] == 0 else iterator.order
+        return {**state_of(order, self._beton), "epoch": place[0], "batch": place[1]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The next iteration goes on where that loader stood, with the batch that was due.
@@ -198,6 +234,21 @@ class Loader:
         epoch, batch = checked_state(state, state_of(self._order, self._beton), len(self), self.name)
         self._leave_iterator()
         self._epoch, self._batch = epoch, batch
+
+    @property
+    def _safe(self) -> LoaderState:
+        """Where a progress bar finds what it is to know, as with any loader."""
+        return self._state
+
+    def recent_batches(self) -> list[Delivered]:
+        """The last 16 batches that were delivered, newest last: epoch, number, samples."""
+        found, orders = [], dict[tuple[int, int], np.ndarray[Any, Any]]()
+        for epoch, batch, order, skipped in self._delivered:
+            if (epoch, id(order)) not in orders:
+                orders[epoch, id(order)] = order.samples(epoch, self._beton)
+            samples = orders[epoch, id(order)][batch * order.batch_size : (batch + 1) * order.batch_size].tolist()
+            found.append(Delivered(epoch, batch, None, [sample for sample in samples if sample not in skipped]))
+        return found
 
     def report(self) -> Report:
         """What happened so far: every fault with its cause, batch, samples, stack and cost."""
@@ -224,8 +275,8 @@ class Loader:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        if getattr(self, "_closed", True) is False:
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_finalizing() and vars(self).get("_closed", True) is False:
             self._ladder.close()
 
     # ------------------------------------------------------------ inside

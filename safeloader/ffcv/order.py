@@ -7,6 +7,7 @@ anew for each epoch.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -25,13 +26,15 @@ class Order:
     """The order of a loader's samples.
 
     Attributes:
-        kind: ``"SEQUENTIAL"``, ``"RANDOM"``, ``"QUASI_RANDOM"`` or a TraversalOrder class of FFCV.
+        kind: ``"SEQUENTIAL"``, ``"RANDOM"``, ``"QUASI_RANDOM"``, or a TraversalOrder of FFCV: a class, or an object
+            without its loader.
         indices: The samples that take part, one-dimensional.
         seed: Seed of the order.
         batch_size: Samples a batch.
         drop_last: Leave out the last batch if it is not full.
         rank: This rank, or None if not distributed.
         world_size: Number of ranks.
+        length: Samples of an epoch, where ``kind`` decides that.
     """
 
     kind: Any
@@ -41,10 +44,13 @@ class Order:
     drop_last: bool
     rank: int | None = None
     world_size: int = 1
+    length: int | None = None
 
     @property
     def count(self) -> int:
         """Samples of this rank in an epoch, before any is dropped."""
+        if self.length is not None:
+            return self.length
         return len(self.indices) if self.rank is None else math.ceil(len(self.indices) / self.world_size)
 
     @property
@@ -57,13 +63,21 @@ class Order:
         whole, rest = divmod(self.count, self.batch_size)
         return whole + (1 if rest and not self.drop_last else 0)
 
+    @property
+    def name(self) -> str:
+        """What the order is called."""
+        if isinstance(self.kind, str):
+            return self.kind
+        return (self.kind if isinstance(self.kind, type) else type(self.kind)).__name__
+
     def samples(self, epoch: int, beton: Beton) -> np.ndarray[Any, Any]:
         """The samples of an epoch in their order."""
-        return self._all(epoch, beton)[: len(self) * self.batch_size]
+        return self.everything(epoch, beton)[: len(self) * self.batch_size]
 
-    def _all(self, epoch: int, beton: Beton) -> np.ndarray[Any, Any]:
-        if isinstance(self.kind, type):
-            return np.asarray(self.kind(self._as_loader(beton)).sample_order(epoch))
+    def everything(self, epoch: int, beton: Beton) -> np.ndarray[Any, Any]:
+        """The samples of an epoch in their order, with those that drop_last leaves out."""
+        if not isinstance(self.kind, str):
+            return np.asarray(self.as_ffcv(beton).sample_order(epoch))
         if self.kind == "QUASI_RANDOM":
             return self._quasi_random(epoch, beton)
         if self.rank is not None:
@@ -84,6 +98,16 @@ class Order:
         from ffcv.traversal_order import QuasiRandom
 
         return np.asarray(QuasiRandom(self._as_loader(beton)).sample_order(epoch))
+
+    def as_ffcv(self, beton: Beton) -> Any:
+        """An object of FFCV's with this order."""
+        if isinstance(self.kind, str):
+            return SimpleNamespace(sample_order=lambda epoch: self.everything(epoch, beton))
+        if isinstance(self.kind, type):
+            return self.kind(self._as_loader(beton))
+        order = copy.copy(self.kind)
+        order.loader = self._as_loader(beton)
+        return order
 
     def _as_loader(self, beton: Beton) -> Any:
         """What FFCV's orders look at."""

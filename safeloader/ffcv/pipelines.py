@@ -6,6 +6,7 @@ error here that names the operation.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,20 @@ if TYPE_CHECKING:
     from .beton import Beton
     from .resize import ProgressiveResize
 
-__all__ = ["Pipelines", "copied", "examined", "graph_of", "is_factory", "looked_through", "made", "resize_all"]
+__all__ = [
+    "Pipelines",
+    "completed",
+    "copied",
+    "examined",
+    "graph_of",
+    "is_factory",
+    "looked_through",
+    "made",
+    "operations_of",
+    "resize_all",
+    "validate",
+    "with_decoder",
+]
 
 Pipelines = Mapping[str, Any]
 
@@ -50,39 +64,60 @@ def made(factory: Callable[[int], Pipelines], size: int) -> Pipelines:
     return pipelines
 
 
-def copied(pipelines: Pipelines, beton: Beton) -> dict[str, Any]:
-    """FFCV's specifications, from copies of lists and operations; fields that are not named get their default.
+def completed(pipelines: Pipelines, beton: Beton) -> dict[str, Any]:
+    """The pipelines as they are now, each a specification of the user's own operations; lists may change afterwards.
+
+    Fields that are not named get their default, as FFCV gives it to them.
 
     Raises:
         PipelineError: A name that is no field, or something that is no pipeline.
     """
     from ffcv.pipeline import PipelineSpec
-    from ffcv.pipeline.operation import Operation
     from ffcv.transforms import ToTensor
 
-    copies = _Copies()
-    specs = {name: _spec(name, given, copies, beton) for name, given in pipelines.items() if given is not None}
+    specs = {name: given if given is None else _spec(name, given, beton) for name, given in pipelines.items()}
     handlers = _handlers(beton)
     for name in beton.fields:
         if name not in pipelines:
-            specs[name] = PipelineSpec(name, transforms=[copies.of(_default(name, handlers[name])), ToTensor()])
-    ordered = [*(name for name in beton.fields if name in specs), *(name for name in specs if name not in beton.fields)]
-    for spec in specs.values():
-        for op in spec.transforms:
-            _validate(op, Operation)
-    if not specs:
+            specs[name] = PipelineSpec(name, transforms=[_default(name, handlers[name]), ToTensor()])
+    if not any(spec is not None for spec in specs.values()):
         raise PipelineError("every field is disabled, so that there is nothing to load")
+    ordered = [*(name for name in beton.fields if name in specs), *(name for name in specs if name not in beton.fields)]
     return {name: specs[name] for name in ordered}
 
 
-def _spec(name: str, given: Any, copies: _Copies, beton: Beton) -> Any:
+def copied(pipelines: Pipelines, beton: Beton, sized: bool = False, apart: bool = False) -> dict[str, Any]:
+    """FFCV's specifications, of views of the operations.
+
+    Args:
+        pipelines: The user's, or completed ones.
+        beton: The file.
+        sized: A schedule sets the size of each operation that has one.
+        apart: Only to look at: nothing that is done to them reaches the operations.
+
+    Raises:
+        PipelineError: A name that is no field, something that is no pipeline, or a size that would abort.
+    """
+    from ffcv.pipeline import PipelineSpec
+
+    views = _Views(sized, apart)
+    specs = {}
+    for name, spec in completed(pipelines, beton).items():
+        if spec is not None:
+            source = spec.source if isinstance(spec.source, str) else views.of(spec.source)
+            specs[name] = PipelineSpec(source, views.of(spec.decoder), [views.of(op) for op in spec.transforms])
+    for op in operations_of(specs):
+        validate(op)
+    return specs
+
+
+def _spec(name: str, given: Any, beton: Beton) -> Any:
     from ffcv.pipeline import PipelineSpec
 
     if isinstance(given, PipelineSpec):
-        source = given.source if isinstance(given.source, str) else copies.of(given.source)
-        spec = PipelineSpec(source, copies.of(given.decoder), [copies.of(op) for op in given.transforms])
+        spec = PipelineSpec(given.source, given.decoder, list(given.transforms))
     elif isinstance(given, Sequence) and not isinstance(given, str):
-        spec = PipelineSpec(name, transforms=[copies.of(op) for op in given])
+        spec = PipelineSpec(name, transforms=list(given))
     else:
         raise PipelineError(f"the pipeline of {name!r} must be a sequence of operations, not {given!r}", where=name)
     if isinstance(spec.source, str) and spec.source not in beton.fields:
@@ -95,12 +130,27 @@ def _spec(name: str, given: Any, copies: _Copies, beton: Beton) -> Any:
     return spec
 
 
-class _Copies:
-    """Copies each operation once, so that pipelines that share one still do."""
+def with_decoder(spec: Any, beton: Beton) -> Any:
+    """A specification as FFCV's graph completes it: its decoder by itself."""
+    from ffcv.pipeline import PipelineSpec
 
-    def __init__(self) -> None:
+    whole = PipelineSpec(spec.source, spec.decoder, list(spec.transforms))
+    if isinstance(spec.source, str):
+        whole.accept_decoder(_handlers(beton)[spec.source].get_decoder_class(), spec.source)
+    return whole
+
+
+class _Views:
+    """One view of each operation, so that pipelines that share one still do.
+
+    Args:
+        sized: See `copied`.
+        apart: See `copied`.
+    """
+
+    def __init__(self, sized: bool, apart: bool) -> None:
+        self._sized, self._apart = sized, apart
         self._of: dict[int, Any] = {}
-        self._kept: list[Any] = []
 
     def of(self, operation: Any) -> Any:
         from ffcv.pipeline.operation import Operation
@@ -110,15 +160,15 @@ class _Copies:
         if not isinstance(operation, Operation):
             return operation  # a torch module is shared: it may hold weights
         if id(operation) not in self._of:
-            self._kept.append(operation)
-            self._of[id(operation)] = guarded(operation)
+            self._of[id(operation)] = guarded(copy.copy(operation) if self._apart else operation, self._sized)
         return self._of[id(operation)]
 
 
 def _handlers(beton: Beton) -> dict[str, Any]:
     from ffcv.types import get_handlers
 
-    return dict(zip(beton.fields, get_handlers(beton.descriptors), strict=True))
+    handlers = dict(zip(beton.fields, get_handlers(beton.descriptors), strict=True))
+    return handlers | beton.custom_handlers
 
 
 def _default(name: str, handler: Any) -> Any:
@@ -128,11 +178,17 @@ def _default(name: str, handler: Any) -> Any:
         raise PipelineError(f"field {name!r} has no default decoder; give it a pipeline ({reason})") from reason
 
 
-def _validate(op: Any, operation_type: type) -> None:
+def validate(op: Any) -> None:
+    """Look whether FFCV can run an operation as it is now.
+
+    Raises:
+        PipelineError: It is none, or has a size or a crop at which FFCV aborts.
+    """
     import torch
+    from ffcv.pipeline.operation import Operation
 
     name = type(op).__name__
-    if not isinstance(op, (operation_type, torch.nn.Module)):
+    if not isinstance(op, (Operation, torch.nn.Module)):
         raise PipelineError(f"{op!r} is neither an operation of FFCV nor a torch.nn.Module")
     size = getattr(op, "output_size", None)
     if size is not None and not (
@@ -154,7 +210,7 @@ def _validate(op: Any, operation_type: type) -> None:
 def resize_all(specs: Mapping[str, Any], size: int) -> int:
     """Set the size of every operation that has one, in place; nothing is compiled. Returns how many there are."""
     count = 0
-    for op in _operations(specs):
+    for op in operations_of(specs):
         if hasattr(op, "output_size"):
             op.output_size = (size, size)
             count += 1
@@ -164,10 +220,13 @@ def resize_all(specs: Mapping[str, Any], size: int) -> int:
     return count
 
 
-def _operations(specs: Mapping[str, Any]) -> list[Any]:
+def operations_of(specs: Any) -> list[Any]:
+    """Each operation once, in order; a function that makes the pipelines is its own."""
+    if callable(specs):
+        return [specs]
     found: dict[int, Any] = {}
     for spec in specs.values():
-        for op in (spec.decoder, *spec.transforms):
+        for op in (spec.decoder, *spec.transforms) if spec is not None else ():
             if op is not None:
                 found[id(op)] = op
     return list(found.values())
@@ -177,7 +236,7 @@ def on_cpu(specs: Mapping[str, Any]) -> bool:
     """Whether nothing here needs the trainer's accelerator."""
     import torch
 
-    for op in _operations(specs):
+    for op in operations_of(specs):
         device = getattr(op, "device", None)
         if device is not None and torch.device(device).type != "cpu":
             return False
@@ -253,7 +312,7 @@ def looked_through(given: Any, beton: Beton, resize: ProgressiveResize | None, n
     size = None if resize is None else resize.size_at(0)
     shapes, cpu = [], True
     for probe in (size, (size or 0) + 32) if factory else (size,):
-        specs = copied(made(given, probe or 0) if factory else given, beton)
+        specs = copied(made(given, probe or 0) if factory else given, beton, sized=resize is not None, apart=True)
         if probe is not None and not factory and not resize_all(specs, probe):
             raise PipelineError(
                 "resize= was given, but no operation of the pipelines has a size to set",

@@ -7,7 +7,6 @@ Other operations run the Python that FFCV would have compiled.
 
 from __future__ import annotations
 
-import io
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,9 @@ from . import mends, pipelines
 from .beton import JPG, Beton
 from .hosted import fetched, inner_policy
 from .need import require
+from .operations import Attributes
 from .order import mixed
+from .pixels import decode_jpeg, resized
 from .ways import Arrived, BadHere
 
 if TYPE_CHECKING:
@@ -28,40 +29,7 @@ if TYPE_CHECKING:
     from ..settings import Settings
     from .engine import Place, Recipe
 
-__all__ = ["PlainSamples", "PlainWay", "decode_jpeg", "resized"]
-
-
-def decode_jpeg(data: bytes) -> np.ndarray[Any, Any]:
-    """Pixels as (height, width, 3) uint8.
-
-    Raises:
-        ValueError: It does not decode.
-    """
-    try:
-        import cv2
-    except ImportError:
-        from PIL import Image
-
-        try:
-            with Image.open(io.BytesIO(data)) as image:
-                return np.asarray(image.convert("RGB"))
-        except (OSError, SyntaxError) as reason:
-            raise ValueError(f"its JPEG data does not decode: {reason}") from reason
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if pixels is None:
-        raise ValueError("its JPEG data does not decode")
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
-
-
-def resized(pixels: np.ndarray[Any, Any], size: tuple[int, int]) -> np.ndarray[Any, Any]:
-    """Pixels at (height, width), by area."""
-    try:
-        import cv2
-    except ImportError:
-        from PIL import Image
-
-        return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BOX))
-    return np.asarray(cv2.resize(pixels, (size[1], size[0]), interpolation=cv2.INTER_AREA))
+__all__ = ["PlainSamples", "PlainWay"]
 
 
 class PlainSamples:
@@ -75,6 +43,9 @@ class PlainSamples:
     def __init__(self, recipe: Recipe, place: Place) -> None:
         self._recipe, self._place = recipe, place
         self._beton: Beton | None = None
+        self._attributes: Attributes | None = None
+        self._codes: dict[int, Any] = {}
+        self._resumed: bytes | None = None
 
     def _open(self) -> Beton:
         if self._beton is None:
@@ -82,8 +53,12 @@ class PlainSamples:
             self._beton = Beton(self._recipe.path, self._recipe.custom_fields)
             given, size = self._recipe.pipelines, self._place.size
             factory = pipelines.is_factory(given)
-            specs = pipelines.copied(pipelines.made(given, size or 0) if factory else given, self._beton)
-            if size is not None and not factory:
+            sized = size is not None and not factory
+            self._attributes = Attributes(pipelines.operations_of(given))
+            if self._resumed is not None:
+                self._attributes.hear(self._resumed)
+            specs = pipelines.copied(pipelines.made(given, size or 0) if factory else given, self._beton, sized)
+            if sized and size is not None:
                 pipelines.resize_all(specs, size)
             self._file = open(self._beton.path, "rb")  # noqa: SIM115 - as long as this object
             self._graph = pipelines.graph_of(specs, self._beton, self._read)
@@ -99,6 +74,7 @@ class PlainSamples:
         """Let the file go; the next sample opens it again."""
         if self._beton is not None:
             self._beton = None
+            self._codes.clear()
             self._file.close()
 
     # ------------------------------------------------------------ one sample
@@ -139,9 +115,10 @@ class PlainSamples:
 
     # ------------------------------------------------------------ a batch
 
-    def collate(self, samples: list[dict[str, Any]]) -> tuple[tuple[Any, ...], tuple[BadHere, ...]]:
-        """A batch as FFCV makes it, and its corrupt samples."""
+    def collate(self, samples: list[dict[str, Any]]) -> tuple[tuple[Any, ...], tuple[BadHere, ...], bytes | None]:
+        """A batch as FFCV makes it, its corrupt samples, and what the operations changed in themselves."""
         self._open()
+        assert self._attributes is not None
         indices = np.array([sample["index"] for sample in samples], np.uint64)
         done: dict[int, Any] = {}
         with _uncompiled(), _generator(_key(self._recipe.seed, self._place.epoch, int(indices[0]))):
@@ -149,7 +126,7 @@ class PlainSamples:
                 self._run(root, None, None, root.field_name, indices, samples, done)
         values = tuple(done[_source(node).id] for node in self._graph.leaf_nodes.values())
         bad = tuple(BadHere(n, int(s["index"]), s["why"]) for n, s in enumerate(samples) if s["why"])
-        return values, bad
+        return values, bad, self._attributes.since_start()
 
     def _run(
         self, node: Any, value: Any, state: Any, field: str, indices: Any, samples: Any, done: dict[int, Any]
@@ -178,7 +155,9 @@ class PlainSamples:
         if getattr(op, "keys_at", None) is not None:
             salt = self._keyed().index(node)
             memory[op.keys_at][:, 0] = mixed(self._recipe.seed + salt, self._place.epoch, indices)
-        code = op.generate_code()
+        if node.id not in self._codes:
+            self._codes[node.id] = op.generate_code()
+        code = self._codes[node.id]
         shared = op.generate_code_for_shared_state()
         arguments = [indices if node.parent is None else value, memory]
         if getattr(code, "with_indices", False):
@@ -191,6 +170,19 @@ class PlainSamples:
             arguments.append(share)
         result = code(*arguments)
         return result[:count] if hasattr(result, "__getitem__") else result
+
+
+class ChangingSamples(PlainSamples):
+    """Operations that change as they run: their state is kept by the trainer, for the process that comes next."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What running changed so far."""
+        return {"changes": self._resumed if self._attributes is None else self._attributes.since_start()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.close()
+        self._resumed = state["changes"]
 
 
 def _operation(node: Any) -> Any:
@@ -256,10 +248,11 @@ class PlainWay:
         self._loader: DataLoader[Any] | None = None
         self._iterator: Any = None
         self._samples: PlainSamples | None = None
+        self._attributes: Attributes | None = None
 
     def begin(self, place: Place) -> None:
         """As `Way`."""
-        from .hosted import Plan, Told
+        from .hosted import Plan, Told, speak_through
 
         self.close()
         mends.threads_restored(require)
@@ -267,21 +260,26 @@ class PlainWay:
         samples = order.samples(place.epoch, Beton(self._recipe.path, self._recipe.custom_fields))
         rest = samples[place.batch * order.batch_size :]
         batches = [rest[n : n + order.batch_size].tolist() for n in range(0, len(rest), order.batch_size)]
-        dataset = self._samples = PlainSamples(self._recipe, place)
+        self._attributes = Attributes(pipelines.operations_of(self._recipe.pipelines))
+        changing = self._attributes.may_change
+        dataset = self._samples = (ChangingSamples if changing else PlainSamples)(self._recipe, place)
+        workers = min(self._recipe.num_workers, 1) if changing else self._recipe.num_workers
         plan = Plan(len(order))
         plan.place = place
         self._loader = DataLoader(
             dataset, batch_sampler=batches, collate_fn=dataset.collate,  # type: ignore[arg-type]
-            num_workers=self._recipe.num_workers,
-            multiprocessing_context="spawn" if self._recipe.num_workers else None,
+            num_workers=workers, multiprocessing_context="spawn" if workers else None,
             policy=self._policy, name=self._recorder.name,
         )  # fmt: skip
-        self._loader._safe.recorder = Told(self._recorder, plan, self._recipe)  # type: ignore[assignment]
+        speak_through(self._loader, Told(self._recorder, plan, self._recipe))
         self._iterator = iter(self._loader) if batches else iter(())
 
     def next(self) -> Arrived:
         """As `Way`."""
-        return fetched(self._iterator)
+        arrived = fetched(self._iterator)
+        if arrived.changes is not None and self._attributes is not None:
+            self._attributes.hear(arrived.changes)
+        return arrived
 
     def stop(self) -> None:
         """As `Way`."""

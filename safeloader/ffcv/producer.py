@@ -38,18 +38,21 @@ class Producer(EpochIterator):  # type: ignore[misc,unused-ignore]
         engine: What it runs.
         samples: The samples that are left, in order.
         place: Where that begins.
+        anew: Take all code anew; None: none of it.
     """
 
-    def __init__(self, engine: Engine, samples: Any, place: Place) -> None:
+    def __init__(self, engine: Engine, samples: Any, place: Place, anew: bool | None = False) -> None:
         self._seed = engine.recipe.seed
         self._copy = engine.recipe.copy
+        self._told = engine.told
+        self._changes: bytes | None = None
         self.place = place
         self.began: float | None = None
         self.in_work: Any = None
         self.abandoned = self.closed = False
         self.memory_allocations: Any = None
         self._lent: dict[int, list[np.ndarray[Any, Any]]] = {}
-        buffers, self._leased, self._guards = engine.allocate()
+        buffers, self._leased, self._guards = engine.allocate(anew)
         self._rings = _extents(buffers) if self._copy else []
         graph = engine.loader.graph
         graph.allocate_memory = lambda *_: buffers
@@ -113,11 +116,15 @@ class Producer(EpochIterator):  # type: ignore[misc,unused-ignore]
                     "an operation raised StopIteration, which FFCV takes for the end of the epoch; look for a bare "
                     "next(...) in it"
                 ) from stop
-            return Made(values, samples, tuple(self._bad(memory, slot, len(samples))))
+            return Made(values, samples, tuple(self._bad(memory, slot, len(samples))), self._news())
         finally:
             for slots in self._leased:
                 slots.close(slot)
             self.began = None
+
+    def _news(self) -> bytes | None:
+        before, self._changes = self._changes, self._told() if self._told is not None else None
+        return self._changes if self._changes != before else None
 
     def lend(self, number: int, reserve: Callable[[list[int]], list[torch.Tensor]]) -> None:
         """Have a batch, counted from where this thread began, made in other memory than the pool's, if it can be."""

@@ -57,7 +57,7 @@ class ProgressiveResize:
             first: Size in pixels up to and with epoch `start`.
             last: Size in pixels from epoch `end` on.
             start: Last epoch at the first size.
-            end: First epoch at the last size.
+            end: First epoch at the last size; the same epoch as `start`: the one after it.
             multiple: Sizes in between are rounded to a multiple of so many pixels.
 
         Raises:
@@ -65,13 +65,15 @@ class ProgressiveResize:
         """
         for size in (first, last, multiple):
             _positive(size, "ramp")
-        if not 0 <= start < end:
+        if not 0 <= start <= end:
             raise SettingsError(
                 f"a ramp from epoch {start} to epoch {end} goes nowhere",
                 where="ProgressiveResize.ramp",
-                hint="start >= 0 and end > start",
+                hint="start >= 0 and end >= start",
             )
         steps = [(0, first)]
+        if start == end and last != first:
+            return cls([*steps, (end + 1, last)])
         for epoch in range(start + 1, end + 1):
             exact = first + (last - first) * (epoch - start) / (end - start)
             size = last if epoch == end else max(multiple, round(exact / multiple) * multiple)

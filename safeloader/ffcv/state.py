@@ -24,7 +24,7 @@ def state_of(order: Order, beton: Beton) -> dict[str, Any]:
         "version": VERSION,
         "samples": beton.num_samples,
         "indices": hashlib.sha256(order.indices.tobytes()).hexdigest()[:16],
-        "order": order.kind if isinstance(order.kind, str) else order.kind.__name__,
+        "order": order.name,
         "seed": order.seed,
         "batch_size": order.batch_size,
         "drop_last": order.drop_last,

@@ -40,10 +40,11 @@ class BadHere(NamedTuple):
 
 
 class Arrived(NamedTuple):
-    """A batch, and which of its samples are corrupt."""
+    """A batch, which of its samples are corrupt, and what making it changed in operations that live elsewhere."""
 
     values: tuple[Any, ...]
     bad: tuple[BadHere, ...]
+    changes: bytes | None = None
 
 
 class FellOver(Exception):
@@ -87,6 +88,7 @@ class Step(NamedTuple):
             "trainer": f"FFCV in the trainer with {workers}",
             "process": f"FFCV in a process with {workers}",
             "plain": f"a plain DataLoader with {workers}",
+            "bare": f"bare FFCV with {workers}",
         }[self.kind]
 
 

@@ -209,6 +209,7 @@ class _Pages:
         if self._page:
             self._flush()
         self._head["table"], self._head["num_samples"] = self._start, self.samples
+        self._file.truncate(self._start)  # samples of numbers alone have no pages
         self._file.seek(self._start)
         self._file.write(np.array(self._allocations, ALLOCATION).tobytes())
         self._file.seek(self._head.nbytes)

@@ -24,14 +24,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..errors import CheckpointError, NonFiniteError
+    from .averaging import Average, disagreement, fingerprint, linear_scaling
     from .checkpoint import Checkpoint, PassedOver, Saved
     from .guard import FiniteGuard
     from .metric import Finding, MetricWatch
+    from .rate_watch import RateWatch
     from .resuming import Resumed, resume
+    from .settings_reads import SettingsCheck, settings_check
     from .store import CheckpointStore
     from .trouble import Trouble
 
 __all__ = [
+    "Average",
     "Checkpoint",
     "CheckpointError",
     "CheckpointStore",
@@ -40,13 +44,20 @@ __all__ = [
     "MetricWatch",
     "NonFiniteError",
     "PassedOver",
+    "RateWatch",
     "Resumed",
     "Saved",
+    "SettingsCheck",
     "Trouble",
+    "disagreement",
+    "fingerprint",
+    "linear_scaling",
     "resume",
+    "settings_check",
 ]
 
 _HOMES = {
+    "Average": ".averaging",
     "Checkpoint": ".checkpoint",
     "CheckpointError": "..errors",
     "CheckpointStore": ".store",
@@ -55,10 +66,16 @@ _HOMES = {
     "MetricWatch": ".metric",
     "NonFiniteError": "..errors",
     "PassedOver": ".checkpoint",
+    "RateWatch": ".rate_watch",
     "Resumed": ".resuming",
     "Saved": ".checkpoint",
+    "SettingsCheck": ".settings_reads",
     "Trouble": ".trouble",
+    "disagreement": ".averaging",
+    "fingerprint": ".averaging",
+    "linear_scaling": ".averaging",
     "resume": ".resuming",
+    "settings_check": ".settings_reads",
 }
 
 

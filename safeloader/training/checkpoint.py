@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
     from .scan import Found
 
-__all__ = ["Checkpoint", "PassedOver", "Saved", "known", "refusal"]
+__all__ = ["Checkpoint", "PassedOver", "Saved", "checked_run", "known", "refusal"]
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,35 @@ def known(path: Path, manifest: dict[str, Any]) -> Checkpoint:
         CheckpointError: something is missing in it.
     """
     wanted = [item.name for item in fields(Checkpoint) if item.name != "path"]
-    try:
-        return Checkpoint(path=path, **{name: manifest[name] for name in wanted})
-    except KeyError as missing:
-        raise CheckpointError(f"its manifest lacks {missing}", path=str(path)) from None
+    missing = [name for name in wanted if name not in manifest]
+    if missing:
+        raise CheckpointError(f"its manifest lacks {', '.join(missing)}", path=str(path))
+    for name, kinds in _KINDS.items():
+        value = manifest[name]
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise CheckpointError(f"its manifest says {name}={value!r}", path=str(path))
+    return Checkpoint(path=path, **{name: manifest[name] for name in wanted})
+
+
+_KINDS: dict[str, Any] = {
+    "run": str, "step": int, "serial": int, "id": str, "metric": (float, int, type(None)), "world_size": int,
+    "torch": str, "time": (float, int), "kinds": dict,
+}  # fmt: skip
+_RUN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._=+,@-]{0,98}[A-Za-z0-9_=+@-])?")
+
+
+def checked_run(run: Any) -> str:
+    """A run's name.
+
+    Raises:
+        CheckpointError: It cannot be part of a file's name everywhere.
+    """
+    if not _RUN.fullmatch(str(run)):
+        raise CheckpointError(
+            f"run={run!r}: a run's name is made of letters, digits, spaces and . _ - = + , @ (at most 100); it begins "
+            "with a letter or digit"
+        )
+    return str(run)
 
 
 def refusal(bad: list[Found], step: int) -> NonFiniteError:

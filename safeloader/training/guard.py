@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+import weakref
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import torch_private
 from ..observe.log import logger
 from . import denormals, ranks
+from .attached import Attached
 from .mend import mended
-from .scan import Found, bad_leaves, is_float, look, norms
+from .micro import Micro, blamed, probe
+from .scan import Found, bad_leaves, leaves, look, matches, norms
 from .trouble import HINTS, Trouble, error_of, trouble_in, trouble_in_batch
+from .watched import Watched
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     import torch
-    from torch.utils.hooks import RemovableHandle
 
 __all__ = ["FiniteGuard"]
 
-@dataclass
-class _Model:
-    """What there is to look at; kept, since walking a large model costs more than looking."""
+_MOST_BATCHES = 1000  # that are kept of one step
 
-    parameters: list[tuple[str, torch.nn.Parameter]] = field(default_factory=list)
-    state: list[tuple[str, torch.Tensor]] = field(default_factory=list)  # what training changes: weights and buffers
+_guards: weakref.WeakSet[FiniteGuard] = weakref.WeakSet()
+_hooked = False
+
+
+def _before_any_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    for guard in list(_guards):
+        guard._before_step(optimizer)
 
 
 class FiniteGuard:
@@ -42,7 +47,9 @@ class FiniteGuard:
             if guard.allows_step(loss):
                 optimizer.step()
 
-    What is found first in the order batch, weights, loss, gradients is the cause; the rest follows from it. With
+    What is found first in the order batch, weights, loss, gradients is the cause; the rest follows from it. Looked at
+    is what the model has and what its optimizers step, as it is at each step: layers that are unfrozen later, new heads
+    and parameter groups, a temperature in the loss. Where several batches make a step, all are named. With
     ``torch.distributed``, all ranks decide the same, by one all-reduce of one number in ``allows_step``.
 
     Args:
@@ -55,6 +62,11 @@ class FiniteGuard:
         weights_every: Look at the weights every so many steps; 0 for only when something else is wrong.
         denormals_every: Look for denormal numbers every so many steps; 0 for never.
         most_skips: More steps skipped in a row raise.
+        optimizer: The optimizer, or several. An optimizer that steps a parameter of the model is found by itself when
+            it first steps.
+        may_be_infinite: Patterns (as for file names) of buffers, and of places in a batch, in which infinities are
+            meant: ``"*.mask"``, ``"[1]"``. A buffer that is infinite when it first appears need not be named.
+        may_be_nan: The same for NaN, and for infinities as well: targets that the loss masks.
 
     Attributes:
         gradient_norm: The 2-norm of all gradients at the last step, as they lay (of a sharded model, of this rank's
@@ -79,6 +91,9 @@ class FiniteGuard:
         weights_every: int = 1,
         denormals_every: int = 1000,
         most_skips: int = 20,
+        optimizer: Any = None,
+        may_be_infinite: Iterable[str] = (),
+        may_be_nan: Iterable[str] = (),
     ) -> None:
         if action not in ("raise", "skip_step", "warn"):
             raise ValueError(f'action={action!r}: it is "raise", "skip_step" or "warn"')
@@ -96,24 +111,29 @@ class FiniteGuard:
         self._in_a_row = self._told = 0
         self._model = torch_private.unwrapped(model)
         self._pending: list[Trouble] = []  # of batches since the last step
-        self._batch: int | None = None
-        self._indices: list[Any] | None = None
-        self._seen = _Model()
-        self._meant = {name for name, buffer in self._model.named_buffers() if is_float(buffer) and look("", buffer)}
-        self.refresh()
+        self._since: list[Micro] = []  # the batches since the last step
+        self._looked_at: set[int] = set()
+        self._may_be_infinite, self._may_be_nan = tuple(may_be_infinite), tuple(may_be_nan)
+        self._watched = Watched(self._model, self._may_be_infinite, self._may_be_nan)
+        for one in optimizer if isinstance(optimizer, (list, tuple)) else [optimizer]:
+            if one is not None:
+                self._watched.learn(one)
         self._check_beginning()
+        self._hook()
+
+    def _hook(self) -> None:
+        global _hooked  # noqa: PLW0603 - torch's hook is one for all optimizers of the program
+        _guards.add(self)
+        if not _hooked:
+            _hooked = True
+            torch_private.on_optimizer_steps(_before_any_step)
 
     def refresh(self) -> None:
-        """Look again which parameters and buffers the model has. ``batches`` does so each time."""
-        parameters = list(self._model.named_parameters())
-        buffers = [(n, b) for n, b in self._model.named_buffers() if is_float(b) and n not in self._meant]
-        trained = [(n, p) for n, p in parameters if p.requires_grad and is_float(p)]
-        self._seen = _Model(trained, [*trained, *buffers])
+        """Look again which parameters and buffers the model has, where they were put there behind torch's back."""
+        self._watched.stale = True
 
     def _check_beginning(self) -> None:
-        found = [
-            bad for name, p in self._model.named_parameters() if is_float(p) and (bad := look(name, p)) is not None
-        ]
+        found = [bad for name, p in self._watched.parameters() if (bad := look(name, p)) is not None]
         if found:
             trouble = self._trouble("weights", found, "the model is not finite before the first step")
             if self.action != "warn":
@@ -124,7 +144,6 @@ class FiniteGuard:
 
     def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
         """The loader's batches, each looked at before it is handed out."""
-        self.refresh()
         for number, batch in enumerate(loader):
             told = _told_by(loader)
             yield self.batch(batch, number=number if told is None else told[0], indices=told and told[1])
@@ -145,11 +164,15 @@ class FiniteGuard:
         Raises:
             NonFiniteError: under ``"raise"``.
         """
-        self._batch, self._indices = number, None if indices is None else list(indices)
-        found = bad_leaves(batch)
+        if self._since:
+            self._since[-1].norms = probe(self._watched)
+            del self._since[:-_MOST_BATCHES]
+        this = Micro(number, None if indices is None else list(indices))
+        self._since.append(this)
+        found = bad_leaves(batch, self._may_be_infinite, self._may_be_nan)
         if not found:
             return batch
-        trouble = trouble_in_batch(found, self.steps, number, self._indices)
+        trouble = trouble_in_batch(found, self.steps, number, this.indices)
         if self.action == "warn":
             self._keep([trouble])
             self._warn([trouble])
@@ -158,15 +181,18 @@ class FiniteGuard:
             self._keep([trouble])
             raise error_of([trouble], self.steps)
         self._pending.append(trouble)
-        return mended(batch)
+        meant = (*self._may_be_infinite, *self._may_be_nan)
+        spared = (id(leaf) for name, leaf in leaves(batch) if matches(name or "the batch", meant)) if meant else ()
+        return mended(batch, frozenset(spared))
 
     # ------------------------------------------------------------ steps
 
-    def allows_step(self, loss: torch.Tensor | None = None) -> bool:
+    def allows_step(self, loss: torch.Tensor | None = None, optimizer: Any = None) -> bool:
         """Whether the optimizer may step now. Call it between ``backward()`` and ``optimizer.step()``, on all ranks.
 
         Args:
             loss: The loss of this step, if it is at hand.
+            optimizer: The optimizer that is to step, if it is at hand.
 
         Returns:
             False if the step is to be skipped (the gradients are gone by then).
@@ -174,13 +200,17 @@ class FiniteGuard:
         Raises:
             NonFiniteError: see the class.
         """
+        if optimizer is not None:
+            self._watched.learn(optimizer)
         troubles, self._pending = self._pending, []
         if not self._quickly_fine(loss, self.weights_every > 0 and self.steps % self.weights_every == 0):
             troubles += self._closely(loss, bool(troubles))
         if self.denormals_every and self.steps % self.denormals_every == 0:
-            named = [*self._seen.state, *((f"{name}.grad", gradient) for name, gradient in self._gradients())]
+            gradients = [(f"{name}.grad", gradient) for name, gradient in self._watched.gradients()]
+            named = [*self._watched.state(), *gradients]
             denormals.tell_new(self.denormals, named)
         self.steps += 1
+        self._since.clear()
         if self.action == "warn":
             self._keep(troubles)
             self._warn(troubles)
@@ -190,29 +220,37 @@ class FiniteGuard:
         self._in_a_row = 0 if not self._left_to_scaler() else self._in_a_row
         return True
 
-    def _gradients(self) -> list[tuple[str, torch.Tensor]]:
-        return [(name, gradient) for name, p in self._seen.parameters if (gradient := p.grad) is not None]
-
     def _quickly_fine(self, loss: torch.Tensor | None, with_weights: bool) -> bool:
-        watched = [gradient for _, gradient in self._gradients()]
+        parameters = self._watched.parameters()
+        self._looked_at = {id(p) for _, p in parameters}
+        watched = [gradient for _, p in parameters if (gradient := p.grad) is not None]
         gradients = len(watched)
         if with_weights:
-            watched += [tensor for _, tensor in self._seen.state]
+            watched += [p for _, p in parameters if p.requires_grad]
+            watched += [buffer for _, buffer in self._watched.buffers()]
         if loss is not None:
             watched.append(loss)
         values = norms(watched)
-        self.gradient_norm = math.hypot(*values[:gradients])
+        self.gradient_norm = math.hypot(*values[:gradients]) / self._scale()
         return all(map(math.isfinite, values))
+
+    def _scale(self) -> float:
+        """By what the gradients are too large: a scaler's scale, where it was not taken out before."""
+        if self.scaler is None or not self.scaler.is_enabled():
+            return 1.0
+        known = self._watched.optimizers()
+        scaled = any(not torch_private.is_unscaled(self.scaler, optimizer) for optimizer in known)
+        return float(self.scaler.get_scale()) if scaled else 1.0
 
     def _closely(self, loss: torch.Tensor | None, batch_is_bad: bool) -> list[Trouble]:
         troubles = []
-        weights = [bad for name, tensor in self._seen.state if (bad := look(name, tensor)) is not None]
+        weights = [bad for name, tensor in self._watched.state() if (bad := look(name, tensor)) is not None]
         if weights:
             troubles.append(self._trouble("weights", weights, "the weights are not finite"))
         bad_loss = None if loss is None else look("loss", loss)
         if bad_loss is not None:
             troubles.append(self._trouble("loss", [bad_loss], "the loss is not finite"))
-        wrong = [bad for name, gradient in self._gradients() if (bad := look(name, gradient)) is not None]
+        wrong = [bad for name, gradient in self._watched.gradients() if (bad := look(name, gradient)) is not None]
         if wrong and (troubles or batch_is_bad or not self._scaler_may_skip()):
             troubles.append(self._trouble("gradients", wrong, "the gradients are not finite"))
         return troubles
@@ -242,29 +280,67 @@ class FiniteGuard:
                 error.hint = f"{self._in_a_row} steps in a row would be skipped: {HINTS['skips']}"
             raise error
         self.skipped += 1
-        for _, parameter in self._seen.parameters:
-            parameter.grad = None  # every optimizer of torch leaves such a parameter alone
+        self._watched.drop_gradients()
         self._warn(troubles, elsewhere, "; the step is skipped")
         return False
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> RemovableHandle:
-        """Look before each ``optimizer.step()`` by itself, for loops that are not yours. Not for steps with a closure.
+    def attach(self, optimizer: torch.optim.Optimizer) -> Attached:
+        """Look before each ``optimizer.step()`` by itself, for loops that are not yours.
 
-        The loss is not known then; a bad one shows in the gradients.
+        The loss is not known then; a bad one shows in the gradients. A step with a closure (LBFGS) is looked at when it
+        is over: if its first loss, or the weights in the end, are not finite, weights and optimizer are put back.
 
         Returns:
             A handle; ``handle.remove()`` ends it.
         """
+        self._watched.learn(optimizer)
 
-        def before(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        return Attached(self, optimizer)
+
+    def closure_ended(self, spoilt: bool) -> None:
+        """A step with a closure is over; if it was spoilt, weights and optimizer are as before. For `Attached`.
+
+        Raises:
+            NonFiniteError: see the class.
+        """
+        if not spoilt:
             self.allows_step()
+            return
+        troubles = self._closely(None, False)
+        if not troubles:
+            nothing = "a step with a closure would have made weights that are not finite"
+            troubles = [self._trouble("gradients", [], nothing)]
+        self.steps += 1
+        self._since.clear()
+        if self.action == "warn":
+            self._keep(troubles)
+            self._warn(troubles)
+        elif ranks.any_rank(True):
+            self._refuse(troubles)
 
-        return optimizer.register_step_pre_hook(before)
+    def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """An optimizer of this program is about to step: what of it was not looked at is looked at now."""
+        if not self.steps or not (self._watched.knows(optimizer) or self._watched.shares(optimizer)):
+            return
+        self._watched.learn(optimizer)
+        new = [p for group in optimizer.param_groups for p in group["params"] if id(p) not in self._looked_at]
+        if not new:
+            return
+        self._looked_at |= {id(parameter) for parameter in new}
+        named = [(name, p) for name, p in self._watched.parameters() if any(p is one for one in new)]
+        wrong = [bad for name, p in named if p.grad is not None and (bad := look(name, p.grad)) is not None]
+        troubles = [self._trouble("gradients", wrong, "the gradients are not finite")] if wrong else []
+        if self.action == "warn":
+            self._keep(troubles)
+            self._warn(troubles)
+        elif not (self.scaler is not None and self.scaler.is_enabled()) and ranks.any_rank(bool(troubles)):
+            self._refuse(troubles)
 
     # ------------------------------------------------------------ telling
 
     def _trouble(self, kind: str, found: list[Found], what: str) -> Trouble:
-        return trouble_in(kind, found, what, self.steps, self._batch, self._indices)
+        batch, indices, more = blamed(self._since)
+        return trouble_in(kind, found, what + more, self.steps, batch, indices)
 
     def _keep(self, troubles: list[Trouble]) -> None:
         self.troubles += troubles

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import torch
 from ..errors import CheckpointError, NonFiniteError
 from ..observe.log import logger
 from . import ranks, sealed
+from .checkpoint import checked_run
 from .guard import FiniteGuard
 from .plain import to_plain, to_values
 from .scan import not_finite
@@ -41,9 +41,6 @@ _CheckpointIO: Any
 _Callback, _CheckpointIO = _lightning()
 
 __all__ = ["GuardCallback", "MetricCallback", "SafeCheckpointIO"]
-
-_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
-
 
 class GuardCallback(_Callback):  # type: ignore[misc, unused-ignore]
     """A FiniteGuard over each batch, and over the loss, gradients and weights before each optimizer step.
@@ -75,7 +72,7 @@ class GuardCallback(_Callback):  # type: ignore[misc, unused-ignore]
         self._loss = None
         handed_out = self.guard.batch(batch, number=batch_idx, indices=_indices(trainer, batch_idx))
         if handed_out is not batch:
-            _mend_in_place(batch)
+            _mend_in_place(batch, handed_out)
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: torch.Tensor) -> None:
         """Remember the loss."""
@@ -84,7 +81,7 @@ class GuardCallback(_Callback):  # type: ignore[misc, unused-ignore]
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Look at the rest. A skipped step finds no gradients, and changes nothing."""
         if self.guard is not None:
-            self.guard.allows_step(self._loss)
+            self.guard.allows_step(self._loss, optimizer)
 
 
 def _indices(trainer: Any, batch_idx: int) -> list[Any] | None:
@@ -97,12 +94,12 @@ def _indices(trainer: Any, batch_idx: int) -> list[Any] | None:
     return None
 
 
-def _mend_in_place(batch: Any) -> None:
+def _mend_in_place(batch: Any, mended: Any) -> None:
     from .scan import leaves
 
-    for _, leaf in leaves(batch):
-        if isinstance(leaf, torch.Tensor):
-            leaf.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+    for (_, leaf), (_, new) in zip(list(leaves(batch)), list(leaves(mended)), strict=True):
+        if isinstance(leaf, torch.Tensor) and leaf is not new:
+            leaf.copy_(new)
 
 
 class MetricCallback(_Callback):  # type: ignore[misc, unused-ignore]
@@ -160,9 +157,7 @@ class SafeCheckpointIO(_CheckpointIO):  # type: ignore[misc, unused-ignore]
 
     def __init__(self, *, run: str, may_be_infinite: Iterable[str] = ()) -> None:
         super().__init__()
-        if not _RUN.fullmatch(str(run)):
-            raise CheckpointError(f"run={run!r}: a run's name is made of letters, digits, - and _ (at most 100)")
-        self.run = run
+        self.run = checked_run(run)
         self._may_be_infinite = tuple(may_be_infinite)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -211,8 +206,8 @@ class SafeCheckpointIO(_CheckpointIO):  # type: ignore[misc, unused-ignore]
         return ranks.first_does(walk)
 
     def _check_run(self, manifest: dict[str, Any], path: Path) -> None:
-        if manifest["run"] != self.run:
-            raise CheckpointError(f"it belongs to run {manifest['run']!r}, not to {self.run!r}", path=str(path))
+        if manifest.get("run") != self.run:
+            raise CheckpointError(f"it belongs to run {manifest.get('run')!r}, not to {self.run!r}", path=str(path))
 
     def _check_finite(self, payload: dict[str, Any], path: Path) -> None:
         looked_at = {name: payload.get(name) for name in ("state_dict", "optimizer_states")}

@@ -26,8 +26,11 @@ def mended(value: Any, above: frozenset[int] = frozenset()) -> Any:
 
     Args:
         value: tensors and arrays in any nesting.
-        above: the containers that it lies in, by id: one that holds itself ends there.
+        above: what is left as it is, by id: tensors in which it is meant, and the containers that the value lies in
+            (one that holds itself ends there).
     """
+    if id(value) in above:
+        return value
     if isinstance(value, torch.Tensor):
         if not is_float(value) or look("", value) is None:
             return value
@@ -36,7 +39,7 @@ def mended(value: Any, above: frozenset[int] = frozenset()) -> Any:
         return numpy.nan_to_num(value, nan=0.0, posinf=0.0, neginf=0.0) if value.dtype.kind in "fc" else value
     if isinstance(value, float):
         return value if math.isfinite(value) else type(value)(0.0)
-    return value if id(value) in above else _container(value, above | {id(value)})
+    return _container(value, above | {id(value)})
 
 
 def _container(value: Any, above: frozenset[int]) -> Any:

@@ -13,8 +13,10 @@ from ..errors import CheckpointError
 from ..observe.log import logger
 from ..state.sampling import Sampling
 from . import generators, ranks
+from .partly import fitting
 from .parts import innermost, kind_of
 from .plain import to_values
+from .rates import Rate, differing, set_rates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,6 +71,8 @@ def resume(
     checkpoint: Checkpoint | None = None,
     loader: Any = None,
     other_world_size: bool = False,
+    learning_rate: Rate | Mapping[str, Rate] | None = None,
+    strict: bool = True,
     **parts: Any,
 ) -> Resumed:
     """Put back the newest good checkpoint of this run, or say that there is none.
@@ -83,6 +87,11 @@ def resume(
         other_world_size: Accept a checkpoint of another number of ranks. A loader around an
             ``ElasticDistributedSampler`` goes on with what those ranks had not seen; any other, and the generators, are
             left as they are.
+        learning_rate: The rate to go on with, in place of the saved one: a number, one a group, or a function of the
+            present rate (``lambda rate: 0.75 * rate``); by part where there are several optimizers. Schedulers among
+            the parts are scaled with it. Whatever differs from what was saved is among the notes.
+        strict: False: put back what fits of a model that has grown or shrunk, and of its optimizer; the notes list what
+            is new and what was left out.
         **parts: What was given to ``store.save``, by the same names.
 
     Raises:
@@ -100,10 +109,10 @@ def resume(
         saved = store.load(store.folder / chosen.path.name)  # this rank's own view of the folder
         if saved.checkpoint.id != chosen.id:
             raise CheckpointError("this rank sees another file under that name", path=str(chosen.path))
-        return saved, _check(saved, loader, other_world_size, parts)
+        return saved, _check(saved, loader, other_world_size, parts, strict)
 
     saved, notes = ranks.all_do(read)
-    notes += ranks.all_do(lambda: _put_back(saved, loader, parts))
+    notes += ranks.all_do(lambda: _put_back(saved, loader, parts, learning_rate, strict))
     resumed = Resumed(store.run, chosen, to_values(saved.extra), notes, passed_over)
     logger.info("%s", resumed)
     return resumed
@@ -112,7 +121,9 @@ def resume(
 # ---------------------------------------------------------------- does it fit?
 
 
-def _check(saved: Saved, loader: Any, other_world_size: bool, parts: Mapping[str, Any]) -> list[str]:
+def _check(
+    saved: Saved, loader: Any, other_world_size: bool, parts: Mapping[str, Any], strict: bool
+) -> list[str]:
     found, notes = saved.checkpoint, []
     here = ranks.world_size()
     if found.world_size != here:
@@ -126,12 +137,19 @@ def _check(saved: Saved, loader: Any, other_world_size: bool, parts: Mapping[str
         left = "generators are" if _elastic(loader) else "generators and loader are"
         notes.append(f"saved by {found.world_size} ranks, {here} are here: {left} as they were")
     missing = [name for name in parts if name not in saved.parts]
-    if missing:
+    if missing and not strict:
+        notes.append(f"new, as it was built: {', '.join(missing)}")
+    elif missing:
         has = ", ".join(saved.parts) or "no parts"
         raise CheckpointError(f"it holds no {', '.join(missing)}; it holds {has}", path=str(found.path))
     notes += [f"{name} is in it and was not asked for" for name in saved.parts if name not in parts]
     for name, part in parts.items():
-        _check_part(found, name, part, saved.parts[name])
+        if name in saved.parts:
+            try:
+                _check_part(found, name, part, saved.parts[name], strict)
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                what = f"{name} is no state of a {kind_of(part)}: {error!r}"
+                raise CheckpointError(what, path=str(found.path)) from error
     _check_loader(saved, loader, notes)
     if found.torch != torch.__version__:
         notes.append(f"it was saved with torch {found.torch}, this is torch {torch.__version__}")
@@ -161,15 +179,15 @@ def _elastic(loader: Any) -> bool:
     return isinstance(loader, DataLoader) and Sampling(torch_private.index_sampler(loader)).elastic
 
 
-def _check_part(found: Checkpoint, name: str, part: Any, state: Any) -> None:
+def _check_part(found: Checkpoint, name: str, part: Any, state: Any, strict: bool) -> None:
     inner, was, is_now = innermost(part), found.kinds.get(name), kind_of(part)
     problems: list[str] = []
     if isinstance(inner, torch.nn.Module):
-        problems = _model_differs(inner.state_dict(), state)
+        problems = _model_differs(inner.state_dict(), state) if strict else []
     elif isinstance(inner, torch.optim.Optimizer):
         if was != is_now:
             problems = [f"it was a {was}, and is a {is_now}"]
-        else:
+        elif strict:
             problems = _optimizer_differs(inner, state)
     elif not callable(getattr(inner, "load_state_dict", None)):
         problems = [f"a {is_now} has no load_state_dict()"]
@@ -179,7 +197,8 @@ def _check_part(found: Checkpoint, name: str, part: Any, state: Any) -> None:
         raise CheckpointError(
             f"{name} does not fit: {shown}{more}",
             path=str(found.path),
-            hint="build it as it was built when the checkpoint was saved",
+            hint="build it as it was built when the checkpoint was saved, or resume(..., strict=False): what fits is "
+            "put back, and what is new or left out is listed",
         )
 
 
@@ -204,15 +223,35 @@ def _optimizer_differs(optimizer: torch.optim.Optimizer, state: Mapping[str, Any
 # ---------------------------------------------------------------- put it back
 
 
-def _put_back(saved: Saved, loader: Any, parts: Mapping[str, Any]) -> list[str]:
+def _put_back(
+    saved: Saved, loader: Any, parts: Mapping[str, Any], rate: Rate | Mapping[str, Rate] | None, strict: bool
+) -> list[str]:
+    parts = {name: part for name, part in parts.items() if name in saved.parts}
+    states, notes = {name: to_values(saved.parts[name]) for name in parts}, []
+    if rate is None:
+        optimizers = {n: o for n, part in parts.items() if isinstance(o := innermost(part), torch.optim.Optimizer)}
+        notes += [note for name, one in optimizers.items() for note in differing(name, one, states[name])]
+    if not strict:
+        states, left = fitting(parts, states)
+        notes += left
+    _load_all(saved, parts, states)
+    if rate is not None:
+        notes += set_rates(parts, rate)
+    return notes + _put_back_loader(saved, loader)
+
+
+def _load_all(saved: Saved, parts: Mapping[str, Any], states: Mapping[str, Any]) -> None:
     for name, part in parts.items():
         try:
-            innermost(part).load_state_dict(to_values(saved.parts[name]))
+            innermost(part).load_state_dict(states[name])
         except Exception as error:
             raise CheckpointError(
                 f"{name} refused its state, and what was put back before it stays: {error}",
                 path=str(saved.checkpoint.path),
             ) from error
+
+
+def _put_back_loader(saved: Saved, loader: Any) -> list[str]:
     elsewhere = saved.checkpoint.world_size != ranks.world_size()
     if elsewhere and not _elastic(loader):
         return []

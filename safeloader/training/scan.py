@@ -19,7 +19,18 @@ import torch
 
 from .. import torch_private
 
-__all__ = ["Found", "bad_leaves", "dense", "leaves", "norms", "not_finite", "rows_not_finite"]
+__all__ = [
+    "Found",
+    "bad_leaves",
+    "dense",
+    "is_float",
+    "leaves",
+    "look",
+    "matches",
+    "norms",
+    "not_finite",
+    "rows_not_finite",
+]
 
 _DEEPEST = 32
 _WHOLE = (torch.Tensor, torch.nn.Parameter)
@@ -73,17 +84,26 @@ def is_float(tensor: torch.Tensor) -> bool:
     return not tensor.is_meta and (tensor.is_floating_point() or tensor.is_complex())
 
 
-def not_finite(value: Any, may_be_infinite: Iterable[str] = (), name: str = "") -> list[Found]:
+def not_finite(
+    value: Any, may_be_infinite: Iterable[str] = (), name: str = "", may_be_nan: Iterable[str] = ()
+) -> list[Found]:
     """Everything in a nested value that is not finite.
 
     Args:
         value: tensors and arrays in any nesting.
         may_be_infinite: patterns of names in which infinities, not NaN, are meant.
         name: what to call the value.
+        may_be_nan: patterns of names in which both are meant.
     """
     named = [(path, leaf) for path, leaf in leaves(value, name) if not isinstance(leaf, float)]
-    patterns = tuple(may_be_infinite)
-    return [found for path, leaf in named if (found := _look(path, leaf, patterns)) is not None]
+    patterns, skipped = tuple(may_be_infinite), tuple(may_be_nan)
+    looked = (_look(path, leaf, patterns) for path, leaf in named if not matches(path, skipped))
+    return [found for found in looked if found is not None]
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a name fits a pattern; one with brackets is meant as it stands, too: ``[1]`` is a place in a batch."""
+    return any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def look(name: str, leaf: Any) -> Found | None:
@@ -93,13 +113,15 @@ def look(name: str, leaf: Any) -> Found | None:
 
 def _look(name: str, leaf: Any, may_be_infinite: tuple[str, ...]) -> Found | None:
     if isinstance(leaf, float):
-        return None if math.isfinite(leaf) else Found(name, int(math.isnan(leaf)), int(math.isinf(leaf)), 1)
+        if math.isfinite(leaf) or (math.isinf(leaf) and matches(name, may_be_infinite)):
+            return None
+        return Found(name, int(math.isnan(leaf)), int(math.isinf(leaf)), 1)
     tensor = _as_tensor(leaf)
     if math.isfinite(*norms([tensor])):
         return None
     tensor = dense(tensor)
     nans, infinities = int(torch.isnan(tensor).sum()), int(torch.isinf(tensor).sum())
-    if any(fnmatchcase(name, pattern) for pattern in may_be_infinite):
+    if matches(name, may_be_infinite):
         infinities = 0
     return Found(name, nans, infinities, tensor.numel()) if nans or infinities else None
 
@@ -112,7 +134,9 @@ def _as_tensor(leaf: Any) -> torch.Tensor:
     return torch.from_numpy(leaf)
 
 
-def bad_leaves(batch: Any) -> list[tuple[Found, Any]]:
+def bad_leaves(
+    batch: Any, may_be_infinite: tuple[str, ...] = (), may_be_nan: tuple[str, ...] = ()
+) -> list[tuple[Found, Any]]:
     """What is not finite in a batch: each finding with the tensor, array or number itself."""
     if _plainly_fine(batch):
         return []
@@ -120,7 +144,8 @@ def bad_leaves(batch: Any) -> list[tuple[Found, Any]]:
     tensors = [leaf for _, leaf in named if isinstance(leaf, torch.Tensor)]
     if len(tensors) == len(named) and all(map(math.isfinite, norms(tensors))):
         return []
-    looked = ((look(name or "the batch", leaf), leaf) for name, leaf in named)
+    named = [(name or "the batch", leaf) for name, leaf in named if not matches(name, may_be_nan)]
+    looked = ((_look(name, leaf, may_be_infinite), leaf) for name, leaf in named)
     return [(bad, leaf) for bad, leaf in looked if bad is not None]
 
 

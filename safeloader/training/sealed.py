@@ -14,12 +14,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import hashlib
 import io
 import json
 import os
 import secrets
 import shutil
+import stat
 import struct
 from typing import IO, TYPE_CHECKING, Any
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["read", "read_manifest", "sweep", "write"]
+__all__ = ["is_full", "read", "read_manifest", "sweep", "write"]
 
 _MAGIC = b"SAFELDR1"
 _FOOTER = struct.Struct("<QQ32s32s8s")  # payload's length, manifest's length, their digests, magic
@@ -108,6 +110,11 @@ def _write_all(file: IO[bytes], payload: Any, manifest: dict[str, Any]) -> None:
     file.write(_FOOTER.pack(sink.length, len(text), sink.digest.digest(), seal.digest(), _MAGIC))
 
 
+def is_full(error: CheckpointError) -> bool:
+    """Whether a checkpoint could not be written for want of space."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL
+
+
 def _not_written(path: Path, error: OSError) -> CheckpointError:
     hint = "look at the folder's permissions and at the disk"
     if error.errno in _FULL:
@@ -150,8 +157,8 @@ def _folder_to_disk(folder: Path) -> None:
 def sweep(folder: Path, prefix: str) -> int:
     """Remove what writers that were killed have left. Returns how many files."""
     removed = 0
-    for path in folder.glob(f".{prefix}*.tmp"):
-        with contextlib.suppress(OSError), open(path, "rb") as file:
+    for path in folder.glob(f".{glob.escape(prefix)}*.tmp"):
+        with contextlib.suppress(OSError, CheckpointError), _opened(path) as file:
             if _lock(file.fileno()):
                 path.unlink()
                 removed += 1
@@ -233,7 +240,9 @@ def read(path: Path, check: Callable[[dict[str, Any]], None] | None = None) -> t
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     try:
-        with open(path, "rb") as file:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a pipe that nobody writes to is no wait
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise CheckpointError("the checkpoint cannot be read: it is no file", path=str(path))
             yield file
     except OSError as error:
         raise CheckpointError(f"the checkpoint cannot be read: {error.strerror or error}", path=str(path)) from error
@@ -256,7 +265,12 @@ def _manifest(file: IO[bytes], path: Path) -> tuple[dict[str, Any], int, bytes]:
     found.update(struct.pack("<QQ", payload_length, manifest_length) + payload_digest)
     if found.digest() != seal:
         raise _damaged(path, "its manifest is not what was written (the digest differs)")
-    manifest: dict[str, Any] = json.loads(text)
+    try:
+        manifest: Any = json.loads(text)
+    except ValueError:
+        manifest = None
+    if not isinstance(manifest, dict):
+        raise _damaged(path, "its manifest is none")
     return manifest, payload_length, payload_digest
 
 

@@ -17,7 +17,7 @@ import torch
 from ..errors import CheckpointError, NonFiniteError
 from ..observe.log import logger
 from . import generators, ranks, sealed
-from .checkpoint import Checkpoint, PassedOver, Saved, known, refusal
+from .checkpoint import Checkpoint, PassedOver, Saved, checked_run, known, refusal
 from .parts import kind_of, state_of
 from .plain import to_plain
 from .scan import not_finite
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["CheckpointStore"]
 
 _FORMAT = 1
-_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _FILE = re.compile(r"(?P<run>.+)\.(?P<serial>\d{6,})\.step(?P<step>-?\d+)\.ckpt")
 
 
@@ -40,7 +39,7 @@ class CheckpointStore:
 
     Args:
         folder: Where the files lie; made if it is not there.
-        run: The run's name: letters, digits, ``-`` and ``_``. Checkpoints of another run are never taken.
+        run: The run's name, such as ``"exp 1, lr=0.1 v1.2"``. Checkpoints of another run are never taken.
         keep_last: How many of the newest are kept, at least 1.
         keep_every: Those whose step is a multiple of it are kept for ever.
         best: ``"max"`` or ``"min"``: the one with the best metric is kept.
@@ -66,14 +65,12 @@ class CheckpointStore:
         best: Literal["max", "min"] | None = None,
         may_be_infinite: Iterable[str] = (),
     ) -> None:
-        if not _RUN.fullmatch(str(run)):
-            raise CheckpointError(f"run={run!r}: a run's name is made of letters, digits, - and _ (at most 100)")
+        self.run = checked_run(run)
         if keep_last < 1 or (keep_every is not None and keep_every < 1):
             raise CheckpointError("keep_last and keep_every are at least 1")
         if best not in (None, "max", "min"):
             raise CheckpointError(f'best={best!r}: it is "max", "min" or None')
-        self.folder = Path(folder)
-        self.run = run
+        self.folder = Path(folder).expanduser().absolute()  # a program may change its directory
         self.keep_last = keep_last
         self.keep_every = keep_every
         self.best = best
@@ -152,21 +149,45 @@ class CheckpointStore:
         )
         manifest = {**asdict(found), "format": _FORMAT, "python": platform.python_version()}
         del manifest["path"]  # a folder may be moved
-        sealed.write(found.path, {"parts": states, "ranks": each, "extra": to_plain(extra, "extra")}, manifest)
+        payload = {"parts": states, "ranks": each, "extra": to_plain(extra, "extra")}
+        try:
+            sealed.write(found.path, payload, manifest)
+        except CheckpointError as error:
+            if not sealed.is_full(error) or not self._make_room(found):
+                raise
+            sealed.write(found.path, payload, manifest)
         self._prune()
         return found
 
+    def _make_room(self, coming: Checkpoint) -> bool:
+        """Remove what would be removed once this one is written, but never the newest good one. True if that is any."""
+        good = next((c for c in self.checkpoints() if self._is_good(c)), None)
+        rest = [c for c in self._superfluous([coming, *self.checkpoints()]) if good is not None and c != good]
+        for found in rest:
+            logger.warning("the disk is full: %s is removed before the next checkpoint is written", found.path.name)
+            with contextlib.suppress(OSError):
+                found.path.unlink()
+        return bool(rest)
+
+    def _is_good(self, found: Checkpoint) -> bool:
+        try:
+            self.load(found)
+        except (CheckpointError, NonFiniteError):
+            return False
+        return True
+
     def _prune(self) -> None:
         """Remove what nobody asked to keep; of this run alone. Damaged files neither count nor go."""
-        mine = self.checkpoints()
+        for found in self._superfluous(self.checkpoints()):
+            with contextlib.suppress(OSError):
+                found.path.unlink()
+
+    def _superfluous(self, mine: list[Checkpoint]) -> list[Checkpoint]:
         keep = mine[: self.keep_last]
         if self.keep_every is not None:
             keep += [found for found in mine if found.step % self.keep_every == 0]
         keep += self._by_metric(mine)[:1]
-        for found in mine:
-            if found not in keep:
-                with contextlib.suppress(OSError):
-                    found.path.unlink()
+        return [found for found in mine if found not in keep]
 
     def _by_metric(self, those: list[Checkpoint]) -> list[Checkpoint]:
         """Those with a metric, best first; of equals the newest."""
@@ -233,15 +254,22 @@ class CheckpointStore:
         def check(manifest: dict[str, Any]) -> None:
             if manifest.get("format") != _FORMAT:
                 raise CheckpointError(f"its format is {manifest.get('format')}, not {_FORMAT}", path=str(path))
-            if manifest["run"] != self.run:
+            if manifest.get("run") != self.run:
                 raise CheckpointError(
-                    f"it belongs to run {manifest['run']!r}; this store is of run {self.run!r}",
+                    f"it belongs to run {manifest.get('run')!r}; this store is of run {self.run!r}",
                     path=str(path),
-                    hint=f'CheckpointStore(..., run="{manifest["run"]}") if that run is meant',
+                    hint=f'CheckpointStore(..., run="{manifest.get("run")}") if that run is meant',
                 )
 
         manifest, payload = sealed.read(path, check)
         found = known(path, manifest)
+        shapes = {"parts": dict, "ranks": list, "extra": dict}
+        if not isinstance(payload, dict) or not all(isinstance(payload.get(n), kind) for n, kind in shapes.items()):
+            raise CheckpointError("its content is not that of a checkpoint", path=str(path))
+        if len(payload["ranks"]) != found.world_size or not all(
+            isinstance(one, dict) and {"generators", "loader"} <= set(one) for one in payload["ranks"]
+        ):
+            raise CheckpointError("its content is not that of a checkpoint: its ranks", path=str(path))
         bad = not_finite({**payload["parts"], "extra": payload["extra"]}, self.may_be_infinite)
         if bad:
             raise refusal(bad, found.step)

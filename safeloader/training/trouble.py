@@ -92,7 +92,7 @@ def _made(
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     step, batch, indices, positions = where
     names = [bad.name for bad in found]
-    return Trouble(kind, step, batch, names, indices, positions, f"{what}: {shown}{more}{samples}")
+    return Trouble(kind, step, batch, names, indices, positions, f"{what}{': ' if shown else ''}{shown}{more}{samples}")
 
 
 def error_of(troubles: list[Trouble], step: int, elsewhere: Sequence[str] = ()) -> NonFiniteError:

@@ -18,6 +18,7 @@ from ffcv.fields.ndarray import NDArrayDecoder
 from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, RandomResizedCropRGBImageDecoder
 from ffcv.pipeline.operation import Operation
 from ffcv.transforms import NormalizeImage, RandomHorizontalFlip, Squeeze, ToTensor, ToTorchImage
+from ffcv.traversal_order.base import TraversalOrder
 
 MEAN, STD = np.array([123.0, 117.0, 104.0]), np.array([58.0, 57.0, 57.0])
 
@@ -179,3 +180,10 @@ class Untypable(Compiled):
 
 def labels_of(batches: Any) -> list[int]:
     return [int(label) for batch in batches for label in batch[1]]
+
+
+class Backwards(TraversalOrder):
+    """The last hundred samples, backwards."""
+
+    def sample_order(self, epoch: int) -> Any:
+        return self.indices[::-1][:100].copy()

@@ -114,7 +114,7 @@ def test_batches_of_tasks_that_wait_are_made_in_their_leases(make: Make, expecte
     in_leases = []
     with ahead.showing(two_more):
         for number in range(len(expected)):
-            values, _ = dataset[Place(0, number, None)]
+            values, _, _ = dataset[Place(0, number, None)]
             assert same([values], [expected[number]])
             if number in reserved:
                 starts = {memory.data_ptr() for memory in reserved[number]}

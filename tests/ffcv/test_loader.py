@@ -313,7 +313,7 @@ def test_the_plain_way_gives_the_same_samples_with_the_same_crops_and_flips(make
     order = np.random.default_rng(3).permutation(120)
     for number in range(3):
         samples = [plain[int(index)] for index in order[10 * number : 10 * number + 10]]
-        values, bad = plain.collate(samples)
+        values, bad, _ = plain.collate(samples)
         assert not bad
         for ours, theirs in zip(values[1:], expected[number][1:], strict=True):
             assert torch.equal(ours, theirs)

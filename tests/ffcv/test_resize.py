@@ -65,7 +65,7 @@ def test_what_is_no_schedule_is_an_error(schedule: Any) -> None:
         ProgressiveResize(schedule)
 
 
-@pytest.mark.parametrize(("start", "end"), [(5, 5), (6, 5), (-1, 5)])
+@pytest.mark.parametrize(("start", "end"), [(7, 5), (6, 5), (-1, 5)])
 def test_a_ramp_must_go_somewhere(start: int, end: int) -> None:
     with pytest.raises(SettingsError, match="goes nowhere"):
         ProgressiveResize.ramp(128, 192, start=start, end=end)
@@ -146,3 +146,13 @@ def test_a_dataset_without_set_size_is_told_so() -> None:
         ProgressiveResize([(0, 8)]).apply([1, 2], 0)
     with pytest.raises(SettingsError, match="has no set_size"):
         ProgressiveResize([(0, 8)]).over([1, 2])
+
+
+@pytest.mark.parametrize(("first", "last", "start", "end"), [(160, 160, 0, 0), (160, 192, 3, 3), (96, 96, 0, 5), (128, 160, 0, 0)])
+def test_ramps_that_are_flat_or_a_single_step(first: int, last: int, start: int, end: int) -> None:
+    """As ``get_resolution`` of ffcv-imagenet, whose defaults are a ramp from epoch 0 to epoch 0."""
+    schedule = ProgressiveResize.ramp(first, last, start=start, end=end)
+    assert [schedule.size_at(epoch) for epoch in range(8)] == [
+        first if epoch <= start else last if epoch >= end else round((first + (last - first) * (epoch - start) / (end - start)) / 32) * 32
+        for epoch in range(8)
+    ]

@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from benchmarks.incidents.recipe.averaging import Average, disagreement, print_of
 from benchmarks.incidents.recipe.data import Crops
-from benchmarks.incidents.recipe.plan import linear, square_root
+from benchmarks.incidents.recipe.plan import square_root
+from safeloader.training import Average, disagreement, fingerprint, linear_scaling
 from tests.runtime.harness import environment
 
 
 def test_the_linear_rate_is_that_which_was_right_then() -> None:
-    assert linear(0.1, 2048) == pytest.approx(0.8)
-    assert square_root(6.4, 16) == 4 * linear(6.4, 16), "3.2 in place of 0.8"
+    assert linear_scaling(0.1, 2048) == pytest.approx(0.8)
+    assert square_root(6.4, 16) == 4 * linear_scaling(6.4, 16), "3.2 in place of 0.8"
 
 
 def test_the_average_holds_weights_and_running_statistics() -> None:
@@ -48,9 +48,9 @@ def test_the_average_holds_weights_and_running_statistics() -> None:
 def test_two_models_have_one_print_only_if_all_of_them_is_equal() -> None:
     model = nn.BatchNorm1d(2)
     other = copy.deepcopy(model)
-    assert print_of(model) == print_of(other)
+    assert fingerprint(model) == fingerprint(other)
     other.running_mean += 1e-6
-    assert print_of(model) != print_of(other)
+    assert fingerprint(model) != fingerprint(other)
 
 
 def test_crops_for_training_and_validation_share_no_pixel() -> None:

@@ -394,3 +394,212 @@ def test_norms_tell_nan_and_infinity_apart_from_every_finite_value() -> None:
     assert norms([]) == []
     bad = norms([*fine, BAD, torch.tensor([1.0, float("inf")])])
     assert [math.isfinite(value) for value in bad] == [True] * 5 + [False] * 2
+
+
+# ---------------------------------------------------------------- what the optimizer steps
+
+
+def _bad_gradient(parameter: torch.Tensor, value: float = NAN) -> None:
+    parameter.grad = torch.full_like(parameter, value)
+
+
+@pytest.mark.parametrize("action", ["raise", "skip_step"])
+def test_a_layer_that_is_unfrozen_later_is_guarded(model: nn.Sequential, action: Any) -> None:
+    """As Lightning's finetuning callbacks do it: unfreeze, then a new group of parameters."""
+    model[1].requires_grad_(False)
+    optimizer = torch.optim.AdamW(model[4].parameters(), lr=0.1)
+    guard = FiniteGuard(model, action=action)
+    assert guard.allows_step(_backward(model))
+    optimizer.step()
+    model[1].requires_grad_(True)
+    optimizer.add_param_group({"params": list(model[1].parameters())})
+    _backward(model)
+    _bad_gradient(model[1].weight)
+    if action == "raise":
+        with pytest.raises(NonFiniteError, match=r"1\.weight"):
+            guard.allows_step()
+        return
+    assert not guard.allows_step()
+    optimizer.step()
+    assert torch.isfinite(model[1].weight).all()
+
+
+@pytest.mark.parametrize("how", ["given", "found when it steps", "attached"])
+def test_a_temperature_of_the_loss_is_guarded(model: nn.Sequential, how: str) -> None:
+    temperature = nn.Parameter(torch.ones(()))
+    optimizer = torch.optim.SGD([*model.parameters(), temperature], lr=0.1)
+    guard = FiniteGuard(model, action="skip_step", optimizer=optimizer if how == "given" else None)
+    if how == "attached":
+        guard.attach(optimizer)
+    for step in range(3):
+        optimizer.zero_grad()
+        loss = model(torch.randn(5, 12)).square().mean() * temperature
+        loss.backward()
+        before = [p.clone() for p in (*model.parameters(), temperature)]
+        if step != 1:
+            _bad_gradient(temperature)
+        allowed = how == "attached" or guard.allows_step(loss)
+        assert allowed or how == "given" or step > 0, "an optimizer that has not stepped yet is not known"
+        if allowed:
+            optimizer.step()
+        after = [*model.parameters(), temperature]
+        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True)) == (step != 1)
+    assert (guard.skipped, [t.names for t in guard.troubles]) == (2, [["optimizer.param_groups[0][6]"]] * 2)
+
+
+def test_a_head_that_is_added_later_is_guarded(model: nn.Sequential) -> None:
+    guard = FiniteGuard(model)
+    model.append(nn.Linear(1, 2))
+    _bad_gradient(model[5].bias)
+    with pytest.raises(NonFiniteError, match=r"5\.bias"):
+        guard.allows_step()
+
+
+def test_another_models_optimizer_is_none_of_its_business(model: nn.Sequential) -> None:
+    other = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
+    guard = FiniteGuard(model)
+    guard.allows_step(_backward(model))
+    _bad_gradient(other.weight)
+    optimizer.step()
+    assert guard.allows_step(_backward(model))
+
+
+def test_lazy_layers_are_guarded_when_they_are_made() -> None:
+    model = nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 1))
+    guard = FiniteGuard(model)
+    model(torch.randn(2, 5)).sum().backward()
+    assert guard.allows_step()
+    _bad_gradient(model[0].weight)
+    with pytest.raises(NonFiniteError, match=r"0\.weight"):
+        guard.allows_step()
+
+
+# ---------------------------------------------------------------- not finite on purpose
+
+
+class Causal(nn.Module):
+    """Registers its mask in the first forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not hasattr(self, "mask"):
+            self.register_buffer("mask", torch.full((4, 4), -INF).triu(1))
+        return torch.softmax(self.inner(x) + self.mask, -1)
+
+
+def test_a_mask_registered_in_the_first_forward_is_meant() -> None:
+    model = Causal()
+    guard = FiniteGuard(model)
+    for _ in range(2):
+        model(torch.randn(4, 4)).sum().backward()
+        assert guard.allows_step()
+    model.mask[0, 0] = NAN
+    assert guard.allows_step(), "a buffer that is meant not to be finite is not looked at"
+
+
+def test_a_buffer_that_appears_with_nan_is_trouble_unless_said(model: nn.Sequential) -> None:
+    guards = FiniteGuard(model), FiniteGuard(model, may_be_nan=["*.best"])
+    model[1].register_buffer("best", torch.tensor(NAN))
+    assert guards[1].allows_step()
+    with pytest.raises(NonFiniteError, match=r"1\.best"):
+        guards[0].allows_step()
+
+
+def test_nan_targets_that_the_loss_masks(model: nn.Sequential) -> None:
+    image, target = torch.ones(2, 12), torch.tensor([1.0, NAN])
+    guard = FiniteGuard(model, action="skip_step", may_be_nan=["[[]1]", "target"], may_be_infinite=["weight"])
+    assert guard.batch((image, target))[1] is target
+    assert FiniteGuard(model, may_be_nan=["[1]"]).batch([image, target])[1] is target
+    bad = {"image": image * INF, "target": target, "weight": torch.tensor([INF])}
+    handed = guard.batch(bad)
+    assert torch.equal(handed["image"], image * 0) and handed["target"] is target and handed["weight"] is bad["weight"]
+    with pytest.raises(NonFiniteError, match="weight"):
+        FiniteGuard(model, may_be_infinite=["weight"]).batch({"weight": torch.tensor([NAN])})
+
+
+# ---------------------------------------------------------------- several batches a step
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2, 3])
+def test_the_first_bad_batch_of_an_accumulated_step_is_named_first(model: nn.Sequential, bad: int) -> None:
+    guard = FiniteGuard(model)
+    for number in range(4):
+        guard.batch(torch.ones(2), number=10 + number, indices=[2 * number, 2 * number + 1])
+        loss = model(torch.randn(5, 12)).square().mean() * (NAN if number == bad else 1.0)
+        loss.backward()
+    with pytest.raises(NonFiniteError) as caught:
+        guard.allows_step(loss if bad == 3 else None)
+    error = caught.value
+    assert error.indices is not None and sorted(error.indices) == list(range(8))
+    if bad < 3:
+        assert (error.batch, error.indices[:2]) == (10 + bad, [2 * bad, 2 * bad + 1])
+        assert f"first seen after batch {10 + bad}" in str(error)
+    assert "a step of 4 batches" in str(error)
+
+
+# ---------------------------------------------------------------- half precision
+
+
+def test_half_gradients_whose_norm_is_too_large_for_half(model: nn.Sequential) -> None:
+    half = model.half()
+    guard = FiniteGuard(half, action="skip_step")
+    for p in half.parameters():
+        p.grad = torch.full_like(p, 60000.0)
+    assert guard.allows_step()
+    assert guard.gradient_norm is not None and 1e5 < guard.gradient_norm < INF
+
+
+def test_gradients_that_are_still_scaled_have_their_true_norm(model: nn.Sequential) -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    guard = FiniteGuard(model, scaler=scaler, optimizer=optimizer)
+    norms_seen = []
+    for unscale in (False, True):
+        torch.manual_seed(1)
+        optimizer.zero_grad()
+        scaler.scale(model(torch.randn(5, 12)).square().mean()).backward()
+        if unscale:
+            scaler.unscale_(optimizer)
+        assert guard.allows_step()
+        norms_seen.append(guard.gradient_norm)
+    assert norms_seen[0] == pytest.approx(norms_seen[1], rel=1e-3)
+
+
+# ---------------------------------------------------------------- steps with a closure
+
+
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+@pytest.mark.parametrize("action", ["raise", "skip_step"])
+def test_a_nan_inside_lbfgs_leaves_weights_and_history_as_they_were(action: Any, search: str | None) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Linear(3, 1), torch.randn(16, 3)
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=4, line_search_fn=search)
+    guard = FiniteGuard(model, action=action)
+    handle = guard.attach(optimizer)
+    bad = False
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = model(x).square().mean() * (NAN if bad else 1.0)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    before = [p.detach().clone() for p in model.parameters()]
+    bad = True
+    if action == "raise":
+        with pytest.raises(NonFiniteError):
+            optimizer.step(closure)
+    else:
+        optimizer.step(closure)
+        assert guard.skipped == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    bad = False
+    optimizer.step(closure)
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    assert not all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    handle.remove()

@@ -78,7 +78,7 @@ def test_the_metric_and_the_gradient_norm_are_watched_and_end_the_fit(tmp_path: 
     trainer = _trainer(tmp_path, 20, guard, callback)
     trainer.fit(Model(), DataLoader(_data(), batch_size=4), TorchLoader(_data(), batch_size=8))
     assert watch.findings[0].kind == "decline" and trainer.current_epoch == watch.findings[0].step + 1 < 20
-    assert len(watch.state_dict()["norms"]) >= 16
+    assert len(watch.state_dict()["gradients"]["norms"]) >= 16
 
 
 def test_a_metric_that_nobody_logs_is_an_error(tmp_path: Path) -> None:

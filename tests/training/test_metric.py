@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.incidents import watch as simulated
 from safeloader.training import MetricWatch
 
 
@@ -81,18 +82,78 @@ def test_a_metric_that_is_not_finite_stops_and_never_becomes_the_best(value: Any
     assert watch.update(value, 3) == [], "told once"
 
 
-def test_a_gradient_norm_far_from_the_usual_is_told_with_the_usual() -> None:
+def _norms(watch: MetricWatch, norms: list[float], first: int = 0) -> list[tuple[str, int]]:
+    return [(f.kind, f.step) for step, norm in enumerate(norms, first) for f in watch.gradient_norm(norm, step)]
+
+
+def test_gradient_norms_far_from_the_usual_are_told_with_the_usual() -> None:
     watch = MetricWatch()
-    for step in range(30):
-        assert watch.gradient_norm(1.0 + 0.5 * (step % 3), step) == []
-    (high,) = watch.gradient_norm(50.0, 30)
-    assert high.kind == "gradient_high" and "(the usual is 1.5)" in high.text
-    assert watch.gradient_norm(60.0, 31) == [], "told once"
-    (low,) = watch.gradient_norm(0.01, 32)
-    assert low.kind == "gradient_low"
-    assert watch.gradient_norm(1.0, 33) == []
-    assert watch.gradient_norm(float("inf"), 34) == [], "the guard's business"
-    assert len(watch.gradient_norm(50.0, 35)) == 1, "told again"
+    assert _norms(watch, [1.0, 1.5, 2.0] * 10) == []
+    assert _norms(watch, [50.0, 60.0, 1.0, 50.0], 30) == [], "two spikes are none"
+    assert _norms(watch, [50.0, 60.0, 50.0], 34) == [("gradient_high", 35)], "told once"
+    assert "(the usual is 1.5)" in watch.findings[0].text
+    assert _norms(watch, [1.0, float("inf"), 0.01], 40) == [], "what is not finite is the guard's business"
+    assert _norms(watch, [0.01] * 30, 43) == [("gradient_low", 61)]
+    assert _norms(watch, [1.0, *[0.001] * 30], 80) == [], "vanishing is told once: a run that has learned ends so"
+    assert _norms(watch, [50.0] * 3, 120) == [("gradient_high", 122)], "told again"
+
+
+def test_gradients_raised_for_good_are_told_with_the_step() -> None:
+    """Incident 5: deep supervision raised the gradient flow by 40 to 100 % without a lower learning rate."""
+    watch = MetricWatch()
+    usual = [0.8, 1.0, 1.2, 1.1, 0.9] * 200
+    assert _norms(watch, usual) == []
+    (found,) = _norms(watch, [1.5 * norm for norm in usual], 1000)
+    assert found == ("gradient_raised", 1099)
+    assert "1.5 times the usual 1 since about step 1000" in watch.findings[0].text
+
+
+# ---------------------------------------------------------------- noise
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+@pytest.mark.parametrize("noise", [0.002, 0.005, 0.01])
+def test_healthy_noisy_runs_are_not_stopped(noise: float, mode: str) -> None:
+    """With three evaluations in a row as the only rule, 10 to 43 % were."""
+    runs = 100
+    stops, doubts = simulated.stopped(noise, mode, runs=runs, seed=1000)
+    assert max(stops, doubts) <= 0.01 * runs
+
+
+def test_a_decline_within_the_noise_is_none_and_one_beyond_it_is() -> None:
+    values = [0.3, 0.6, *[0.80, 0.81, 0.79, 0.805, 0.795] * 3]
+    assert _feed(MetricWatch(plateau=99), [*values, 0.798, 0.796, 0.794]) == []
+    assert _feed(MetricWatch(plateau=99), [*values, 0.72, 0.66, 0.60]) in ([("decline", n, 16)] for n in (18, 19))
+    slow = [0.80 - 0.004 * n for n in range(1, 9)]
+    assert _feed(MetricWatch(plateau=99), [*values, *slow])[0][0] == "decline", "a long row is no chance"
+
+
+@pytest.mark.parametrize("values", [simulated.LOSSES, simulated.VALIDATION])
+def test_the_losses_of_incident_3_are_named(values: list[float]) -> None:
+    assert simulated.found(values, mode="min") == ["not_learning at 6"]
+
+
+def test_fine_tuning_from_a_good_start_is_learning() -> None:
+    values = [0.90, 0.907, 0.911, 0.916, 0.919, 0.922, 0.925, 0.927, 0.928]
+    assert _feed(MetricWatch(), values) == []
+
+
+@pytest.mark.parametrize(
+    ("chance", "values", "expected"),
+    [
+        (0.001, [0.001, 0.001], ["chance at 2"]),
+        (0.001, [0.0012, 0.02, 0.3], []),
+        (0.5, [0.51, 0.49, 0.7], ["chance at 2"]),
+        (0.5, [0.6, 0.62], []),
+        (0.1, [0.098, 0.3, 0.1, 0.05], ["chance at 4"]),
+    ],
+)
+def test_chance_is_named_after_two_evaluations(chance: float, values: list[float], expected: list[str]) -> None:
+    assert [f for f in simulated.found(values, chance=chance) if "chance" in f] == expected
+
+
+def test_a_run_at_the_top_is_no_plateau() -> None:
+    assert _feed(MetricWatch(), [0.5, 0.9, *[1.0] * 12]) == []
 
 
 def test_a_given_range_holds_from_the_first_step() -> None:

@@ -12,8 +12,9 @@ import safeloader.training
 
 def test_the_public_names_are_these() -> None:
     assert safeloader.training.__all__ == [
-        "Checkpoint", "CheckpointError", "CheckpointStore", "FiniteGuard", "Finding", "MetricWatch", "NonFiniteError",
-        "PassedOver", "Resumed", "Saved", "Trouble", "resume",
+        "Average", "Checkpoint", "CheckpointError", "CheckpointStore", "FiniteGuard", "Finding", "MetricWatch",
+        "NonFiniteError", "PassedOver", "RateWatch", "Resumed", "Saved", "SettingsCheck", "Trouble", "disagreement",
+        "fingerprint", "linear_scaling", "resume", "settings_check",
     ]  # fmt: skip
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from safeloader.training import CheckpointError, CheckpointStore, NonFiniteError, resume
+from safeloader.training import CheckpointError, CheckpointStore, NonFiniteError, resume, sealed
 from safeloader.training.sealed import read, read_manifest, write
 from tests.training.conftest import Run
 
@@ -242,7 +244,7 @@ def test_another_runs_checkpoint_is_never_taken(tmp_path: Path, run: Run) -> Non
     assert other.latest_good() is not None
 
 
-@pytest.mark.parametrize("run_name", ["", "a b", "../up", "a.b", "x" * 101])
+@pytest.mark.parametrize("run_name", ["", " a", "../up", "a/b", "x" * 101])
 def test_a_run_needs_a_name_that_can_be_part_of_a_files_name(tmp_path: Path, run_name: str) -> None:
     with pytest.raises(CheckpointError, match="run="):
         CheckpointStore(tmp_path, run=run_name)
@@ -278,3 +280,92 @@ def test_a_format_of_the_future_is_passed_over(tmp_path: Path) -> None:
     write(newest, payload, {**manifest, "format": 2})
     assert store.latest_good() == older
     assert "format is 2" in store.passed_over[0].why
+
+
+# ---------------------------------------------------------------- names, places, space, forgeries
+
+
+@pytest.mark.parametrize("name", ["v1.2", "lr=0.1", "exp 1", "a.000001.step2", "resnet50+ema@8, b"])
+def test_names_that_runs_have(tmp_path: Path, run: Run, name: str) -> None:
+    store, other = (CheckpointStore(tmp_path, run=n, keep_last=1) for n in (name, name.split(".", maxsplit=1)[0] + "x"))
+    for step in (1, 2):
+        store.save(step, **run.parts)
+        other.save(step + 10, **run.parts)
+    found = CheckpointStore(tmp_path, run=name).latest_good()
+    assert found is not None and (found.run, found.step) == (name, 2)
+
+
+@pytest.mark.parametrize("name", ["", " a", ".hidden", "a/b", "a\\b", "x*", "a\n", "a ", "a.", "é", "a" * 101])
+def test_names_that_no_file_should_have(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CheckpointError, match="a run's name"):
+        CheckpointStore(tmp_path, run=name)
+
+
+def test_a_relative_folder_stays_where_it_is(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = CheckpointStore("here", run="a")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    store.save(1, **run.parts)
+    assert len(list((tmp_path / "here").glob("*.ckpt"))) == 1 and store.latest_good() is not None
+
+
+def test_a_pipe_in_the_folder_is_passed_over(tmp_path: Path, run: Run) -> None:
+    store = CheckpointStore(tmp_path, run="a")
+    saved = store.save(1, **run.parts)
+    os.mkfifo(tmp_path / "a.000009.step9.ckpt")
+    os.mkfifo(tmp_path / ".a.000009.step9.ckpt.1-aa.tmp")
+    store = CheckpointStore(tmp_path, run="a")
+    assert store.latest_good() == saved
+    assert "no file" in store.passed_over[0].why
+
+
+FORGED: list[Any] = [
+    ({}, {}),
+    ({"run": None}, {}),
+    ([], {}),
+    ({"step": "nine"}, {}),
+    ({"kinds": 3}, {}),
+    ({}, []),
+    ({}, {"parts": []}),
+    ({}, {"ranks": []}),
+    ({}, {"ranks": [3]}),
+    ({}, {"extra": None}),
+]
+
+
+@pytest.mark.parametrize("number", range(len(FORGED)))
+def test_forged_checkpoints_with_right_digests_are_passed_over(tmp_path: Path, run: Run, number: int) -> None:
+    head, body = FORGED[number]
+    store = CheckpointStore(tmp_path, run="a")
+    good = store.save(1, **run.parts)
+    manifest, payload = sealed.read(good.path)
+    whole = number == 0
+    forged_head = head if isinstance(head, list) or whole else {**manifest, **head}
+    forged_body = {} if whole else body if isinstance(body, list) else {**payload, **body}
+    sealed.write(tmp_path / "a.000009.step9.ckpt", forged_body, forged_head)
+    assert store.latest_good() == good
+    assert len(store.passed_over) == 1
+
+
+def test_a_full_disk_gives_up_what_would_go_anyway(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer checkpoints were asked for, and the older ones fill the disk."""
+    many = CheckpointStore(tmp_path, run="a", keep_last=5)
+    for step in range(5):
+        many.save(step, **run.parts)
+    size = next(tmp_path.glob("*.ckpt")).stat().st_size
+    room = 5 * size + size // 2
+
+    def write_all(file: Any, payload: Any, manifest: Any, real: Any = sealed._write_all) -> None:
+        used = sum(path.stat().st_size for path in tmp_path.iterdir() if path.suffix == ".ckpt")
+        if used + size > room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(file, payload, manifest)
+
+    monkeypatch.setattr(sealed, "_write_all", write_all)
+    with pytest.raises(CheckpointError, match="could not be written"):
+        CheckpointStore(tmp_path, run="a", keep_last=9).save(5, **run.parts)
+    assert len(many.checkpoints()) == 5
+    fewer = CheckpointStore(tmp_path, run="a", keep_last=2)
+    fewer.save(5, **run.parts)
+    assert [found.step for found in fewer.checkpoints()] == [5, 4]

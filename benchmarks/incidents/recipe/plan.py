@@ -35,11 +35,6 @@ class Plan:
     seed: int = 0
 
 
-def linear(base_rate: float, batch: int) -> float:
-    """The rate for a batch (of all ranks together): as many times higher as the batch is larger."""
-    return base_rate * batch / REFERENCE
-
-
 def square_root(base_rate: float, batch: int) -> float:
     """What was recommended once. Where it differs from linear by a factor of 4, it was 3.2 in place of 0.8."""
     return base_rate * float((batch / REFERENCE) ** 0.5)

@@ -15,16 +15,25 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import OneCycleLR
 
 from benchmarks.incidents.recipe import data
-from benchmarks.incidents.recipe.averaging import Average, disagreement, print_of
-from benchmarks.incidents.recipe.plan import Plan, linear
 from safeloader import Policy
 from safeloader.ffcv import Loader, ProgressiveResize
-from safeloader.training import CheckpointStore, FiniteGuard, MetricWatch, resume
+from safeloader.training import (
+    Average,
+    CheckpointStore,
+    FiniteGuard,
+    MetricWatch,
+    disagreement,
+    fingerprint,
+    linear_scaling,
+    resume,
+)
 from safeloader.training.ranks import everyones, first_does
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+    from benchmarks.incidents.recipe.plan import Plan
 
 __all__ = ["Recipe", "Story"]
 
@@ -102,7 +111,7 @@ class Recipe:
 
     def peak_rate(self) -> float:
         """Linear in the batch of all ranks."""
-        return linear(self.plan.base_rate, self.plan.batch * dist.get_world_size())
+        return linear_scaling(self.plan.base_rate, self.plan.batch * dist.get_world_size())
 
     def schedule(self, peak: float) -> OneCycleLR:
         """Warm-up, then down: as many steps as the optimizer makes."""
@@ -166,7 +175,7 @@ class Recipe:
                 self._judge(first, "nothing was left to train")
         self._name(*(str(one.message).splitlines()[0] for one in warned if "lr_scheduler" in str(one.message)))
         self._name(*_repeated(self.story.order))
-        self.story.weights = print_of(self.average)
+        self.story.weights = fingerprint(self.average)
         self.close()
         return self.story
 

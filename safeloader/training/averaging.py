@@ -1,4 +1,4 @@
-"""The exponential average of a model's weights and buffers, right on all ranks."""
+"""The exponential average of a model's weights and buffers, right on all ranks; whether ranks hold the same model."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 import torch.distributed as dist
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from safeloader.training.ranks import everyones, world_size
+from .ranks import everyones, world_size
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Average", "disagreement", "print_of"]
+__all__ = ["Average", "disagreement", "fingerprint", "linear_scaling"]
 
 
 class Average(AveragedModel):
-    """An average of parameters *and* buffers, which each rank keeps.
+    """An average of parameters *and* buffers, which each rank keeps: ``update_parameters(model)`` on all of them.
 
     DistributedDataParallel keeps the weights equal on all ranks, but not the running statistics of batch norm: each
     rank's come from its own samples. So the average of them differs, too, until ``settle`` is called.
@@ -45,13 +45,13 @@ def disagreement(model: nn.Module) -> str:
     """Which rank holds another model than rank 0, in words; "" if none does. All ranks call it."""
     first, *others = everyones({name: _digest(value) for name, value in model.state_dict().items()})
     for rank, theirs in enumerate(others, start=1):
-        apart = [name for name, value in first.items() if theirs.get(name) != value]
+        apart = [name for name in {**first, **theirs} if theirs.get(name) != first.get(name)]
         if apart:
             return f"{len(apart)} of {len(first)} tensors of rank {rank} are not those of rank 0, such as {apart[0]}"
     return ""
 
 
-def print_of(model: nn.Module) -> str:
+def fingerprint(model: nn.Module) -> str:
     """A fingerprint of weights and buffers, to the byte."""
     return _digest(*model.state_dict().values())
 
@@ -59,5 +59,21 @@ def print_of(model: nn.Module) -> str:
 def _digest(*values: torch.Tensor) -> str:
     found = hashlib.blake2b(digest_size=8)
     for value in values:
-        found.update(value.detach().cpu().contiguous().numpy().tobytes())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
+
+
+def linear_scaling(base_rate: float, batch: int, reference: int = 256) -> float:
+    """The learning rate for a batch of all ranks together: as many times higher as the batch is larger.
+
+    Args:
+        base_rate: The rate for a batch of `reference` samples.
+        batch: Samples of all ranks in one step, accumulated ones included.
+        reference: Samples that the base rate is given for.
+
+    Raises:
+        ValueError: A number is not above 0.
+    """
+    if base_rate <= 0 or batch <= 0 or reference <= 0:
+        raise ValueError(f"base_rate={base_rate}, batch={batch}, reference={reference}: all are above 0")
+    return base_rate * batch / reference
