@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import uuid
 import weakref
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from . import torch_private
@@ -202,8 +203,28 @@ class ProcessIterator(_Unprofiled):
             state = keeper.packed(state, self._driver.spec.classes) if self._persistent or not state.over else None
         self._among_ranks = safe.guard.current
         safe.begin_pass(loader)
-        self._driver.begin_epoch(epoch.number, self._next_index, seed, safe.told_epoch, state)
+        self._driver.begin_epoch(epoch.number, self, seed, safe.told_epoch, state)
         safe.epochs = epoch.number + 1
+
+    def draw(self, drawn: list[Any]) -> None:
+        """Ask the sampler, by one call into C: what it gives is in the list then, whatever interrupts this thread."""
+        drawn.extend(map(next, (self._sampler_iter,)))
+
+    def mend_draws(self, count: int) -> None:
+        """An exception came while the sampler was asked; if that ended it, bring another to its place."""
+        if isinstance(self._sampler_iter, GeneratorType) and self._sampler_iter.gi_frame is None:
+            self._sampler_iter = self._loader_state.keeper.drawn_anew(self._loader_state.loader, self._epoch, count)
+
+    def __next__(self) -> Any:
+        driver, number = self._driver, self._num_yielded
+        try:
+            super().__next__()
+        except BaseException as error:
+            if error is driver.raised: driver.outcome = driver.raised = driver.shield.job = None; raise  # noqa: E701, E702 - nothing can come between
+            raise
+        outcome = driver.outcome
+        assert outcome is not None, "a batch was taken by somebody else"
+        self._num_yielded = number + 1; driver.outcome = None; return outcome.batch  # noqa: E702 - nothing can come between
 
     def _next_data(self) -> Any:
         if self._ended:
@@ -211,7 +232,7 @@ class ProcessIterator(_Unprofiled):
         state = self._loader_state
         state.asks()
         try:
-            data = self._driver.next(self._next_index)
+            data = self._driver.next(self)
         except BaseException as error:
             state.failed(error)
             if isinstance(error, StopIteration):
@@ -251,7 +272,8 @@ class ProcessIterator(_Unprofiled):
 
     def close(self) -> None:
         """End this iterator's processes."""
-        self._finalizer()
+        self._driver.close()
+        self._finalizer.detach()
 
 
 def _chaos(settings: Settings) -> tuple[str, str] | None:

@@ -73,6 +73,18 @@ class LoaderState:
             self.end_pass("left early")
             self.shown = Phase(f"{self.name}, epoch {self.epochs + 1}", length_of(loader))
 
+    @property
+    def loader(self) -> DataLoader[Any]:
+        """The loader that is iterated.
+
+        Raises:
+            ReferenceError: it is gone.
+        """
+        loader = None if self._loader is None else self._loader()
+        if loader is None:
+            raise ReferenceError("the loader is gone")
+        return loader
+
     def end_pass(self, how: str = "") -> None:
         """The pass is over."""
         if self.shown is not None:

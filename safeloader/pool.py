@@ -110,7 +110,7 @@ class WorkerPool:
                 f"the worker pool {self.name!r} was closed",
                 hint="make a new WorkerPool and new loaders: close() ends a pool for good",
             )
-        if self._crew is None:
+        if self._crew is None or self._crew.foreign:
             from safeloader.core.policy import RestartWindow
             from safeloader.core.seats import Reserve
             from safeloader.runtime.crew import Crew

@@ -14,6 +14,7 @@ shifts no other.
 from __future__ import annotations
 
 import json
+import os
 import time
 import warnings
 from collections import Counter, deque
@@ -80,6 +81,7 @@ class RankCheck:
         self._passes: Counter[str] = Counter()
         self._keys: deque[str] = deque()
         self._told = False
+        self._owner = os.getpid()
 
     def identify(self, loader: DataLoader[Any]) -> None:
         """Tell this loader from others of the program as all ranks do; for the loader's constructor to call."""
@@ -102,7 +104,7 @@ class RankCheck:
             RanksDisagreeError: Another rank iterates other data, or as `rank_check` wants.
         """
         self.current = None
-        here = group() if self._mode != "off" else None
+        here = group() if self._mode != "off" and os.getpid() == self._owner else None  # a fork is no rank
         if here is None or here[1] == 1:
             return
         dealer = _dealer(loader, *here)

@@ -12,6 +12,7 @@ loses at most one block.
 from __future__ import annotations
 
 import json
+import os
 import time
 import weakref
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ class Tracer:
         self._due: int | None = None
         self._epoch = self._batch = 0
         self._block: list[_Given] = []
+        _tracers.add(self)
         weakref.finalize(self, _write, file, loader, self._offset, self._block)
 
     def loaded(
@@ -112,9 +114,25 @@ class Tracer:
         self._epoch, self._batch = self._epoch + 1, 0
         self.flush()
 
+    def leave(self) -> None:
+        """This is a fork of the program: what is kept is the parent's to write."""
+        self._pending.clear()
+        self._block.clear()
+
     def flush(self) -> None:
         """Write what is kept."""
         _write(self._file, self._loader, self._offset, self._block)
+
+
+_tracers: weakref.WeakSet[Tracer] = weakref.WeakSet()
+
+
+def _begin_anew() -> None:
+    for tracer in list(_tracers):
+        tracer.leave()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def _write(file: EventFile, loader: str, offset: float, block: list[_Given]) -> None:

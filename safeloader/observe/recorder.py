@@ -6,6 +6,7 @@ because somebody could not be told about it.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from contextlib import contextmanager
@@ -84,6 +85,7 @@ class Recorder:
         self._epochs = self._restarts = self._fallbacks = self._recoveries = self._slow = 0
         self._lost = Lost()
         self._closed = self._told_own_fault = False
+        self._owner = os.getpid()
         self._waits_before = Waits()  # of the epochs before
         self._events = EventFile(settings.events) if settings.events else None
         self.tracer = Tracer(name, self._events) if settings.trace and self._events else None
@@ -244,8 +246,8 @@ class Recorder:
     def closed(self) -> None:
         """The loader ended. Only the first call counts."""
         with self._unharmed():
-            if self._closed:
-                return
+            if self._closed or os.getpid() != self._owner:
+                return  # of a fork of the program, the parent's loader does not end
             self._closed = True
             faults = self._causes.total()
             self._tell(

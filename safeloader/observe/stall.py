@@ -14,9 +14,9 @@ import sys
 import threading
 import traceback
 import weakref
-from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from safeloader import clock
 from safeloader.observe.log import logger
 from safeloader.observe.status import program_status
 from safeloader.observe.status_socket import StatusSocket
@@ -82,7 +82,7 @@ class Glance(NamedTuple):
     """What the watch saw.
 
     Attributes:
-        last: monotonic seconds of the last step of any loader; None if there is none.
+        last: seconds (`safeloader.clock`) of the last step of any loader; None if there is none.
         teller: who is told of what holds the run.
     """
 
@@ -132,6 +132,7 @@ class _Watch:
     def start(self) -> None:
         with self._lock:
             if self._thread is None:
+                clock.start()
                 self._socket = StatusSocket(self._answer)
                 self._thread = threading.Thread(
                     target=self._run, args=(self._socket,), name="safeloader-stall", daemon=True
@@ -164,7 +165,7 @@ class _Watch:
             if not watched:
                 due = companion.look(Glance())
             else:
-                due = companion.look(Glance(max(p.since for p, _ in watched), _foremost(watched)[1].teller()))
+                due = companion.look(Glance(max(clock.at(p.since) for p, _ in watched), _foremost(watched)[1].teller()))
         except Exception:  # whatever it is, the watch must go on
             logger.warning("the board of ranks is given up", exc_info=True)
             due = None
@@ -183,8 +184,8 @@ class _Watch:
             watched = list(self._watched.items())
         if not watched:
             return None
-        limit, now = min(w.limit for _, w in watched), monotonic()
-        last = max(pulse.since for pulse, _ in watched)
+        limit, now = min(w.limit for _, w in watched), clock.now()
+        last = max(clock.at(pulse.since) for pulse, _ in watched)
         if now - last < limit:
             return limit - (now - last)
         if last > self._told:
@@ -194,7 +195,7 @@ class _Watch:
             if teller is not None:
                 pulse.stalled = teller.stall_ended
                 holder = "loader" if pulse.waiting else "program"
-                teller.stalled(Stall(holder, now - pulse.since, pulse.busy, _place(pulse)))
+                teller.stalled(Stall(holder, now - clock.at(pulse.since), pulse.busy, _place(pulse)))
         return limit
 
 
@@ -205,7 +206,7 @@ def _foremost(watched: list[tuple[Pulse, _Watched]]) -> tuple[Pulse, _Watched]:
 
 def _whereabouts(pulse: Pulse) -> dict[str, Any]:
     """Where the consumer is, for a status; not while it moves."""
-    place = _place(pulse) if monotonic() - pulse.since >= _STANDS else None
+    place = _place(pulse) if clock.now() - clock.at(pulse.since) >= _STANDS else None
     return {"place": "", "joined": False} if place is None else {"place": place.line, "joined": place.joined}
 
 

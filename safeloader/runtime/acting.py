@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import weakref
-from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-import numpy
-
+from .. import clock
 from ..core import messages as m
 from . import carry, codec, system
 from . import protocol as p
 from .generators import States
 from .indices import own_copy, pack
 from .inline import InlineBatch, InlineHost, Interrupted, Irreversible, NotEncodable
+from .outcome import Outcome
 from .worker import Ended, WorkerPlace
 
 if TYPE_CHECKING:
@@ -22,12 +21,23 @@ if TYPE_CHECKING:
 
     from .driver import Driver
     from .hearing import Hearing
+    from .journal import Key
     from .process import Process
     from .tell import Teller
 
-__all__ = ["Acting"]
+__all__ = ["Acting", "Draws"]
 
 _Batch = tuple[bytes, "tuple[int, int] | None", "list[tuple[int, int]]", int]
+
+
+class Draws(Protocol):
+    """The sampler of an epoch."""
+
+    def draw(self, drawn: list[Any]) -> None:
+        """Add the next indices to the list, if there are any."""
+
+    def mend_draws(self, count: int) -> None:
+        """An exception came while it was asked: be where it was after so many draws."""
 
 
 class Acting:
@@ -41,84 +51,144 @@ class Acting:
         self._hearing = hearing
         self._finish = finish
         self._inline = InlineHost(driver.spec.config.load, driver.spec, teller.not_undone)
-        self._anchors: dict[int, weakref.ref[Any]] = {}
-        self._draw: Callable[[], Any] | None = None
+        self._draws: Draws | None = None
+        self._broken = False  # an exception came while the sampler was asked
+        self._counted: tuple[Key, int] = (0, -1), 0  # draws in this epoch, the last of them included
         self._draw_error: Exception | None = None
-        self._owed = 0
+        self._owed: deque[Key] = deque()
         self._shared_seed: int | None = None
         self._told_epoch: int | None = None
+        self._drawn: tuple[Key, list[Any]] = (0, -1), []
+        self._actions()
 
-    def actions(self) -> dict[type, Callable[[Any], None]]:
-        """What to do on each command."""
+    def execute(self, command: m.Command, key: Key, again: bool) -> None:
+        """Carry a command out. What comes with every batch is done here and now, and may be begun again; the rest is
+        done by the shield, once."""
+        usual = self._usual.get(type(command))
+        if usual is not None:
+            usual(command, key, again)
+        elif getattr(command, "process", None) == m.INLINE and type(command) in self._inlined:
+            self._inlined[type(command)](command, key, again)
+        else:
+            self._driver.shield.run(("command", *key), lambda: self._seldom[type(command)](command, key))
+
+    def _actions(self) -> None:
         teller = self._teller
-        return {
+        self._usual: dict[type, Callable[[Any, Key, bool], None]] = {
             m.PlanTask: self._plan_task,
+            m.SendTask: self._send_task,
+            m.LoadInline: self._load_inline,
+            m.Deliver: self._deliver,
+            m.DeliverError: lambda c, *_: self._fail_with(lambda: teller.raise_error(c, self._driver.spec.classes)),
+            m.DeliverBadSample: lambda c, *_: self._fail_with(lambda: teller.raise_bad_sample(c)),
+            m.EndEpoch: lambda c, *_: self._fail_with(self._end_epoch),
+            m.GiveUp: lambda c, *_: self._fail_with(lambda: self._give_up(c)),
+            m.TellState: lambda c, *_: self._driver.told.append(c),
+        }
+        self._inlined: dict[type, Callable[[Any, Key, bool], None]] = {
+            m.HostWorker: self._host_inline,
+            m.DropWorker: lambda c, *_: self._inline.drop(c.worker),
+            m.ResumeWorker: self._resume_inline,
+        }
+        self._seldom: dict[type, Callable[[Any, Key], None]] = {
             m.StartProcess: self._start_process,
             m.HostWorker: self._host_worker,
-            m.DropWorker: self._drop_worker,
+            m.DropWorker: lambda c, key: self._driver.send(c.process, key, p.DROP, c.worker),
             m.ResumeWorker: self._resume_worker,
-            m.SendTask: self._send_task,
-            m.PassOver: lambda c: self._with(c.process, lambda process: process.page.pass_over(c.before)),
+            m.PassOver: lambda c, _: self._with(c.process, lambda process: process.page.pass_over(c.before)),
             m.SendProbe: self._send_probe,
-            m.LoadInline: self._load_inline,
             m.InspectProcess: self._inspect,
-            m.CaptureStacks: lambda c: self._with(c.process, self._hearing.await_stacks),
-            m.KillProcess: lambda c: self._with(c.process, lambda process: process.kill()),
-            m.StopProcess: lambda c: self._with(c.process, lambda process: process.ask_to_end()),
-            m.AbandonProcess: lambda c: self._with(c.process, self._abandon),
-            m.Deliver: self._deliver,
-            m.DeliverError: lambda c: self._end_with(lambda: teller.raise_error(c, self._driver.spec.classes)),
-            m.DeliverBadSample: lambda c: self._end_with(lambda: teller.raise_bad_sample(c)),
-            m.EndEpoch: lambda c: self._end_with(self._end_epoch),
-            m.TellState: self._driver.told.append,
-            m.FreeSlot: lambda c: self._driver.arena.free(c.slot),
-            m.GiveUp: lambda c: self._end_with(lambda: self._give_up(c)),
-            m.ReportFault: teller.fault,
-            m.ReportRung: teller.rung,
-            m.ReportSlow: teller.slow,
-            m.ReportSlowStart: lambda c: self._with(c.process, lambda process: teller.slow_start(process, c.seconds)),
-            m.ReportSkipped: teller.skipped,
-            m.ReportRefused: teller.refused,
+            m.CaptureStacks: lambda c, _: self._with(c.process, self._hearing.await_stacks),
+            m.KillProcess: lambda c, _: self._with(c.process, lambda process: process.kill()),
+            m.StopProcess: lambda c, _: self._with(c.process, lambda process: process.ask_to_end()),
+            m.AbandonProcess: lambda c, _: self._with(c.process, self._abandon),
+            m.FreeSlot: lambda c, _: self._driver.arena.free(c.slot),
+            m.ReportFault: lambda c, _: teller.fault(c),
+            m.ReportRung: lambda c, _: teller.rung(c),
+            m.ReportSlow: lambda c, _: teller.slow(c),
+            m.ReportSlowStart: lambda c, _: self._with(
+                c.process, lambda process: teller.slow_start(process, c.seconds)
+            ),
+            m.ReportSkipped: lambda c, _: teller.skipped(c),
+            m.ReportRefused: lambda c, _: teller.refused(c),
         }
 
     # ------------------------------------------------------------ planning
 
-    def new_epoch(self, shared_seed: int | None, told_epoch: int | None) -> None:
+    def new_epoch(self, shared_seed: int | None, told_epoch: int | None, drawn: int) -> None:
         self._draw_error = None
-        self._owed = 0
+        self._broken, self._counted = False, (self._counted[0], drawn)
+        self._owed.clear()
         self._shared_seed, self._told_epoch = shared_seed, told_epoch
 
     @contextlib.contextmanager
-    def drawing(self, draw: Callable[[], Any]) -> Iterator[None]:
+    def drawing(self, draws: Draws) -> Iterator[None]:
         """Within this context the sampler can be asked; beyond it, nothing here keeps the iterator alive.
 
         Draws that fall due in between, when another loader of the pool looks after this one, are made up for.
         """
-        self._draw = draw
+        self._draws = draws
         try:
             while self._owed:
-                self._owed -= 1
-                self._plan_task(m.PlanTask())
+                self._plan_task(m.PlanTask(), self._owed[0], True)
+                self._owed.popleft()
             yield
         finally:
-            self._draw = None
+            self._draws = None
 
-    def _plan_task(self, c: m.PlanTask) -> None:
-        event: m.Event = m.PlanEnded()
-        if self._draw is None:
-            self._owed += 1
+    def _plan_task(self, c: m.PlanTask, key: Key, again: bool) -> None:
+        if self._draws is None:
+            if not self._owed or self._owed[-1] != key:
+                self._owed.append(key)
             return
-        if self._draw_error is None:
+        self._driver.journal.later(key, self._planned(key), again)
+
+    def _planned(self, key: Key) -> m.Event:
+        if self._drawn[0] != key:
+            self._drawn = key, []
+        drawn = self._drawn[1]
+        if self._draw_error is not None or self._draws is None:
+            return m.PlanEnded()
+        if not drawn:
             self._driver.drawing = True
             try:
-                event = m.TaskPlanned(own_copy(self._draw()))
-            except StopIteration:
-                pass
-            except Exception as error:  # raised when the batches planned before it have been delivered
-                self._draw_error = error
+                self._draw(self._draws, key, drawn)
             finally:
                 self._driver.drawing = False
-        self._driver.later(event)
+        if drawn and self._counted[0] != key:
+            self._counted = key, self._counted[1] + 1
+        return m.TaskPlanned(own_copy(drawn[0])) if drawn else m.PlanEnded()
+
+    def _draw(self, draws: Draws, key: Key, drawn: list[Any]) -> None:
+        """Ask the sampler. What it raises is raised when the batches planned before have been delivered.
+
+        An exception from outside, say a signal's, ends a sampler that is a generator: then another is brought to its
+        place. It is from outside if the sampler does not raise the like there.
+        """
+        shield = self._driver.shield
+        try:
+            if self._broken:
+                shield.run(("mend", *key), lambda: draws.mend_draws(self._counted[1]))
+                self._broken = False
+            draws.draw(drawn)
+        except Exception as error:
+            self._broken = True
+            try:
+                shield.do(lambda: self._draw_again(draws, drawn))
+            except Exception as second:
+                shield.genuine(second)
+                self._draw_error = error
+            else:
+                self._broken = False
+                raise
+        except BaseException:
+            self._broken = True
+            raise
+
+    def _draw_again(self, draws: Draws, drawn: list[Any]) -> None:
+        if not drawn:
+            draws.mend_draws(self._counted[1])
+            draws.draw(drawn)
 
     # ------------------------------------------------------------ processes
 
@@ -127,19 +197,22 @@ class Acting:
         if process is not None:
             act(process)
 
-    def _start_process(self, c: m.StartProcess) -> None:
+    def _start_process(self, c: m.StartProcess, key: Key) -> None:
         try:
             process = self._driver.start(c.process, c.standby)
         except OSError as error:
-            self._driver.later(m.ProcessExited(c.process, system.explained(error), None, None, None, None, False))
+            self._tell(m.ProcessExited(c.process, system.explained(error), None, None, None, None, False))
         else:
             self._driver.add(process)
             if process.ready:
                 self._teller.started(process)
-                self._driver.later(m.ProcessReady(c.process))
+                self._tell(m.ProcessReady(c.process))
 
-    def _inspect(self, c: m.InspectProcess) -> None:
-        self._with(c.process, lambda process: self._driver.later(self._inspected(process)))
+    def _tell(self, event: m.Event) -> None:
+        self._driver.journal.inbox.append(event)
+
+    def _inspect(self, c: m.InspectProcess, key: Key) -> None:
+        self._with(c.process, lambda process: self._tell(self._inspected(process)))
 
     @staticmethod
     def _inspected(process: Process) -> m.Event:
@@ -148,14 +221,14 @@ class Acting:
         if process.forfeited():
             return m.ProcessForfeited(process.number)
         task, setup, sample, taken_at, progressed_at = process.page.read()
-        progressed_at = max(progressed_at, there)
+        taken_at, progressed_at = clock.at(taken_at), clock.at(max(progressed_at, there))
         return m.ProcessInspected(process.number, task, setup, sample, taken_at, progressed_at, state, elsewhere)
 
     def inspect_stopped(self) -> None:
         """Tell of processes that somebody stopped, before an epoch waits for them."""
         for process in list(self._driver.processes.values()):
             if process.state() == "T":
-                self._driver.tell(self._inspected(process))
+                self._tell(self._inspected(process))
 
     def _abandon(self, process: Process) -> None:
         self._driver.remove(process)
@@ -163,47 +236,44 @@ class Acting:
 
     # ------------------------------------------------------------ workers and tasks
 
-    def _host_worker(self, c: m.HostWorker) -> None:
-        place = WorkerPlace(
+    def _place(self, c: m.HostWorker) -> WorkerPlace:
+        return WorkerPlace(
             c.worker, c.epoch, c.position, c.ended, _states(c.epoch_snapshot), _states(c.snapshot), self._shared_seed,
             self._told_epoch, c.mark and (c.mark.position, c.mark.content, _states(c.mark.snapshot)), c.replay,
         )  # fmt: skip
-        if c.process == m.INLINE:
-            with self._refusing(c.worker):
-                self._inline.host(place, c.lenient)
-                self._driver.later(m.WorkerReady(m.INLINE, c.worker, monotonic(), self._inline.states(c.worker)))
-        else:
-            replay = [(self._carried(indices), skip) for indices, skip in c.replay]
-            self._driver.send(c.process, p.HOST, place._replace(replay=replay))
+
+    def _host_inline(self, c: m.HostWorker, key: Key, again: bool) -> None:
+        with self._refusing(c.worker, key, again):
+            self._inline.host(self._place(c), c.lenient)
+            ready = m.WorkerReady(m.INLINE, c.worker, clock.now(), self._inline.states(c.worker))
+            self._driver.journal.later(key, ready, again)
 
     @contextlib.contextmanager
-    def _refusing(self, worker: int) -> Iterator[None]:
+    def _refusing(self, worker: int, key: Key, again: bool) -> Iterator[None]:
         """Tell of what a worker in the trainer was about to do and could not have undone."""
         try:
             yield
         except Irreversible as refused:
-            self._driver.later(m.InlineRefused(worker, refused.what))
+            self._driver.journal.later(key, m.InlineRefused(worker, refused.what), again)
 
-    def _drop_worker(self, c: m.DropWorker) -> None:
-        if c.process == m.INLINE:
-            self._inline.drop(c.worker)
-        else:
-            self._driver.send(c.process, p.DROP, c.worker)
+    def _host_worker(self, c: m.HostWorker, key: Key) -> None:
+        replay = [(self._carried(indices), skip) for indices, skip in c.replay]
+        self._driver.send(c.process, key, p.HOST, self._place(c)._replace(replay=replay))
 
-    def _resume_worker(self, c: m.ResumeWorker) -> None:
-        if c.process == m.INLINE:
-            with self._refusing(c.worker):
-                said = self._inline.resume(c.worker, self._shared_seed, c.epoch, self._told_epoch)
-                states = self._inline.states(c.worker)
-                self._driver.later(m.WorkerResumed(m.INLINE, c.worker, monotonic(), states, said))
-        else:
-            self._driver.send(c.process, p.RESUME, c.worker, self._shared_seed, c.epoch, self._told_epoch)
+    def _resume_inline(self, c: m.ResumeWorker, key: Key, again: bool) -> None:
+        with self._refusing(c.worker, key, again):
+            said = self._inline.resume(c.worker, self._shared_seed, c.epoch, self._told_epoch)
+            states = self._inline.states(c.worker)
+            self._driver.journal.later(key, m.WorkerResumed(m.INLINE, c.worker, clock.now(), states, said), again)
 
-    def _send_task(self, c: m.SendTask) -> None:
-        self._driver.send(c.process, p.TASK, c.worker, c.task, self._carried(c.indices), c.skip, c.lease.slot)
+    def _resume_worker(self, c: m.ResumeWorker, key: Key) -> None:
+        self._driver.send(c.process, key, p.RESUME, c.worker, self._shared_seed, c.epoch, self._told_epoch)
 
-    def _send_probe(self, c: m.SendProbe) -> None:
-        self._driver.send(c.process, p.PROBE, c.worker, c.task, self._carried(c.indices), c.positions)
+    def _send_task(self, c: m.SendTask, key: Key, again: bool) -> None:
+        self._driver.send(c.process, key, p.TASK, c.worker, c.task, self._carried(c.indices), c.skip, c.lease.slot)
+
+    def _send_probe(self, c: m.SendProbe, key: Key) -> None:
+        self._driver.send(c.process, key, p.PROBE, c.worker, c.task, self._carried(c.indices), c.positions)
 
     def _carried(self, indices: Any) -> Any:
         """Indices as they are if they are plain numbers, packed if any interpreter can read them, else by value."""
@@ -219,53 +289,67 @@ class Acting:
             return p.Packed(data)
         return p.Carried(carry.dumps(indices, self._driver.spec.classes, what={"indices": indices}))
 
-    def _load_inline(self, c: m.LoadInline) -> None:
-        inline, taken_at = self._inline, monotonic()
+    def _load_inline(self, c: m.LoadInline, key: Key, again: bool) -> None:
+        inline, taken_at = self._inline, clock.now()
         event: m.Event
         try:
-            loaded = inline.load(c.worker, c.indices, c.skip, c.timeout)
+            loaded = inline.load(c.worker, c.indices, c.skip, c.timeout, key)
         except Ended:
-            event = m.WorkerEnded(m.INLINE, c.task, inline.states(c.worker), monotonic())
+            event = m.WorkerEnded(m.INLINE, c.task, inline.states(c.worker), clock.now())
         except Irreversible as refused:
             event = m.InlineRefused(c.worker, refused.what)
         except Interrupted as interrupted:
             event = m.InlineInterrupted(c.task, inline.sample(c.worker), interrupted.stack)
         except NotEncodable as failure:
             states = inline.states(c.worker)
-            event = m.TaskRaised(m.INLINE, c.task, failure.error, "unpicklable", None, states, monotonic())
+            event = m.TaskRaised(m.INLINE, c.task, failure.error, "unpicklable", None, states, clock.now())
         except Exception as error:
             states, sample = inline.states(c.worker), inline.sample(c.worker)
-            event = m.TaskRaised(m.INLINE, c.task, error, "raised", sample, states, monotonic())
+            event = m.TaskRaised(m.INLINE, c.task, error, "raised", sample, states, clock.now())
         else:
             batch = None if loaded.empty else InlineBatch(loaded.batch)
             states = inline.states(c.worker)
-            event = m.TaskLoaded(m.INLINE, c.task, batch, 0, states, taken_at, monotonic(), loaded.dropped)
+            event = m.TaskLoaded(m.INLINE, c.task, batch, 0, states, taken_at, clock.now(), loaded.dropped)
             self._teller.loaded_here(c.task, c.worker, event.finished_at - taken_at)
-        self._driver.later(event)
+        self._driver.journal.later(key, event, again)
         if isinstance(event, m.TaskLoaded):
-            with self._refusing(c.worker):
+            with self._refusing(c.worker, key, again):
                 said = inline.said(c.worker)
                 if said is not None:
-                    self._driver.later(m.WorkerMarked(m.INLINE, c.worker, said))
+                    self._driver.journal.later(key, m.WorkerMarked(m.INLINE, c.worker, said), again)
 
     # ------------------------------------------------------------ outcomes
 
-    def _end_with(self, outcome: Callable[[], Any]) -> None:
+    def _fail_with(self, act: Callable[[], Any]) -> None:
         if self._driver.outcome is None:
-            self._driver.outcome = outcome
+            self._driver.outcome = Outcome(None, act)
 
-    def _deliver(self, c: m.Deliver) -> None:
-        begun = monotonic()
+    def _deliver(self, c: m.Deliver, key: Key, again: bool) -> None:
+        driver, begun = self._driver, clock.now()
+        if again and driver.outcome is not None:
+            return
         try:
             batch = self._decode(c)
             if self._finish is not None:
                 batch = self._finish(batch)
         except Exception as error:  # say, a class that only the worker can import
+            if self._was_interrupted(c):
+                raise
             failure = error
-            self._end_with(lambda: self._teller.raise_undecodable(c.task, failure))
+            self._fail_with(lambda: self._teller.raise_undecodable(c.task, failure))
         else:
-            self._end_with(lambda: batch)
-        self._teller.delivered(c.task, monotonic() - begun)
+            if driver.outcome is None:
+                driver.outcome = Outcome(batch, None)
+        driver.views.handed_over()
+        self._teller.delivered(c.task, clock.now() - begun)
+
+    def _was_interrupted(self, c: m.Deliver) -> bool:
+        """Whether a batch can be decoded, so that what was raised meanwhile came from outside: a signal, say."""
+        try:
+            self._driver.shield.do(lambda: self._decode(c))
+        except Exception:
+            return False
+        return True
 
     def _decode(self, c: m.Deliver) -> Any:
         if isinstance(c.batch, InlineBatch):
@@ -273,27 +357,11 @@ class Acting:
         stream, place, pieces, nbytes = cast("_Batch", c.batch)
         if c.lease is None:
             return codec.decode(stream, pieces, None)
-        anchor = self._anchor(c.lease, nbytes)
+        anchor = self._driver.views.anchor(c.lease, self._driver.arena.map(c.lease.slot, nbytes).view(), nbytes)
         memory = anchor.data
         if place is not None:
             stream = bytes(memory[place[0] : place[0] + place[1]])
         return codec.decode(stream, pieces, memory)
-
-    def _anchor(self, lease: m.Lease, nbytes: int) -> Any:
-        """An array over the lease that all views refer to: when it dies, the lease comes back.
-
-        That may be in any thread and inside anything, so all that happens then is an append, which is atomic.
-        """
-        memory = self._driver.arena.map(lease.slot, nbytes).view()
-        anchor = numpy.frombuffer(memory, dtype=numpy.uint8, count=nbytes)
-        returned, anchors = self._driver.returned, self._anchors
-
-        def back(_: Any) -> None:
-            returned.append(lease)
-            anchors.pop(lease.serial, None)
-
-        anchors[lease.serial] = weakref.ref(anchor, back)
-        return anchor
 
     def _give_up(self, c: m.GiveUp) -> Any:
         try:

@@ -10,7 +10,10 @@ import pickle
 import socket
 import struct
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Blocking", "Frames", "NonBlocking", "frame"]
 
@@ -25,46 +28,81 @@ def frame(message: object) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
+def _cut(data: bytes | bytearray) -> tuple[list[Any], int, int]:
+    """The whole messages at the beginning of some bytes, where the rest begins, and how long that is to become."""
+    messages: list[Any] = []
+    start, end = 0, len(data)
+    while end - start >= 4:
+        (length,) = _LENGTH.unpack_from(data, start)
+        if end - start - 4 < length:
+            return messages, start, length + 4
+        messages.append(pickle.loads(memoryview(data)[start + 4 : start + 4 + length]))
+        start += 4 + length
+    return messages, start, 4
+
+
 class Frames:
     """Cuts a byte stream into messages."""
 
-    __slots__ = ("_missing", "_rest")
+    __slots__ = ("_rest", "_wanted")
 
     def __init__(self) -> None:
         self._rest = bytearray()
-        self._missing = 0  # bytes of a known frame; a long one is put together once, not with every read
+        self._wanted = 4  # bytes of a known frame; a long one is put together once, not with every read
 
     def feed(self, data: bytes | bytearray) -> list[Any]:
         if self._rest:
             self._rest += data
-            self._missing -= len(data)
-            if self._missing > 0:
+            if len(self._rest) < self._wanted:
                 return []
             data = self._rest
-        self._missing = 0
-        messages, start, end = [], 0, len(data)
-        while end - start >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(data, start)
-            start += _LENGTH.size
-            if end - start < length:
-                self._missing = length - (end - start)
-                start -= _LENGTH.size
-                break
-            messages.append(pickle.loads(memoryview(data)[start : start + length]))
-            start += length
+        messages, start, self._wanted = _cut(data)
         self._rest = bytearray(data[start:])
         return messages
 
 
+class _Received(NamedTuple):
+    """What came since the last whole message."""
+
+    chunks: list[bytes]
+    rest: bytes = b""
+    wanted: int = 4
+    messages: int = 0  # so far
+
+
+class _Sending(NamedTuple):
+    """A frame on its way, and how many bytes of it each call has sent."""
+
+    number: Any
+    data: memoryview
+    sent: list[int]
+
+    def rest(self) -> memoryview:
+        return self.data[sum(self.sent) :] if self.sent else self.data
+
+
+_NOTHING = _Sending((), memoryview(b""), [])
+
+
 class NonBlocking:
-    """The trainer's end."""
+    """The trainer's end. An exception between any two of its instructions loses nothing, and sends nothing twice.
+
+    What a system call took or gave is noted by the same call into C (``extend`` of a ``map``), all else by one store.
+
+    Attributes:
+        ended: the peer is gone.
+        heard: number of the last message that was taken from those that arrived.
+    """
 
     def __init__(self, end: socket.socket) -> None:
         end.setblocking(False)
         self.socket = end
         self.ended = False
-        self._frames = Frames()
-        self._backlog: deque[memoryview] = deque()
+        self.heard = 0
+        self._received = _Received([])
+        self._sending = _NOTHING
+        self._backlog: deque[tuple[Any, memoryview]] = deque()
+        self._count = 0
 
     def fileno(self) -> int:
         return self.socket.fileno()
@@ -72,12 +110,22 @@ class NonBlocking:
     @property
     def waits(self) -> bool:
         """True while something waits for room."""
-        return bool(self._backlog)
+        return bool(self._backlog) or bool(len(self._sending.rest()))
 
-    def send(self, message: object) -> bool:
+    def send(self, message: object, number: Any = None) -> bool:
         """Send now; what there is no room for waits for ``flush``, and True is returned. A peer that is gone is
-        noticed elsewhere."""
-        self._backlog.append(memoryview(frame(message)))
+        noticed elsewhere.
+
+        Args:
+            message: of plain values.
+            number: sent once under this number; each must be greater than the last. None counts by itself.
+        """
+        if number is None:
+            self._count += 1
+            number = (self._count,)
+        last = self._backlog[-1][0] if self._backlog else self._sending.number
+        if number > last:
+            self._backlog.append((number, memoryview(frame(message))))
         return self.flush()
 
     def send_descriptors(self, message: object, more: object, descriptors: list[int]) -> None:
@@ -94,37 +142,56 @@ class NonBlocking:
 
     def flush(self) -> bool:
         """Send what waits. Returns True if something still waits."""
-        while self._backlog:
-            data = self._backlog[0]
-            try:
-                sent = self.socket.send(data)
-            except BlockingIOError:
-                return True
-            except OSError:
-                self._backlog.clear()
+        while True:
+            rest = self._sending.rest()
+            if rest:
+                try:
+                    self._sending.sent.extend(map(self.socket.send, (rest,)))
+                except BlockingIOError:
+                    return True
+                except OSError:
+                    self._backlog.clear()
+                    self._sending = self._sending._replace(data=memoryview(b""), sent=[])
+                    return False
+            elif not self._backlog:
                 return False
-            if sent == len(data):
-                self._backlog.popleft()
+            elif self._backlog[0][0] > self._sending.number:
+                self._sending = _Sending(*self._backlog[0], [])
             else:
-                self._backlog[0] = data[sent:]
-        return False
+                self._backlog.popleft()
 
     def receive(self) -> list[Any]:
         """Everything that has arrived; ``ended`` is set when the peer is gone."""
         messages: list[Any] = []
-        while True:
+        self.receive_into(lambda arrived: messages.extend(message for _, message in arrived))
+        return messages
+
+    def receive_into(self, put: Callable[[list[tuple[int, Any]]], None]) -> None:
+        """The same, numbered from 1 on. What was put, but not noted any more, is put again: look at ``heard``."""
+        chunks = self._received.chunks
+        while not self.ended:
             try:
-                data = self.socket.recv(_CHUNK)
+                chunks.extend(map(self.socket.recv, (_CHUNK,)))
             except BlockingIOError:
-                return messages
+                break
             except OSError:
-                data = b""
-            if not data:
                 self.ended = True
-                return messages
-            messages += self._frames.feed(data)
-            if len(data) < _CHUNK:
-                return messages
+                break
+            if not chunks[-1]:
+                self.ended = True
+            elif len(chunks[-1]) < _CHUNK:
+                break
+        if chunks:
+            self._put_messages(put)
+
+    def _put_messages(self, put: Callable[[list[tuple[int, Any]]], None]) -> None:
+        chunks, rest, wanted, count = self._received
+        if len(rest) + sum(map(len, chunks)) < wanted:
+            return
+        data = rest + b"".join(chunks) if rest or len(chunks) > 1 else chunks[0]
+        messages, start, wanted = _cut(data)
+        put(list(enumerate(messages, count + 1)))
+        self._received = _Received([], data[start:], wanted, count + len(messages))
 
     def shut(self) -> None:
         """Say that no further message will come."""

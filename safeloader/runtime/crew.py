@@ -17,9 +17,9 @@ import os
 import select
 import threading
 import uuid
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from ..clock import now as clock_now
 from ..core import seats
 from .arena import Arena
 from .member import Member
@@ -65,6 +65,11 @@ class Crew:
         self._given: tuple[Spec, Arena] | None = None
         self._count = 0
         self._owner = os.getpid()
+
+    @property
+    def foreign(self) -> bool:
+        """True in a fork of the process that made it: there the pool begins anew."""
+        return os.getpid() != self._owner
 
     @property
     def pids(self) -> list[int]:
@@ -114,7 +119,7 @@ class Crew:
                 return seat
 
     def _member_for(self, driver: Driver) -> Member:
-        if self.closed or os.getpid() != self._owner:
+        if self.closed or self.foreign:
             raise OSError("the pool was closed" if self.closed else "the pool belongs to the process that made it")
         self._sweep()
         member = self._choice(driver)
@@ -190,6 +195,10 @@ class Crew:
             self._sweep()
             self._keep_standbys()
 
+    @property
+    def has_losses(self) -> bool:
+        return self.standbys.has_losses
+
     def losses(self) -> list[Loss]:
         """The standbys that were lost, and that no loader was told of yet."""
         return self.standbys.losses()
@@ -209,13 +218,13 @@ class Crew:
             try:
                 self._start(standby=True)
             except OSError:  # there is none, then: nobody is harmed
-                self.standbys.reserve.lost(monotonic())
+                self.standbys.reserve.lost(clock_now())
 
     # ------------------------------------------------------------ the others' deadlines
 
     def next_deadline(self, driver: Driver) -> float:
         """The earliest of all the others, and of what others left behind."""
-        now, earliest = monotonic(), self.standbys.due
+        now, earliest = clock_now(), self.standbys.due
         for other in list(self._drivers.values()):
             if other is not driver:
                 due = other.due
@@ -226,7 +235,7 @@ class Crew:
 
     def look_after_others(self, driver: Driver) -> None:
         """Let those see to it for whom something is due."""
-        now = monotonic()
+        now = clock_now()
         for other in list(self._drivers.values()):
             if other is not driver and other.due <= now:
                 other.attend()
@@ -239,7 +248,7 @@ class Crew:
 
     def close(self) -> None:
         """End all loaders that use the pool, then all processes: asked first, killed after the stop timeout."""
-        if self.closed or os.getpid() != self._owner:
+        if self.closed or self.foreign:
             return
         self.closed = True
         for driver in list(self._drivers.values()):
@@ -265,10 +274,10 @@ class Crew:
 
 
 def _await_exits(members: list[Member], seconds: float) -> None:
-    end = monotonic() + seconds
+    end = clock_now() + seconds
     poll = select.poll()
     while alive := [member.process for member in members if not member.process.exited()]:
-        left = end - monotonic()
+        left = end - clock_now()
         if left <= 0:
             return
         for process in alive:

@@ -11,11 +11,11 @@ import contextlib
 import math
 import os
 import select
+import sys
 import threading
-from collections import deque
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from .. import clock
 from ..core import messages as m
 from ..core.supervisor import Supervisor
 from ..errors import ConcurrentUseError, LoaderClosedError
@@ -23,16 +23,24 @@ from . import codec
 from .acting import Acting
 from .arena import Arena
 from .hearing import Hearing
+from .journal import Journal
 from .process import Process
+from .shield import Shield
 from .tell import Teller
+from .views import Views, track
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections import deque
+    from collections.abc import Callable, Iterable, Iterator
+    from types import FrameType
 
     from ..core.policy import CoreSettings
     from ..core.state import State
     from ..observe.recorder import Recorder
+    from .acting import Draws
     from .crew import Crew
+    from .journal import Key
+    from .outcome import Outcome
     from .spec import Spec
     from .start.stock import Stock
     from .start.way import Way
@@ -40,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["Driver"]
 
 _LONGEST_SLEEP = 3600.0
+_PATIENCE = 1.0  # seconds until it is looked whether the holder of a lock still lives
 
 
 class Driver:
@@ -73,19 +82,18 @@ class Driver:
         except BaseException:
             spec.close()
             raise
-        self.supervisor = Supervisor(settings)
         self.processes: dict[int, Process] = {}
         self._pids: dict[int, int] = {m.INLINE: os.getpid()}  # of those that are gone
-        self.returned: deque[m.Lease] = deque()
-        self.outcome: Callable[[], Any] | None = None
+        self.views = Views()
+        self.outcome: Outcome | None = None  # what the consumer gets next; it stays until that is certain
         self.told: list[m.TellState] = []
         self.closed = False
         self.drawing = False  # the sampler is asked for indices
         self._poll = select.poll()
         self._sources: dict[int, tuple[Process, Callable[[Process], None]]] = {}
-        self._events: deque[m.Event] = deque()
-        self._commands: deque[m.Command] = deque()
-        self._handling = False
+        self.shield = Shield()
+        self.raised: BaseException | None = None  # what ``next`` raised in the place of a batch
+        self._whole = True  # the last call came to its end
         self._lock = threading.Lock()  # of the consumer: one at a time
         self._busy = threading.Lock()  # of the books: the consumer, or whoever looks after this loader for a moment
         self._attended_by = 0
@@ -98,45 +106,56 @@ class Driver:
         self._teller = teller = Teller(self, recorder)
         self._hearing = Hearing(self, teller)
         self._acting = Acting(self, teller, self._hearing, finish)
-        self._actions = self._acting.actions()
+        self.journal = Journal(Supervisor(settings), self.shield, self._hearing.events, self._acting.execute)
         if crew is not None:
             crew.join(self)
             if self._news >= 0:
                 self._poll.register(self._news, select.POLLIN)
+        track(self)
+        clock.start()
+
+    @property
+    def supervisor(self) -> Supervisor:
+        return self.journal.supervisor
 
     # ------------------------------------------------------------ for the iterator
 
     def begin_epoch(
         self,
         epoch: int,
-        draw: Callable[[], Any],
+        draws: Draws,
         shared_seed: int | None,
         told_epoch: int | None = None,
         state: State | None = None,
     ) -> None:
-        """Start, or start over, or go on from a state. ``draw`` gives the next indices or raises StopIteration."""
-        with self._alone(), self._acting.drawing(draw):
+        """Start, or start over, or go on from a state. ``draws`` is its sampler."""
+        with self._alone():
+            self.journal.run()  # what an interrupt has left undone is the last epoch's
             self.outcome = None
-            self._acting.new_epoch(shared_seed, told_epoch)
+            self._acting.new_epoch(shared_seed, told_epoch, 0 if state is None or state.over else state.drawn)
+        with self._alone(), self._acting.drawing(draws):
             self._look(0.0)
             if state is not None:
                 self.tell(m.EpochResumed(state))
             if state is None or state.over:
                 self.tell(m.EpochBegan(epoch))
-            self._acting.inspect_stopped()
+            self.shield.do(self._acting.inspect_stopped)
+            self.journal.run()
             if self.way.complaints:
                 self._teller.spawned_instead()
 
-    def state(self, draw: Callable[[], Any]) -> State | None:
+    def state(self, draws: Draws) -> State | None:
         """Where the consumer stands; None if the loader ended before that could be known.
 
         Right after a new epoch of living workers began, this waits until all of them have begun it.
         """
         request = m.StateRequested(self.outcome is None)
         if self.closed:
-            told = self.supervisor.handle(request, monotonic())
-            return next(c.state for c in told if isinstance(c, m.TellState))
-        with self._alone(), self._acting.drawing(draw):
+            told = [] if self.journal.torn else self.supervisor.handle(request, clock.now())
+            return next((c.state for c in told if isinstance(c, m.TellState)), None)
+        with self._alone(), self._acting.drawing(draws):
+            self.journal.run()
+            request = m.StateRequested(self.outcome is None)
             self.told.clear()
             self.tell(request)
             while not self.told:
@@ -145,15 +164,16 @@ class Driver:
                     raise self._closed_error()
             return self.told.pop().state
 
-    def next(self, draw: Callable[[], Any]) -> Any:
-        """The next batch.
+    def next(self, draws: Draws) -> Any:
+        """The next batch, or the error in its place: the same again until ``outcome`` is None.
 
         Raises:
             StopIteration: the epoch is over.
             SafeLoaderError: no further batch can be had, or this one is bad.
             Exception: what loading this batch raised.
         """
-        with self._alone(), self._acting.drawing(draw):
+        with self._alone(), self._acting.drawing(draws):
+            self.journal.run()
             if self.outcome is None:  # else an interrupt came between a batch and its consumer
                 self.tell(m.BatchRequested())
             with self._awaiting():
@@ -163,8 +183,23 @@ class Driver:
                         raise self._closed_error()
             if self.way.complaints:
                 self._teller.spawned_instead()
-            outcome, self.outcome = self.outcome, None
-        return outcome()
+            outcome = self.outcome
+            error = None if outcome.fail is None else self._error(outcome.fail)
+        if error is None:
+            return outcome.batch
+        self.raised = error
+        try:
+            raise error
+        finally:
+            del error  # its traceback knows this frame
+
+    def _error(self, fail: Callable[[], Any]) -> BaseException:
+        """What comes in the place of a batch; told once, though the consumer may be interrupted meanwhile."""
+        try:
+            self.shield.run(("fail", id(self.outcome)), fail)
+        except BaseException as error:
+            return self.shield.genuine(error)
+        raise AssertionError("nothing was raised")
 
     @property
     def delivered(self) -> deque[tuple[int, int, int | None, object]]:
@@ -185,22 +220,43 @@ class Driver:
     def _alone(self) -> Iterator[None]:
         if self.closed:
             raise self._closed_error()
-        if not self._lock.acquire(blocking=False):
+        if not self._lock.acquire(blocking=False) and self._in_use():
             raise ConcurrentUseError(
                 "two threads asked the same iterator for a batch at the same time",
                 hint="give each thread its own loader, or guard next() with a lock",
             )
         try:
-            with self._busy:
+            while not self._busy.acquire(timeout=_PATIENCE) and _is_at(self, _ATTENDING):
+                pass  # else whoever attended was broken off
+            try:
+                self.shield.settle()
+                if self.closed:
+                    raise self._closed_error()
+                if not self._whole:
+                    for process in list(self.processes.values()):
+                        self._hearing.hear(process)  # it may have been read, and not been understood
+                self._whole = False
                 yield
-                self.due = self.supervisor.next_deadline()
+                self.due, self._whole = self.supervisor.next_deadline(), True
+                self.shield.forget()
+            finally:
+                self._busy.release()
         finally:
             self._lock.release()
             if self._close_wanted:
                 self.close()
 
-    @staticmethod
-    def _closed_error() -> LoaderClosedError:
+    def _in_use(self) -> bool:
+        """Whether some thread holds the lock, or an interrupt has kept its holder from releasing it."""
+        return _is_at(self, _ENTRIES, besides=1)
+
+    def _closed_error(self) -> LoaderClosedError:
+        if os.getpid() != self._owner:
+            return LoaderClosedError(
+                f"this iterator belongs to process {self._owner}, of which this process ({os.getpid()}) is a fork: "
+                "its batches are the parent's",
+                hint="begin an epoch of its own here with iter(loader), which starts processes of its own",
+            )
         return LoaderClosedError(
             "this iterator is closed",
             hint="begin a new epoch with iter(loader), or make a new loader if the loader was closed",
@@ -214,11 +270,15 @@ class Driver:
             deadline = min(deadline, self._crew.next_deadline(self))
             for process in self.processes.values():
                 process.page.wait(True)
-        self._look(min(max(deadline - monotonic(), 0.0), _LONGEST_SLEEP))
+        self._look(min(max(deadline - clock.now(), 0.0), _LONGEST_SLEEP))
         if self._crew is not None:
             self._crew.look_after_others(self)
-            for loss in self._crew.losses():
-                self._teller.standby_lost(loss)
+            if self._crew.has_losses:
+                self.shield.do(self._tell_losses)
+
+    def _tell_losses(self) -> None:
+        for loss in self._crew.losses() if self._crew is not None else ():
+            self._teller.standby_lost(loss)
 
     def _look(self, seconds: float) -> None:
         """Hear everything there is to hear, waiting at most ``seconds`` for the first thing."""
@@ -226,27 +286,27 @@ class Driver:
             source = self._sources.get(descriptor)
             if source is None or (self._close_wanted and not self.closed):
                 if descriptor == self._news and self._crew is not None:
-                    self._crew.notice()
+                    self.shield.do(self._crew.notice)
                 continue
             process, hear = source
             if events & select.POLLOUT and not process.channel.flush():
                 self._poll.modify(descriptor, select.POLLIN)
             if events & ~select.POLLOUT:
                 hear(process)
-        if self.supervisor.next_deadline() <= monotonic():
+        if self.journal.inbox:
+            self.journal.run()
+        if self.supervisor.next_deadline() <= clock.now():
             self.tell(m.ClockAdvanced())
 
     def tell(self, event: m.Event) -> None:
         """Tell an event, carry out the commands, and whatever follows from that, in order."""
-        while self.returned:
-            self._events.append(m.LeaseReturned(self.returned.popleft()))
-        self._events.append(event)
-        if not self._handling:
-            self._handling = True
-            try:
-                self._run()
-            finally:
-                self._handling = False
+        if self.views.returned or self.views.kept:
+            self.views.tell_free(self._leases_returned)
+        self.journal.inbox.append(event)
+        self.journal.run()
+
+    def _leases_returned(self, leases: Iterable[m.Lease]) -> None:
+        self.journal.inbox.extend(map(m.LeaseReturned, leases))
 
     def attend(self, stopped: bool = False) -> None:
         """Another loader of the pool waits, perhaps for what this one's samples do: look whether something is due.
@@ -254,14 +314,15 @@ class Driver:
         Args:
             stopped: look for processes that somebody stopped, too.
         """
-        if not self._busy.acquire(blocking=False):
+        if self.shield.busy or not self._busy.acquire(blocking=False):
             return  # its own consumer is at it
         self._attended_by = threading.get_ident()
         try:
             if not self.closed:
                 self._look(0.0)
                 if stopped:
-                    self._acting.inspect_stopped()
+                    self.shield.do(self._acting.inspect_stopped)
+                    self.journal.run()
                 self.due = self.supervisor.next_deadline()
         finally:
             self._attended_by = 0
@@ -272,19 +333,6 @@ class Driver:
     @property
     def busy(self) -> bool:
         return self._busy.locked()
-
-    def later(self, event: m.Event) -> None:
-        """Tell an event that carrying out a command produced: after the commands before it."""
-        self._events.append(event)
-
-    def _run(self) -> None:
-        events, commands, actions = self._events, self._commands, self._actions
-        while events or commands:
-            while commands:
-                command = commands.popleft()
-                actions[type(command)](command)
-            if events:
-                commands.extend(self.supervisor.handle(events.popleft(), monotonic()))
 
     # ------------------------------------------------------------ what is listened to
 
@@ -335,10 +383,10 @@ class Driver:
         if self._sources.pop(descriptor, None) is not None:
             self._poll.unregister(descriptor)
 
-    def send(self, number: int, *message: Any) -> None:
-        """Send a message; what does not fit into the channel follows as soon as there is room."""
+    def send(self, number: int, key: Key, *message: Any) -> None:
+        """Send a message, once for each key; what does not fit into the channel follows as soon as there is room."""
         process = self.processes.get(number)
-        if process is not None and process.channel.send(message) and process.channel.fileno() in self._sources:
+        if process is not None and process.channel.send(message, key) and process.channel.fileno() in self._sources:
             self._poll.modify(process.channel.fileno(), select.POLLIN | select.POLLOUT)
 
     # ------------------------------------------------------------ the end
@@ -350,11 +398,17 @@ class Driver:
         """
         if self.closed or os.getpid() != self._owner:
             return  # in a fork of the trainer they are not its processes
-        if self._attended_by == threading.get_ident() or not self._lock.acquire(blocking=False):
+        if self._attended_by == threading.get_ident() or (
+            not self._lock.acquire(blocking=False) and self._in_use()
+        ):
             self._close_wanted = True
             for process in list(self.processes.values()):
                 process.release()  # wakes whoever waits for a batch
             return
+        self.shield.run(("close",), self._end)
+
+    def _end(self) -> None:
+        """Runs in the shield's thread, to its end."""
         try:
             with self._busy:
                 self.closed = True
@@ -364,6 +418,19 @@ class Driver:
         finally:
             self._lock.release()
             self._let_go()
+
+    def leave(self) -> None:
+        """This process is a fork of the trainer: the processes, and what they are told, are the parent's.
+
+        The books stay as they were, so that the fork can still write down where its parent stood; unless they were
+        being written to. Nothing is said to anybody: what is closed here stays open in the parent.
+        """
+        if self.closed:
+            return
+        self.closed = True
+        for process in self.processes.values():
+            process.channel.close()
+        self.arena.close()
 
     def _let_go(self) -> None:
         for process in list(self.processes.values()):
@@ -375,5 +442,20 @@ class Driver:
         codec.Decoded.forget(self.spec.config.token)
         self.spec.close()
         self.arena.close()
-        self._actions = {}  # they refer to this object, which else would wait for the garbage collector
+        self.journal.close()  # what it calls refers to this object, which else would wait for the garbage collector
         self._acting = self._hearing = self._teller = None  # type: ignore[assignment]
+
+
+_ENTRIES = frozenset(method.__code__ for method in (Driver.begin_epoch, Driver.state, Driver.next, Driver.close))
+_ATTENDING = frozenset({Driver.attend.__code__})
+
+
+def _is_at(driver: Driver, codes: frozenset[Any], besides: int = 0) -> bool:
+    """Whether more than so many calls of these methods of a driver are under way, in any thread."""
+    found = 0
+    for frame in sys._current_frames().values():
+        at: FrameType | None = frame
+        while at is not None:
+            found += at.f_code in codes and at.f_locals.get("self") is driver
+            at = at.f_back
+    return found > besides

@@ -7,9 +7,11 @@ import time
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from .. import clock
 from ..core import messages as m
 from . import protocol as p
 from .generators import States
+from .journal import Arrived
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Hearing"]
 
+_SELDOM = frozenset({p.READY, p.REFUSED, p.LEFT})  # what they lead to is more than an event
 _EXIT_DELAY = 1.0  # seconds between the end of a channel and that of its process, where there is no pidfd
 
 
@@ -29,87 +32,114 @@ class Hearing:
     def __init__(self, driver: Driver, teller: Teller) -> None:
         self._driver = driver
         self._teller = teller
-        self._hearers: dict[int, Callable[..., None]] = {
+        self._hearers: dict[int, Callable[..., list[m.Event]]] = {
             p.READY: self._ready,
-            p.HOSTED: lambda q, worker, states, at: driver.tell(m.WorkerReady(q.number, worker, at, states)),
-            p.RESUMED: lambda q, *said: driver.tell(m.WorkerResumed(q.number, said[0], said[2], said[1], said[3])),
+            p.HOSTED: lambda q, worker, states, at: [m.WorkerReady(q.number, worker, clock.at(at), states)],
+            p.RESUMED: lambda q, *said: [m.WorkerResumed(q.number, said[0], clock.at(said[2]), said[1], said[3])],
             p.LOADED: self._loaded,
             p.EMPTY: self._empty,
             p.RAISED: self._raised,
-            p.ENDED: lambda q, task, states, at: driver.tell(m.WorkerEnded(q.number, task, states, at)),
-            p.PROBED: lambda q, task, at: driver.tell(m.ProbeFinished(q.number, task, at)),
-            p.PASSED: lambda q, task, at: driver.tell(m.TaskPassed(q.number, task, at)),
-            p.REFUSED: lambda q, error: driver.tell(m.StartRefused(q.number, error)),
-            p.LEFT: lambda q: q.turned_out(),
-            p.DIFFERS: teller.differs,
+            p.ENDED: lambda q, task, states, at: [m.WorkerEnded(q.number, task, states, clock.at(at))],
+            p.PROBED: lambda q, task, at: [m.ProbeFinished(q.number, task, clock.at(at))],
+            p.PASSED: lambda q, task, at: [m.TaskPassed(q.number, task, clock.at(at))],
+            p.REFUSED: lambda q, error: [m.StartRefused(q.number, error)],
+            p.LEFT: self._left,
+            p.DIFFERS: self._differs,
         }
 
     # ------------------------------------------------------------ messages
 
     def hear(self, process: Process) -> None:
         """Read a channel to its end."""
-        self._messages(process)
+        self._receive(process)
         if process.channel.ended:
-            self._driver.forget(process.channel.fileno())
-            self.notice_exit(process)
+            self._driver.shield.do(lambda: self._ended(process))
 
-    def _messages(self, process: Process) -> None:
-        for message in process.channel.receive():
-            self._hearers[message[0]](process, *message[1:])
+    def _receive(self, process: Process) -> None:
+        inbox = self._driver.journal.inbox
+        process.channel.receive_into(lambda told: inbox.extend([Arrived(process, *message) for message in told]))
 
-    def _ready(self, process: Process, at: float) -> None:
+    def _ended(self, process: Process) -> None:
+        self._driver.forget(process.channel.fileno())
+        self._exited(process)
+
+    def events(self, arrived: Arrived) -> list[m.Event]:
+        """What a message means."""
+        process, number, message = arrived
+        hearer = self._hearers[message[0]]
+        if message[0] in _SELDOM:
+            found: list[m.Event] = self._driver.shield.run(
+                ("message", process.number, number), lambda: hearer(process, *message[1:])
+            )
+            return found
+        return hearer(process, *message[1:])
+
+    def _ready(self, process: Process, at: float) -> list[m.Event]:
+        at = clock.at(at)
         process.settle()
         self._driver.way.learn(at - process.started_at)
         self._teller.started(process)
-        self._driver.tell(m.ProcessReady(process.number, at))
+        return [m.ProcessReady(process.number, at)]
+
+    def _left(self, process: Process) -> list[m.Event]:
+        process.turned_out()
+        return []
+
+    def _differs(self, process: Process, *told: Any) -> list[m.Event]:
+        self._teller.differs(process, *told)
+        return []
 
     def _loaded(
         self, process: Process, task: int, nbytes: int, stream: bytes, place: Any, pieces: Any, states_at: Any,
         taken_at: float, finished_at: float, dropped: Any, said_at: Any, collated_at: float,
-    ) -> None:  # fmt: skip
+    ) -> list[m.Event]:  # fmt: skip
         self._teller.loaded(process, task, taken_at, collated_at, finished_at, nbytes)
         states = said = None
         if said_at is not None:
             record = self._driver.supervisor.tasks.get(task)
             if record is None or record.lease is None:
-                return  # nobody waits for it any more
+                return []  # nobody waits for it any more
             start, length = said_at
             view = self._driver.arena.map(record.lease.slot, start + length).view()
             said = m.WorkerMarked(process.number, record.worker, bytes(view[start : start + length]))
         if states_at is not None:
             record = self._driver.supervisor.tasks.get(task)
             if record is None or record.lease is None:
-                return  # nobody waits for it any more
+                return []  # nobody waits for it any more
             start, length = states_at
             memory = self._driver.arena.map(record.lease.slot, start + length).view()
             states = States(*pickle.loads(memory[start : start + length]))
         batch = (stream, place, pieces, nbytes)
-        self._driver.tell(m.TaskLoaded(process.number, task, batch, nbytes, states, taken_at, finished_at, dropped))
-        if said is not None:
-            self._driver.tell(said)
+        times = clock.at(taken_at), clock.at(finished_at)
+        loaded = m.TaskLoaded(process.number, task, batch, nbytes, states, *times, dropped)
+        return [loaded] if said is None else [loaded, said]
 
     def _empty(
         self, process: Process, task: int, states: Any, taken_at: float, finished_at: float, dropped: Any
-    ) -> None:
-        self._driver.tell(m.TaskLoaded(process.number, task, None, 0, states, taken_at, finished_at, dropped))
+    ) -> list[m.Event]:
+        times = clock.at(taken_at), clock.at(finished_at)
+        return [m.TaskLoaded(process.number, task, None, 0, states, *times, dropped)]
 
     def _raised(
         self, process: Process, task: int, error: bytes, sample: int | None, unpicklable: bool, states: Any, at: float
-    ) -> None:
+    ) -> list[m.Event]:
         cause = "unpicklable" if unpicklable else "raised"
-        self._driver.tell(m.TaskRaised(process.number, task, error, cause, sample, states, at))
+        return [m.TaskRaised(process.number, task, error, cause, sample, states, clock.at(at))]
 
     # ------------------------------------------------------------ ends
 
     def notice_exit(self, process: Process) -> None:
         """A process ended, or closed its channel, which it does only when it ends."""
+        self._driver.shield.do(lambda: self._exited(process))
+
+    def _exited(self, process: Process) -> None:
         if process.number not in self._driver.processes:
             return
         if process.pidfd < 0:
             self._await_exit(process)
         if not process.exited():
             return  # pidfd will tell
-        self._messages(process)
+        self._receive(process)
         self._driver.remove(process)
         progress = process.page.read()
         event = m.ProcessExited(
@@ -119,8 +149,8 @@ class Hearing:
         forfeited = process.forfeited()
         process.close()
         if forfeited:
-            self._driver.tell(m.ProcessForfeited(process.number))
-        self._driver.tell(event)
+            self._driver.journal.inbox.append(m.ProcessForfeited(process.number))
+        self._driver.journal.inbox.append(event)
 
     @staticmethod
     def _await_exit(process: Process) -> None:
@@ -143,9 +173,12 @@ class Hearing:
 
     def _stacks(self, process: Process) -> None:
         """Read until faulthandler pauses: it writes piece by piece, within microseconds."""
+        self._driver.shield.do(lambda: self._read_stacks(process))
+
+    def _read_stacks(self, process: Process) -> None:
         text, before = process.read_stacks(), ""
         while text != before:
             time.sleep(0.002)
             text, before = process.read_stacks(), text
         self._driver.forget(process.stacks)
-        self._driver.tell(m.StacksCaptured(process.number, text))
+        self._driver.journal.inbox.append(m.StacksCaptured(process.number, text))

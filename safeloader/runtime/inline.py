@@ -15,7 +15,7 @@ import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from .. import torch_private
+from .. import clock, torch_private
 from . import carry, codec, system
 from .collate import collating_into
 from .generators import Generators, States
@@ -73,6 +73,8 @@ class InlineHost:
         self._generators: Generators | None = None
         self._places: dict[int, WorkerPlace] = {}
         self._workers: dict[int, Worker] = {}
+        self._trainers: tuple[States, Any] | None = None  # generators and worker info, while a worker is in
+        self._before: tuple[object, States | None] = None, None  # the batch begun last, its worker's generators before
         self._views: dict[int, View] = {}
         self._in = -1
         self._ambient = Ambient(lambda what, left_out: tell(self._in, what, left_out))
@@ -120,8 +122,8 @@ class InlineHost:
 
         return self._as_worker(worker, ask)
 
-    def load(self, worker: int, indices: Any, skip: tuple[int, ...], timeout: float) -> Loaded:
-        """Load one batch now.
+    def load(self, worker: int, indices: Any, skip: tuple[int, ...], timeout: float, key: object = None) -> Loaded:
+        """Load one batch now; under the same ``key`` again, if an interrupt has broken that off.
 
         Raises:
             Ended: the worker has nothing left.
@@ -131,6 +133,7 @@ class InlineHost:
             Exception: whatever the dataset raised.
         """
         memory = PrivateMemory()
+        self._rewind(worker, key)
 
         def work(hosted: Worker) -> Loaded:
             with _watched(timeout):
@@ -148,6 +151,16 @@ class InlineHost:
             return loaded
         stream, pieces = loaded.batch
         return loaded._replace(batch=codec.decode(stream, pieces, memory))
+
+    def _rewind(self, worker: int, key: object) -> None:
+        """Let a batch begin where the worker stood when it was begun first."""
+        hosted = self._workers.get(worker)
+        if key is None or self._before[0] != key:
+            self._before = key, None if hosted is None else hosted.states
+        elif self._before[1] is None:
+            self._workers.pop(worker, None)  # it is set up anew
+        elif hosted is not None:
+            hosted.states = self._before[1]
 
     def states(self, worker: int) -> States | None:
         """The generators of a worker after its last batch."""
@@ -167,7 +180,8 @@ class InlineHost:
         if self._generators is None:
             self._generators = Generators()
         generators = self._generators
-        mine, info = generators.capture(), torch_private.get_worker_info()
+        if self._trainers is None:  # else an interrupt has kept them from being put back
+            self._trainers = generators.capture(), torch_private.get_worker_info()
         try:
             with collating_into(None):
                 hosted = self._workers.get(number) or self._set_up(number, generators)
@@ -182,11 +196,13 @@ class InlineHost:
                 raise RuntimeError(f"{what} would end the main process, where this worker is hosted now") from end
             raise Irreversible(what) from end
         finally:
+            mine, info = self._trainers
             torch_private.put_worker_info(info)
             generators.restore(mine)
+            self._trainers = None
 
     def _set_up(self, number: int, generators: Generators) -> Worker:
-        parts, place = self._spec.parts(), self._places.pop(number)
+        parts, place = self._spec.parts(), self._places[number]
         if place.mark is not None:
             position, said, states = place.mark
             place = place._replace(mark=(position, carry.loads(said, self._spec.classes), states))
@@ -213,10 +229,14 @@ def _watched(timeout: float) -> Iterator[None]:
             raise Interrupted(stack[0] if stack else "")
 
     def watch() -> None:
-        if not over.wait(timeout):
+        end = clock.now() + timeout
+        while not over.wait(max(end - clock.now(), 0.0)):
+            if clock.now() < end:  # the program did not run for a while
+                continue
             frame = sys._current_frames().get(main)
             stack.append("".join(traceback.format_stack(frame)) if frame is not None else "")
             signal.pthread_kill(main, system.INTERRUPT_SIGNAL)
+            return
 
     before = signal.signal(system.INTERRUPT_SIGNAL, interrupt)
     watcher = threading.Thread(target=watch, daemon=True, name="safeloader-watchdog")

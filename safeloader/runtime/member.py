@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from .. import clock
 from ..core import seats
 from .handover import hand_over
 
@@ -27,7 +28,7 @@ class Leftover(NamedTuple):
 
     @property
     def deadline(self) -> float:
-        return self.page.read().progressed_at + self.patience
+        return clock.at(self.page.read().progressed_at) + self.patience
 
 
 class Fate(NamedTuple):

@@ -10,6 +10,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from .. import clock
 from . import protocol as p
 from . import system
 from .channel import NonBlocking
@@ -54,7 +55,7 @@ class Process:
     _joined = False
 
     def __init__(self, way: Way, given: Surroundings, modules: tuple[str, ...] = ()) -> None:
-        self.started_at = time.monotonic()
+        self.started_at = clock.now()
         self._given = given
         self._oom_kills = system.oom_kills()
         with contextlib.ExitStack() as undo:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from typing import TYPE_CHECKING
 
+from .. import clock
 from .channel import NonBlocking
 from .page import Page
 from .process import Exit, Process
@@ -41,7 +41,7 @@ class Seat(Process):
         self.member = member
         self.driver = driver
         self.page = Page(driver.arena.page(number))
-        self.started_at = time.monotonic()
+        self.started_at = clock.now()
         self.ready = member.is_ready()
         self.released = False
         self.useless = False  # the dataset cannot be rebuilt there

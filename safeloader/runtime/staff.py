@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .. import clock
 from ..core import messages as m
 from ..core.records import ProcessState
 from .tell import sample_name
@@ -59,19 +59,19 @@ def _post(driver: Driver, worker: Worker) -> Post:
     process = None if seat is None else driver.processes.get(seat)
     if process is None:
         return Post(worker.id, None, "without process", queued=queued)
-    now, books = monotonic(), driver.supervisor.fleet.processes[process.number]
+    now, books = clock.now(), driver.supervisor.fleet.processes[process.number]
     if books.state is ProcessState.STARTING:
         return Post(worker.id, process.pid or None, "starting", age=now - process.started_at, queued=queued)
     if books.state is not ProcessState.READY:
         return Post(worker.id, process.pid or None, "ending", age=now - books.since, queued=queued)
     page = process.page.read()
     if page.setup is not None:
-        return Post(worker.id, process.pid or None, "set up", age=now - page.taken_at, queued=queued)
+        return Post(worker.id, process.pid or None, "set up", age=now - clock.at(page.taken_at), queued=queued)
     task = None if page.task is None else driver.supervisor.tasks.get(page.task)
     if task is None:
-        return Post(worker.id, process.pid or None, "idle", age=now - page.progressed_at, queued=queued)
+        return Post(worker.id, process.pid or None, "idle", age=now - clock.at(page.progressed_at), queued=queued)
     if task.worker != worker.id:
         return Post(worker.id, process.pid or None, "elsewhere", queued=queued)
     sample = None if page.sample is None else sample_name(task.indices, page.sample)
-    age = now - (page.taken_at if page.sample is None else page.progressed_at)
+    age = now - (clock.at(page.taken_at if page.sample is None else page.progressed_at))
     return Post(worker.id, process.pid or None, "loading", task.batch, sample, age, task.attempts, queued)

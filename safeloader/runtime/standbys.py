@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import select
-from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
+
+from .. import clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -64,7 +65,7 @@ class Standbys:
 
     def changes(self, members: Iterable[Member], calm: bool) -> Changes:
         """What is to be done now."""
-        members, now = list(members), monotonic()
+        members, now = list(members), clock.now()
         places = [member.place() for member in members]
         for member, place in zip(members, places, strict=True):
             if place.ready and not place.standby:
@@ -86,7 +87,11 @@ class Standbys:
         if fate is not None:
             cause = "oom" if fate.memory_short else "died" if member.is_ready() else "failed_start"
             self._losses.append(Loss(member.process.pid, cause, fate.exit.detail))
-            self.reserve.lost(monotonic(), fate.memory_short)
+            self.reserve.lost(clock.now(), fate.memory_short)
+
+    @property
+    def has_losses(self) -> bool:
+        return bool(self._losses)
 
     def losses(self) -> list[Loss]:
         """Those that nobody was told of yet."""

@@ -13,6 +13,7 @@ import fcntl
 import mmap
 import os
 import resource
+import select
 import signal
 import sys
 import tempfile
@@ -27,6 +28,7 @@ __all__ = [
     "HAS_PIDFD",
     "HAS_SIGNAL_ON_HANGUP",
     "Mapping",
+    "Witness",
     "cores",
     "die_with",
     "disregard",
@@ -53,6 +55,7 @@ INTERRUPT_SIGNAL = signal.SIGRTMIN + 8 if _LINUX else signal.SIGUSR2
 
 _F_SETSIG = 10
 _F_ADD_SEALS, _SEALS = 1033, 0x0001 | 0x0002 | 0x0004 | 0x0008
+_F_SEAL_WRITE = 0x0008
 _MADV_REMOVE = 9
 _MAP_FIXED = 0x10
 _MAP_FAILED = ctypes.c_void_p(-1).value
@@ -164,6 +167,64 @@ class Mapping:
     def release_memory(self, length: int) -> None:
         """Give the first ``length`` bytes back to the system; they read as zeros then."""
         _libc.madvise(self.address, min(length, self.length), _MADV_REMOVE)
+
+
+class Witness:
+    """Tells the process that made it whether a fork of it, or a fork of that, still lives (and has not called exec).
+
+    It is a page of a memory file, mapped writable before the fork and unmapped in the parent after it. The kernel
+    refuses to seal a file against writing while anybody has it mapped so: nothing that a fork closes can hide it.
+    Elsewhere it is a pipe whose writing end the forks hold. What cannot be made never says that the forks are gone.
+    """
+
+    __slots__ = ("_address", "_reader", "_writer")
+
+    def __init__(self) -> None:
+        self._reader = self._writer = -1
+        self._address = 0
+        try:
+            if HAS_MEMFD:
+                self._reader = memory_file("witness")
+                os.ftruncate(self._reader, mmap.PAGESIZE)
+                protection = mmap.PROT_READ | mmap.PROT_WRITE
+                address = _libc.mmap(None, mmap.PAGESIZE, protection, mmap.MAP_SHARED, self._reader, 0)
+                if address is None or address == _MAP_FAILED:
+                    raise OSError(ctypes.get_errno(), "cannot map a page")
+                self._address = int(address)
+            else:
+                self._reader, self._writer = os.pipe()
+        except OSError:
+            self._close()
+
+    def made(self) -> None:
+        """The fork is made; for the parent to call."""
+        if self._address:
+            _libc.munmap(self._address, mmap.PAGESIZE)
+        if self._writer >= 0:
+            os.close(self._writer)
+            self._writer = -1
+
+    def gone(self) -> bool:
+        """True once no fork is left that was made with this witness."""
+        if self._reader < 0:
+            return False
+        try:
+            if self._address:
+                fcntl.fcntl(self._reader, _F_ADD_SEALS, _F_SEAL_WRITE)
+                return True
+            poller = select.poll()
+            poller.register(self._reader, select.POLLIN)
+            return bool(poller.poll(0))
+        except OSError:
+            return False
+
+    def _close(self) -> None:
+        if self._reader >= 0:
+            os.close(self._reader)
+            self._reader = -1
+
+    def __del__(self) -> None:
+        self._close()
 
 
 def die_with(lifeline: int) -> bool:

@@ -6,6 +6,7 @@ import warnings
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .. import clock
 from ..errors import BadSampleError, SafeLoaderError, StartError
 from ..observe.report import Fault
 from . import carry, drift
@@ -44,7 +45,7 @@ class Teller:
             self._recorder.code_changed(changed)
         books = self._driver.supervisor.fleet.processes.get(process.number)
         workers = sorted(books.workers) if books is not None else []
-        self._recorder.started(process.pid, workers, monotonic() - process.started_at)
+        self._recorder.started(process.pid, workers, clock.now() - process.started_at)
 
     def differs(self, process: Process, what: list[str]) -> None:
         """A process could not take over everything from the trainer."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .. import clock
 from ..core import messages as m
 from ..core.records import ProcessState, Task, TaskState
 from .tell import sample_name
@@ -65,20 +65,20 @@ def _look(driver: Driver) -> Whereabouts:
     if driver.supervisor.fleet.processes[process.number].state is ProcessState.STARTING:
         pid = driver.pid_of(process.number)  # a fork server may not have said it yet
         starting = f"{'a process' if pid is None else f'process {pid}'} is starting for worker {due.worker}"
-        return _at(ready, due, pid, None, monotonic() - process.started_at, starting)
+        return _at(ready, due, pid, None, clock.now() - process.started_at, starting)
     page, pid = process.page.read(), driver.pid_of(process.number)
     who = f"worker {due.worker} (pid {pid})"
     if page.setup is not None:
-        return _at(ready, due, pid, None, monotonic() - page.taken_at, f"{who} is being set up")
+        return _at(ready, due, pid, None, clock.now() - clock.at(page.taken_at), f"{who} is being set up")
     if page.task == due.id:
         sample = None if page.sample is None else sample_name(due.indices, page.sample)
-        seconds = monotonic() - (page.taken_at if sample is None else page.progressed_at)
+        seconds = clock.now() - (clock.at(page.taken_at if sample is None else page.progressed_at))
         doing = f"{who} has worked on " + ("it" if sample is None else f"sample {sample!r}")
         return _at(ready, due, pid, sample, seconds, doing)
     other = driver.supervisor.tasks.get(page.task) if page.task is not None else None
     at = "an earlier batch" if other is None else f"batch {other.batch}"
     doing = f"{who} is idle" if page.task is None else f"{who} is at {at}"
-    return _at(ready, due, pid, None, monotonic() - page.progressed_at, doing)
+    return _at(ready, due, pid, None, clock.now() - clock.at(page.progressed_at), doing)
 
 
 def _at(ready: int, due: Task, pid: int | None, sample: Any, seconds: float, doing: str) -> Whereabouts:

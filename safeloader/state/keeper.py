@@ -180,6 +180,25 @@ class Keeper:
         epoch.draws = draws
         return point.state, draws
 
+    def drawn_anew(self, loader: DataLoader[Any], epoch: Epoch, count: int) -> Any:
+        """Another iterator of the sampler, after so many draws of this epoch, with the program's generators as now.
+
+        Raises:
+            StateError: the sampler can be iterated once only.
+        """
+        sampling, now = Sampling(torch_private.index_sampler(loader)), self._moment(loader)
+        self._put(loader, epoch.begin)
+        sampling.load({}, epoch.begins)
+        draws = iter(sampling.sampler)
+        if draws is epoch.draws:
+            raise StateError("the sampler was interrupted, and cannot be iterated again")
+        for _ in range(count):
+            next(draws)
+        if count:
+            self._put(loader, now)
+        epoch.draws = draws
+        return draws
+
     # ------------------------------------------------------------ out
 
     def state_dict(self, loader: DataLoader[Any]) -> dict[str, Any]:
@@ -233,7 +252,7 @@ class Keeper:
         if epoch.driver is None:
             return self._where_alone(loader, epoch)
         iterator = epoch.iterator() if epoch.iterator is not None else None
-        state = epoch.driver.state(iterator._next_index if iterator is not None else _no_draw)
+        state = epoch.driver.state(iterator if iterator is not None else _NoDraws())
         if state is None:
             raise StateError(
                 "the loader ended before its workers had begun the epoch, so where they stood is not known",
@@ -315,8 +334,12 @@ def _check_workers(point: Checkpoint, count: int) -> None:
 _WORKERS = frozenset({"num_workers", "persistent_workers"})
 
 
-def _no_draw() -> Any:
-    raise StopIteration
+class _NoDraws:
+    """The sampler has nothing."""
+
+    def draw(self, drawn: list[Any]) -> None: ...
+
+    def mend_draws(self, count: int) -> None: ...
 
 
 def _refuse_error(said: dict[str, Any] | None) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import socket
 import threading
 from dataclasses import replace
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from ... import clock
 from ...dist_env import group
 from ...observe import stall
 from ...observe.log import logger
@@ -46,7 +46,7 @@ class BoardMember:
 
     def __init__(self, store: Any, rank: int, world: int, least: float, limit: float) -> None:
         self.store, self.rank, self.world = GroupStore(store, stall.wake), rank, world
-        self._publisher = Publisher(rank, world, least, limit, monotonic())
+        self._publisher = Publisher(rank, world, least, limit, clock.now())
         self._call: Call[Any] | None = None  # that is under way
         self._host = socket.gethostname().partition(".")[0]
         self._count = 0
@@ -72,7 +72,7 @@ class BoardMember:
         if self._gone or group() != (self.rank, self.world):
             self._leave()
             return None
-        now = monotonic()
+        now = clock.now()
         call = self._call
         if call is not None:
             if not call.wait():
@@ -134,14 +134,14 @@ class BoardMember:
 
     def reading(self) -> Reading:
         """All ranks, as read last."""
-        now, publisher = monotonic(), self._publisher
+        now, publisher = clock.now(), self._publisher
         with self._changed:
             age = None if publisher.read_at is None else now - publisher.read_at
             return Reading(self.world, publisher.seen(now), publisher.verdict(now), age, self._problem)
 
     def read(self, seconds: float) -> Reading:
         """All ranks, read now; as read last, with the problem, where that takes longer."""
-        begun, failing = monotonic(), self._publisher.failing
+        begun, failing = clock.now(), self._publisher.failing
 
         def over() -> bool:
             at = self._publisher.read_at

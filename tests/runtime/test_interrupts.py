@@ -1,0 +1,295 @@
+"""An exception that arrives at any instruction of ``next()`` loses nothing, repeats nothing, and is itself."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import linecache
+import os
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import pytest
+import torch
+import torch.utils.data
+from torch.utils.data import Dataset, IterableDataset
+
+import safeloader
+from safeloader import DataLoader, Policy, WorkerPool
+
+pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.timeout(300)]
+
+_OURS = os.path.dirname(safeloader.__file__) + os.sep
+_TORCHS = os.path.dirname(torch.utils.data.__file__) + os.sep
+
+
+class Bell(Exception):
+    """What a time-out of the program raises."""
+
+
+class Interrupt:
+    """Raises at the n-th line (or instruction) of this thread that is safeloader's, or torch's data loading."""
+
+    def __init__(self, kind: type[BaseException] = Bell, opcodes: bool = False, within: tuple[str, ...] = (_OURS, _TORCHS)) -> None:
+        self.kind, self.opcodes, self.within = kind, opcodes, within
+        self.left = 0
+        self.places: set[tuple[str, int]] = set()
+
+    def at(self, number: int) -> Interrupt:
+        self.left = number
+        return self
+
+    def __enter__(self) -> None:
+        sys.settrace(self._trace)
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+
+    def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
+        if not frame.f_code.co_filename.startswith(self.within):
+            return None
+        frame.f_trace_opcodes = self.opcodes
+        return self._local
+
+    def _local(self, frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_lineno is None:
+            return self._local  # the compiler's own, around a with block
+        if self.opcodes and "nothing can come between" in linecache.getline(frame.f_code.co_filename, frame.f_lineno):
+            return self._local  # CPython looks for signals at calls and jumps, not between a store and the return behind it
+        if event == ("opcode" if self.opcodes else "line") and self.left > 0:
+            self.left -= 1
+            if self.left == 0:
+                self.places.add((os.path.basename(frame.f_code.co_filename), frame.f_lineno))
+                raise self.kind
+        return self._local
+
+
+class Numbers(Dataset[torch.Tensor]):
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.rand(2) + index
+
+
+class Stream(IterableDataset[torch.Tensor]):
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        info = torch.utils.data.get_worker_info()
+        for number in range(info.id, self.count, info.num_workers) if info else range(self.count):
+            yield torch.rand(2) + number
+
+
+class Breaks(Numbers):
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if index % 20 == 3:
+            raise ValueError(f"sample {index}")
+        return super().__getitem__(index)
+
+
+def undisturbed(loader: Any) -> list[torch.Tensor]:
+    torch.manual_seed(5)
+    return [batch.clone() for batch in loader]
+
+
+def interrupted(loader: Any, interrupt: Interrupt, step: int = 1) -> tuple[list[torch.Tensor], int]:
+    """All batches of an epoch in which every other ``next()`` is interrupted, each time a bit later; and how often."""
+    torch.manual_seed(5)
+    iterator, got, number, bells = iter(loader), [], 1, 0
+    while True:
+        batch = None
+        try:
+            with interrupt.at(number):
+                batch = next(iterator)
+            number = 1  # it was not that long
+        except interrupt.kind:
+            bells += 1
+            number += step
+            assert batch is None
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return got, bells
+        except StopIteration:
+            return got, bells
+        got.append(batch.clone())
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    """An exception that was raised by a tracer refers to itself."""
+    yield
+    gc.collect()
+
+
+def same(got: list[torch.Tensor], wanted: list[torch.Tensor]) -> bool:
+    return len(got) == len(wanted) and all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+
+
+def _pooled() -> dict[str, Any]:
+    return {"num_workers": 2, "policy": Policy(pool=WorkerPool(processes=2))}
+
+
+WAYS: dict[str, Callable[[], dict[str, Any]]] = {
+    "processes": lambda: {"num_workers": 2},
+    "out of order": lambda: {"num_workers": 1, "in_order": False},
+    "one by one": lambda: {"num_workers": 1, "batch_size": None},
+    "pool": _pooled,
+    "in the trainer": lambda: {"num_workers": 2, "policy": Policy(max_processes=0)},
+}
+
+
+@contextlib.contextmanager
+def made(dataset: Any, way: str, **more: Any) -> Iterator[DataLoader[Any]]:
+    given = {"batch_size": 2} | more | WAYS[way]()
+    loader = DataLoader(dataset, **given)
+    try:
+        yield loader
+    finally:
+        loader.close()
+        if loader.policy is not None and loader.policy.pool is not None:
+            loader.policy.pool.close()
+
+
+PARTS = {"driver.py", "acting.py", "journal.py", "channel.py", "hearing.py", "codec.py", "supervisor.py", "sampler.py"}
+
+
+@pytest.mark.parametrize(
+    ("way", "kind"),
+    [("processes", Bell), ("processes", KeyboardInterrupt), ("pool", Bell), ("out of order", Bell), ("one by one", Bell),
+     ("in the trainer", KeyboardInterrupt)],
+)  # fmt: skip
+def test_an_exception_at_any_line_loses_nothing(way: str, kind: type[BaseException]) -> None:
+    count = 400 if way == "one by one" else 800
+    with made(Numbers(count), way, shuffle=True) as loader:
+        wanted = undisturbed(loader)
+    with made(Numbers(count), way, shuffle=True) as loader:
+        interrupt = Interrupt(kind)
+        got, bells = interrupted(loader, interrupt)
+        assert same(got, wanted), (len(got), len(wanted))
+        assert loader.report().faults == []
+    assert bells > 300
+    if way == "processes":
+        assert PARTS - {"sampler.py"} <= {file for file, _ in interrupt.places}
+
+
+def test_an_exception_at_any_instruction_loses_nothing() -> None:
+    with made(Numbers(1600), "processes", shuffle=True) as loader:
+        wanted = undisturbed(loader)
+    with made(Numbers(1600), "processes", shuffle=True) as loader:
+        got, bells = interrupted(loader, Interrupt(opcodes=True), step=3)
+        assert same(got, wanted), (len(got), len(wanted))
+    assert bells > 700
+
+
+def test_an_exception_at_any_line_of_a_stream_loses_nothing() -> None:
+    with made(Stream(800), "processes") as loader:
+        wanted = undisturbed(loader)
+    with made(Stream(800), "processes") as loader:
+        got, _ = interrupted(loader, Interrupt())
+        assert same(got, wanted), (len(got), len(wanted))
+
+
+def test_the_sampler_of_the_program_is_where_it_was_and_so_are_its_generators() -> None:
+    """An exception inside the sampler's generator ends that generator: another one goes on in its place."""
+    within = (os.path.join(_TORCHS, "sampler.py"),)
+    with made(Numbers(400), "processes", shuffle=True) as loader:
+        wanted = undisturbed(loader)
+        after = torch.get_rng_state()
+    with made(Numbers(400), "processes", shuffle=True) as loader:
+        interrupt = Interrupt(within=within)
+        got, bells = interrupted(loader, interrupt)
+        assert same(got, wanted), (len(got), len(wanted))
+        assert torch.equal(torch.get_rng_state(), after)
+    assert bells > 20
+
+
+def test_a_samplers_own_error_is_raised_at_its_turn() -> None:
+    class Breaks:
+        def __iter__(self) -> Iterator[list[int]]:
+            yield [0]
+            yield [1]
+            raise Bell("the sampler's own")
+
+    loader = DataLoader(Numbers(8), batch_sampler=Breaks(), num_workers=1)  # type: ignore[arg-type]
+    got = []
+    with pytest.raises(Bell, match="own"):
+        got.extend(iter(loader))
+    iterator = iter(loader)
+    assert len([next(iterator), next(iterator)]) == 2
+    with pytest.raises(Bell, match="own"):
+        next(iterator)
+    loader.close()
+
+
+def test_an_exception_at_any_line_of_the_state_leaves_it_as_it_was() -> None:
+    with made(Numbers(400), "processes", shuffle=True) as loader:
+        wanted = undisturbed(loader)
+    with made(Numbers(400), "processes", shuffle=True) as loader:
+        torch.manual_seed(5)
+        iterator, interrupt, got, number = iter(loader), Interrupt(), [], 1
+        for _ in range(150):
+            got.append(next(iterator).clone())
+            try:
+                with interrupt.at(number):
+                    told = loader.state_dict()
+                number = 1
+            except Bell:
+                number += 1
+                told = loader.state_dict()
+            assert told["batch"] == len(got)
+        got += [batch.clone() for batch in iterator]
+        assert same(got, wanted)
+
+
+def test_an_epoch_that_is_interrupted_while_it_begins_begins_anew() -> None:
+    with made(Numbers(40), "processes", shuffle=True, persistent_workers=True) as loader:
+        list(loader)
+        interrupt, number = Interrupt(), 1
+        while number < 400:
+            try:
+                with interrupt.at(number):
+                    iter(loader)
+                break
+            except Bell:
+                number += 7
+            assert len(list(loader)) == 20
+        assert loader.report().faults == []
+        assert len(list(loader)) == 20
+
+
+def test_an_exception_while_it_is_closed_leaves_nothing_behind() -> None:
+    for number in range(1, 60, 4):
+        loader = DataLoader(Numbers(40), batch_size=2, num_workers=1)
+        iterator = iter(loader)
+        next(iterator)
+        try:
+            with Interrupt().at(number):
+                loader.close()
+        except Bell:
+            loader.close()
+
+
+def test_an_error_of_a_sample_is_raised_once_though_next_is_interrupted() -> None:
+    with made(Breaks(400), "processes") as loader:
+        iterator, interrupt, got, errors, number = iter(loader), Interrupt(), 0, 0, 1
+        while True:
+            try:
+                with interrupt.at(number):
+                    next(iterator)
+                got += 1
+                number = 1
+            except Bell:
+                number += 1
+            except StopIteration:
+                break
+            except ValueError:
+                errors += 1
+        assert (got, errors) == (180, 20)
