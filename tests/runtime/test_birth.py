@@ -42,6 +42,7 @@ METHODS = ("spawn", "forkserver")
 SURROUNDINGS = """
     import resource, shutil, sys, tempfile, threading
     from tests.fixtures_data import as_they_are
+    import os, signal
     from tests.runtime.harness import *
     from safeloader import WorkerPool
     how = sys.argv[1]
@@ -159,6 +160,7 @@ def test_what_cannot_be_had_any_more_is_told_and_costs_nobody_a_process(
 HASHES = """
     import subprocess, sys
     from tests.fixtures_data import as_they_are
+    import os, signal
     from tests.runtime.harness import *
 
     class Hashes(torch.utils.data.Dataset):
@@ -296,6 +298,7 @@ def test_a_process_that_is_told_to_end_goes_on_and_no_call_is_interrupted(method
 
 NO_CHILDREN = """
     import sys
+    import os, signal
     from tests.runtime.harness import *
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     loader = make(Draws(COUNT), policy=Policy(start_method=sys.argv[1]))
@@ -437,6 +440,7 @@ def test_two_workers_of_one_process_have_a_script_each(forked: None) -> None:
 
 EXECUTABLE = """
     import multiprocessing, sys
+    import os, signal
     from tests.runtime.harness import *
     wrapper = sys.argv[1]
     with open(wrapper, "w") as file:
@@ -465,6 +469,7 @@ def test_a_frozen_application_is_not_started_again_and_again(monkeypatch: pytest
 
 
 STREAMLESS = """
+    import os, signal
     from tests.runtime.harness import *
     result = os.open(__file__ + ".out", os.O_CREAT | os.O_WRONLY)
     for number in range(3):
@@ -491,6 +496,7 @@ def test_a_trainer_without_standard_streams_has_processes_without_them(tmp_path:
 
 LIMITED = """
     import sys
+    import os, signal
     from tests.runtime.harness import *
     from safeloader.errors import SafeLoaderError
     class Large(torch.utils.data.Dataset):
