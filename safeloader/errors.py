@@ -31,6 +31,7 @@ __all__ = [
     "BetonError",
     "CheckpointError",
     "ConcurrentUseError",
+    "DivergenceError",
     "FFCVMissingError",
     "ForkRefusedError",
     "LoaderClosedError",
@@ -220,6 +221,41 @@ class StateError(SafeLoaderError, ValueError):
 
 class AuditError(SafeLoaderError, ValueError):
     """A loader cannot be rehearsed for an audit."""
+
+
+class DivergenceError(SafeLoaderError):
+    """A worker's process was lost, and what its dataset gives when it is read again is not what was delivered.
+
+    Attributes:
+        worker: Id of the worker, or None.
+        at: The first of its batches in this epoch that differs, from 0, or None.
+        of: How many it had loaded.
+        how: ``"differs"``, ``"ended"``, ``"raised"`` or ``"refused"``.
+    """
+
+    worker: int | None
+    at: int | None
+    of: int
+    how: str
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        worker: int | None = None,
+        at: int | None = None,
+        of: int = 0,
+        how: str = "",
+        where: str = "",
+        attempt: str = "",
+        hint: str = "",
+        story: Sequence[str] = (),
+    ) -> None:
+        super().__init__(what, where=where, attempt=attempt, hint=hint, story=story)
+        self.worker = worker
+        self.at = at
+        self.of = of
+        self.how = how
 
 
 class ConcurrentUseError(SafeLoaderError):

@@ -12,7 +12,7 @@ from . import torch_private
 from .core.policy import CoreSettings
 from .runtime.generators import Generators
 from .runtime.keyed import Keyed
-from .runtime.stateful import is_stateful
+from .runtime.stateful import is_exact, is_stateful
 from .state.alone import restore_dataset, restore_iterator, worth_keeping
 
 if TYPE_CHECKING:
@@ -169,6 +169,7 @@ class ProcessIterator(_Unprofiled):
             skip_raising=settings.on_bad_sample == "skip",
             sample_seed=loader._safe.keeper.seed_for_samples(loader),
             mark_every=_own_share(loader.snapshot_every_n_steps, loader.num_workers),
+            digests=iterable or is_stateful(loader.dataset),
         )
         config = HostConfig(
             load, uuid.uuid4().hex, authkey(), loader._safe.name, settings.accelerators, settings.trace,
@@ -303,6 +304,8 @@ def _core_settings(loader: DataLoader[Any], settings: Settings, iterable: bool, 
         indexed=not iterable,
         batched=loader._auto_collation,
         stateful=is_stateful(loader.dataset),
+        exact_state=settings.trust_state or is_exact(loader.dataset),
+        on_divergence="raise" if settings.strict else settings.on_divergence,
         memoryless=loader._safe.keeper.seed_for_samples(loader) is not None and not is_stateful(loader.dataset),
         batch_timeout=settings.batch_timeout,
         startup_timeout=settings.startup_timeout,

@@ -104,6 +104,20 @@ TABLE: tuple[Row, ...] = (
         "Attempts after the first until a sample that kills or hangs its processes is called bad.",
     ),
     Row(
+        "on_divergence",
+        choice("raise", "warn"),
+        "raise",
+        "What to do when a worker's process is lost and its dataset, read again, gives something else than was "
+        "delivered: raise DivergenceError, or go on with what comes and say so.",
+    ),
+    Row(
+        "trust_state",
+        flag(),
+        False,
+        "An iterable dataset's own state_dict is exact (safeloader.audit shows whether it is): a lost worker goes on "
+        "from it, instead of reading its epoch again.",
+    ),
+    Row(
         "max_processes",
         count("processes", least=0, optional=True),
         None,
@@ -243,6 +257,8 @@ class Policy:
         recover_after: Good batches in a row until one rung up.
         on_bad_sample: ``"raise"`` or ``"skip"``.
         bad_sample_attempts: Attempts after the first until a sample is called bad.
+        on_divergence: ``"raise"`` or ``"warn"``, when a dataset gives something else when it is read again.
+        trust_state: An iterable dataset's own state is exact.
         max_processes: At most so many processes, with the same workers and the same bytes; 0 is none.
         start_method: ``"spawn"`` or ``"forkserver"``.
         preload: Modules that the fork server imports besides.
@@ -269,6 +285,8 @@ class Policy:
     recover_after: int | None = None
     on_bad_sample: Literal["raise", "skip"] | None = None
     bad_sample_attempts: int | None = None
+    on_divergence: Literal["raise", "warn"] | None = None
+    trust_state: bool | None = None
     max_processes: int | None = None
     start_method: Literal["spawn", "forkserver"] | None = None
     preload: tuple[str, ...] | None = None
@@ -320,6 +338,8 @@ class Settings:
     recover_after: int
     on_bad_sample: Literal["raise", "skip"]
     bad_sample_attempts: int
+    on_divergence: Literal["raise", "warn"]
+    trust_state: bool
     max_processes: int | None
     start_method: Literal["spawn", "forkserver"]
     preload: tuple[str, ...]

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "safeloader"
 
 LAYERS = (
-    ("errors", "settings", "values", "torch_private", "dist_env", "lengths", "observe.text"),
+    ("errors", "settings", "values", "torch_private", "dist_env", "lengths", "clock", "observe.text"),
     ("core",),
     ("observe",),
     ("runtime",),

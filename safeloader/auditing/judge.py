@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from safeloader.auditing.watched import Seen
 
-__all__ = ["Plan", "facts_of", "judge"]
+__all__ = ["Plan", "facts_of", "judge", "sorted_findings"]
 
 _SHOWN = 5
 _GLOBAL = {"torch", "numpy", "python"}
@@ -60,9 +60,14 @@ def facts_of(epoch: Epoch, plan: Plan) -> EpochFacts:
 
 
 def judge(epochs: Sequence[Epoch], plan: Plan) -> list[Finding]:
-    """All findings, warnings first."""
+    """All findings about what was served, warnings first."""
     found = [*_coverage(epochs, plan), *_orders(epochs, plan), *_streams(epochs), *_reseeded(epochs)]
     found += _contents(epochs, plan)
+    return sorted_findings(found)
+
+
+def sorted_findings(found: Iterable[Finding]) -> list[Finding]:
+    """Warnings first."""
     return sorted(found, key=lambda finding: finding.level != "warning")
 
 

@@ -11,9 +11,10 @@ import torch
 import torch.utils.data as tud
 
 from safeloader import torch_private
+from safeloader.auditing.again import as_it_is, look_again
 from safeloader.auditing.generators import Streams
-from safeloader.auditing.judge import Epoch, Plan, facts_of, judge
-from safeloader.auditing.report import AuditReport
+from safeloader.auditing.judge import Epoch, Plan, facts_of, judge, sorted_findings
+from safeloader.auditing.report import AuditReport, Finding
 from safeloader.auditing.watched import Seen, as_list, watch
 from safeloader.dist_env import ALONE, group
 from safeloader.errors import AuditError
@@ -57,11 +58,12 @@ def audit(
     put_back = Streams(loader.dataset).keep()
     try:
         seen = [_gathered(epoch) for epoch in _rehearse(loader, epochs, set_epoch, batches)]
+        found = _looked_again(loader)
     finally:
         put_back()
     plan = _plan(loader, set_epoch, batches)
     name = getattr(loader, "name", None) or type(loader.dataset).__name__
-    return AuditReport(name, [facts_of(epoch, plan) for epoch in seen], judge(seen, plan))
+    return AuditReport(name, [facts_of(epoch, plan) for epoch in seen], sorted_findings([*judge(seen, plan), *found]))
 
 
 def _rehearse(loader: Any, epochs: int, set_epoch: bool, batches: int | None) -> Iterator[list[Seen]]:
@@ -74,6 +76,26 @@ def _rehearse(loader: Any, epochs: int, set_epoch: bool, batches: int | None) ->
                 warnings.simplefilter("ignore", UserWarning)
                 served = [seen for batch in itertools.islice(rehearsal, batches) for seen in batch]
             yield served
+
+
+def _looked_again(loader: Any) -> list[Finding]:
+    """Whether the dataset can be brought back to a place in a fresh process."""
+    iterable = torch_private.is_iterable(loader)
+
+    def load(dataset: Any) -> list[Any]:
+        workers = max(loader.num_workers, 1) if iterable else 1
+        rehearsal = DataLoader(
+            dataset, batch_size=None, num_workers=workers, worker_init_fn=loader.worker_init_fn, collate_fn=as_it_is,
+            policy=getattr(loader, "policy", None), name=f"audit of {type(loader.dataset).__name__}",
+        )  # fmt: skip
+        with rehearsal:
+            return list(rehearsal)
+
+    try:
+        return look_again(loader.dataset, iterable, load)
+    except Exception as error:
+        text = f"whether the dataset can be brought back to a place could not be tried: {type(error).__name__}: {error}"
+        return [Finding("not_tried", "note", text.splitlines()[0])]
 
 
 def _copy(loader: Any) -> DataLoader[Any]:

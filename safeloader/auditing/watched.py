@@ -11,7 +11,7 @@ from safeloader.auditing.generators import Streams, digest, seedings
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["Seen", "as_list", "watch"]
+__all__ = ["Seen", "Stand", "as_list", "watch"]
 
 
 class Seen(NamedTuple):
@@ -48,7 +48,7 @@ class _Eyes:
         return {name: state + after[name] for name, state in before.items() if after.get(name, state) != state}
 
 
-class _Stand(Dataset[Any]):
+class Stand(Dataset[Any]):
     """Stands in for a dataset: a ``worker_init_fn`` that reads or sets its attributes reaches the dataset itself."""
 
     _dataset: Any
@@ -70,7 +70,7 @@ class _Stand(Dataset[Any]):
             setattr(self._dataset, name, value)
 
 
-class _Watched(_Stand):
+class _Watched(Stand):
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -102,7 +102,7 @@ class _WatchedAtOnce(_Watched):
         ]
 
 
-class _WatchedStream(_Stand, IterableDataset[Any]):
+class _WatchedStream(Stand, IterableDataset[Any]):
     def __iter__(self) -> Iterator[Seen]:
         eyes = _Eyes(self._dataset)
         before = eyes.before()

@@ -6,7 +6,6 @@ What the core only carries (indices, snapshots, batches, errors) is shared: it i
 from __future__ import annotations
 
 from collections import deque
-from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ class _Copier:
         self._known: dict[int, Any] = {}
         self._ways: dict[type, Callable[[Any], Any]] = {
             list: self._list, dict: self._dict, set: set.copy, deque: self._deque, tuple: self._tuple,
-            MethodType: self._method,
+            type(self.copy): self._method,
         }  # fmt: skip
 
     def copy(self, thing: Any) -> Any:
@@ -69,8 +68,8 @@ class _Copier:
     def _tuple(self, thing: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(map(self.copy, thing))
 
-    def _method(self, thing: MethodType) -> MethodType:
-        return MethodType(thing.__func__, self.copy(thing.__self__))
+    def _method(self, thing: Any) -> Any:
+        return type(thing)(thing.__func__, self.copy(thing.__self__))
 
     def _object(self, thing: Any) -> Any:
         made = object.__new__(type(thing))

@@ -87,13 +87,32 @@ class WorkerReady(NamedTuple):
     """A process set a worker up: dataset copy, generators, ``worker_init_fn``, and its place in the epoch.
 
     ``snapshot`` is the state of its generators after that, or None where they are as seeding left them, or as
-    HostWorker gave them. (An iterable dataset may draw random numbers when its iterator is made.)
+    HostWorker gave them. (An iterable dataset may draw random numbers when its iterator is made.) ``begin`` is the
+    state before the first iterator was made, where the next process could not have it otherwise. ``compared`` batches
+    were loaded again, and were the same.
     """
 
     process: int
     worker: int
     finished_at: float
     snapshot: object = None
+    begin: object = None
+    compared: int = 0
+
+
+class WorkerDiverged(NamedTuple):
+    """What a worker loaded again is not what it loaded before, or its dataset did not take its own state.
+
+    It is set up, and of no use. ``how`` is ``differs``, ``ended``, ``raised`` or ``refused``; ``at`` the worker's task
+    in the epoch, from 0.
+    """
+
+    process: int
+    worker: int
+    finished_at: float
+    how: str
+    at: int
+    detail: str = ""
 
 
 class WorkerResumed(NamedTuple):
@@ -120,6 +139,7 @@ class TaskLoaded(NamedTuple):
 
     ``snapshot`` is the state of the worker's generators after the task, or None where the task did not move them.
     ``dropped`` are positions whose sample raised and that the policy said to skip; ``batch`` is None if none is left.
+    ``digest`` stands for the batch when it is loaded again; empty where nobody will compare.
     """
 
     process: int
@@ -130,6 +150,7 @@ class TaskLoaded(NamedTuple):
     taken_at: float
     finished_at: float
     dropped: tuple[tuple[int, str], ...] = ()
+    digest: bytes = b""
 
 
 class TaskRaised(NamedTuple):
@@ -143,6 +164,7 @@ class TaskRaised(NamedTuple):
     sample: int | None
     snapshot: object
     finished_at: float
+    digest: bytes = b""
 
 
 class WorkerEnded(NamedTuple):
@@ -268,6 +290,9 @@ class HostWorker(NamedTuple):
     them. With a ``mark``, the dataset's own state is loaded instead, with the generators of then, and only what came
     after it is replayed: the rest of ``position`` tasks, or the tasks ``replay`` (indices, skip).
 
+    ``digests`` are those of the last of the replayed tasks, behind one another: what is loaded again is compared with
+    them, and answered by WorkerDiverged where it differs. Without them whatever comes is taken.
+
     ``lenient``: there is only the trainer for it; what could not be undone there is left out instead of broken off.
     """
 
@@ -280,6 +305,7 @@ class HostWorker(NamedTuple):
     snapshot: object
     mark: Mark | None = None
     replay: tuple[tuple[object, tuple[int, ...]], ...] = ()
+    digests: bytes = b""
     lenient: bool = False
 
 
@@ -409,8 +435,9 @@ class FreeSlot(NamedTuple):
 
 class GiveUp(NamedTuple):
     """End the loader with an error: ``cause`` is ``refused`` (a process cannot rebuild what it was given), ``setup``
-    (setting a worker up kills or hangs processes) or ``restarts`` (too many faults, and no rung left). Told again on
-    every later BatchRequested."""
+    (setting a worker up kills or hangs processes), ``restarts`` (too many faults, and no rung left) or ``diverged``
+    (what was delivered does not come again; ``error`` is the ReportReplay). Told again on every later
+    BatchRequested."""
 
     cause: str
     error: object
@@ -432,6 +459,27 @@ class ReportFault(NamedTuple):
     stack: str | None
     attempts: int
     stalled: float
+    action: str
+    again: int | None = None  # batches that are loaded again and compared; None: nothing has to be loaded twice
+
+
+class ReportReplay(NamedTuple):
+    """Tell what came of a worker's coming to its place again.
+
+    ``outcome`` is ``same`` (``compared`` batches came as they had been delivered), ``unknown`` (there was nothing to
+    compare), or as in WorkerDiverged. ``source`` is ``state`` (the dataset's own) or ``beginning``; ``of`` how many
+    batches the worker had loaded; ``action`` what is done: ``goes on``, ``reads again`` from further back, or
+    ``raises``.
+    """
+
+    worker: int
+    epoch: int
+    outcome: str
+    source: str
+    at: int
+    of: int
+    compared: int
+    detail: str
     action: str
 
 
@@ -479,8 +527,8 @@ class ReportRefused(NamedTuple):
 
 Event = Union[  # noqa: UP007 - a bar between two dozen names is no easier to read
     EpochBegan, EpochResumed, StateRequested, TaskPlanned, PlanEnded, BatchRequested, LeaseReturned, CloseRequested,
-    ProcessReady, WorkerReady, WorkerResumed, WorkerMarked, TaskLoaded, TaskRaised, TaskPassed, WorkerEnded,
-    ProbeFinished,
+    ProcessReady, WorkerReady, WorkerDiverged, WorkerResumed, WorkerMarked, TaskLoaded, TaskRaised, TaskPassed,
+    WorkerEnded, ProbeFinished,
     ProcessInspected, ProcessForfeited, StacksCaptured, StartRefused,
     ProcessExited, InlineInterrupted, InlineRefused, ClockAdvanced,
 ]  # fmt: skip
@@ -488,7 +536,7 @@ Command = Union[  # noqa: UP007
     PlanTask, StartProcess, HostWorker, DropWorker, ResumeWorker, SendTask, PassOver, SendProbe, LoadInline,
     InspectProcess, CaptureStacks, KillProcess, StopProcess, AbandonProcess,
     Deliver, DeliverError, DeliverBadSample, EndEpoch, TellState, FreeSlot, GiveUp,
-    ReportFault, ReportRung, ReportSlow, ReportSlowStart, ReportSkipped, ReportRefused,
+    ReportFault, ReportReplay, ReportRung, ReportSlow, ReportSlowStart, ReportSkipped, ReportRefused,
 ]  # fmt: skip
 
 EVENTS: tuple[type, ...] = get_args(Event)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from . import messages as m
 from .records import Resume, Task, Worker
-from .state import Mark, Planned, Standing, State
+from .returning import replayed
+from .state import DIGEST, KEPT, Mark, Planned, Standing, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,7 +141,8 @@ class Progress:
         if self._over and mark is None and not self._sup.settings.stateful:  # nothing of this epoch matters any more
             return Standing(0, ended=True, epoch_snapshot=None, snapshot=worker.got_snapshot)
         replay = replayed(worker, mark, worker.got)
-        return Standing(worker.got, worker.got_end, worker.epoch_snapshot, worker.got_snapshot, mark, replay)
+        digests = _digests(worker)
+        return Standing(worker.got, worker.got_end, worker.epoch_snapshot, worker.got_snapshot, mark, replay, digests)
 
     def restore(self, state: State) -> None:
         """Begin where another loader stood."""
@@ -152,15 +154,16 @@ class Progress:
             worker.snapshot = worker.got_snapshot = standing.snapshot
             worker.exhausted = worker.ended = worker.got_end = standing.ended
             worker.log.extend(standing.replay)
+            worker.digests += standing.digests
+            worker.first = standing.mark
             if standing.mark is not None:
                 worker.marks.append(standing.mark)
 
 
-def replayed(worker: Worker, mark: Mark | None, until: int) -> tuple[tuple[object, tuple[int, ...]], ...]:
-    """What was finished after a mark and before a position."""
-    first = worker.position - len(worker.log)  # the position of the first task in the log
-    begin = first if mark is None else mark.position
-    return tuple(worker.log)[begin - first : until - first]
+def _digests(worker: Worker) -> bytes:
+    """Of the last of the tasks that the consumer got."""
+    end = max(len(worker.digests) - DIGEST * (worker.position - worker.got), 0)
+    return bytes(worker.digests[max(end - DIGEST * KEPT, 0) : end])
 
 
 def _forget(worker: Worker) -> None:

@@ -117,7 +117,13 @@ class Worker:
     got_snapshot: object = None
     got_end: bool = False
     marks: deque[Mark] = field(default_factory=deque)  # the oldest is the newest that the consumer has reached
+    first: Mark | None = None  # what its reading of this epoch began with, if the dataset told a state then
     log: deque[tuple[object, tuple[int, ...]]] = field(default_factory=deque)  # (indices, skip) since then, if needed
+    digests: bytearray = field(default_factory=bytearray)  # of the last of its tasks up to `position`
+    way: int = 0  # the best way to its place that was not found wrong (`ways`)
+    begun: bool = False  # it has begun more than one epoch
+    taken: bool = False  # no way leads to its place, and policy takes what comes
+    checking: bool = False  # it is being brought to its place: nothing is sent behind that
     ended: bool = False  # the same, for the planning of the current epoch
     outstanding: int = 0  # planned, not delivered: balances out-of-order loading
     setup_hurt: int = 0  # processes that died or hung while setting it up, since it last finished a task

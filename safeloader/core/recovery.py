@@ -112,7 +112,7 @@ class Recovery:
                 item.state = TaskState.WAITING
             worker.waiting.appendleft(item)
         worker.sent.clear()
-        worker.host, worker.moving = None, False
+        worker.host, worker.moving, worker.checking = None, False, False
 
     def _tell(
         self,
@@ -134,6 +134,7 @@ class Recovery:
             stack=stack,
             stalled=process.stalled if process.cause is not None else 0.0,
             action=self._action(process, event),
+            again=self._sup.returning.again([self._sup.workers[i] for i in process.workers]),
         )
 
     def _action(self, process: Process, event: m.ProcessExited | None) -> str:

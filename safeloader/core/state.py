@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["Mark", "Planned", "Standing", "State"]
+__all__ = ["DIGEST", "KEPT", "Mark", "Planned", "Standing", "State"]
+
+
+DIGEST = 8
+"""Bytes of a digest."""
+KEPT = 65_536
+"""A state holds the digests of at most so many of a worker's last tasks."""
 
 
 class Mark(NamedTuple):
@@ -23,7 +29,8 @@ class Mark(NamedTuple):
 class Standing(NamedTuple):
     """Where one worker stood when the last of its tasks that the consumer got was finished.
 
-    ``replay`` are the (indices, skip) of its tasks since the mark, for map-style datasets that tell their state.
+    ``replay`` are the (indices, skip) of its tasks since the mark, for map-style datasets that tell their state;
+    ``digests`` those of the last of its tasks, for the comparison when they are loaded again.
     """
 
     position: int
@@ -32,6 +39,7 @@ class Standing(NamedTuple):
     snapshot: object
     mark: Mark | None = None
     replay: tuple[tuple[object, tuple[int, ...]], ...] = ()
+    digests: bytes = b""
 
 
 class Planned(NamedTuple):

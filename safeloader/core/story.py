@@ -32,7 +32,7 @@ _HEAVY = {
 _MAYBE_HEAVY = {*_HEAVY, m.HostWorker, m.TellState, m.EpochResumed}
 _QUIET = {
     "batch", "snapshot", "epoch_snapshot", "indices", "lease", "stack", "error", "text", "content", "mark", "replay",
-    "state",
+    "state", "digest", "digests", "begin",
 }  # fmt: skip
 
 
@@ -90,7 +90,8 @@ def _lightened(message: Any) -> Any:
     """The same message, with a word for what may be large. None stays None: the core tells these two apart."""
     kind = type(message)
     if kind is m.HostWorker:
-        return message._replace(mark=_words_for(message.mark)) if message.mark is not None else message
+        heavy = message.mark is not None or message.digests
+        return message._replace(mark=_words_for(message.mark), digests=b"") if heavy else message
     if kind is m.TellState or kind is m.EpochResumed:
         return message._replace(state=_without_contents(message.state)) if message.state is not None else message
     if kind not in _HEAVY:

@@ -2,7 +2,8 @@
 
 Theory of operation. The *ledger* knows which tasks are planned and whose turn it is; the *fleet* which processes there
 are and which worker lives where; *traffic* what is in flight to them; the *watch* how long that may take. When a
-process is gone, *recovery* puts the books right and *blame* judges the task that was in work. They are parts of one
+process is gone, *recovery* puts the books right, *blame* judges the task that was in work, and
+*returning* leads its workers back to their places. They are parts of one
 state, speak to each other through the supervisor, and write commands to one list, in the order in which they are to be
 carried out.
 
@@ -23,6 +24,7 @@ from .ledger import Ledger
 from .progress import Progress
 from .records import Task, Worker
 from .recovery import Recovery
+from .returning import Returning
 from .story import Story
 from .traffic import Traffic
 from .watch import Watch
@@ -54,6 +56,7 @@ class Supervisor:
         self.ledger = Ledger(self)
         self.leases = Leases(keep=self.ledger.window + 8)
         self.fleet = Fleet(self)
+        self.returning = Returning(self)
         self.traffic = Traffic(self)
         self.watch = Watch(self)
         self.blame = Blame(self)
@@ -169,13 +172,14 @@ class Supervisor:
         stack: str | None = None,
         stalled: float = 0.0,
         action: str,
+        again: int | None = None,
     ) -> None:
         """Tell of a fault."""
         self.emit(
             m.ReportFault(
                 cause, detail, process, task.worker if task else worker, task.id if task else None,
                 task.epoch if task else self.epoch, task.batch if task else None, task.indices if task else None,
-                sample, stack, task.attempts if task else 0, stalled, action,
+                sample, stack, task.attempts if task else 0, stalled, action, again,
             )
         )  # fmt: skip
 

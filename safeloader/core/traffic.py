@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import messages as m
-from .progress import replayed
 from .records import Process, ProcessState, Resume, Task, TaskState, Work, Worker
 
 if TYPE_CHECKING:
@@ -34,6 +33,7 @@ class Traffic:
         return {
             m.ProcessReady: self._process_ready,
             m.WorkerReady: self._worker_ready,
+            m.WorkerDiverged: self._worker_diverged,
             m.WorkerResumed: self._worker_resumed,
             m.TaskLoaded: self._task_loaded,
             m.TaskRaised: self._task_raised,
@@ -47,18 +47,11 @@ class Traffic:
     def set_up(self, worker: Worker, process: Process) -> None:
         """Let a process make the worker, as it stood last."""
         self._put(process, Work("setup", worker.id, worker.id, None, self._sup.now))
-        mark = worker.marks[-1] if worker.marks else None
-        self._sup.emit(
-            m.HostWorker(
-                process.id, worker.id, worker.epoch, worker.position, worker.exhausted,
-                worker.epoch_snapshot, worker.snapshot, mark, replayed(worker, mark, worker.position),
-                worker.lenient,
-            )
-        )  # fmt: skip
+        self._sup.emit(self._sup.returning.host(worker, process.id))
 
     def feed(self, worker: Worker) -> None:
         """Send what the worker has waiting, if its process takes work."""
-        if not worker.host or worker.moving:  # homeless, or in the trainer
+        if not worker.host or worker.moving or worker.checking:  # homeless, in the trainer, or not at its place
             return
         process = self._sup.fleet.processes[worker.host]
         if process.state is not _READY:
@@ -92,7 +85,7 @@ class Traffic:
         if inline.work or not inline.workers:
             return
         worker = worker or self._due_inline()
-        if worker is None or not worker.waiting:
+        if worker is None or worker.checking or not worker.waiting:
             return
         item = worker.waiting.popleft()
         worker.sent.append(item)
@@ -165,8 +158,9 @@ class Traffic:
             if worker in to_set_up:
                 to_set_up.remove(worker)
                 self.set_up(worker, process)
-            self._send_next(worker, process)
-            eager = [worker for worker in eager if worker.waiting]
+            if not worker.checking:
+                self._send_next(worker, process)
+            eager = [worker for worker in eager if worker.waiting and not worker.checking]
         for worker in to_set_up:
             self.set_up(worker, process)
 
@@ -175,10 +169,24 @@ class Traffic:
         if work is None:
             return
         worker = self._sup.workers[work.worker]
+        if event.begin is not None:
+            worker.epoch_snapshot = event.begin
         if event.snapshot is not None:
             worker.snapshot = event.snapshot
         self._sup.fleet.proven = self._sup.fleet.proven or event.process != m.INLINE
+        self._sup.returning.arrived(worker, event.compared)
+        self.feed(worker)
         self._sup.fleet.progressed(worker)
+
+    def _worker_diverged(self, event: m.WorkerDiverged) -> None:
+        work = self._finish(event.process, "setup", event.worker, event.finished_at)
+        if work is None:
+            return
+        worker = self._sup.workers[work.worker]
+        self._sup.fleet.proven = self._sup.fleet.proven or event.process != m.INLINE
+        if self._sup.returning.missed(worker, event):
+            self._refresh(worker)
+            self._sup.fleet.progressed(worker)
 
     def _worker_resumed(self, event: m.WorkerResumed) -> None:
         work = self._finish(event.process, "resume", event.worker, event.finished_at)
@@ -194,8 +202,10 @@ class Traffic:
         worker.got, worker.got_snapshot, worker.got_end = 0, worker.snapshot, False
         worker.marks.clear()
         worker.log.clear()
+        self._sup.returning.begin(worker)
         if event.content is not None:
             self._sup.progress.mark(worker, event.content)
+            worker.first = worker.marks[-1]
         self._sup.fleet.progressed(worker)
 
     def _finish_task(self, event: m.TaskLoaded | m.TaskRaised | m.WorkerEnded) -> tuple[Task, Worker] | None:
@@ -209,6 +219,8 @@ class Traffic:
             self._sup.watch.arm(self._sup.fleet.processes[event.process])
         if event.snapshot is not None:
             worker.snapshot = event.snapshot
+        if not isinstance(event, m.WorkerEnded):
+            worker.digests += event.digest
         self._sup.fleet.faults.row = 0
         return work.task, worker
 

@@ -17,6 +17,7 @@ __all__ = [
     "NotUndone",
     "RanksStalled",
     "Recovered",
+    "Replayed",
     "Resized",
     "Restarted",
     "Resumed",
@@ -67,6 +68,7 @@ class Fault(Happening):
             ``"moved to a process"``, ``"abandoned"``, ``"raised"``.
         seconds_lost: From the fault until the batch was there, in seconds; None until that is known.
         stalled: For how many seconds nothing had moved when the fault was noticed, or None.
+        again: How many delivered batches are loaded again, and compared; None where none has to be.
     """
 
     event: ClassVar[str] = "fault"
@@ -84,6 +86,38 @@ class Fault(Happening):
     action: str = ""
     seconds_lost: float | None = None
     stalled: float | None = None
+    again: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed(Happening):
+    """A worker was brought to its place again in another process, and what is known of that.
+
+    Attributes:
+        worker: Id of the worker.
+        epoch: Epoch, from 0.
+        outcome: ``"same"``: what was loaded again is what was delivered; ``"unknown"``: there was nothing to compare;
+            ``"differs"``, ``"ended"`` (earlier than before), ``"raised"``: it is not; ``"refused"``: the dataset did
+            not take its own state; ``"missing"``: random generators could not be put back.
+        source: What it began with: ``"beginning"``, ``"state"`` (the dataset's own) or ``"generators"``.
+        at: The first of this worker's batches that differs, from 0.
+        of: How many batches it had loaded in this epoch.
+        compared: How many of them came again as they were.
+        detail: An error's text, or the generators' places; "" if there is nothing to say.
+        action: ``"goes on"``, ``"reads again"`` (from further back) or ``"raises"``.
+    """
+
+    event: ClassVar[str] = "replay"
+
+    worker: int
+    epoch: int
+    outcome: str
+    source: str
+    at: int
+    of: int
+    compared: int
+    detail: str
+    action: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,16 +12,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["line_for"]
+__all__ = ["line_for", "replay_in_words"]
 
 _CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS")
-_KEPT = "no batch is lost"
 _ACTIONS = {
-    "restarted": f"a new process takes over, {_KEPT}",
-    "handed over": f"a process that stands ready takes over, {_KEPT}",
+    "restarted": "a new process takes over{kept}",
+    "handed over": "a process that stands ready takes over{kept}",
     "standby": "it was a standby and hosted nobody",
-    "abandoned": f"it cannot be killed and is left behind with its memory, a new process takes over, {_KEPT}",
-    "moved to a process": f"it is interrupted, and a process of its own takes over, {_KEPT}",
+    "abandoned": "it cannot be killed and is left behind with its memory, a new process takes over{kept}",
+    "moved to a process": "it is interrupted, and a process of its own takes over{kept}",
     "raised": "the error is raised at this batch's turn",
 }
 _LESS_MEMORY = "fewer workers, smaller batches or a smaller prefetch_factor need less memory"
@@ -45,17 +44,26 @@ def who(fault: h.Fault) -> str:
 
 def _fault(fault: h.Fault) -> str:
     told = _FAULTS.get(fault.cause, _other)(fault)
-    done = _ACTIONS.get(fault.action) or _other_action(fault)
+    done = (_ACTIONS.get(fault.action) or _other_action(fault)).replace("{kept}", _kept(fault))
     hint = f"; {_LESS_MEMORY}" if fault.cause == "oom" else ""
     return told + (f"; {done}" if done else "") + hint
 
 
 def _other_action(fault: h.Fault) -> str:
     if fault.action.startswith("fell back"):
-        return f"{inline(fault.action).replace('fell', 'falling', 1)}, {_KEPT}"
+        return f"{inline(fault.action).replace('fell', 'falling', 1)}{{kept}}"
     if fault.action.startswith("skipped"):
         return f"{inline(fault.action)}; loader.report() lists it"
     return inline(fault.action)
+
+
+def _kept(fault: h.Fault) -> str:
+    """What is known now about the batches; of those that are loaded again a further line tells (`_replayed`)."""
+    if fault.again is None:
+        return ", no batch is lost"
+    if fault.again == 0:
+        return ""
+    return f", {many(fault.again, 'delivered batch')} {'is' if fault.again == 1 else 'are'} loaded again and compared"
 
 
 def _batch(fault: h.Fault) -> str:
@@ -155,6 +163,44 @@ def _workers(workers: list[int]) -> str:
     if not workers:
         return "no worker yet"
     return f"worker{'s' if len(workers) > 1 else ''} {', '.join(map(str, workers))}"
+
+
+def _replayed(event: h.Replayed) -> str:
+    told = replay_in_words(
+        event.worker, event.outcome, event.source, event.at, event.of, event.detail, event.compared
+    )
+    if event.action == "reads again":
+        return f"{told}; that state is not used, and the epoch is read again from further back"
+    if event.outcome in ("differs", "ended", "raised"):
+        goes_on = event.action == "goes on"
+        return f"{told}; " + ("samples may come twice or never from here on" if goes_on else "it ends")
+    return told
+
+
+def replay_in_words(
+    worker: int, outcome: str, source: str, at: int, of: int, detail: str, compared: int = 0
+) -> str:
+    """What is known about a worker that was brought to its place again."""
+    begun = "from its dataset's own state" if source == "state" else "its epoch"
+    why = f" ({inline(detail)})" if detail else ""
+    if outcome == "same":
+        sure = ", no batch is lost" if source == "beginning" and compared == of else ""
+        share = f"all {of}" if compared == of else f"the last {compared} of {of}"
+        return f"worker {worker} stands where it stood: {share} batches that it had loaded came again the same{sure}"
+    if outcome == "unknown":
+        what = "goes on from its dataset's own state" if source == "state" else "begins its epoch anew"
+        return f"worker {worker} {what}, and there was nothing to compare with: that this is exact is not known"
+    if outcome == "missing":
+        return f"worker {worker}: random generators of its dataset could not be put back, and draw other numbers{why}"
+    if outcome == "refused":
+        return f"the dataset of worker {worker} does not take the state that it told{why}"
+    how = {
+        "differs": f"batch {at + 1} is not the one that was delivered",
+        "ended": f"it ends after {many(at, 'batch')}",
+        "raised": f"batch {at + 1} raises{why}",
+    }[outcome]
+    had = many(of, "batch")
+    return f"worker {worker} reads {begun} again, and it is not the same: of {had} that it had loaded, {how}"
 
 
 def _resumed(event: h.Resumed) -> str:
@@ -274,6 +320,7 @@ _LINES: dict[type[h.Happening], Callable[[Any], str]] = {
     h.Fault: _fault,
     h.Started: _started,
     h.Restarted: _restarted,
+    h.Replayed: _replayed,
     h.Resumed: _resumed,
     h.FellBack: _rung,
     h.Recovered: _rung,

@@ -72,6 +72,8 @@ def level_for(event: h.Happening) -> int:
     """
     if isinstance(event, h.Fault):
         return logging.ERROR if event.action == "raised" else logging.WARNING
+    if isinstance(event, h.Replayed):
+        return _level_of_replay(event)
     if isinstance(event, h.Slow) and event.count & (event.count - 1):
         return logging.DEBUG  # the 1st, 2nd, 4th, 8th ... is told: a slow disk must not fill the log
     if isinstance(event, _WARNINGS):
@@ -79,6 +81,12 @@ def level_for(event: h.Happening) -> int:
     if isinstance(event, h.Restarted | h.Resumed | h.Resized) or (isinstance(event, h.Closed) and event.faults):
         return logging.INFO
     return logging.DEBUG
+
+
+def _level_of_replay(event: h.Replayed) -> int:
+    if event.action == "raises":
+        return logging.ERROR
+    return logging.INFO if event.outcome == "same" else logging.WARNING
 
 
 def tell(event: h.Happening) -> None:

@@ -84,6 +84,8 @@ class Recorder:
         self._differences: list[str] = []
         self._epochs = self._restarts = self._fallbacks = self._recoveries = self._slow = 0
         self._lost = Lost()
+        self._replays: list[h.Replayed] = []
+        self._divergences = 0
         self._closed = self._told_own_fault = False
         self._owner = os.getpid()
         self._waits_before = Waits()  # of the epochs before
@@ -126,6 +128,19 @@ class Recorder:
             if row is not None:
                 self._faults[fault_index] = replace(row, seconds_lost=seconds_lost)
             self._tell(h.Resumed(self._clock(), self.name, fault_index, seconds_lost))
+
+    def replayed(
+        self, worker: int, epoch: int, outcome: str, source: str, at: int, of: int, compared: int, detail: str,
+        action: str,
+    ) -> None:  # fmt: skip
+        """A worker was brought to its place again: what came of it."""
+        with self._unharmed():
+            self._divergences += outcome in ("differs", "ended", "raised") and action != "reads again"
+            told = h.Replayed(
+                self._clock(), self.name, worker, epoch, outcome, source, at, of, compared, detail, action
+            )  # fmt: skip
+            self._replays = [*self._replays, told][-MOST_FAULTS:]
+            self._tell(told)
 
     def started(self, process_pid: int, workers: Sequence[int], seconds: float) -> None:
         """A process is ready, for these workers, so many seconds after it was begun."""
@@ -272,6 +287,8 @@ class Recorder:
             slow_batches=self._slow,
             seconds_lost=self._lost.seconds,
             code_changed=list(self._code_changed),
+            replays=list(self._replays),
+            divergences=self._divergences,
             waits=self.pulse.waits(),
             timings=self.timings.workers(),
         )

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from safeloader.observe.events import plain
-from safeloader.observe.happenings import Fault
+from safeloader.observe.happenings import Fault, Replayed
+from safeloader.observe.lines import line_for
 from safeloader.observe.pulse import Waits
 from safeloader.observe.text import brief, clock, duration, inline, many, samples, stack_lines
 from safeloader.observe.timings import STAGES, WorkerTimes
@@ -40,6 +41,8 @@ class Report:
         slow_batches: Batches that took longer than their deadline while samples still finished.
         seconds_lost: What the faults cost in all, in seconds, as far as known; where they overlap, it counts once.
         code_changed: Source files that changed since the first start.
+        replays: What came of each time that a worker was brought to its place again, and where that is not exact.
+        divergences: Times that a dataset gave something else when it was read again.
         waits: How the consumer has waited for batches.
         timings: For each worker, how long its batches were loaded, collated, transferred and waited for.
         memory: Bytes that the worker processes have to themselves now; None if there are none, or it is not known.
@@ -61,6 +64,8 @@ class Report:
     seconds_lost: float = 0.0
     code_changed: list[str] = field(default_factory=list)
     way: str = ""
+    replays: list[Replayed] = field(default_factory=list)
+    divergences: int = 0
     waits: Waits = field(default_factory=Waits)
     timings: list[WorkerTimes] = field(default_factory=list)
     memory: int | None = None
@@ -73,9 +78,9 @@ class Report:
             shown[item.name] = plain(getattr(self, item.name))
         shown["waits"] = self.waits._asdict()
         shown["timings"] = [times.as_dict() for times in self.timings]
-        shown["faults"] = [
-            {item.name: plain(getattr(fault, item.name)) for item in fields(fault)} for fault in self.faults
-        ]
+        for name in ("faults", "replays"):
+            rows = getattr(self, name)
+            shown[name] = [{item.name: plain(getattr(row, item.name)) for item in fields(row)} for row in rows]
         return shown
 
     def __str__(self) -> str:
@@ -121,6 +126,7 @@ class Report:
             recoveries,
             many(len(self.skipped), "skipped sample"),
             many(self.slow_batches, "slow batch"),
+            *([many(self.divergences, "divergence")] if self.divergences else []),
             f"{duration(self.seconds_lost)} lost",
         ]
         yield f"total: {', '.join(parts)}"
@@ -140,6 +146,9 @@ class Report:
             ]
             rest = f", ... ({len(self.skipped):,} in all)" if len(self.skipped) > 20 else ""
             yield f"skipped: {', '.join(shown)}{rest}"
+        for replay in self.replays[-20:]:
+            if replay.outcome != "same":
+                yield f"not exact: {line_for(replay).partition(': ')[2]}"
         if self.code_changed:
             yield f"code changed since the first start: {', '.join(self.code_changed)}"
 

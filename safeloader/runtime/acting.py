@@ -104,6 +104,7 @@ class Acting:
             m.AbandonProcess: lambda c, _: self._with(c.process, self._abandon),
             m.FreeSlot: lambda c, _: self._driver.arena.free(c.slot),
             m.ReportFault: lambda c, _: teller.fault(c),
+            m.ReportReplay: lambda c, _: teller.replayed(c),
             m.ReportRung: lambda c, _: teller.rung(c),
             m.ReportSlow: lambda c, _: teller.slow(c),
             m.ReportSlowStart: lambda c, _: self._with(
@@ -220,7 +221,7 @@ class Acting:
         elsewhere, there = process.elsewhere(state)
         if process.forfeited():
             return m.ProcessForfeited(process.number)
-        task, setup, sample, taken_at, progressed_at = process.page.read()
+        task, setup, sample, taken_at, progressed_at = process.page.read()[:5]
         taken_at, progressed_at = clock.at(taken_at), clock.at(max(progressed_at, there))
         return m.ProcessInspected(process.number, task, setup, sample, taken_at, progressed_at, state, elsewhere)
 
@@ -240,13 +241,24 @@ class Acting:
         return WorkerPlace(
             c.worker, c.epoch, c.position, c.ended, _states(c.epoch_snapshot), _states(c.snapshot), self._shared_seed,
             self._told_epoch, c.mark and (c.mark.position, c.mark.content, _states(c.mark.snapshot)), c.replay,
+            c.digests,
         )  # fmt: skip
 
     def _host_inline(self, c: m.HostWorker, key: Key, again: bool) -> None:
         with self._refusing(c.worker, key, again):
-            self._inline.host(self._place(c), c.lenient)
-            ready = m.WorkerReady(m.INLINE, c.worker, clock.now(), self._inline.states(c.worker))
-            self._driver.journal.later(key, ready, again)
+            self._driver.journal.later(key, self._hosted_here(c.worker, self._place(c), c.lenient), again)
+
+    def _hosted_here(self, worker: int, place: WorkerPlace, lenient: bool) -> m.Event:
+        hosted = self._inline.host(place, lenient)
+        if hosted is None:
+            return m.WorkerReady(m.INLINE, worker, clock.now())
+        if (found := hosted.diverged) is not None:
+            return m.WorkerDiverged(m.INLINE, worker, clock.now(), found.how, found.at, found.detail)
+        if hosted.lost:
+            self._teller.not_restored(worker, hosted.lost)
+        return m.WorkerReady(
+            m.INLINE, worker, clock.now(), self._inline.states(worker), hosted.begin, hosted.compared
+        )
 
     @contextlib.contextmanager
     def _refusing(self, worker: int, key: Key, again: bool) -> Iterator[None]:
@@ -292,6 +304,10 @@ class Acting:
     def _load_inline(self, c: m.LoadInline, key: Key, again: bool) -> None:
         inline, taken_at = self._inline, clock.now()
         event: m.Event
+
+        def digest() -> bytes:
+            return inline.digest(c.worker)
+
         try:
             loaded = inline.load(c.worker, c.indices, c.skip, c.timeout, key)
         except Ended:
@@ -302,14 +318,16 @@ class Acting:
             event = m.InlineInterrupted(c.task, inline.sample(c.worker), interrupted.stack)
         except NotEncodable as failure:
             states = inline.states(c.worker)
-            event = m.TaskRaised(m.INLINE, c.task, failure.error, "unpicklable", None, states, clock.now())
+            event = m.TaskRaised(m.INLINE, c.task, failure.error, "unpicklable", None, states, clock.now(), digest())
         except Exception as error:
             states, sample = inline.states(c.worker), inline.sample(c.worker)
-            event = m.TaskRaised(m.INLINE, c.task, error, "raised", sample, states, clock.now())
+            event = m.TaskRaised(m.INLINE, c.task, error, "raised", sample, states, clock.now(), digest())
         else:
             batch = None if loaded.empty else InlineBatch(loaded.batch)
             states = inline.states(c.worker)
-            event = m.TaskLoaded(m.INLINE, c.task, batch, 0, states, taken_at, clock.now(), loaded.dropped)
+            event = m.TaskLoaded(
+                m.INLINE, c.task, batch, 0, states, taken_at, clock.now(), loaded.dropped, digest()
+            )
             self._teller.loaded_here(c.task, c.worker, event.finished_at - taken_at)
         self._driver.journal.later(key, event, again)
         if isinstance(event, m.TaskLoaded):

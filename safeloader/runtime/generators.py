@@ -16,24 +16,28 @@ from typing import Any, NamedTuple
 
 import torch
 
-__all__ = ["Generators", "States"]
+__all__ = ["Generators", "States", "numpy_words", "python_words"]
 
 _WORDS = 624
 
 
 class States(NamedTuple):
-    """The states of torch's, Python's and numpy's generators; numpy's is None while numpy is not loaded."""
+    """The states of torch's, Python's and numpy's generators; numpy's is None while numpy is not loaded.
+
+    ``own`` are those of the generators that the worker's dataset holds (`own_generators`); None where it has none.
+    """
 
     torch: bytes
     python: Any
     numpy: Any
+    own: dict[str, Any] | None = None
 
 
 class Generators:
     """Tells whether this process's generators moved, and captures and restores them."""
 
     def __init__(self) -> None:
-        self._python_words = _python_words()
+        self._python_words = python_words(random._inst)
         self._numpy: Any = None
         self._numpy_source: Any = None  # numpy's global bit generator, which users may replace
         self._numpy_words: Any = None
@@ -93,7 +97,7 @@ class Generators:
             self._load_numpy()
         source = self._numpy.random.get_bit_generator()
         if source is not self._numpy_source:
-            self._numpy_source, self._numpy_words = source, _numpy_words(self._numpy)
+            self._numpy_source, self._numpy_words = source, numpy_words(source)
         return self._numpy_words.raw if self._numpy_words is not None else pickle.dumps(self._numpy_state())
 
     def _numpy_state(self) -> Any:
@@ -115,31 +119,29 @@ def _gauss_next() -> Any:
     return random._inst.gauss_next  # type: ignore[attr-defined]
 
 
-def _python_words() -> Any:
-    """Where Python's hidden generator keeps its words, or None if that cannot be told for sure."""
+def python_words(instance: random.Random) -> Any:
+    """Where one of Python's generators keeps its words, or None if that cannot be told for sure."""
     try:
-        instance = random._inst
         header = object.__basicsize__
         words = (ctypes.c_char * (4 * (_WORDS + 1))).from_address(id(instance) + header)
         if sys.implementation.name != "cpython" or sys.getsizeof(instance) < header + 4 * (_WORDS + 1):
             return None
         position, *state = (ctypes.c_uint32 * (_WORDS + 1)).from_address(id(instance) + header)
-        public = random.getstate()[1]
+        public = instance.getstate()[1]
         return words if tuple(state) == public[:-1] and position == public[-1] else None
     except (AttributeError, TypeError, ValueError):
         return None
 
 
-def _numpy_words(numpy: Any) -> Any:
-    """Where numpy's legacy generator keeps its words, or None for another bit generator."""
+def numpy_words(bits: Any) -> Any:
+    """Where a bit generator of numpy's keeps the words of its Mersenne twister, or None for another kind."""
     try:
-        address = numpy.random.get_bit_generator().ctypes.state_address
-        state = numpy.random.get_state(legacy=False)
+        address, state = bits.ctypes.state_address, bits.state
         words = (ctypes.c_uint32 * (_WORDS + 1)).from_address(address)
         if state["bit_generator"] != "MT19937" or words[_WORDS] != state["state"]["pos"]:
             return None
         if list(words[:_WORDS]) != state["state"]["key"].tolist():
             return None
         return (ctypes.c_char * (4 * (_WORDS + 1))).from_address(address)
-    except (AttributeError, TypeError, ValueError, ImportError):
+    except (AttributeError, TypeError, ValueError, ImportError, KeyError):
         return None

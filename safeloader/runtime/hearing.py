@@ -34,7 +34,8 @@ class Hearing:
         self._teller = teller
         self._hearers: dict[int, Callable[..., list[m.Event]]] = {
             p.READY: self._ready,
-            p.HOSTED: lambda q, worker, states, at: [m.WorkerReady(q.number, worker, clock.at(at), states)],
+            p.HOSTED: self._hosted,
+            p.DIVERGED: self._diverged,
             p.RESUMED: lambda q, *said: [m.WorkerResumed(q.number, said[0], clock.at(said[2]), said[1], said[3])],
             p.LOADED: self._loaded,
             p.EMPTY: self._empty,
@@ -89,9 +90,20 @@ class Hearing:
         self._teller.differs(process, *told)
         return []
 
+    def _hosted(
+        self, process: Process, worker: int, states: Any, at: float, begin: Any, compared: int, lost: tuple[str, ...]
+    ) -> list[m.Event]:
+        if lost:
+            self._teller.not_restored(worker, lost)
+        return [m.WorkerReady(process.number, worker, clock.at(at), states, begin, compared)]
+
+    @staticmethod
+    def _diverged(process: Process, worker: int, at: float, *how: Any) -> list[m.Event]:
+        return [m.WorkerDiverged(process.number, worker, clock.at(at), *how)]
+
     def _loaded(
         self, process: Process, task: int, nbytes: int, stream: bytes, place: Any, pieces: Any, states_at: Any,
-        taken_at: float, finished_at: float, dropped: Any, said_at: Any, collated_at: float,
+        taken_at: float, finished_at: float, dropped: Any, said_at: Any, collated_at: float, digest: bytes,
     ) -> list[m.Event]:  # fmt: skip
         self._teller.loaded(process, task, taken_at, collated_at, finished_at, nbytes)
         states = said = None
@@ -111,20 +123,22 @@ class Hearing:
             states = States(*pickle.loads(memory[start : start + length]))
         batch = (stream, place, pieces, nbytes)
         times = clock.at(taken_at), clock.at(finished_at)
-        loaded = m.TaskLoaded(process.number, task, batch, nbytes, states, *times, dropped)
+        loaded = m.TaskLoaded(process.number, task, batch, nbytes, states, *times, dropped, digest)
         return [loaded] if said is None else [loaded, said]
 
     def _empty(
-        self, process: Process, task: int, states: Any, taken_at: float, finished_at: float, dropped: Any
-    ) -> list[m.Event]:
+        self, process: Process, task: int, states: Any, taken_at: float, finished_at: float, dropped: Any,
+        digest: bytes,
+    ) -> list[m.Event]:  # fmt: skip
         times = clock.at(taken_at), clock.at(finished_at)
-        return [m.TaskLoaded(process.number, task, None, 0, states, *times, dropped)]
+        return [m.TaskLoaded(process.number, task, None, 0, states, *times, dropped, digest)]
 
     def _raised(
-        self, process: Process, task: int, error: bytes, sample: int | None, unpicklable: bool, states: Any, at: float
-    ) -> list[m.Event]:
+        self, process: Process, task: int, error: bytes, sample: int | None, unpicklable: bool, states: Any, at: float,
+        digest: bytes,
+    ) -> list[m.Event]:  # fmt: skip
         cause = "unpicklable" if unpicklable else "raised"
-        return [m.TaskRaised(process.number, task, error, cause, sample, states, clock.at(at))]
+        return [m.TaskRaised(process.number, task, error, cause, sample, states, clock.at(at), digest)]
 
     # ------------------------------------------------------------ ends
 

@@ -79,8 +79,9 @@ class InlineHost:
         self._in = -1
         self._ambient = Ambient(lambda what, left_out: tell(self._in, what, left_out))
 
-    def host(self, place: WorkerPlace, lenient: bool) -> None:
-        """Take a worker in. It is set up when it is first needed, an iterator (it may draw random numbers) at once.
+    def host(self, place: WorkerPlace, lenient: bool) -> Worker | None:
+        """Take a worker in. It is set up when it is first needed; at once, and returned, where it has an iterator
+        (which may draw random numbers) or is to be compared with what was delivered.
 
         Args:
             place: where it stands.
@@ -88,8 +89,9 @@ class InlineHost:
         """
         self._places[place.worker] = place
         self._views[place.worker] = self._ambient.view(lenient)
-        if self._load.iterable:
-            self._as_worker(place.worker, lambda hosted: None)
+        if not (self._load.iterable or place.digests or place.mark):
+            return None
+        return self._as_worker(place.worker, lambda hosted: hosted)
 
     def drop(self, worker: int) -> None:
         self._places.pop(worker, None)
@@ -167,6 +169,11 @@ class InlineHost:
         hosted = self._workers.get(worker)
         return hosted.states if hosted is not None else None
 
+    def digest(self, worker: int) -> bytes:
+        """Of what a worker loaded last."""
+        hosted = self._workers.get(worker)
+        return hosted.digest if hosted is not None else b""
+
     def sample(self, worker: int) -> int | None:
         hosted = self._workers.get(worker)
         return hosted.sample if hosted is not None else None
@@ -207,7 +214,8 @@ class InlineHost:
             position, said, states = place.mark
             place = place._replace(mark=(position, carry.loads(said, self._spec.classes), states))
         worker = Worker(
-            self._load, parts.dataset, parts.collate_fn, parts.worker_init_fn, place, generators, Marks()
+            self._load, parts.dataset, parts.collate_fn, parts.worker_init_fn, place, generators, Marks(),
+            parts.generators,
         )  # fmt: skip
         self._workers[number] = worker
         return worker

@@ -14,19 +14,22 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from . import system
 
-_WORK, _SAMPLE, _TAKEN, _PROGRESSED, _LEFT, _AWAITED, _REFUSED, _PASSED = range(8)
+_WORK, _SAMPLE, _TAKEN, _PROGRESSED, _LEFT, _AWAITED, _REFUSED, _PASSED, _REPLAYED, _OF = range(10)
 IDLE = 0
 NO_SAMPLE = -1
 
 
 class Progress(NamedTuple):
-    """What the page says: a task, or a worker that is being set up; the position of the sample in work, if known."""
+    """What the page says: a task, or a worker that is being set up; the position of the sample in work, if known;
+    and of the batches that are loaded again to come to a worker's place, how many are done."""
 
     task: int | None
     setup: int | None
     sample: int | None
     taken_at: float
     progressed_at: float
+    replayed: int = 0
+    of: int = 0
 
 
 class Page:
@@ -63,6 +66,10 @@ class Page:
         """All samples are finished."""
         self._times[_PROGRESSED] = monotonic()
         self._ints[_SAMPLE] = NO_SAMPLE
+
+    def replayed(self, done: int, of: int) -> None:
+        """So many of the batches that are loaded again are done."""
+        self._ints[_REPLAYED], self._ints[_OF] = done, of
 
     def rest(self) -> float:
         """Nothing is being worked on."""
@@ -118,4 +125,6 @@ class Page:
             sample if sample >= 0 else None,
             self._times[_TAKEN],
             self._times[_PROGRESSED],
+            self._ints[_REPLAYED],
+            self._ints[_OF],
         )

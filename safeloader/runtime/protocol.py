@@ -7,14 +7,16 @@ fit comes with ``(MORE,)``. ``facts`` are surroundings that differ from those th
 ``(TASK, worker, task, indices, skip, slot)``, ``(PROBE, worker, task, indices, positions)``.
 ``indices`` are ``Packed`` unless they are plain numbers, and ``Carried`` if they hold something of the main script.
 
-From a process: ``(READY, at)``, ``(HOSTED, worker, states, finished_at)``,
+From a process: ``(READY, at)``, ``(HOSTED, worker, states, finished_at, begin, compared, lost)``,
+``(DIVERGED, worker, finished_at, how, at, detail)``,
 ``(RESUMED, worker, states, finished_at, said)``,
-``(LOADED, task, nbytes, stream, place, pieces, states_at, taken_at, finished_at, dropped, said_at, collated_at)``:
+``(LOADED, task, nbytes, stream, place, pieces, states_at, taken_at, finished_at, dropped, said_at, collated_at,
+digest)``:
 the pickle stream comes in the message, or lies in the lease at ``place``; ``states_at`` and ``said_at`` are where the
 generators' states, and what the dataset said of its own, lie in the lease; ``collated_at`` comes only where each batch
 is traced;
 ``(EMPTY, ...)`` like LOADED for a batch of which policy left nothing;
-``(RAISED, task, error, sample, unpicklable, states, finished_at)``, ``(ENDED, task, states, finished_at)``,
+``(RAISED, task, error, sample, unpicklable, states, finished_at, digest)``, ``(ENDED, task, states, finished_at)``,
 ``(PROBED, task, finished_at)``, ``(PASSED, task, finished_at)``,
 ``(DIFFERS, texts)`` for surroundings that cannot be had any more, ``(REFUSED, error)``, and from a pool's, which lives
 on for others, ``(LEFT,)``.
@@ -25,7 +27,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 HOST, DROP, RESUME, TASK, PROBE, JOIN, MORE = range(7)
-READY, HOSTED, RESUMED, LOADED, EMPTY, RAISED, ENDED, PROBED, REFUSED, LEFT, PASSED, DIFFERS = range(10, 22)
+READY, HOSTED, RESUMED, LOADED, EMPTY, RAISED, ENDED, PROBED, REFUSED, LEFT, PASSED, DIFFERS, DIVERGED = range(10, 23)
 
 STREAM_IN_MESSAGE = 4096
 """A pickle stream of at most so many bytes travels in the message; a longer one lies in the lease."""

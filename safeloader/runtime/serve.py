@@ -38,6 +38,7 @@ __all__ = ["Host"]
 class _PageMarks(Marks):
     def __init__(self, page: Page) -> None:
         self.sample = page.sample  # type: ignore[method-assign]
+        self.replayed = page.replayed  # type: ignore[method-assign]
         self.collate = page.collate  # type: ignore[method-assign]
 
 
@@ -142,11 +143,17 @@ class Host:
             torch.manual_seed(self._config.load.base_seed + place.worker)
         worker = self._worker_class()(
             self._config.load, parts.dataset, parts.collate_fn, parts.worker_init_fn, place,
-            self._generators, self._marks,
+            self._generators, self._marks, parts.generators,
         )  # fmt: skip
         self._workers[worker.id] = self._floor.holder = worker
         self._floor.scripts[worker] = script
-        self._link.send((p.HOSTED, worker.id, self._generators.moved(), self._page.rest()))
+        if (found := worker.diverged) is not None:
+            self._link.send((p.DIVERGED, worker.id, self._page.rest(), found.how, found.at, found.detail))
+            return
+        states = worker.first_states()
+        self._link.send(
+            (p.HOSTED, worker.id, states, self._page.rest(), worker.begin, worker.compared, tuple(worker.lost))
+        )
 
     def _worker_class(self) -> Callable[..., Worker]:
         if self._config.chaos is None:
@@ -159,7 +166,7 @@ class Host:
     def _drop(self, worker: int) -> None:
         gone = self._workers.pop(worker, None)
         if gone is self._floor.holder:
-            self._floor.holder = None
+            self._floor.give(None)
 
     def _resume(self, worker: int, shared_seed: int | None, epoch: int, told_epoch: int | None) -> None:
         self._page.take_setup(worker)
@@ -169,7 +176,7 @@ class Host:
         except Exception as error:
             self._workers[worker].failure = error
         said = self._said(self._workers[worker], always=True)
-        self._link.send((p.RESUMED, worker, self._generators.moved(), self._page.rest(), said))
+        self._link.send((p.RESUMED, worker, self._workers[worker].moved(), self._page.rest(), said))
 
     # ------------------------------------------------------------ tasks
 
@@ -197,7 +204,7 @@ class Host:
             self._writer.open(slot)
             loaded = worker.load(self._indices(indices), skip)
         except Ended:
-            return (p.ENDED, task, self._generators.moved(), self._page.rest())
+            return (p.ENDED, task, worker.moved(), self._page.rest())
         except Exception as error:
             return self._raised(worker, task, error, unpicklable=False)
         try:
@@ -228,8 +235,7 @@ class Host:
 
     def _loaded(self, worker: Worker, task: int, loaded: Loaded, taken_at: float) -> Any:
         if loaded.empty:
-            states = self._moved(worker)
-            return (p.EMPTY, task, states, taken_at, self._page.rest(), loaded.dropped)
+            return (p.EMPTY, task, worker.moved(), taken_at, self._page.rest(), loaded.dropped, worker.digest)
         collated_at = self._page.progressed_at
         stream, pieces = self._encoder.encode(loaded.batch)
         place = None
@@ -243,19 +249,15 @@ class Host:
             worker.noted()
         return (
             p.LOADED, task, nbytes, stream, place, pieces, states_at, taken_at, self._page.rest(), loaded.dropped,
-            said_at, collated_at,
+            said_at, collated_at, worker.digest,
         )  # fmt: skip
 
     def _put_states(self, worker: Worker) -> tuple[int, int] | None:
-        states = self._moved(worker)
+        states = worker.moved()
         if states is None:
             return None
         data = pickle.dumps(tuple(states), protocol=5)
         return self._writer.write(data), len(data)
-
-    def _moved(self, worker: Worker) -> States | None:
-        """The generators, if they moved; of a worker whose samples set them nobody needs to know."""
-        return None if worker.keyed else self._generators.moved()
 
     def _said(self, worker: Worker, always: bool = False) -> bytes | None:
         """What the worker's dataset says of itself, if that is to be told now."""
@@ -269,8 +271,8 @@ class Host:
 
     def _raised(self, worker: Worker, task: int, error: Exception, unpicklable: bool) -> Any:
         wrapped = self._exception(error, f"in DataLoader worker process {worker.id}")
-        states = self._generators.moved()
-        return (p.RAISED, task, wrapped, worker.sample, unpicklable, states, self._page.rest())
+        states = worker.moved()
+        return (p.RAISED, task, wrapped, worker.sample, unpicklable, states, self._page.rest(), worker.digest)
 
     def _exception(self, error: BaseException, where: str) -> bytes:
         """torch's wrapper, so that the same error comes out as from torch's workers; as text if its class cannot."""

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import StartError
 from . import carry, system
+from .carry.rebuild import gathering
 from .start.surroundings import Surroundings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from .worker import LoadSpec
 
@@ -49,6 +50,7 @@ class Parts(NamedTuple):
     collate_fn: Callable[[Any], Any]
     worker_init_fn: Callable[[int], None] | None
     classes: list[type]
+    generators: Sequence[Any] = ()  # the random generator objects among them, in the order of the stream
 
 
 class Spec:
@@ -145,5 +147,6 @@ def open_script(descriptor: int) -> bytes:
 
 
 def _parts(mapping: mmap.mmap, classes: list[type] | None, descriptors: list[int] | None) -> Parts:
-    (dataset, collate_fn, worker_init_fn), found = carry.read(mapping, classes=classes, descriptors=descriptors)
-    return Parts(dataset, collate_fn, worker_init_fn, found)
+    with gathering() as generators:
+        (dataset, collate_fn, worker_init_fn), found = carry.read(mapping, classes=classes, descriptors=descriptors)
+    return Parts(dataset, collate_fn, worker_init_fn, found, generators)

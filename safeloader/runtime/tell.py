@@ -7,11 +7,14 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import clock
-from ..errors import BadSampleError, SafeLoaderError, StartError
+from ..errors import BadSampleError, DivergenceError, SafeLoaderError, StartError
+from ..observe.lines import replay_in_words
 from ..observe.report import Fault
 from . import carry, drift
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..core import messages as m
     from ..observe.recorder import Recorder
     from .driver import Driver
@@ -69,6 +72,7 @@ class Teller:
                 attempts=c.attempts,
                 action=c.action,
                 stalled=c.stalled or None,
+                again=c.again,
             )
         )
         if c.cause in _RECOVERABLE:
@@ -97,6 +101,17 @@ class Teller:
                 self._driver.close()
                 raise StartError(text, hint='give start_method="spawn", or unset SAFELOADER_STRICT')
             warnings.warn(text, UserWarning, stacklevel=6)
+
+    def replayed(self, c: m.ReportReplay) -> None:
+        """A worker came to its place again, or did not."""
+        self._recorder.replayed(*c)
+
+    def not_restored(self, worker: int, paths: Sequence[str]) -> None:
+        """Generator objects of a worker's dataset could not be put back."""
+        books = self._driver.supervisor.workers[worker]
+        self._recorder.replayed(
+            worker, books.epoch, "missing", "generators", 0, books.position, 0, ", ".join(paths), "goes on"
+        )
 
     def rung(self, c: m.ReportRung) -> None:
         tell = self._recorder.fell_back if c.new < c.old else self._recorder.recovered
@@ -239,6 +254,8 @@ class Teller:
                     f"the process said:\n{text}",
                 )
             )
+        if c.cause == "diverged":
+            self._raise_diverged(c)
         what = {
             "setup": "setting up a worker kills or hangs every process that tries",
             "starts": "a process was lost while it set a worker up, and no other can be had to try again "
@@ -258,6 +275,20 @@ class Teller:
         last = [e for e in entries if type(e.event).__name__ in ("ProcessExited", "StacksCaptured")][-10:]
         lines = [f"{e.now - entries[-1].now:+9.3f} s  {type(e.event).__name__}{_facts(e.event)}" for e in last]
         self._raise(kind(what, where=self._recorder.name, hint=hint, story=lines))
+
+    def _raise_diverged(self, c: m.GiveUp) -> NoReturn:
+        said: m.ReportReplay = c.error  # type: ignore[assignment]
+        error = DivergenceError(
+            replay_in_words(said.worker, said.outcome, said.source, said.at, said.of, said.detail),
+            worker=said.worker,
+            at=said.at,
+            of=said.of,
+            how=said.outcome,
+            where=f"{self._recorder.name}, epoch {said.epoch}",
+            hint='give the dataset a seed, so that it reads the same twice; Policy(on_divergence="warn") goes on with '
+            "what comes, and samples may then come twice or never",
+        )
+        self._raise(error)
 
     def _raise(self, error: SafeLoaderError) -> NoReturn:
         error.report = self._recorder.report()

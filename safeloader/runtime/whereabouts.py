@@ -69,7 +69,8 @@ def _look(driver: Driver) -> Whereabouts:
     page, pid = process.page.read(), driver.pid_of(process.number)
     who = f"worker {due.worker} (pid {pid})"
     if page.setup is not None:
-        return _at(ready, due, pid, None, clock.now() - clock.at(page.taken_at), f"{who} is being set up")
+        again = f": it has loaded {page.replayed:,} of {page.of:,} batches again" if page.of else ""
+        return _at(ready, due, pid, None, clock.now() - clock.at(page.taken_at), f"{who} is being set up{again}")
     if page.task == due.id:
         sample = None if page.sample is None else sample_name(due.indices, page.sample)
         seconds = clock.now() - (clock.at(page.taken_at if sample is None else page.progressed_at))

@@ -1,8 +1,7 @@
 """A worker: one copy of the dataset, its fetching state and its generators. Child processes and the trainer (at rung 0)
 run the same code.
 
-Fetching follows ``torch.utils.data._utils.fetch`` step by step, but marks every sample on the progress page and does
-not let a ``StopIteration`` out of a map-style dataset pass for the end of the epoch.
+What it loads again to come to its place is compared with what was delivered, as far as there are digests of that.
 """
 
 from __future__ import annotations
@@ -11,28 +10,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import torch_private
 from . import stateful
+from .digest import SIZE
+from .fetch import Ended, Fetcher, Loaded, LoadSpec, Marks, SampleStopped
 from .keyed import Keyed, tell_epoch
+from .own_generators import OwnGenerators
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from .generators import Generators, States
 
-__all__ = ["Ended", "LoadSpec", "Loaded", "Marks", "SampleStopped", "Worker", "WorkerPlace"]
-
-
-class LoadSpec(NamedTuple):
-    """What all workers of a loader share, besides the dataset; plain values."""
-
-    num_workers: int
-    iterable: bool
-    auto_collation: bool
-    batch_size: int  # of an iterable dataset's automatic batches
-    drop_last: bool
-    base_seed: int
-    skip_raising: bool
-    sample_seed: int | None = None  # generators are keyed by the sample
-    mark_every: int | None = None  # tasks between two marks of a stateful dataset; None: as seldom as is cheap
+__all__ = ["Diverged", "Ended", "LoadSpec", "Loaded", "Marks", "SampleStopped", "Worker", "WorkerPlace"]
 
 
 class WorkerPlace(NamedTuple):
@@ -48,35 +36,25 @@ class WorkerPlace(NamedTuple):
     told_epoch: int | None = None  # what the dataset's set_epoch was told last
     mark: tuple[int, Any, States | None] | None = None  # position, what the dataset said, the generators then
     replay: Sequence[tuple[Any, tuple[int, ...]]] = ()
+    digests: bytes = b""  # of the last of the batches that are loaded again
 
 
-class Ended(Exception):
-    """The worker's iterator has nothing left."""
+class Diverged(Exception):
+    """What a worker loaded again is not what it loaded before.
+
+    Args:
+        how: ``differs``, ``ended`` (there was nothing left), ``raised`` (an error came, or came no more), or
+            ``refused`` (the dataset did not take its own state).
+        at: the batch of this worker, from 0.
+        detail: words for people.
+    """
+
+    def __init__(self, how: str, at: int, detail: str = "") -> None:
+        super().__init__(how, at, detail)
+        self.how, self.at, self.detail = how, at, detail
 
 
-class SampleStopped(RuntimeError):
-    """A map-style dataset raised StopIteration."""
-
-
-class Marks:
-    """Where progress is marked; this one marks nothing."""
-
-    def sample(self, position: int) -> None:
-        """The sample at this position of the batch is in work."""
-
-    def collate(self) -> None:
-        """All samples are there."""
-
-
-class Loaded(NamedTuple):
-    """A batch, and the (position, error text) of samples that were skipped."""
-
-    batch: Any
-    dropped: tuple[tuple[int, str], ...]
-    empty: bool = False
-
-
-class Worker:
+class Worker(Fetcher):
     """One worker. Its generators are the process's own while it works: see ``enter``.
 
     Args:
@@ -87,6 +65,7 @@ class Worker:
         place: where it stands.
         generators: the process's generators.
         marks: where progress is marked.
+        in_stream: the generator objects among dataset and functions, as they were read.
     """
 
     def __init__(
@@ -98,73 +77,162 @@ class Worker:
         place: WorkerPlace,
         generators: Generators,
         marks: Marks,
+        in_stream: Sequence[Any] = (),
     ) -> None:
         self.id = place.worker
-        self.sample: int | None = None
-        self._spec = spec
-        self._collate = collate_fn
         self._generators = generators
-        self._marks = marks
-        self._iterator: Iterator[Any] | None = None
-        self._ended = False
         self.states: States | None = None  # while another worker is in
-        self.failure: BaseException | None = None
+        self.diverged: Diverged | None = None
+        self.compared = 0  # batches that came again as they were
+        self.begin: States | None = None  # the generators before the first iterator was made, where they may matter
+        self.lost: list[str] = []  # generator objects that could not be put back
         self._seed = torch_private.seed_worker(spec.base_seed, self.id)
         generators.mark()
-        self._dataset = torch_private.apply_shared_seed(dataset, place.shared_seed)
-        self._keyed: Keyed | None = None
+        super().__init__(spec, torch_private.apply_shared_seed(dataset, place.shared_seed), collate_fn, marks)
         if spec.sample_seed is not None and not spec.iterable:
             self._keyed = Keyed(self._dataset, spec.sample_seed, place.epoch)
         self._pace = stateful.Pace(spec.mark_every)
         self._tells = False
+        roots = {"dataset": dataset, "collate_fn": collate_fn, "worker_init_fn": init_fn}
+        self._own = OwnGenerators(roots.items(), in_stream)
         self.enter()
         try:
             if init_fn is not None:
                 init_fn(self.id)
             if place.told_epoch is not None:
                 tell_epoch(self._dataset, place.told_epoch)
+            self._own.settle()
+            if self._own and spec.iterable and place.epoch_snapshot is None and not place.position:
+                self.begin = self.capture()
             self._take_place(place)
             self._tells = stateful.is_stateful(self._dataset) or stateful.is_stateful(self._iterator)
+        except Diverged as diverged:
+            self.failure = self.diverged = diverged
         except Exception as error:
             self.failure = error
         if place.snapshot is not None:
-            generators.restore(place.snapshot)
+            self._restore(place.snapshot)
+
+    # ------------------------------------------------------------ generators
 
     def enter(self) -> None:
         """Make this process's ``get_worker_info()`` and generators this worker's."""
         torch_private.set_worker_info(self.id, self._spec.num_workers, self._seed, self._dataset)
+        self._own.enter(None if self.states is None else self.states.own)
         if self.states is not None:
             self._generators.restore(self.states)
             self.states = None
 
     def leave(self) -> None:
         """Keep the generators for the next ``enter``."""
-        self.states = self._generators.capture()
+        self.states = self.capture()
+        self._own.leave()
+
+    def capture(self) -> States:
+        """The generators now: the process's, and those that the dataset holds."""
+        return self._generators.capture()._replace(own=self._own.capture(self._last_sample))
+
+    def moved(self) -> States | None:
+        """The generators, if any moved since the last look; else None."""
+        own_moved, states = self._own.moved(), self._generators.moved()
+        if self._keyed is not None:  # samples set the process's
+            return self.capture() if own_moved else None
+        return self.capture() if own_moved or (states is not None and self._own) else states
+
+    def first_states(self) -> States | None:
+        """What the next process has to know of the generators now that the worker is set up; None: nothing."""
+        states = self.moved()
+        return self.capture() if self._own else states
+
+    def _restore(self, states: States) -> None:
+        self.lost = self._own.restore(states.own, self._warm_up)
+        self._generators.restore(states)
+
+    def _warm_up(self, sample: Any) -> None:
+        """Load a sample that was loaded before, for what the dataset makes when it loads its first."""
+        if self.failure is None and not self._spec.iterable:
+            try:
+                if hasattr(self._dataset, "__getitems__"):
+                    self._dataset.__getitems__([sample])
+                else:
+                    self._dataset[sample]
+            except Exception:
+                pass
+
+    # ------------------------------------------------------------ its place
 
     def _take_place(self, place: WorkerPlace) -> None:
         if self._spec.iterable and place.epoch_snapshot is not None:
-            self._generators.restore(place.epoch_snapshot)
+            self._restore(place.epoch_snapshot)
         made = iter if self._spec.iterable else _none
         position, said, states = place.mark or (0, {}, None)
-        self._iterator = stateful.load(said, self._dataset, made)
-        if states is not None:
-            self._generators.restore(states)
-        if self._spec.iterable:
-            for _ in range(place.position - position):
-                self._replay(self._load_next)
-            self._ended = self._ended or place.ended or "ended" in said
-        for indices, skip in place.replay:
-            self._replay(self._load_indexed, indices, skip)
-
-    def _replay(self, load: Callable[..., Loaded], *task: Any) -> None:
-        """Load a batch that was delivered long ago, for what it does to dataset, iterator and generators."""
         try:
-            load(*task)
-        except Exception:  # it was raised and delivered then
-            pass
+            self._iterator = stateful.load(said, self._dataset, made)
+        except Exception as error:
+            if not said:
+                raise
+            raise Diverged("refused", position, f"{type(error).__name__}: {error}") from error
+        if states is not None:
+            self._restore(states)
+        again: Sequence[tuple[Any, ...]] = place.replay
+        if self._spec.iterable:
+            again = [()] * (place.position - position)
+        self._load_again(again, position, place.digests)
+        if self._spec.iterable and "dataset" in said and "iterator" not in said and not again:
+            self._try_first(position, place.snapshot)
+        if self._spec.iterable:
+            self._ended = self._ended or place.ended or "ended" in said
+
+    def _try_first(self, position: int, before: States | None) -> None:
+        """Some datasets take a state only when the first sample is asked for: see whether this one does.
+
+        The sample is given when it is asked for, and the generators are then what drawing it made of them.
+        """
+        if before is not None:
+            self._restore(before)
+        iterator: Any = self._iterator
+        try:
+            first = [next(iterator)]
+        except StopIteration:
+            first = []
+        except Exception as error:
+            raise Diverged("refused", position, f"{type(error).__name__}: {error}") from error
+        after, put = self.capture(), self._restore
+
+        def held_back() -> Iterator[Any]:
+            put(after)
+            yield from first
+            yield from iterator
+
+        self._iterator = held_back()
+        if before is not None:
+            self._restore(before)
+
+    def _load_again(self, tasks: Sequence[tuple[Any, ...]], position: int, digests: bytes) -> None:
+        """Load what was delivered long ago, for what that does to dataset, iterator and generators; compare it."""
+        known = len(tasks) - len(digests) // SIZE  # so many of the first have no digest
+        for number, task in enumerate(tasks):
+            self._marks.replayed(number, len(tasks))
+            try:
+                self._fetch(*task)
+            except Ended:
+                if digests:
+                    raise Diverged("ended", position + number) from None
+                break
+            except Exception as error:  # it was raised and delivered then
+                detail = f"{type(error).__name__}: {error}"
+            else:
+                detail = ""
+            if number >= known:
+                start = (number - known) * SIZE
+                if self.digest != digests[start : start + SIZE]:
+                    raise Diverged("raised" if detail else "differs", position + number, detail)
+                self.compared += 1
+        self._marks.replayed(0, 0)
 
     def resume(self, shared_seed: int | None, epoch: int = 0, told_epoch: int | None = None) -> None:
         """Begin a new epoch, as torch does for persistent workers."""
+        self.begin = None
         if self.failure is not None:
             return
         self._dataset = torch_private.apply_shared_seed(self._dataset, shared_seed)
@@ -193,109 +261,6 @@ class Worker:
         """What was said is on its way: that is what it cost."""
         self._pace.done()
 
-    @property
-    def keyed(self) -> bool:
-        """True if each sample sets the generators: what they were before does not matter."""
-        return self._keyed is not None
-
-    # ------------------------------------------------------------ loading
-
-    def load(self, indices: Any, skip: tuple[int, ...] = ()) -> Loaded:
-        """Load one batch.
-
-        Raises:
-            Ended: the iterator has nothing left.
-            Exception: whatever the dataset or the collate function raised.
-        """
-        if self.failure is not None:
-            raise self.failure
-        self.sample = None
-        if self._spec.iterable:
-            return self._load_next()
-        return self._load_indexed(indices, skip)
-
-    def _load_next(self) -> Loaded:
-        if self._ended or self._iterator is None:
-            raise Ended
-        self._mark(0)
-        if not self._spec.auto_collation:
-            try:
-                data = next(self._iterator)
-            except StopIteration:
-                self._ended = True
-                raise Ended from None
-            return self._collated(data, ())
-        samples: list[Any] = []
-        for position in range(self._spec.batch_size):
-            self._mark(position)
-            try:
-                samples.append(next(self._iterator))
-            except StopIteration:
-                self._ended = True
-                break
-        if not samples or (self._spec.drop_last and len(samples) < self._spec.batch_size):
-            raise Ended
-        return self._collated(samples, ())
-
-    def _load_indexed(self, indices: Any, skip: tuple[int, ...]) -> Loaded:
-        dataset, skipping = self._keyed or self._dataset, self._spec.skip_raising
-        if not self._spec.auto_collation:
-            return self._load_single(indices)
-        if getattr(self._dataset, "__getitems__", None) and not skipping and self._keyed is None:
-            wanted = [index for position, index in enumerate(indices) if position not in skip] if skip else indices
-            try:
-                return self._collated(self._dataset.__getitems__(wanted), ())
-            except StopIteration as stop:
-                raise _stopped(wanted) from stop
-        samples, dropped, mark = [], [], self._marks.sample
-        for position, index in enumerate(indices):
-            if position in skip:
-                continue
-            self.sample = position
-            try:
-                mark(position)
-                samples.append(dataset[index])
-            except StopIteration as stop:
-                raise _stopped(index) from stop
-            except Exception as error:
-                if not skipping:
-                    raise
-                dropped.append((position, f"{type(error).__name__}: {error}"))
-        if not samples and dropped:
-            return Loaded(None, tuple(dropped), empty=True)
-        return self._collated(samples, tuple(dropped))
-
-    def _load_single(self, index: Any) -> Loaded:
-        self._mark(0)
-        try:
-            sample = (self._keyed or self._dataset)[index]
-        except StopIteration as stop:
-            raise _stopped(index) from stop
-        except Exception as error:
-            if not self._spec.skip_raising:
-                raise
-            return Loaded(None, ((0, f"{type(error).__name__}: {error}"),), empty=True)
-        return self._collated(sample, ())
-
-    def _collated(self, samples: Any, dropped: tuple[tuple[int, str], ...]) -> Loaded:
-        self.sample = None
-        self._marks.collate()
-        try:
-            return Loaded(self._collate(samples), dropped)
-        except StopIteration as stop:
-            raise SampleStopped("the collate function raised StopIteration") from stop
-
-    def _mark(self, position: int) -> None:
-        self.sample = position
-        self._marks.sample(position)
-
 
 def _none(dataset: Any) -> None:
     """A map-style dataset has no iterator."""
-
-
-def _stopped(index: Any) -> SampleStopped:
-    return SampleStopped(
-        f"the dataset raised StopIteration for sample {index!r}; torch would take that for the end of the epoch. "
-        "Look for a bare next(...) in the dataset or its transforms"
-    )

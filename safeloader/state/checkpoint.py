@@ -32,10 +32,14 @@ _SEALED = ("safeloader", *_KEYS)
 
 @dataclass(frozen=True)
 class Moment:
-    """The generators of the main process: the program's three, and those that loader and samplers own."""
+    """The generators of the main process: the program's three, and those that loader and samplers own.
+
+    ``held`` are all generator objects of the samplers and, without workers, of the dataset.
+    """
 
     program: States
     own: dict[str, torch.Tensor]
+    held: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -202,7 +206,8 @@ def logical(point: Checkpoint, num_workers: int) -> Checkpoint:
 
 def _moment_of(moment: Moment) -> dict[str, Any]:
     own = {place: pack(state.numpy().tobytes()) for place, state in moment.own.items()}
-    return {"program": states_of(moment.program), "own": own}
+    held = {} if moment.held is None else {"held": encode(moment.held)}
+    return {"program": states_of(moment.program), "own": own, **held}
 
 
 def _moment_to(told: dict[str, Any]) -> Moment:
@@ -210,7 +215,7 @@ def _moment_to(told: dict[str, Any]) -> Moment:
     if program is None:
         raise ValueError("the program's generators are missing")
     own = {place: torch.frombuffer(bytearray(unpack(text)), dtype=torch.uint8) for place, text in told["own"].items()}
-    return Moment(program, own)
+    return Moment(program, own, decode(told.get("held")))
 
 
 def _standing_of(standing: Standing) -> dict[str, Any]:
@@ -224,6 +229,7 @@ def _standing_of(standing: Standing) -> dict[str, Any]:
         if mark is None
         else {"position": mark.position, "said": mark.content, "generators": states_of(mark.snapshot)},
         "replay": [[encode(indices), list(skip)] for indices, skip in standing.replay],
+        "digests": pack(standing.digests),
     }
 
 
@@ -236,4 +242,5 @@ def _standing_to(told: dict[str, Any]) -> Standing:
         states_to(told["generators"]),
         None if mark is None else Mark(int(mark["position"]), mark["said"], states_to(mark["generators"])),
         tuple((decode(indices), tuple(skip)) for indices, skip in told["replay"]),
+        unpack(told["digests"]) if told.get("digests") else b"",  # older states have none
     )

@@ -96,7 +96,8 @@ def states_of(states: Any) -> Any:
         return None
     version, words, gauss = states.python
     python = {"version": version, "words": pack(numpy.array(words, dtype="<u4").tobytes()), "gauss": gauss}
-    return {"torch": pack(states.torch), "python": python, "numpy": encode(states.numpy)}
+    told = {"torch": pack(states.torch), "python": python, "numpy": encode(states.numpy)}
+    return told if states.own is None else {**told, "own": encode(states.own)}
 
 
 def states_to(told: Any) -> States | None:
@@ -105,4 +106,5 @@ def states_to(told: Any) -> States | None:
         return None
     python = told["python"]
     words = tuple(numpy.frombuffer(unpack(python["words"]), dtype="<u4").tolist())
-    return States(unpack(told["torch"]), (python["version"], words, python["gauss"]), decode(told["numpy"]))
+    own = decode(told.get("own"))
+    return States(unpack(told["torch"]), (python["version"], words, python["gauss"]), decode(told["numpy"]), own)

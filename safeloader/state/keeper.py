@@ -23,6 +23,7 @@ from ..runtime import carry, keyed, stateful
 from ..runtime.generators import Generators
 from .checkpoint import Checkpoint, Moment, logical, moved_on, read, write
 from .facts import check_same, facts_of
+from .held import held_now, put_back
 from .sampling import Sampling, chain_of, generators_of
 
 if TYPE_CHECKING:
@@ -76,11 +77,12 @@ class Keeper:
         if self._generators is None:
             self._generators = Generators()
         own = {place: generator.get_state() for place, generator in generators_of(loader).items()}
-        return Moment(self._generators.capture(), own)
+        return Moment(self._generators.capture(), own, held_now(loader))
 
     def _put(self, loader: DataLoader[Any], moment: Moment, own: bool = True) -> None:
         if self._generators is None:
             self._generators = Generators()
+        put_back(loader, moment.held, samplers=own)
         self._generators.restore(moment.program)
         for place, generator in generators_of(loader).items() if own else ():
             if place in moment.own:
@@ -360,12 +362,3 @@ def _closed(standing: Standing, classes: list[type]) -> Standing:
     if standing.mark is None:
         return standing
     return standing._replace(mark=standing.mark._replace(content=carry.dumps(standing.mark.content, classes)))
-
-
-def with_workers(state: State, count: int) -> State:
-    """A state of which nothing is known about the workers: they begin anew."""
-    if state.workers:
-        return state
-    return state._replace(workers=tuple(Standing(0, False, None, None) for _ in range(count)))
-
-

@@ -15,7 +15,7 @@ from ..runtime.worker import Loaded, Marks, Worker
 from .plan import ChaosError, Planned, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ..runtime.generators import Generators
     from ..runtime.worker import LoadSpec, WorkerPlace
@@ -37,6 +37,7 @@ class _Marks(Marks):
         mark = marks.sample
         self.sample = sample  # type: ignore[method-assign]
         self.collate = marks.collate  # type: ignore[method-assign]
+        self.replayed = marks.replayed  # type: ignore[method-assign]
 
 
 class ChaoticWorker(Worker):
@@ -45,7 +46,7 @@ class ChaoticWorker(Worker):
     Args:
         handed: plan and tally.
         name: the loader's.
-        spec, dataset, collate_fn, init_fn, place, generators, marks: as for ``Worker``.
+        spec, dataset, collate_fn, init_fn, place, generators, marks, in_stream: as for ``Worker``.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class ChaoticWorker(Worker):
         place: WorkerPlace,
         generators: Generators,
         marks: Marks,
+        in_stream: Sequence[Any] = (),
     ) -> None:
         self._tally = handed.tally
         self._plan = [
@@ -68,7 +70,8 @@ class ChaoticWorker(Worker):
         ]
         self._epoch, self._begun = place.epoch, place.position
         self._indices: Any = None  # of the batch in work; None while nothing is loaded, or old batches are replayed
-        super().__init__(spec, dataset, collate_fn, init_fn, place, generators, _Marks(marks, self._look_at_sample))
+        looking = _Marks(marks, self._look_at_sample)
+        super().__init__(spec, dataset, collate_fn, init_fn, place, generators, looking, in_stream)
 
     def resume(self, shared_seed: int | None, epoch: int = 0, told_epoch: int | None = None) -> None:
         """A new epoch."""

@@ -39,6 +39,12 @@ def fault(cause: str = "died", **more: Any) -> Fault:
     return dataclasses.replace(about, **more)
 
 
+def replay(outcome: str, source: str = "beginning", **more: Any) -> happenings.Replayed:
+    """What came of a replay, with some facts replaced."""
+    about = happenings.Replayed(NOON, "train", 1, 0, outcome, source, 0, 12, 0, "", "goes on")
+    return dataclasses.replace(about, **more)
+
+
 LINES = {
     "killed": (
         fault(detail="SIGKILL", action="restarted"),
@@ -180,6 +186,74 @@ LINES = {
         happenings.Recovered(NOON, "train", 1, 2, ""),
         "train: recovers from 1 process to 2 processes; the workers and the batches stay the same",
     ),
+    "killed, and a stream is read again": (
+        fault(detail="SIGKILL", action="restarted", again=12),
+        (
+            "train: worker 1 (pid 4711) was killed by SIGKILL while loading batch 12 of epoch 0 (sample 392); a new "
+            "process takes over, 12 delivered batches are loaded again and compared"
+        ),
+    ),
+    "killed, and nothing can be compared": (
+        fault(detail="SIGKILL", action="fell back to 1 process", again=0),
+        (
+            "train: worker 1 (pid 4711) was killed by SIGKILL while loading batch 12 of epoch 0 (sample 392); "
+            "falling back to 1 process"
+        ),
+    ),
+    "came again the same": (
+        replay("same", compared=12),
+        "train: worker 1 stands where it stood: all 12 batches that it had loaded came again the same, no batch is lost",
+    ),
+    "came again the same, as far as can be told": (
+        replay("same", compared=5),
+        "train: worker 1 stands where it stood: the last 5 of 12 batches that it had loaded came again the same",
+    ),
+    "came again the same after its own state": (
+        replay("same", "state", compared=12),
+        "train: worker 1 stands where it stood: all 12 batches that it had loaded came again the same",
+    ),
+    "nothing to compare": (
+        replay("unknown", "state"),
+        (
+            "train: worker 1 goes on from its dataset's own state, and there was nothing to compare with: that this is "
+            "exact is not known"
+        ),
+    ),
+    "reads something else": (
+        replay("differs", at=3, action="raises"),
+        (
+            "train: worker 1 reads its epoch again, and it is not the same: of 12 batches that it had loaded, batch 4 is "
+            "not the one that was delivered; it ends"
+        ),
+    ),
+    "ends early": (
+        replay("ended", at=9),
+        (
+            "train: worker 1 reads its epoch again, and it is not the same: of 12 batches that it had loaded, it ends "
+            "after 9 batches; samples may come twice or never from here on"
+        ),
+    ),
+    "raises when it is read again": (
+        replay("raised", detail="OSError: gone", action="reads again", source="state"),
+        (
+            "train: worker 1 reads from its dataset's own state again, and it is not the same: of 12 batches that it had "
+            "loaded, batch 1 raises (OSError: gone); that state is not used, and the epoch is read again from further back"
+        ),
+    ),
+    "a state is refused": (
+        replay("refused", "state", detail="IndexError: list index out of range", action="reads again"),
+        (
+            "train: the dataset of worker 1 does not take the state that it told (IndexError: list index out of range); "
+            "that state is not used, and the epoch is read again from further back"
+        ),
+    ),
+    "generators are missing": (
+        replay("missing", "generators", detail="dataset.rng"),
+        (
+            "train: worker 1: random generators of its dataset could not be put back, and draw other numbers "
+            "(dataset.rng)"
+        ),
+    ),
     "slow": (
         happenings.Slow(NOON, "train", 12, 1, 131.4, 392, 1),
         (
@@ -312,10 +386,11 @@ def test_a_line_is_one_line_of_bounded_length_whatever_the_sample_is(sample: obj
 def test_what_costs_time_is_a_warning_what_ends_the_run_an_error_and_the_rest_is_quiet() -> None:
     levels = {name: logging.getLevelName(level_for(event)) for name, (event, _) in LINES.items()}
     assert {name for name, level in levels.items() if level == "ERROR"} == {
-        "raised", "unpicklable", "bad sample raised",
+        "raised", "unpicklable", "bad sample raised", "reads something else",
     }  # fmt: skip
     assert {name for name, level in levels.items() if level == "INFO"} == {
-        "restarted", "resumed", "resized", "closed",
+        "restarted", "resumed", "resized", "closed", "came again the same", "came again the same, as far as can be told",
+        "came again the same after its own state",
     }  # fmt: skip
     assert {name for name, level in levels.items() if level == "DEBUG"} == {"started", "epoch"}
 

@@ -110,7 +110,7 @@ def test_a_report_is_a_plain_dict_for_json_with_stable_keys() -> None:
     assert found["faults"][0]["seconds_lost"] == 2.13
     assert found["faults"][0]["stack"] == TRACEBACK
     assert set(found) == {
-        "v", "name", "batches", "epochs", "faults", "causes", "restarts", "fallbacks", "recoveries", "rung",
+        "v", "name", "replays", "divergences", "batches", "epochs", "faults", "causes", "restarts", "fallbacks", "recoveries", "rung",
         "workers", "skipped", "slow_batches", "seconds_lost", "code_changed", "waits", "way", "timings", "memory",
         "shared_memory",
     }  # fmt: skip

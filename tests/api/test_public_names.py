@@ -18,8 +18,8 @@ PACKAGE = Path(safeloader.__file__).parent
 
 def test_the_public_names_are_these() -> None:
     assert sorted(safeloader.__all__) == [
-        "AuditError", "AuditReport", "BadSampleError", "BatchTimeoutError", "ConcurrentUseError", "DataLoader", "Fault",
-        "ForkRefusedError", "LoaderClosedError", "NotCarriableError", "Policy", "RanksDisagreeError", "Report", "SafeLoaderError",
+        "AuditError", "AuditReport", "BadSampleError", "BatchTimeoutError", "ConcurrentUseError", "DataLoader",
+        "DivergenceError", "Fault", "ForkRefusedError", "LoaderClosedError", "NotCarriableError", "Policy", "RanksDisagreeError", "Report", "SafeLoaderError",
         "Settings", "SettingsError", "StartError", "StateError", "WorkerPool", "audit", "patch", "progress", "settings", "unpatch",
     ]  # fmt: skip
 

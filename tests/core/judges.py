@@ -144,7 +144,7 @@ class Consumer:
             raise Broken(f"{c} is not of this epoch")
         self.got.append((info.indices, info.worker, not isinstance(c, m.DeliverBadSample)))
         self._in_turn(info.indices)
-        if self._world.nature.iterable and self._settings.in_order:
+        if self._world.nature.iterable and self._settings.in_order and not self._world.undisturbed.adopted:
             self._in_rotation(info.worker, isinstance(c, m.DeliverBadSample))
         if isinstance(c, m.Deliver):
             self.received += 1
@@ -203,7 +203,7 @@ class Consumer:
         self.waiting, self.over = False, True
         left = self._left - self._empties
         if self._world.nature.iterable:
-            if self._settings.in_order and any(self._remaining):
+            if self._settings.in_order and any(self._remaining) and not self._world.undisturbed.adopted:
                 raise Broken(f"the epoch ends, and iterators have {self._remaining} left")
             return
         if left or not self._ended or len(self._plan) != self._world.plot.batches:
@@ -273,6 +273,12 @@ class Undisturbed:
         self.faults_in_a_row = 0  # with nothing finished in between
         self.proven = False  # a process could rebuild the dataset
         self.refused_for_good = False
+        self.adopted: set[int] = set()  # workers that are not what they would have been, and that was told
+
+    def adopt(self, worker: int, now: SimWorker) -> None:
+        """From here on, this is what the worker does."""
+        self.adopted.add(worker)
+        self._workers[worker] = now
 
     def go_back(self, state: State) -> None:
         """Another program goes on from this state: what the consumer did not get will be done again."""
@@ -376,7 +382,7 @@ class Undisturbed:
             self._content[event.task] = outcome.content
         elif outcome.kind != ("raised" if isinstance(event, m.TaskRaised) else "ended"):
             raise Broken(f"{event}, and undisturbed it is {outcome}")
-        if outcome.content is None and outcome.kind != "raised" and info.epoch == self._world.consumer.epoch:
+        if outcome.content is None and info.epoch == self._world.consumer.epoch:
             self._world.consumer.empty(info.indices)
 
     def _pass_to(self, worker: int, task: int | None) -> None:

@@ -20,7 +20,7 @@ __all__ = ["MUTANTS", "Mutant"]
 
 _SHARED = ("messages", "state")  # the world speaks the same words
 _IN_ORDER = (
-    "policy", "leases", "hunt", "records", "story", "progress", "ledger", "fleet", "traffic", "watch", "blame", "recovery",
+    "policy", "leases", "hunt", "records", "story", "returning", "progress", "ledger", "fleet", "traffic", "watch", "blame", "recovery",
     "supervisor",
 )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from safeloader.core import messages as m
 from safeloader.core.state import State
 
 from .judges import Broken
-from .simulated import Nature, SimProcess, SimWorker, result
+from .simulated import Nature, SimProcess, SimWorker, host, result
 
 if TYPE_CHECKING:
     import random
@@ -64,6 +65,8 @@ class Obeying:
     given_up: m.GiveUp | None
     state_wanted: bool
     state: State | None
+    takes: set[int]
+    elsewhere: bool
     refused: set[int]
     lenient: set[int]
     _events: deque[m.Event]
@@ -111,12 +114,15 @@ class Obeying:
         homes = [p for p in self.processes.values() if c.worker in p.lodgers and not p.gone]
         if homes or c.worker in self.inline:
             raise Broken(f"worker {c.worker} is hosted twice")
+        again = len(c.replay) + (c.position - (c.mark.position if c.mark else 0)) * self.nature.iterable
+        if again and not c.digests and c.worker not in self.undisturbed.adopted | self.takes:
+            raise Broken(f"{c}, and {again} tasks are not compared")
         if c.process == m.INLINE:
-            worker = self.inline[c.worker] = SimWorker.hosted(self.nature, c)
             self._may_be_lenient(c)
+            event = host(self.nature, c, self.inline, self.now)
             if self.nature.iterable and self._refused(c.worker):  # others are set up when they are needed
                 return
-            self._events.append(m.WorkerReady(m.INLINE, c.worker, self.now, worker.first_state(c)))
+            self._events.append(event)
             return
         self._send(c, "setup", c.worker)
 
@@ -213,7 +219,7 @@ class Obeying:
         taken_at = self.now
         self.now += 0.01
         outcome = worker.load(c.indices, c.skip)
-        event = result(m.INLINE, c.task, outcome, taken_at, self.now)
+        event = result(self.nature, m.INLINE, c.task, outcome, taken_at, self.now)
         if isinstance(event, m.TaskLoaded) and outcome.content is not None:
             event = event._replace(snapshot=worker.state)
         self._events.append(event)
@@ -380,7 +386,11 @@ class Obeying:
 
     def _may_give_up(self, c: m.GiveUp) -> None:
         settings = self.plot.settings
-        if c.cause == "restarts":
+        if c.cause == "diverged":
+            wanted = settings.on_divergence == "raise" or self.nature.refusing
+            if not (wanted and isinstance(c.error, m.ReportReplay) and self._may_diverge(c.error)):
+                raise Broken(f"{c}, and nothing differs")
+        elif c.cause == "restarts":
             lowest = self.sup.fleet.rungs[-1]
             if self.rung != lowest or not self._too_many() or lowest == 0:
                 raise Broken(f"{c} after {self.fault_times} at rung {self.rung}")
@@ -400,6 +410,32 @@ class Obeying:
 
     def _ReportFault(self, c: m.ReportFault) -> None:
         pass
+
+    def _may_diverge(self, said: m.ReportReplay) -> bool:
+        """Whether there is no way for this worker to come to its place."""
+        nature = self.nature
+        state = nature.lying or nature.refusing
+        return said.worker in nature.shaky or (state and (said.epoch > 0 or not nature.iterable))
+
+    def _ReportReplay(self, c: m.ReportReplay) -> None:
+        if (c.outcome == "same") != (c.compared > 0):
+            raise Broken(f"{c}, and {c.compared} were compared")
+        if c.action == "goes on" and c.outcome == "unknown":
+            first = self.nature.iterable and c.epoch == 0 and not self.elsewhere
+            if first and c.worker not in self.undisturbed.adopted:
+                raise Broken(f"{c}, and it can be read from its beginning")
+            self._adopt(c.worker)
+        elif c.action == "goes on" and c.outcome != "same":
+            if self.plot.settings.on_divergence != "warn" or not self._may_diverge(c):
+                raise Broken(f"{c}, and policy does not want that")
+            self.takes.add(c.worker)
+
+    def _adopt(self, worker: int) -> None:
+        """What this worker loads from now on is not known to be what it would have loaded: so it is told."""
+        homes = [p.workers for p in self.processes.values() if not p.gone and worker in p.lodgers] + [self.inline]
+        here = next(workers[worker] for workers in homes if worker in workers)
+        if self.nature.lying or self.nature.shaky or self.nature.refusing:
+            self.undisturbed.adopt(worker, copy.copy(here))
 
     def _ReportRung(self, c: m.ReportRung) -> None:
         rungs = self.sup.fleet.rungs

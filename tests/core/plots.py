@@ -73,6 +73,9 @@ def random_plot(rng: random.Random) -> Plot:
         **_bad_samples(rng, iterable, workers, batches * size),
     )
     settings = replace(settings, shared=nature.seed % 3 == 0)
+    nature = _unreliable(rng, nature)
+    exact = stateful and not (nature.lying or nature.refusing) and rng.random() < 0.5
+    settings = replace(settings, exact_state=exact, on_divergence=rng.choice(("raise", "warn")))
     if nature.seed % 7 < 3:  # enough to learn from others what a start takes
         settings = replace(settings, startup_timeout=400.0)
     if nature.seed % 5 < 2 and not iterable and not stateful:
@@ -100,6 +103,18 @@ def _bad_samples(rng: random.Random, iterable: bool, workers: int, total: int) -
         return frozenset(rng.randrange(total) for _ in range(rng.randrange(1, 4))) if total else frozenset()
 
     return {"kills": some(0.3), "hangs": some(0.2), "raises": some(0.3)}
+
+
+def _unreliable(rng: random.Random, nature: Nature) -> Nature:
+    """A dataset that tells less than it is, or gives something else when it is read again."""
+    chance = rng.random()
+    if nature.stateful and chance < 0.3:
+        return replace(nature, lying=True)
+    if nature.stateful and chance < 0.4:
+        return replace(nature, refusing=True)
+    if nature.iterable and chance > 0.75:
+        return replace(nature, shaky=frozenset({rng.randrange(len(nature.lengths)), 1 % len(nature.lengths)}))
+    return nature
 
 
 def _fits(rng: random.Random, iterable: bool, total: int, attempts: int) -> tuple[tuple[int, int], ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from safeloader.core import messages as m
 from safeloader.core.state import Mark
@@ -41,6 +41,22 @@ class Nature:
     memoryless: bool = False  # and on nothing that was loaded before
     known: bool = True  # the progress page names the sample in work
     lasting: frozenset[int] = frozenset()  # workers that do what cannot be undone
+    lying: bool = False  # the state that it tells leaves something out
+    refusing: bool = False  # it does not take the state that it told
+    shaky: frozenset[int] = frozenset()  # workers whose iterators give something else when they are read again
+
+    @property
+    def compared(self) -> bool:
+        """Whether batches are loaded again at all."""
+        return self.iterable or self.stateful
+
+
+class Different(Exception):
+    """What was loaded again differs: how, and where."""
+
+
+def digest_of(content: int | None) -> bytes:
+    return (content or 0).to_bytes(8, "little", signed=True)
 
 
 class Outcome(NamedTuple):
@@ -78,20 +94,42 @@ class SimWorker:
                 worker.state = command.epoch_snapshot
             worker._make_iterator()
         if command.mark is not None:
+            if nature.refusing:
+                raise Different("refused", command.mark.position)
             worker._go_to(command.mark)
+        tasks = list(command.replay)
         if nature.iterable:
-            for _ in range(command.position - worker.position):
-                worker.load((0,), ())
-            worker.ended = command.ended
-        for indices, skip in command.replay:
-            worker.load(indices, skip)
+            tasks = [((0,), ())] * (command.position - worker.position)
+        worker._load_again(tasks, command)
+        if nature.iterable:
+            worker.ended = command.ended or worker.ended
         if isinstance(command.snapshot, int):
             worker.state = command.snapshot
         return worker
 
+    def _load_again(self, tasks: list[Any], command: m.HostWorker) -> None:
+        """Load what was loaded before, and compare it with what came then."""
+        shaky = self.id in self.nature.shaky and len(tasks) > 0
+        if shaky:
+            self.order = mix(self.order, command.process)
+        start, known = self.position, len(tasks) - len(command.digests) // 8
+        for number, (indices, skip) in enumerate(tasks):
+            if shaky and self.id == 1 and number == len(tasks) // 2:
+                self.ended = True
+            outcome = self.load(indices, skip)
+            if outcome.kind == "ended":
+                if command.digests:
+                    raise Different("ended", start + number)
+                break
+            at = (number - known) * 8
+            if number >= known and digest_of(outcome.content) != command.digests[at : at + 8]:
+                raise Different("raised" if outcome.kind == "raised" else "differs", start + number)
+
     def _go_to(self, mark: Mark) -> None:
         assert isinstance(mark.content, tuple)
         self.position, (self.order, self.memory) = mark.position, mark.content
+        if self.nature.lying:
+            self.memory = mix(self.memory, 8)
         if isinstance(mark.snapshot, int):
             self.state = mark.snapshot
 
@@ -146,7 +184,7 @@ class SimWorker:
         raising = [(i, s) for i, s in samples if s in self.nature.raises]
         if raising and not self.nature.skip_raising:
             self.state = mix(before, 3, raising[0][1])
-            return Outcome("raised", None, raising[0][0], (), self.state)
+            return Outcome("raised", mix(3, self.memory, self.order), raising[0][0], (), self.state)
         if ids[0] % 3 and not self.nature.memoryless:  # the others draw no random number
             self.state = mix(before, 2, *ids)
         good = [s for s in ids if s not in self.nature.raises]
@@ -340,8 +378,7 @@ class SimProcess:
 
     def _finish(self, command: m.Command, now: float) -> m.Event:
         if isinstance(command, m.HostWorker):
-            worker = self.workers[command.worker] = SimWorker.hosted(self.nature, command)
-            return m.WorkerReady(self.id, command.worker, now, worker.first_state(command))
+            return host(self.nature, command, self.workers, now)
         if isinstance(command, m.ResumeWorker):
             worker = self.workers[command.worker]
             return m.WorkerResumed(self.id, command.worker, now, worker.resume(command.epoch), worker.content)
@@ -350,20 +387,34 @@ class SimProcess:
             return m.ProbeFinished(self.id, command.task, now)
         assert isinstance(command, m.SendTask)
         outcome = self.workers[command.worker].load(command.indices, command.skip)
-        if outcome.content is not None:
+        if outcome.content is not None and outcome.kind == "loaded":
             self.writes.append((command.lease.slot, outcome.content))
-        return result(self.id, command.task, outcome, self.page.taken_at, now)
+        return result(self.nature, self.id, command.task, outcome, self.page.taken_at, now)
 
 
-def result(process: int, task: int, outcome: Outcome, taken_at: float, now: float) -> m.Event:
+def host(nature: Nature, command: m.HostWorker, workers: dict[int, SimWorker], now: float) -> m.Event:
+    """Bring a worker to its place, or tell that it is another one."""
+    try:
+        worker = workers[command.worker] = SimWorker.hosted(nature, command)
+    except Different as different:
+        how, at = different.args
+        workers[command.worker] = SimWorker(nature, command.worker)
+        return m.WorkerDiverged(command.process, command.worker, now, how, at)
+    compared = len(command.digests) // 8
+    return m.WorkerReady(command.process, command.worker, now, worker.first_state(command), None, compared)
+
+
+def result(nature: Nature, process: int, task: int, outcome: Outcome, taken_at: float, now: float) -> m.Event:
     """The message that tells of a loaded task."""
+    digest = digest_of(outcome.content) if nature.compared else b""
     if outcome.kind == "ended":
         return m.WorkerEnded(process, task, outcome.snapshot, now)
     if outcome.kind == "raised":
         assert outcome.snapshot is not None
         cause = "unpicklable" if outcome.snapshot % 2 else "raised"
-        return m.TaskRaised(process, task, "boom", cause, outcome.sample, outcome.snapshot, now)
+        return m.TaskRaised(process, task, "boom", cause, outcome.sample, outcome.snapshot, now, digest)
     inside = process == m.INLINE or outcome.content is None or outcome.content % 4 == 0
     return m.TaskLoaded(
-        process, task, outcome.content, 0 if inside else 64, outcome.snapshot, taken_at, now, outcome.dropped
-    )
+        process, task, outcome.content, 0 if inside else 64, outcome.snapshot, taken_at, now, outcome.dropped,
+        digest,
+    )  # fmt: skip

@@ -13,9 +13,9 @@ import safeloader.core
 PURE = {"__future__", "typing", "collections", "collections.abc", "dataclasses", "enum", "math"}
 FILES = sorted(Path(safeloader.core.__path__[0]).glob("*.py"))
 ORDER = (
-    "state", "messages", "policy", "seats", "leases", "hunt", "records", "story", "progress", "ledger", "fleet", "traffic",
+    "state", "messages", "policy", "seats", "leases", "hunt", "records", "story", "returning", "progress", "ledger", "fleet", "traffic",
     "watch", "blame",
-    "recovery", "supervisor",
+    "recovery", "supervisor", "duplicate",
 )  # fmt: skip
 BUILTINS = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"}
 

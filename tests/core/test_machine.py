@@ -48,6 +48,7 @@ def plots(draw: st.DrawFn) -> Plot:
         bad_sample_attempts=draw(st.integers(1, 2)),
         max_processes=draw(st.sampled_from([None, 0, 1])),
         stateful=draw(st.booleans()),
+        on_divergence=draw(st.sampled_from(["raise", "warn"])),
         shared=draw(st.booleans()),
         standby=draw(st.integers(0, 2)),
     )
@@ -65,6 +66,8 @@ def plots(draw: st.DrawFn) -> Plot:
         stateful=core.stateful,
         known=draw(st.booleans()),
         lasting=draw(st.sampled_from([frozenset(), frozenset([0]), frozenset(range(workers))])),
+        lying=core.stateful and draw(st.booleans()),
+        shaky=draw(st.frozensets(st.integers(0, 2), max_size=1)) if iterable else frozenset(),
     )
     return Plot(core, nature, batches=draw(st.integers(0, 8)), batch_size=draw(st.integers(1, 4)))
 

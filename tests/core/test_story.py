@@ -110,7 +110,8 @@ def test_every_event_is_handled_open_and_closed() -> None:
         m.ProcessInspected: (7, None, None, None, 0.0, 0.0, "R"),
         m.ProcessForfeited: (7,), m.StacksCaptured: (7, ""), m.StartRefused: (7, None),
         m.ProcessExited: (7, "", None, None, None, None, False), m.InlineInterrupted: (0, None, None),
-        m.InlineRefused: (0, ""), m.ClockAdvanced: (), m.CloseRequested: (), m.StateRequested: (True,), m.WorkerMarked: (7, 0, None),
+        m.InlineRefused: (0, ""), m.WorkerDiverged: (7, 0, 0.0, "differs", 0),
+        m.ClockAdvanced: (), m.CloseRequested: (), m.StateRequested: (True,), m.WorkerMarked: (7, 0, None),
     }  # fmt: skip
     assert set(samples) == set(m.EVENTS) - {m.EpochResumed}  # that can only come first
     supervisor = Supervisor(CoreSettings(num_workers=1))

@@ -49,6 +49,7 @@ class World(Obeying):
         self.now = 100.0
         self.fits = dict(plot.nature.fits)
         self.told = 0
+        self.elsewhere = False  # another program has gone on
         self._begin(plot.settings)
         self.consumer = Consumer(self)
         self.undisturbed = Undisturbed(self)
@@ -76,6 +77,7 @@ class World(Obeying):
         self.given_up: m.GiveUp | None = None
         self.state_wanted = False
         self.state: State | None = None  # as told last
+        self.takes: set[int] = set()  # workers that are taken as they come
         self._asked: Saved | None = None  # the consumer when it asked for it
         self._events: deque[m.Event] = deque()
         self._sleepers: list[SimProcess] = []
@@ -94,6 +96,9 @@ class World(Obeying):
             self._before(event)
             was_waiting = self.consumer.waiting or isinstance(event, (m.EpochBegan, m.EpochResumed))
             commands = self.sup.handle(event, self.now)
+            if isinstance(event, m.WorkerReady) and event.worker in self.takes and not self.closed:
+                self.takes.discard(event.worker)
+                self._adopt(event.worker)
             self._see_promotions()
             if len(commands) > MOST_COMMANDS:
                 raise Broken(f"{len(commands)} commands on {event}")
@@ -312,7 +317,7 @@ class World(Obeying):
         if self.closed:
             self._all_arrived = received = received or self._all_arrived
         asked = self.consumer.saved() if received else self.consumer.before
-        if asked is not None and not self.state_wanted:
+        if asked is not None and not self.state_wanted and not (self.undisturbed.adopted or self.takes):
             self._asked, self.state, self.state_wanted = asked, None, True
             if received:  # what was handed over is known to have arrived
                 self.consumer.before = asked
@@ -321,8 +326,12 @@ class World(Obeying):
     def go_on_elsewhere(self) -> None:
         """Another program goes on from the state, with as many processes as it likes."""
         state, saved = self.state, self._asked
+        if self.undisturbed.adopted or self.takes:  # what it would have been is not known
+            self.state = None
+            return
         assert state is not None
         assert saved is not None
+        self.elsewhere = True
         self.consumer.go_back(saved, state)
         self.undisturbed.go_back(state)
         self._begin(replace(self.plot.settings, max_processes=self.rng.choice((None, 0, 1, 2))))
@@ -330,7 +339,7 @@ class World(Obeying):
         self.undisturbed.look()
         again = self.sup.progress.state()
         if again._replace(slowest=(0.0, 0.0)) != state._replace(slowest=(0.0, 0.0)) and not self.nature.iterable:
-            if again.drawn == state.drawn and not self.closed:
+            if not self.undisturbed.adopted and again.drawn == state.drawn and not self.closed:
                 raise Broken(f"{again} after going on from {state}")
 
     def jump(self) -> None:

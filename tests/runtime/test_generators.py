@@ -59,8 +59,8 @@ def _put_back() -> Iterator[None]:
 def watch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Generators:
     """Compares words where they lie in memory, or whole states where that cannot be."""
     if request.param == "slow":
-        monkeypatch.setattr(generators, "_python_words", lambda: None)
-        monkeypatch.setattr(generators, "_numpy_words", lambda numpy: None)
+        monkeypatch.setattr(generators, "python_words", lambda instance: None)
+        monkeypatch.setattr(generators, "numpy_words", lambda bits: None)
     return Generators()
 
 

@@ -166,6 +166,15 @@ class CarryPickler(cloudpickle.Pickler):  # type: ignore[misc]
         contents = {name: value for name, value in vars(module).items() if name not in loaded_by}
         return rebuild.make_module, (module.__name__,), contents, None, None, rebuild.fill_module
 
+    def reduce_generator(self, generator: Any) -> Reduced:
+        """As it says itself; the reader is told that it is there, since its state is kept (`own_generators`)."""
+        reducer = self.dispatch_table.get(type(generator))
+        reduced = reducer(generator) if reducer else generator.__reduce_ex__(5)
+        if not isinstance(reduced, tuple):
+            return reduced
+        make, args, *rest = reduced
+        return rebuild.random_generator, (make, args), *rest
+
     def storage(self, storage: Any) -> Any:
         """Return the one object that stands for this memory, so that two views of it stay aliases."""
         if not storage.nbytes():  # nothing to share, and all of these are at address 0
@@ -208,7 +217,15 @@ def _handler_for(kind: type) -> _Handler | None:
         return tensors.handler_for(kind)
     if numpy is not None and kind is numpy.memmap:
         return lambda _, found: reduce_memmap(found)
-    return None
+    return CarryPickler.reduce_generator if _makes_generators(kind) else None
+
+
+def _makes_generators(kind: type) -> bool:
+    """True for classes of random generator objects."""
+    kinds = [getattr(sys.modules.get("random"), "Random", None), getattr(sys.modules.get("torch"), "Generator", None)]
+    numpy_random = sys.modules.get("numpy.random")
+    kinds += [getattr(numpy_random, name, None) for name in ("Generator", "RandomState", "BitGenerator")]
+    return issubclass(kind, tuple(found for found in kinds if found is not None))
 
 
 @contextmanager

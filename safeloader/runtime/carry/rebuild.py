@@ -26,6 +26,7 @@ class _Reading(threading.local):
 
     descriptors: Sequence[int] = ()
     classes: Sequence[type] | None = None
+    generators: list[Any] | None = None
     script: dict[str, Any] | None = None
 
 
@@ -49,6 +50,26 @@ def reading(
         yield
     finally:
         _reading.descriptors, _reading.classes, _reading.script = before
+
+
+@contextmanager
+def gathering() -> Iterator[list[Any]]:
+    """Gather the random generator objects of the streams read in this block, in the streams' order."""
+    before = _reading.generators
+    found: list[Any] = []
+    _reading.generators = found
+    try:
+        yield found
+    finally:
+        _reading.generators = before
+
+
+def random_generator(make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """Build a random generator object; its state, if it comes apart from ``args``, follows in the stream."""
+    made = make(*args)
+    if _reading.generators is not None:
+        _reading.generators.append(made)
+    return made
 
 
 class Inherited:

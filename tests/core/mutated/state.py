@@ -5,8 +5,9 @@ from __future__ import annotations
 from safeloader.core import messages as m
 from safeloader.core import progress
 from safeloader.core.ledger import Ledger
-from safeloader.core.progress import Progress, replayed
+from safeloader.core.progress import Progress
 from safeloader.core.records import Resume, Worker
+from safeloader.core.returning import replayed
 from safeloader.core.state import Mark, Standing, State
 
 from . import instead_of, mutant

@@ -1,0 +1,78 @@
+"""Faults in how a worker comes back to its place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from unittest import mock
+
+from safeloader.core import messages as m
+from safeloader.core.progress import Progress
+from safeloader.core.records import Worker
+from safeloader.core.returning import Returning
+from safeloader.core.state import Mark, Standing
+from safeloader.core.traffic import Traffic
+from tests.core.mutated import mutant
+
+
+@mutant
+class WhatIsLoadedAgainIsNotCompared(Returning):
+    def host(self, worker: Worker, process: int) -> m.HostWorker:
+        return super().host(worker, process)._replace(digests=b"")
+
+
+@mutant
+class ADatasetIsBelieved(Returning):
+    def _ways(self, worker: Worker) -> list[Mark | None]:
+        return [*([worker.marks[-1]] if worker.marks else []), *super()._ways(worker)]
+
+
+@mutant
+class AWayThatIsWrongIsTheLast(Returning):
+    def missed(self, worker: Worker, event: m.WorkerDiverged) -> bool:
+        worker.way = 99
+        return super().missed(worker, event)
+
+
+@mutant
+class PolicyIsNotAskedWhatToDoAboutIt(Returning):
+    def missed(self, worker: Worker, event: m.WorkerDiverged) -> bool:
+        settings = self._sup.settings
+        other = replace(settings, on_divergence="raise" if settings.on_divergence == "warn" else "warn")
+        with mock.patch.object(self._sup, "settings", other):
+            return super().missed(worker, event)
+
+
+@mutant
+class WhoBeginsAnewIsNotToldOf(Returning):
+    def host(self, worker: Worker, process: int) -> m.HostWorker:
+        command = super().host(worker, process)
+        worker.checking = bool(command.mark or command.digests)
+        return command
+
+
+@mutant
+class WhoWentWrongOnceIsTakenAsItComes(Returning):
+    def arrived(self, worker: Worker, compared: int) -> None:
+        super().arrived(worker, compared)
+        worker.taken = True
+
+
+@mutant
+class TasksAreSentToWhoIsNotAtItsPlace(Traffic):
+    def feed(self, worker: Worker) -> None:
+        checking, worker.checking = worker.checking, False
+        super().feed(worker)
+        worker.checking = checking
+
+
+@mutant
+class ARaisedTaskHasNoDigest(Traffic):
+    def _task_raised(self, event: m.TaskRaised) -> None:
+        super()._task_raised(event._replace(digest=b""))
+
+
+@mutant
+class DigestsOfWhatWasNotGotGoAlong(Progress):
+    def _standing(self, worker: Worker) -> Standing:
+        standing = super()._standing(worker)
+        return standing._replace(digests=bytes(worker.digests)) if standing.digests else standing
