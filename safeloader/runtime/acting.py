@@ -59,6 +59,7 @@ class Acting:
         self._shared_seed: int | None = None
         self._told_epoch: int | None = None
         self._drawn: tuple[Key, list[Any]] = (0, -1), []
+        self._here: InlineBatch | None = None  # what the trainer made and the consumer has not got, as far as is known
         self._actions()
 
     def execute(self, command: m.Command, key: Key, again: bool) -> None:
@@ -79,7 +80,7 @@ class Acting:
             m.SendTask: self._send_task,
             m.LoadInline: self._load_inline,
             m.Deliver: self._deliver,
-            m.DeliverError: lambda c, *_: self._fail_with(lambda: teller.raise_error(c, self._driver.spec.classes)),
+            m.DeliverError: self._deliver_error,
             m.DeliverBadSample: lambda c, *_: self._fail_with(lambda: teller.raise_bad_sample(c)),
             m.EndEpoch: lambda c, *_: self._fail_with(self._end_epoch),
             m.GiveUp: lambda c, *_: self._fail_with(lambda: self._give_up(c)),
@@ -318,10 +319,11 @@ class Acting:
             event = m.InlineInterrupted(c.task, inline.sample(c.worker), interrupted.stack)
         except NotEncodable as failure:
             states = inline.states(c.worker)
-            event = m.TaskRaised(m.INLINE, c.task, failure.error, "unpicklable", None, states, clock.now(), digest())
+            told = InlineBatch(failure.error)
+            event = m.TaskRaised(m.INLINE, c.task, told, "unpicklable", None, states, clock.now(), digest())
         except Exception as error:
             states, sample = inline.states(c.worker), inline.sample(c.worker)
-            event = m.TaskRaised(m.INLINE, c.task, error, "raised", sample, states, clock.now(), digest())
+            event = m.TaskRaised(m.INLINE, c.task, InlineBatch(error), "raised", sample, states, clock.now(), digest())
         else:
             batch = None if loaded.empty else InlineBatch(loaded.batch)
             states = inline.states(c.worker)
@@ -337,6 +339,18 @@ class Acting:
                     self._driver.journal.later(key, m.WorkerMarked(m.INLINE, c.worker, said), again)
 
     # ------------------------------------------------------------ outcomes
+
+    def received(self) -> None:
+        """The consumer has got what was handed over: if the trainer made it, nothing here keeps it any more."""
+        if self._here is not None:
+            self._here.value = None
+            self._here = None
+
+    def _deliver_error(self, c: m.DeliverError, *_: Any) -> None:
+        error = c.error
+        if isinstance(error, InlineBatch):
+            self._here, error = error, error.value
+        self._fail_with(lambda: self._teller.raise_error(error, self._driver.spec.classes))
 
     def _fail_with(self, act: Callable[[], Any]) -> None:
         if self._driver.outcome is None:
@@ -371,6 +385,7 @@ class Acting:
 
     def _decode(self, c: m.Deliver) -> Any:
         if isinstance(c.batch, InlineBatch):
+            self._here = c.batch
             return c.batch.value
         stream, place, pieces, nbytes = cast("_Batch", c.batch)
         if c.lease is None:

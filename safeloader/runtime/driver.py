@@ -175,6 +175,7 @@ class Driver:
         with self._alone(), self._acting.drawing(draws):
             self.journal.run()
             if self.outcome is None:  # else an interrupt came between a batch and its consumer
+                self._acting.received()
                 self.tell(m.BatchRequested())
             with self._awaiting():
                 while self.outcome is None:

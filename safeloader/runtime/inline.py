@@ -13,7 +13,7 @@ import sys
 import threading
 import traceback
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import clock, torch_private
 from . import carry, codec, system
@@ -35,10 +35,16 @@ __all__ = ["InlineBatch", "InlineHost", "Interrupted", "Irreversible", "NotEncod
 T = TypeVar("T")
 
 
-class InlineBatch(NamedTuple):
-    """A batch that never left the trainer."""
+class InlineBatch:
+    """A batch that never left the trainer, or the error in its place, until the consumer has got it.
 
-    value: Any
+    What the supervisor was told is kept for a while (see ``journal``). That must not keep the batch.
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
 
 
 class NotEncodable(Exception):

@@ -172,11 +172,11 @@ class Teller:
 
     # ------------------------------------------------------------ errors
 
-    def raise_error(self, c: m.DeliverError, classes: list[type]) -> NoReturn:
+    def raise_error(self, error: Any, classes: list[type]) -> NoReturn:
         """Raise what the dataset raised: as torch would, or itself if it was raised in the trainer."""
-        if isinstance(c.error, BaseException):
-            raise c.error
-        carry.loads(c.error, classes).reraise()
+        if isinstance(error, BaseException):
+            raise error
+        carry.loads(error, classes).reraise()
         raise AssertionError("reraise returned")
 
     def raise_bad_sample(self, c: m.DeliverBadSample) -> NoReturn:

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -229,3 +230,13 @@ def test_from_the_trainer_the_workers_go_back_to_a_process(orders: Orders) -> No
     assert run_epoch(loader) == expected
     report = loader.report()
     assert (report.rung, report.fallbacks, report.recoveries) == (1, 1, 1)
+
+
+def test_the_trainer_keeps_no_batch_that_it_has_loaded_itself() -> None:
+    loader = make(Draws(COUNT), policy=Policy(max_processes=0))
+    given: list[weakref.ref[torch.Tensor]] = []
+    for batch in loader:
+        given.append(weakref.ref(batch))
+        del batch
+        assert sum(ref() is not None for ref in given) <= 1, "only the last one may still be needed, to be given again"
+    loader.close()
