@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Blocking", "Frames", "NonBlocking", "frame"]
 
 _LENGTH = struct.Struct("<Q")
+_HEAD = _LENGTH.size
 _CHUNK = 1 << 16
 _DESCRIPTORS = 200  # in one message; the kernel allows 253
 
@@ -32,13 +33,13 @@ def _cut(data: bytes | bytearray) -> tuple[list[Any], int, int]:
     """The whole messages at the beginning of some bytes, where the rest begins, and how long that is to become."""
     messages: list[Any] = []
     start, end = 0, len(data)
-    while end - start >= 4:
+    while end - start >= _HEAD:
         (length,) = _LENGTH.unpack_from(data, start)
-        if end - start - 4 < length:
-            return messages, start, length + 4
-        messages.append(pickle.loads(memoryview(data)[start + 4 : start + 4 + length]))
-        start += 4 + length
-    return messages, start, 4
+        if end - start - _HEAD < length:
+            return messages, start, length + _HEAD
+        messages.append(pickle.loads(memoryview(data)[start + _HEAD : start + _HEAD + length]))
+        start += _HEAD + length
+    return messages, start, _HEAD
 
 
 class Frames:
@@ -48,7 +49,7 @@ class Frames:
 
     def __init__(self) -> None:
         self._rest = bytearray()
-        self._wanted = 4  # bytes of a known frame; a long one is put together once, not with every read
+        self._wanted = _HEAD  # bytes of a known frame; a long one is put together once, not with every read
 
     def feed(self, data: bytes | bytearray) -> list[Any]:
         if self._rest:
@@ -66,7 +67,7 @@ class _Received(NamedTuple):
 
     chunks: list[bytes]
     rest: bytes = b""
-    wanted: int = 4
+    wanted: int = _HEAD
     messages: int = 0  # so far
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from .. import torch_private
 from .scan import look
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Attached"]
+__all__ = ["Attached", "before_every_step"]
 
 
 class Guard(Protocol):
@@ -23,8 +25,29 @@ class Guard(Protocol):
     def allows_step(self) -> bool:
         """Look before a step."""
 
+    def before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Some optimizer of the program is about to step."""
+
     def closure_ended(self, spoilt: bool) -> None:
         """A step with a closure is over."""
+
+
+_guards: weakref.WeakSet[Guard] = weakref.WeakSet()
+_hooked = False
+
+
+def _before_any_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    for guard in list(_guards):
+        guard.before_step(optimizer)
+
+
+def before_every_step(guard: Guard) -> None:
+    """Have a guard asked before each step of any optimizer, for as long as it lives."""
+    global _hooked  # noqa: PLW0603 - torch's hook is one for all optimizers of the program
+    _guards.add(guard)
+    if not _hooked:
+        _hooked = True
+        torch_private.on_optimizer_steps(_before_any_step)
 
 
 class Attached:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import weakref
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import torch_private
 from ..observe.log import logger
 from . import denormals, ranks
-from .attached import Attached
+from .attached import Attached, before_every_step
 from .mend import mended
-from .micro import Micro, blamed, probe
+from .micro import Micro, blamed, probe, told_by
 from .scan import Found, bad_leaves, leaves, look, matches, norms
 from .trouble import HINTS, Trouble, error_of, trouble_in, trouble_in_batch
 from .watched import Watched
@@ -24,14 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["FiniteGuard"]
 
 _MOST_BATCHES = 1000  # that are kept of one step
-
-_guards: weakref.WeakSet[FiniteGuard] = weakref.WeakSet()
-_hooked = False
-
-
-def _before_any_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-    for guard in list(_guards):
-        guard._before_step(optimizer)
 
 
 class FiniteGuard:
@@ -119,14 +110,7 @@ class FiniteGuard:
             if one is not None:
                 self._watched.learn(one)
         self._check_beginning()
-        self._hook()
-
-    def _hook(self) -> None:
-        global _hooked  # noqa: PLW0603 - torch's hook is one for all optimizers of the program
-        _guards.add(self)
-        if not _hooked:
-            _hooked = True
-            torch_private.on_optimizer_steps(_before_any_step)
+        before_every_step(self)
 
     def refresh(self) -> None:
         """Look again which parameters and buffers the model has, where they were put there behind torch's back."""
@@ -145,7 +129,7 @@ class FiniteGuard:
     def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
         """The loader's batches, each looked at before it is handed out."""
         for number, batch in enumerate(loader):
-            told = _told_by(loader)
+            told = told_by(loader)
             yield self.batch(batch, number=number if told is None else told[0], indices=told and told[1])
 
     def batch(self, batch: Any, *, number: int | None = None, indices: list[Any] | None = None) -> Any:
@@ -318,7 +302,7 @@ class FiniteGuard:
         elif ranks.any_rank(True):
             self._refuse(troubles)
 
-    def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
+    def before_step(self, optimizer: torch.optim.Optimizer) -> None:
         """An optimizer of this program is about to step: what of it was not looked at is looked at now."""
         if not self.steps or not (self._watched.knows(optimizer) or self._watched.shares(optimizer)):
             return
@@ -354,12 +338,3 @@ class FiniteGuard:
         self._told += 1
         if self._told <= 10 or self._told & (self._told - 1) == 0:
             logger.warning("step %d: %s%s (%d so far)", max(self.steps - 1, 0), "; ".join(texts), done, self._told)
-
-
-def _told_by(loader: Any) -> tuple[int, list[Any]] | None:
-    """(number, dataset indices) of the batch that a safeloader.DataLoader gave last, if it can tell."""
-    recent = getattr(loader, "recent_batches", None)
-    batches = recent() if callable(recent) else []
-    if not batches or batches[-1].indices is None:
-        return None
-    return batches[-1].batch, batches[-1].indices

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from .watched import Watched
 
-__all__ = ["Micro", "blamed", "probe"]
+__all__ = ["Micro", "blamed", "probe", "told_by"]
 
 _FEW, _SMALL = 8, 1 << 16
 
@@ -53,3 +53,12 @@ def blamed(step: list[Micro]) -> tuple[int | None, list[Any] | None, str]:
     indices = None if any(one.indices is None for one in order) else [i for one in order for i in one.indices or ()]
     seen = "" if first is None else f", first seen after batch {step[first].number}"
     return order[0].number, indices, f" in a step of {len(step)} batches{seen},"
+
+
+def told_by(loader: Any) -> tuple[int, list[Any]] | None:
+    """(number, dataset indices) of the batch that a safeloader.DataLoader gave last, if it can tell."""
+    recent = getattr(loader, "recent_batches", None)
+    batches = recent() if callable(recent) else []
+    if not batches or batches[-1].indices is None:
+        return None
+    return batches[-1].batch, batches[-1].indices
