@@ -24,7 +24,7 @@ _PACKAGE = __name__.rpartition(".")[0]
 
 def duplicate(supervisor: Supervisor) -> Supervisor:
     """A supervisor in the same state."""
-    copied: Supervisor = _Copier().copy(supervisor)
+    copied: Supervisor = _Copier().object(supervisor)
     return copied
 
 
@@ -42,8 +42,8 @@ class _Copier:
         if way is None:
             ours = kind.__module__.rpartition(".")[0] == _PACKAGE
             if not ours or issubclass(kind, tuple) or hasattr(kind, "__members__"):  # a message, or an enumeration
-                return thing
-            way = self._object
+                return self._known.get(id(thing), thing)
+            way = self.object
         known = self._known.get(id(thing))
         return way(thing) if known is None else known
 
@@ -71,8 +71,9 @@ class _Copier:
     def _method(self, thing: Any) -> Any:
         return type(thing)(thing.__func__, self.copy(thing.__self__))
 
-    def _object(self, thing: Any) -> Any:
-        made = object.__new__(type(thing))
+    def object(self, thing: Any) -> Any:
+        kind: Any = type(thing)
+        made = kind.__new__(kind)
         self._known[id(thing)] = made
         for name in _names(type(thing)):
             if hasattr(thing, name):

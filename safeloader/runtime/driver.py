@@ -441,6 +441,8 @@ class Driver:
         if self._crew is not None:
             self._crew.part(self)
         codec.Decoded.forget(self.spec.config.token)
+        self.views.handed_over()
+        self.raised = None
         self.spec.close()
         self.arena.close()
         self.journal.close()  # what it calls refers to this object, which else would wait for the garbage collector

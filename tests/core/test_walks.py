@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from safeloader.core import messages as m
+from safeloader.core.duplicate import duplicate
 from safeloader.core.supervisor import Supervisor
 from tests.core.plots import random_plot
 from tests.core.walker import walk
@@ -72,3 +73,26 @@ def test_the_plots_cover_every_setting() -> None:
     assert values("max_processes") == {None, 0, 1, 2}
     assert values("on_bad_sample") == {"raise", "skip"}
     assert "auto" in values("batch_timeout")
+
+
+def test_a_duplicate_decides_as_the_supervisor_does_and_neither_notices_the_other() -> None:
+    class Twins(Supervisor):
+        """Has a duplicate that is told everything as well; now and then a new one, made by the last one."""
+
+        twin: Any = None
+        count = 0
+
+        def handle(self, event: m.Event, now: float) -> list[m.Command]:
+            self.count += 1
+            if self.twin is None or self.count % 11 == 0:
+                before, self.twin = self.twin, None
+                self.twin = duplicate(self if before is None or self.count % 2 else before)
+                self.twin.story = type(self.story)(1)
+            wanted = Supervisor.handle(self.twin, event, now)
+            commands = super().handle(event, now)
+            assert wanted == commands, event
+            self.twin.validate()
+            return commands
+
+    for seed in range(300):
+        walk(seed, Twins)

@@ -223,8 +223,8 @@ def test_a_program_that_is_started_costs_no_memory() -> None:
 
 
 def place(loader: Any) -> dict[str, Any]:
-    """A state without the program's own generators: Python seeds its own anew in a fork."""
-    return {key: value for key, value in loader.state_dict().items() if key != "now"}
+    """A state without the program's own generators (and its seal): Python seeds its own anew in a fork."""
+    return {key: value for key, value in loader.state_dict().items() if key not in ("now", "seal")}
 
 
 def _deeds() -> dict[str, Callable[[Any, Any], Any]]:
