@@ -6,10 +6,11 @@ import dataclasses
 import uuid
 import weakref
 from types import GeneratorType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import torch_private
 from .core.policy import CoreSettings
+from .runtime import system
 from .runtime.generators import Generators
 from .runtime.keyed import Keyed
 from .runtime.stateful import is_exact, is_stateful
@@ -173,8 +174,10 @@ class ProcessIterator(_Unprofiled):
         )
         config = HostConfig(
             load, uuid.uuid4().hex, authkey(), loader._safe.name, settings.accelerators, settings.trace,
-            _chaos(settings),
+            _chaos(settings), shadow=_shadow(loader, settings),
         )  # fmt: skip
+        if settings.shadow is True and crew is not None:
+            loader._safe.recorder.unshadowed("its processes are a pool's, which others share")
         init_fn = torch_private.sharded_init_fn(self._dataset, loader.worker_init_fn, self._world_size, self._rank)
         spec = Spec(config, self._dataset, self._collate_fn, init_fn)
         starting = loader._safe.starting
@@ -285,6 +288,17 @@ def _chaos(settings: Settings) -> tuple[str, str] | None:
 
     plan, tally = handed(settings.chaos)
     return plan, tally
+
+
+def _shadow(loader: DataLoader[Any], settings: Settings) -> bool | Literal["auto"]:
+    """Whether processes copy themselves: nobody needs it where samples set the generators, and nothing else matters."""
+    if not (system.HAS_PIDFD and system.HAS_SIGNAL_ON_HANGUP):
+        if settings.shadow is True:
+            loader._safe.recorder.unshadowed("this system has no descriptors of processes (pidfd)")
+        return False
+    if settings.shadow == "auto" and loader._safe.keeper.seed_for_samples(loader) is not None:
+        return "auto" if is_stateful(loader.dataset) else False
+    return settings.shadow
 
 
 def _close_driver(driver: Driver) -> None:

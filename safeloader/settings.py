@@ -150,6 +150,13 @@ TABLE: tuple[Row, ...] = (
         "So many processes wait, ready, for another to die, and take its workers over at once.",
     ),
     Row(
+        "shadow",
+        flag(auto=True),
+        "auto",
+        "Each process keeps a sleeping copy of itself, from which its workers go on after a fault with all that their "
+        "dataset has changed in itself: where the dataset is iterable or is seen to change (auto), always, or never.",
+    ),
+    Row(
         "sample_rng",
         flag(),
         False,
@@ -264,6 +271,7 @@ class Policy:
         preload: Modules that the fork server imports besides.
         prestart: Start the processes when the loader is built.
         standby: Processes that wait, ready, to take over from one that dies.
+        shadow: Whether processes keep sleeping copies of themselves: ``"auto"``, True or False.
         sample_rng: Generators keyed by (seed, epoch, index) are set before each sample of a map-style dataset.
         stall_report: Seconds without a step, of the loader or of the program, until a line says who holds the run.
         rank_check: What differences between ranks are: ``"auto"``, ``"warn"``, ``"raise"`` or ``"off"``.
@@ -292,6 +300,7 @@ class Policy:
     preload: tuple[str, ...] | None = None
     prestart: bool | None = None
     standby: int | None = None
+    shadow: bool | Literal["auto"] | None = None
     sample_rng: bool | None = None
     stall_report: float | None = None
     rank_check: Literal["auto", "warn", "raise", "off"] | None = None
@@ -345,6 +354,7 @@ class Settings:
     preload: tuple[str, ...]
     prestart: bool
     standby: int
+    shadow: bool | Literal["auto"]
     sample_rng: bool
     stall_report: float
     rank_check: Literal["auto", "warn", "raise", "off"]

@@ -97,21 +97,24 @@ def choice(*words: str, note: str = "") -> Kind:
     return Kind(f"{', '.join(most)} or {last}" + (f" ({note})" if note else ""), check, read)
 
 
-def flag() -> Kind:
-    """True or False. As text: true, 1, yes, on; false, 0, no, off."""
+def flag(*, auto: bool = False) -> Kind:
+    """True or False. As text: true, 1, yes, on; false, 0, no, off. With `auto`, ``"auto"`` too."""
 
-    def check(value: object) -> bool:
-        if not isinstance(value, bool):
+    def check(value: object) -> bool | str:
+        if not isinstance(value, bool) and not (auto and value == "auto"):
             raise ValueError("not a bool")
-        return value
+        return bool(value) if isinstance(value, bool) else "auto"
 
-    def read(text: str) -> bool:
+    def read(text: str) -> bool | str:
         word = text.lower()
+        if auto and word == "auto":
+            return word
         if word not in _YES + _NO:
             raise ValueError("neither yes nor no")
         return word in _YES
 
-    return Kind("True or False (as text: true, 1, yes, on; false, 0, no, off)", check, read)
+    accepts = "True or False (as text: true, 1, yes, on; false, 0, no, off)"
+    return Kind(f'"auto", {accepts}' if auto else accepts, check, read)
 
 
 def names() -> Kind:

@@ -23,7 +23,7 @@ __all__ = ["WALKS", "changes", "files", "parts"]
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 CORE = Path(__file__).resolve().parents[1] / "safeloader" / "core"
 WALKS = 400
-_ORDER = ("ledger", "progress", "traffic", "watch", "recovery", "blame", "fleet", "supervisor")
+_ORDER = ("ledger", "progress", "traffic", "watch", "shadows", "recovery", "blame", "fleet", "supervisor")
 _PLACES = {
     "": (20, 80), "STARTING": (130, 80), "READY": (400, 80), "CAPTURING": (250, 220), "KILLING": (250, 360),
     "STOPPING": (610, 220), "gone": (500, 360),

@@ -12,7 +12,7 @@
         progress  what the consumer got: the state         watch     how long that may take
         story     what happened, replayable                state     where a loader stands
         seats     who sits where in a pool's processes     recovery  what follows when one is gone
-                                                           blame     which task or sample did it (hunt)
+        shadows   which copies of processes there are      blame     which task or sample did it (hunt)
 
 The rules:
 
@@ -27,5 +27,5 @@ The rules:
    error.
 
 Read in this order: ``messages``, ``records``, ``state``, ``supervisor``, ``ledger``, ``fleet``, ``traffic``, ``watch``,
-``recovery``, ``blame``, ``progress``.
+``shadows``, ``recovery``, ``blame``, ``progress``.
 """

@@ -19,6 +19,7 @@ _CARRIED = frozenset({
     "settings", "story", "indices", "snapshot", "epoch_snapshot", "got_snapshot", "result", "stack", "cause",
 })  # fmt: skip
 _LISTED = frozenset({"log", "marks", "delivered"})  # lists of what is carried
+_TABLED = frozenset({"redo"})  # tables of such lists
 _PACKAGE = __name__.rpartition(".")[0]
 
 
@@ -85,6 +86,8 @@ class _Copier:
     def _value(self, name: str, value: Any) -> Any:
         if name in _CARRIED:
             return value
+        if name in _TABLED:
+            return {key: listed.copy() for key, listed in value.items()}
         return value.copy() if name in _LISTED else self.copy(value)
 
 

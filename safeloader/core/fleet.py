@@ -18,6 +18,7 @@ from .policy import RestartWindow, ladder
 from .records import Process, ProcessState, Task, Work, Worker
 
 if TYPE_CHECKING:
+    from .shadows import Shadow
     from .supervisor import Supervisor
 
 __all__ = ["Fleet"]
@@ -61,6 +62,8 @@ class Fleet:
         """Count a delivered batch; enough of them lead one rung up."""
         if self.rung == self.rungs[0]:
             return
+        if self.rung > 0 and self._sup.shadows.behind:  # a worker that moves leaves behind what only shadows keep
+            return
         self._good += 1
         if self._good >= self._sup.settings.recover_after:
             above = [rung for rung in self.rungs if rung > self.rung]
@@ -97,7 +100,7 @@ class Fleet:
         emptiest = sorted(staff, key=lambda p: (len(p.workers), -p.id))
         for process in emptiest[: max(len(staff) - wanted, 0)]:
             self._retire(process)
-        for worker in self._sup.workers:
+        for worker in sorted(self._sup.workers, key=lambda w: not self._sup.shadows.awaits(w)):
             if worker.host is None:
                 self._place(worker)
         self._spread()
@@ -108,7 +111,11 @@ class Fleet:
         self._keep_standbys()
 
     def _employ(self) -> None:
-        """One more process to work: a standby if there is one, else a new one."""
+        """One more process to work: made from the shadow of one that is lost, or a standby, or a new one."""
+        shadow = self._sup.shadows.next()
+        if shadow is not None:
+            self._start(shadow=shadow)
+            return
         process = self.standby()
         if process is None:
             self._start()
@@ -117,12 +124,14 @@ class Fleet:
         if process.state is ProcessState.READY:
             self._sup.emit(m.InspectProcess(process.id))  # it may have been stopped while it was idle
 
-    def _start(self, standby: bool = False) -> None:
+    def _start(self, standby: bool = False, shadow: Shadow | None = None) -> None:
         process = Process(self._next_process, standby=standby)
         self._next_process += 1
         self.processes[process.id] = process
+        if shadow is not None:
+            self._sup.shadows.stand_behind(shadow, process)
         self._sup.watch.started(process)
-        self._sup.emit(m.StartProcess(process.id, standby))
+        self._sup.emit(m.StartProcess(process.id, standby, None if shadow is None else shadow.id))
 
     # ------------------------------------------------------------ standbys
 
@@ -176,7 +185,11 @@ class Fleet:
             staff = self.staff()
             if not staff:
                 return
-            process = min(staff, key=lambda p: (len(p.workers), p.state is not ProcessState.READY, p.id))
+            suits = self._sup.shadows.suits
+            process = min(
+                staff, key=lambda p: (not suits(worker, p), len(p.workers), p.state is not ProcessState.READY, p.id)
+            )
+        self._sup.shadows.settled(worker, process)
         worker.host, worker.moving = process.id, False
         process.workers.add(worker.id)
         if process.state is ProcessState.READY:
@@ -199,9 +212,24 @@ class Fleet:
             emptiest = min(staying.values(), key=len)
             if len(fullest) - len(emptiest) < 2:
                 return
-            mover = self._sup.workers[fullest.pop()]
+            mover = self._mover(fullest)
+            if mover is None:
+                return
+            fullest.remove(mover.id)
             emptiest.append(mover.id)
             self._send_off(mover)
+
+    def _mover(self, numbers: list[int]) -> Worker | None:
+        """Which of these may move: one that a shadow holds would leave behind what only the shadow keeps."""
+        for number in reversed(numbers):
+            worker = self._sup.workers[number]
+            if not self._is_held(worker):
+                return worker
+        return None
+
+    def _is_held(self, worker: Worker) -> bool:
+        process = self.processes.get(worker.host or m.INLINE)
+        return process is not None and self._sup.shadows.holds(worker, process)
 
     def _send_off(self, worker: Worker) -> None:
         worker.moving = True
@@ -213,6 +241,9 @@ class Fleet:
             return
         process = self.processes[worker.host]
         if not process.alive or any(work.worker == worker.id for work in process.work):
+            return
+        if not (process.retiring or self._belongs_inline(worker)) and self._is_held(worker):
+            worker.moving, self.unbalanced = False, True  # a shadow was taken meanwhile
             return
         if process.state is ProcessState.READY:
             self._sup.emit(m.DropWorker(process.id, worker.id))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Union, get_args
 
 if TYPE_CHECKING:
-    from .state import Mark, State
+    from .state import Mark, Redo, State
 
 __all__ = ["COMMANDS", "EVENTS", "INLINE", "Command", "Event"]
 
@@ -132,6 +132,20 @@ class WorkerMarked(NamedTuple):
     process: int
     worker: int
     content: object
+
+
+class ShadowTaken(NamedTuple):
+    """A process has copied itself, after all that it has answered so far. The copy sleeps, and can make processes
+    that go on where it stands."""
+
+    process: int
+    shadow: int
+
+
+class ShadowLost(NamedTuple):
+    """A shadow is gone: it was killed, say because memory is short."""
+
+    shadow: int
 
 
 class TaskLoaded(NamedTuple):
@@ -276,10 +290,18 @@ class PlanTask(NamedTuple):
 
 
 class StartProcess(NamedTuple):
-    """Start a process. A ``standby`` gets everything ready that can be got ready without a worker."""
+    """Start a process. A ``standby`` gets everything ready that can be got ready without a worker. With a ``shadow``,
+    let that one make it: it has the shadow's workers then, as they stood when the shadow was taken."""
 
     process: int
     standby: bool = False
+    shadow: int | None = None
+
+
+class DropShadow(NamedTuple):
+    """End a shadow. Processes that it made go on."""
+
+    shadow: int
 
 
 class HostWorker(NamedTuple):
@@ -294,6 +316,8 @@ class HostWorker(NamedTuple):
     them, and answered by WorkerDiverged where it differs. Without them whatever comes is taken.
 
     ``lenient``: there is only the trainer for it; what could not be undone there is left out instead of broken off.
+
+    With ``redo``, the process has the worker from its shadow, and does this again; of the rest, ``snapshot`` counts.
     """
 
     process: int
@@ -307,6 +331,7 @@ class HostWorker(NamedTuple):
     replay: tuple[tuple[object, tuple[int, ...]], ...] = ()
     digests: bytes = b""
     lenient: bool = False
+    redo: tuple[Redo, ...] | None = None
 
 
 class DropWorker(NamedTuple):
@@ -467,9 +492,9 @@ class ReportReplay(NamedTuple):
     """Tell what came of a worker's coming to its place again.
 
     ``outcome`` is ``same`` (``compared`` batches came as they had been delivered), ``unknown`` (there was nothing to
-    compare), or as in WorkerDiverged. ``source`` is ``state`` (the dataset's own) or ``beginning``; ``of`` how many
-    batches the worker had loaded; ``action`` what is done: ``goes on``, ``reads again`` from further back, or
-    ``raises``.
+    compare), or as in WorkerDiverged. ``source`` is ``state`` (the dataset's own), ``shadow`` or ``beginning``;
+    ``of`` how many batches the worker had loaded; ``action`` what is done: ``goes on``, ``reads again`` from further
+    back, or ``raises``.
     """
 
     worker: int
@@ -527,13 +552,14 @@ class ReportRefused(NamedTuple):
 
 Event = Union[  # noqa: UP007 - a bar between two dozen names is no easier to read
     EpochBegan, EpochResumed, StateRequested, TaskPlanned, PlanEnded, BatchRequested, LeaseReturned, CloseRequested,
-    ProcessReady, WorkerReady, WorkerDiverged, WorkerResumed, WorkerMarked, TaskLoaded, TaskRaised, TaskPassed,
-    WorkerEnded, ProbeFinished,
+    ProcessReady, WorkerReady, WorkerDiverged, WorkerResumed, WorkerMarked, ShadowTaken, ShadowLost, TaskLoaded,
+    TaskRaised, TaskPassed, WorkerEnded, ProbeFinished,
     ProcessInspected, ProcessForfeited, StacksCaptured, StartRefused,
     ProcessExited, InlineInterrupted, InlineRefused, ClockAdvanced,
 ]  # fmt: skip
 Command = Union[  # noqa: UP007
-    PlanTask, StartProcess, HostWorker, DropWorker, ResumeWorker, SendTask, PassOver, SendProbe, LoadInline,
+    PlanTask, StartProcess, DropShadow, HostWorker, DropWorker, ResumeWorker, SendTask, PassOver, SendProbe,
+    LoadInline,
     InspectProcess, CaptureStacks, KillProcess, StopProcess, AbandonProcess,
     Deliver, DeliverError, DeliverBadSample, EndEpoch, TellState, FreeSlot, GiveUp,
     ReportFault, ReportReplay, ReportRung, ReportSlow, ReportSlowStart, ReportSkipped, ReportRefused,

@@ -152,6 +152,7 @@ class Work:
     worker: int
     task: Task | None
     sent_at: float
+    redone: bool = False  # a worker that came with its process from a shadow
 
 
 @dataclass(slots=True, eq=False)
@@ -169,6 +170,7 @@ class Process:
     asked: bool = False  # it was told to end: its exit is no fault
     innocent: bool = False  # another loader's doing: nor is this
     slow_reported: int | None = None
+    kept: set[int] = field(default_factory=set)  # made from a shadow: workers in it that are to be hosted here
     slow_start_told: bool = False
     pardoned: Work | None = None  # it was idle when this was overdue: that excuses it once
     cause: str | None = None  # why it is condemned; the fields below belong to that

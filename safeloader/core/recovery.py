@@ -61,6 +61,8 @@ class Recovery:
         del self._sup.fleet.processes[process.id]
         self._sup.fleet.unbalanced = True
         work, sample = self._in_work(process, event)
+        redone = work is not None and work.kind == "setup" and work.redone
+        self._sup.shadows.process_lost(process, hurt_setting_up=redone)
         for number in sorted(process.workers):
             self._take_back(self._sup.workers[number], abandoned=event is None)
         if process.asked or process.innocent:
@@ -68,7 +70,7 @@ class Recovery:
         cause = self._cause(process, event)
         task = work.task if work is not None else None
         stack = process.stack or (event.stack if event is not None else None)
-        if work is not None and task is None:
+        if work is not None and task is None and not redone:
             self._sup.workers[work.worker].setup_hurt += 1
             self._sup.workers[work.worker].setup_hangs += cause == "hung"
         if work is not None and task is not None and work.kind == "task":
@@ -124,6 +126,7 @@ class Recovery:
         stack: str | None,
     ) -> None:
         worker = work.worker if work is not None else min(process.workers) if len(process.workers) == 1 else None
+        action = self._action(process, event)
         self._sup.report(
             cause,
             event.detail if event is not None else "could not be killed",
@@ -133,8 +136,12 @@ class Recovery:
             sample=sample,
             stack=stack,
             stalled=process.stalled if process.cause is not None else 0.0,
-            action=self._action(process, event),
-            again=self._sup.returning.again([self._sup.workers[i] for i in process.workers]),
+            action=action,
+            again=(
+                self._sup.shadows.again(process)
+                if action == "restored"
+                else self._sup.returning.again([self._sup.workers[i] for i in process.workers])
+            ),
         )
 
     def _action(self, process: Process, event: m.ProcessExited | None) -> str:
@@ -142,6 +149,8 @@ class Recovery:
             return "standby"
         if event is None:
             return "abandoned"
+        if self._sup.shadows.holds_one_of(process):
+            return "restored"
         standby = self._sup.fleet.standby()
         ready = event.relieved or (standby is not None and standby.state is ProcessState.READY)
         return "handed over" if ready else "restarted"

@@ -18,6 +18,7 @@ from .state import DIGEST, Mark
 
 if TYPE_CHECKING:
     from .records import Worker
+    from .state import Redo
     from .supervisor import Supervisor
 
 __all__ = ["Returning", "replayed"]
@@ -36,8 +37,15 @@ class Returning:
         worker.digests.clear()
         worker.first, worker.way, worker.taken, worker.begun = None, 0, False, True
 
-    def host(self, worker: Worker, process: int) -> m.HostWorker:
-        """What leads the worker to its place. Until it is there, nothing is sent to it."""
+    def host(self, worker: Worker, process: int, redo: tuple[Redo, ...] | None = None) -> m.HostWorker:
+        """What leads the worker to its place. Until it is there, nothing is sent to it. ``redo``: it is in the process
+        as its shadow had it, and that goes before all other ways."""
+        if redo is not None:
+            worker.checking = len(redo) > 0
+            return m.HostWorker(
+                process, worker.id, worker.epoch, worker.position, worker.exhausted,
+                worker.epoch_snapshot, worker.snapshot, redo=redo,
+            )  # fmt: skip
         mark, again = self._way(worker), self._again(worker)
         replay = replayed(worker, mark, worker.position) if self._indexed else ()
         digests = bytes(worker.digests[-DIGEST * again :]) if again else b""
@@ -79,16 +87,25 @@ class Returning:
 
     # ------------------------------------------------------------ what came of it
 
-    def arrived(self, worker: Worker, compared: int) -> None:
+    def arrived(self, worker: Worker, compared: int, redone: bool) -> None:
         """It stands at its place, or where policy takes what comes."""
+        if redone:
+            if compared and not worker.taken:
+                self._report(worker, "same", worker.position, compared, "", "goes on", "shadow")
+            worker.checking = False
+            return
         believed = self._exact and self._way(worker) is not None
         if worker.checking and not worker.taken and (compared or not believed):
             self._report(worker, "same" if compared else "unknown", worker.position, compared, "", "goes on")
         worker.checking = worker.taken = False
 
-    def missed(self, worker: Worker, event: m.WorkerDiverged) -> bool:
+    def missed(self, worker: Worker, event: m.WorkerDiverged, redone: bool) -> bool:
         """It does not. True if it is to be set up again."""
         worker.checking = False
+        if redone:
+            self._report(worker, event.how, event.at, 0, event.detail, "reads again", "shadow")
+            self._sup.shadows.distrust(worker)
+            return True
         if worker.way + 1 < len(self._ways(worker)):
             self._report(worker, event.how, event.at, 0, event.detail, "reads again")
             worker.way += 1
@@ -102,8 +119,10 @@ class Returning:
         worker.digests.clear()
         return True
 
-    def _report(self, worker: Worker, outcome: str, at: int, compared: int, detail: str, action: str) -> m.ReportReplay:
-        source = "beginning" if self._way(worker) is None else "state"
+    def _report(
+        self, worker: Worker, outcome: str, at: int, compared: int, detail: str, action: str, source: str = ""
+    ) -> m.ReportReplay:
+        source = source or ("beginning" if self._way(worker) is None else "state")
         said = m.ReportReplay(
             worker.id, worker.epoch, outcome, source, at, worker.position, compared, detail, action
         )  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["DIGEST", "KEPT", "Mark", "Planned", "Standing", "State"]
+__all__ = ["DIGEST", "KEPT", "Mark", "Planned", "Redo", "Standing", "State"]
 
 
 DIGEST = 8
@@ -24,6 +24,15 @@ class Mark(NamedTuple):
     position: int
     content: object
     snapshot: object
+
+
+class Redo(NamedTuple):
+    """Something that a worker finished after its process was copied: a task, or (``epoch``) the beginning of one."""
+
+    epoch: int | None
+    indices: object = None
+    skip: tuple[int, ...] = ()
+    digest: bytes = b""  # of what it gave then; it must give it again
 
 
 class Standing(NamedTuple):

@@ -1,7 +1,8 @@
 """The one door of the core: ``handle(event, now) -> list[Command]``, and ``next_deadline()``.
 
 Theory of operation. The *ledger* knows which tasks are planned and whose turn it is; the *fleet* which processes there
-are and which worker lives where; *traffic* what is in flight to them; the *watch* how long that may take. When a
+are and which worker lives where; *traffic* what is in flight to them; the *watch* how long that may take; the
+*shadows* which copies of processes there are. When a
 process is gone, *recovery* puts the books right, *blame* judges the task that was in work, and
 *returning* leads its workers back to their places. They are parts of one
 state, speak to each other through the supervisor, and write commands to one list, in the order in which they are to be
@@ -25,6 +26,7 @@ from .progress import Progress
 from .records import Task, Worker
 from .recovery import Recovery
 from .returning import Returning
+from .shadows import Shadows
 from .story import Story
 from .traffic import Traffic
 from .watch import Watch
@@ -56,6 +58,7 @@ class Supervisor:
         self.ledger = Ledger(self)
         self.leases = Leases(keep=self.ledger.window + 8)
         self.fleet = Fleet(self)
+        self.shadows = Shadows(self)
         self.returning = Returning(self)
         self.traffic = Traffic(self)
         self.watch = Watch(self)
@@ -72,6 +75,7 @@ class Supervisor:
             **self.ledger.handlers(),
             **self.traffic.handlers(),
             **self.watch.handlers(),
+            **self.shadows.handlers(),
             **self.recovery.handlers(),
         }
 
@@ -139,8 +143,9 @@ class Supervisor:
         self.closed = True
         self.ledger.requested = self.progress.wanted = False
         self.ledger.abandon_rest()
+        self.shadows.drop_all()
         self.fleet.stop_all()
-        wanted = (m.LeaseReturned, m.ProcessExited, m.StacksCaptured, m.ClockAdvanced)
+        wanted = (m.LeaseReturned, m.ProcessExited, m.StacksCaptured, m.ClockAdvanced, m.ShadowTaken)
         self._handlers = {
             **dict.fromkeys(m.EVENTS, _ignore),
             **{kind: self._handlers[kind] for kind in wanted},
@@ -190,6 +195,7 @@ class Supervisor:
         self.leases.validate()
         self.ledger.validate()
         self.fleet.validate()
+        self.shadows.validate()
 
 
 def _ignore(event: m.Event) -> None:

@@ -46,8 +46,9 @@ class Traffic:
 
     def set_up(self, worker: Worker, process: Process) -> None:
         """Let a process make the worker, as it stood last."""
-        self._put(process, Work("setup", worker.id, worker.id, None, self._sup.now))
-        self._sup.emit(self._sup.returning.host(worker, process.id))
+        redo = self._sup.shadows.claim(worker, process)
+        self._put(process, Work("setup", worker.id, worker.id, None, self._sup.now, redone=redo is not None))
+        self._sup.emit(self._sup.returning.host(worker, process.id, redo))
 
     def feed(self, worker: Worker) -> None:
         """Send what the worker has waiting, if its process takes work."""
@@ -174,7 +175,7 @@ class Traffic:
         if event.snapshot is not None:
             worker.snapshot = event.snapshot
         self._sup.fleet.proven = self._sup.fleet.proven or event.process != m.INLINE
-        self._sup.returning.arrived(worker, event.compared)
+        self._sup.returning.arrived(worker, event.compared, work.redone)
         self.feed(worker)
         self._sup.fleet.progressed(worker)
 
@@ -184,7 +185,7 @@ class Traffic:
             return
         worker = self._sup.workers[work.worker]
         self._sup.fleet.proven = self._sup.fleet.proven or event.process != m.INLINE
-        if self._sup.returning.missed(worker, event):
+        if self._sup.returning.missed(worker, event, work.redone):
             self._refresh(worker)
             self._sup.fleet.progressed(worker)
 
@@ -202,6 +203,7 @@ class Traffic:
         worker.got, worker.got_snapshot, worker.got_end = 0, worker.snapshot, False
         worker.marks.clear()
         worker.log.clear()
+        self._sup.shadows.log(worker, resume.epoch)
         self._sup.returning.begin(worker)
         if event.content is not None:
             self._sup.progress.mark(worker, event.content)
@@ -221,6 +223,7 @@ class Traffic:
             worker.snapshot = event.snapshot
         if not isinstance(event, m.WorkerEnded):
             worker.digests += event.digest
+        self._sup.shadows.log(worker, work.task, b"" if isinstance(event, m.WorkerEnded) else event.digest)
         self._sup.fleet.faults.row = 0
         return work.task, worker
 
@@ -295,9 +298,12 @@ class Traffic:
         self._sup.fleet.progressed(worker)
 
     def _refresh(self, worker: Worker) -> None:
-        """Set a worker up again where it is: its copy there has seen what the stream must not know of."""
+        """Set a worker up again where it is: its copy there has seen what the stream must not know of. Where a shadow
+        has what it was before, that is to be used: it makes another process."""
         process = self._sup.fleet.processes[worker.host] if worker.host is not None else None
-        if process is not None and process.state is ProcessState.READY:
+        if process is not None and self._sup.shadows.holds(worker, process):
+            self._sup.watch.replace(process)
+        elif process is not None and process.state is ProcessState.READY:
             self._sup.emit(m.DropWorker(process.id, worker.id))
             self.set_up(worker, process)
 

@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 
     from .supervisor import Supervisor
 
-__all__ = ["Watch"]
+__all__ = ["FORK_TIMEOUT", "Watch"]
 
 _READY, _STARTING = ProcessState.READY, ProcessState.STARTING  # looked up for every batch
+FORK_TIMEOUT = 20.0
+"""Seconds for a shadow to make a process, which takes it a moment: another way is tried then."""
 _DOUBLINGS = 2  # of the time to start: what needs more than four times of it will not come
 
 
@@ -61,13 +63,17 @@ class Watch:
 
     def _arm_start(self, process: Process) -> None:
         """When to look at a start next: to tell that it is slow, or to give it up."""
+        if process.kept:
+            process.deadline = process.since + FORK_TIMEOUT
+            return
         seconds, slow = self.deadlines.start(self._slow_starts), self.deadlines.slow_start()
         process.deadline = process.since + (seconds if process.slow_start_told else min(slow, seconds))
 
     def ready(self, process: Process, at: float | None) -> None:
         """A process finished its start; the others are measured by it."""
         self._slow_starts = 0
-        self.deadlines.started((self._sup.now if at is None else at) - process.since)
+        if not process.kept:
+            self.deadlines.started((self._sup.now if at is None else at) - process.since)
         for other in self._sup.fleet.processes.values():
             if other.state is _STARTING and other is not process:
                 self._arm_start(other)
@@ -181,6 +187,9 @@ class Watch:
 
     def _start_is_late(self, process: Process) -> None:
         """Tell so once, and give it up when its time is over."""
+        if process.kept:  # there is only a fork to be done
+            self._condemn(process, "failed_start", self._sup.now - process.since)
+            return
         if self._sup.now < process.since + self.deadlines.start(self._slow_starts):
             if not process.slow_start_told and self._sup.now >= process.since + self.deadlines.slow_start():
                 process.slow_start_told = True
@@ -218,6 +227,11 @@ class Watch:
         if process is not None and process.state is ProcessState.CAPTURING:
             process.stack = event.text
             self._kill(process)
+
+    def replace(self, process: Process) -> None:
+        """End a process that has done nothing wrong, for its shadow to make another."""
+        process.innocent = True
+        self._kill(process)
 
     def _kill(self, process: Process) -> None:
         self._await_exit(process)

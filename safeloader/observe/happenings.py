@@ -27,6 +27,7 @@ __all__ = [
     "StallEnded",
     "Stalled",
     "Started",
+    "Unshadowed",
 ]
 
 CAUSES = ("died", "oom", "hung", "stopped", "failed_start", "raised", "unpicklable", "bad_sample")
@@ -321,6 +322,15 @@ class CodeChanged(Happening):
     event: ClassVar[str] = "code_changed"
 
     files: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Unshadowed(Happening):
+    """A process cannot keep a copy of itself, for this reason: a fault may cost what its dataset changes in itself."""
+
+    event: ClassVar[str] = "unshadowed"
+
+    why: str
 
 
 @dataclass(frozen=True, slots=True)

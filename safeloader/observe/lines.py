@@ -18,6 +18,7 @@ _CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL", "SIGTRAP", "SIGS
 _ACTIONS = {
     "restarted": "a new process takes over{kept}",
     "handed over": "a process that stands ready takes over{kept}",
+    "restored": "its sleeping copy takes over with all that the dataset had changed in itself{kept}",
     "standby": "it was a standby and hosted nobody",
     "abandoned": "it cannot be killed and is left behind with its memory, a new process takes over{kept}",
     "moved to a process": "it is interrupted, and a process of its own takes over{kept}",
@@ -169,6 +170,8 @@ def _replayed(event: h.Replayed) -> str:
     told = replay_in_words(
         event.worker, event.outcome, event.source, event.at, event.of, event.detail, event.compared
     )
+    if event.action == "reads again" and event.source == "shadow":
+        return f"{told}; that copy is not used any more, and the epoch is read again from further back"
     if event.action == "reads again":
         return f"{told}; that state is not used, and the epoch is read again from further back"
     if event.outcome in ("differs", "ended", "raised"):
@@ -181,11 +184,11 @@ def replay_in_words(
     worker: int, outcome: str, source: str, at: int, of: int, detail: str, compared: int = 0
 ) -> str:
     """What is known about a worker that was brought to its place again."""
-    begun = "from its dataset's own state" if source == "state" else "its epoch"
+    begun = {"state": "from its dataset's own state", "shadow": "from its sleeping copy"}.get(source, "its epoch")
     why = f" ({inline(detail)})" if detail else ""
     if outcome == "same":
-        sure = ", no batch is lost" if source == "beginning" and compared == of else ""
-        share = f"all {of}" if compared == of else f"the last {compared} of {of}"
+        sure = ", no batch is lost" if source == "shadow" or (source == "beginning" and compared == of) else ""
+        share = f"all {of}" if compared >= of else f"the last {compared} of {of}"
         return f"worker {worker} stands where it stood: {share} batches that it had loaded came again the same{sure}"
     if outcome == "unknown":
         what = "goes on from its dataset's own state" if source == "state" else "begins its epoch anew"
@@ -256,6 +259,13 @@ def _code_changed(event: h.CodeChanged) -> str:
     more = f" and {len(event.files) - 5} more" if len(event.files) > 5 else ""
     return (
         f"source changed since the first start: {files}{more}; processes started from now on run the new code"
+    )
+
+
+def _unshadowed(event: h.Unshadowed) -> str:
+    return (
+        f"a process cannot keep a sleeping copy of itself: {inline(event.why)}; after a fault, what the dataset has "
+        "changed in itself is restored only as far as its state_dict, or loading again, can do so"
     )
 
 
@@ -333,6 +343,7 @@ _LINES: dict[type[h.Happening], Callable[[Any], str]] = {
     h.EpochEnded: _epoch,
     h.NotUndone: _not_undone,
     h.CodeChanged: _code_changed,
+    h.Unshadowed: _unshadowed,
     h.Differs: _differs,
     h.SlowStart: _slow_start,
     h.Closed: _closed,

@@ -81,6 +81,8 @@ class Recorder:
         self._lost_workers: set[int | None] = set()
         self._skipped: list[tuple[int, int, Any]] = []
         self._code_changed: list[str] = []
+        self._shadows = self._shadow_memory = 0
+        self._unshadowed = ""
         self._differences: list[str] = []
         self._epochs = self._restarts = self._fallbacks = self._recoveries = self._slow = 0
         self._lost = Lost()
@@ -245,6 +247,18 @@ class Recorder:
             if new:
                 self._tell(h.CodeChanged(self._clock(), self.name, new))
 
+    def shadowed(self, private: int) -> None:
+        """A process has copied itself; the copy before it had so many bytes to itself."""
+        self._shadows += 1
+        self._shadow_memory = max(self._shadow_memory, private)
+
+    def unshadowed(self, why: str) -> None:
+        """A process cannot copy itself, for this reason. The first is told."""
+        with self._unharmed():
+            if not self._unshadowed:
+                self._unshadowed = why
+                self._tell(h.Unshadowed(self._clock(), self.name, why))
+
     def differs(self, process_pid: int, what: Sequence[str]) -> None:
         """A process could not take over all that it should. The same words are told once."""
         with self._unharmed():
@@ -287,6 +301,9 @@ class Recorder:
             slow_batches=self._slow,
             seconds_lost=self._lost.seconds,
             code_changed=list(self._code_changed),
+            shadows=self._shadows,
+            shadow_memory=self._shadow_memory,
+            unshadowed=self._unshadowed,
             replays=list(self._replays),
             divergences=self._divergences,
             waits=self.pulse.waits(),

@@ -41,6 +41,9 @@ class Report:
         slow_batches: Batches that took longer than their deadline while samples still finished.
         seconds_lost: What the faults cost in all, in seconds, as far as known; where they overlap, it counts once.
         code_changed: Source files that changed since the first start.
+        shadows: Times that a process copied itself, to go on from there after a fault.
+        shadow_memory: The most bytes that one of these copies had to itself.
+        unshadowed: Why a process could not be copied, first; "" where all could, or none was to be.
         replays: What came of each time that a worker was brought to its place again, and where that is not exact.
         divergences: Times that a dataset gave something else when it was read again.
         waits: How the consumer has waited for batches.
@@ -63,6 +66,9 @@ class Report:
     slow_batches: int = 0
     seconds_lost: float = 0.0
     code_changed: list[str] = field(default_factory=list)
+    shadows: int = 0
+    shadow_memory: int = 0
+    unshadowed: str = ""
     way: str = ""
     replays: list[Replayed] = field(default_factory=list)
     divergences: int = 0
@@ -146,6 +152,11 @@ class Report:
             ]
             rest = f", ... ({len(self.skipped):,} in all)" if len(self.skipped) > 20 else ""
             yield f"skipped: {', '.join(shown)}{rest}"
+        if self.shadows:
+            most = f"of at most {self.shadow_memory:,} bytes each"
+            yield f"shadows of processes: {many(self.shadows, 'time')} taken, {most}"
+        if self.unshadowed:
+            yield f"no shadow could be kept of a process: {inline(self.unshadowed)}"
         for replay in self.replays[-20:]:
             if replay.outcome != "same":
                 yield f"not exact: {line_for(replay).partition(': ')[2]}"

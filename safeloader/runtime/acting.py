@@ -19,6 +19,7 @@ from .worker import Ended, WorkerPlace
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from ..core.state import Redo
     from .driver import Driver
     from .hearing import Hearing
     from .journal import Key
@@ -58,6 +59,7 @@ class Acting:
         self._owed: deque[Key] = deque()
         self._shared_seed: int | None = None
         self._told_epoch: int | None = None
+        self._epochs: dict[int, tuple[int | None, int, int | None]] = {}  # what each begins with
         self._drawn: tuple[Key, list[Any]] = (0, -1), []
         self._here: InlineBatch | None = None  # what the trainer made and the consumer has not got, as far as is known
         self._actions()
@@ -93,6 +95,7 @@ class Acting:
         }
         self._seldom: dict[type, Callable[[Any, Key], None]] = {
             m.StartProcess: self._start_process,
+            m.DropShadow: lambda c, _: self._driver.shadows.drop(c.shadow),
             m.HostWorker: self._host_worker,
             m.DropWorker: lambda c, key: self._driver.send(c.process, key, p.DROP, c.worker),
             m.ResumeWorker: self._resume_worker,
@@ -117,11 +120,12 @@ class Acting:
 
     # ------------------------------------------------------------ planning
 
-    def new_epoch(self, shared_seed: int | None, told_epoch: int | None, drawn: int) -> None:
+    def new_epoch(self, epoch: int, shared_seed: int | None, told_epoch: int | None, drawn: int) -> None:
         self._draw_error = None
         self._broken, self._counted = False, (self._counted[0], drawn)
         self._owed.clear()
         self._shared_seed, self._told_epoch = shared_seed, told_epoch
+        self._epochs[epoch] = shared_seed, epoch, told_epoch
 
     @contextlib.contextmanager
     def drawing(self, draws: Draws) -> Iterator[None]:
@@ -201,7 +205,7 @@ class Acting:
 
     def _start_process(self, c: m.StartProcess, key: Key) -> None:
         try:
-            process = self._driver.start(c.process, c.standby)
+            process = self._driver.start(c.process, c.standby, c.shadow)
         except OSError as error:
             self._tell(m.ProcessExited(c.process, system.explained(error), None, None, None, None, False))
         else:
@@ -271,7 +275,19 @@ class Acting:
 
     def _host_worker(self, c: m.HostWorker, key: Key) -> None:
         replay = [(self._carried(indices), skip) for indices, skip in c.replay]
-        self._driver.send(c.process, key, p.HOST, self._place(c)._replace(replay=replay))
+        self._driver.send(
+            c.process, key, p.HOST, self._place(c)._replace(replay=replay, redo=self._redo(c.redo))
+        )
+
+    def _redo(self, redo: tuple[Redo, ...] | None) -> list[tuple[Any, ...]] | None:
+        if redo is None:
+            return None
+        return [
+            (False, self._carried(done.indices), done.skip, done.digest)
+            if done.epoch is None
+            else (True, *self._epochs[done.epoch])
+            for done in redo
+        ]
 
     def _resume_inline(self, c: m.ResumeWorker, key: Key, again: bool) -> None:
         with self._refusing(c.worker, key, again):

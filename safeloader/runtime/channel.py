@@ -6,6 +6,8 @@ half-written frame of a process that was killed or stopped waits in a buffer and
 
 from __future__ import annotations
 
+import array
+import os
 import pickle
 import socket
 import struct
@@ -13,7 +15,9 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+from .protocol import FILES
 
 __all__ = ["Blocking", "Frames", "NonBlocking", "frame"]
 
@@ -21,6 +25,16 @@ _LENGTH = struct.Struct("<Q")
 _HEAD = _LENGTH.size
 _CHUNK = 1 << 16
 _DESCRIPTORS = 200  # in one message; the kernel allows 253
+_FEW_DESCRIPTORS = socket.CMSG_SPACE(16)
+_CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+
+def _descriptors(ancillary: list[Any]) -> list[int]:
+    found = array.array("i")
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            found.frombytes(content[: len(content) - len(content) % found.itemsize])
+    return found.tolist()
 
 
 def frame(message: object) -> bytes:
@@ -65,10 +79,11 @@ class Frames:
 class _Received(NamedTuple):
     """What came since the last whole message."""
 
-    chunks: list[bytes]
+    chunks: list[tuple[Any, ...]]  # data, ancillary data, ...
     rest: bytes = b""
     wanted: int = _HEAD
     messages: int = 0  # so far
+    files: Sequence[int] = ()  # descriptors of a message that is not whole yet
 
 
 class _Sending(NamedTuple):
@@ -99,6 +114,7 @@ class NonBlocking:
         end.setblocking(False)
         self.socket = end
         self.ended = False
+        self.descriptors: dict[int, list[int]] = {}  # that came with messages, by their numbers
         self.heard = 0
         self._received = _Received([])
         self._sending = _NOTHING
@@ -172,27 +188,39 @@ class NonBlocking:
         chunks = self._received.chunks
         while not self.ended:
             try:
-                chunks.extend(map(self.socket.recv, (_CHUNK,)))
+                chunks.extend(map(self.socket.recvmsg, (_CHUNK,), (_FEW_DESCRIPTORS,), (_CLOSE_ON_EXEC,)))
             except BlockingIOError:
                 break
             except OSError:
                 self.ended = True
                 break
-            if not chunks[-1]:
+            data, ancillary, *_ = chunks[-1]
+            if not data:
                 self.ended = True
-            elif len(chunks[-1]) < _CHUNK:
+            elif len(data) < _CHUNK and not ancillary:  # descriptors end what is read at once
                 break
         if chunks:
             self._put_messages(put)
 
     def _put_messages(self, put: Callable[[list[tuple[int, Any]]], None]) -> None:
-        chunks, rest, wanted, count = self._received
-        if len(rest) + sum(map(len, chunks)) < wanted:
+        chunks, rest, wanted, count, files = self._received
+        if len(rest) + sum(len(chunk[0]) for chunk in chunks) < wanted:
             return
-        data = rest + b"".join(chunks) if rest or len(chunks) > 1 else chunks[0]
+        data = rest + b"".join(chunk[0] for chunk in chunks) if rest or len(chunks) > 1 else chunks[0][0]
         messages, start, wanted = _cut(data)
-        put(list(enumerate(messages, count + 1)))
-        self._received = _Received([], data[start:], wanted, count + len(messages))
+        numbered = list(enumerate(messages, count + 1))
+        files = [*files, *(number for chunk in chunks for number in _descriptors(chunk[1]))]
+        if files:
+            files = self._hand_out(files, numbered)
+        put(numbered)
+        self._received = _Received([], data[start:], wanted, count + len(messages), files)
+
+    def _hand_out(self, files: list[int], numbered: list[tuple[int, Any]]) -> list[int]:
+        """Note which descriptors came with which messages; returns those of a message that is not whole yet."""
+        for number, message in numbered:
+            if count := FILES.get(message[0], 0):
+                self.descriptors[number], files = files[:count], files[count:]
+        return files
 
     def shut(self) -> None:
         """Say that no further message will come."""
@@ -202,6 +230,10 @@ class NonBlocking:
             pass
 
     def close(self) -> None:
+        for descriptor in (*self._received.files, *(file for files in self.descriptors.values() for file in files)):
+            os.close(descriptor)
+        self.descriptors.clear()
+        self._received = self._received._replace(files=())
         self.socket.close()
 
 
@@ -210,6 +242,7 @@ class Blocking:
 
     def __init__(self, end: socket.socket) -> None:
         end.setblocking(True)
+        self.fileno = end.fileno
         self.socket = end
         self._frames = Frames()
         self._messages: deque[Any] = deque()
@@ -217,12 +250,17 @@ class Blocking:
     def send(self, message: object) -> None:
         self.socket.sendall(frame(message))
 
+    def send_descriptors(self, message: object, descriptors: list[int]) -> None:
+        """Send a short message, with open files."""
+        data = frame(message)
+        sent = socket.send_fds(self.socket, [data], descriptors)
+        self.socket.sendall(data[sent:])
+
     def receive_descriptors(self) -> tuple[Any, list[int]] | None:
         """The first message and its descriptors (how many: its last part); None when the trainer closed its side."""
         message, descriptors = None, []
         while message is None or len(descriptors) < message[-1]:
-            flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
-            data, received, _, _ = socket.recv_fds(self.socket, _CHUNK, _DESCRIPTORS, flags)
+            data, received, _, _ = socket.recv_fds(self.socket, _CHUNK, _DESCRIPTORS, _CLOSE_ON_EXEC)
             if not data:
                 return None
             descriptors += received
@@ -239,6 +277,11 @@ class Blocking:
         except OSError:  # nothing more now; if the peer is gone, receive() sees it
             pass
         return tuple(self._messages)
+
+    @property
+    def has_more(self) -> bool:
+        """True if a message is here already."""
+        return bool(self._messages)
 
     def receive(self) -> Any | None:
         """The next message, None when the trainer closed its side."""

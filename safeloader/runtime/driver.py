@@ -25,6 +25,7 @@ from .arena import Arena
 from .hearing import Hearing
 from .journal import Journal
 from .process import Process
+from .shadow.trainer import Shadows
 from .shield import Shield
 from .tell import Teller
 from .views import Views, track
@@ -90,7 +91,7 @@ class Driver:
         self.closed = False
         self.drawing = False  # the sampler is asked for indices
         self._poll = select.poll()
-        self._sources: dict[int, tuple[Process, Callable[[Process], None]]] = {}
+        self._sources: dict[int, tuple[Any, Callable[[Any], None]]] = {}
         self.shield = Shield()
         self.raised: BaseException | None = None  # what ``next`` raised in the place of a batch
         self._whole = True  # the last call came to its end
@@ -104,6 +105,7 @@ class Driver:
         self._owner = os.getpid()
         codec.Decoded.register(spec.config.token, spec.classes)
         self._teller = teller = Teller(self, recorder)
+        self.shadows = Shadows(self, teller.shadowed)
         self._hearing = Hearing(self, teller)
         self._acting = Acting(self, teller, self._hearing, finish)
         self.journal = Journal(Supervisor(settings), self.shield, self._hearing.events, self._acting.execute)
@@ -132,7 +134,7 @@ class Driver:
         with self._alone():
             self.journal.run()  # what an interrupt has left undone is the last epoch's
             self.outcome = None
-            self._acting.new_epoch(shared_seed, told_epoch, 0 if state is None or state.over else state.drawn)
+            self._acting.new_epoch(epoch, shared_seed, told_epoch, 0 if state is None or state.over else state.drawn)
         with self._alone(), self._acting.drawing(draws):
             self._look(0.0)
             if state is not None:
@@ -337,14 +339,16 @@ class Driver:
 
     # ------------------------------------------------------------ what is listened to
 
-    def start(self, number: int, standby: bool) -> Process:
-        """A process of its own, or a seat in one of the pool's.
+    def start(self, number: int, standby: bool, shadow: int | None = None) -> Process:
+        """A process of its own, or one that a shadow makes, or a seat in one of the pool's.
 
         Raises:
             OSError: the system cannot start another.
         """
         if self._crew is not None:
             return self._crew.seat(self, number)
+        if shadow is not None:
+            return self.shadows.make(shadow, number, self.arena)
         modules = self.spec.modules if standby else ()
         process = (self.stock.take() if self.stock is not None else None) or Process(
             self.way, self.spec.surroundings, modules
@@ -376,9 +380,14 @@ class Driver:
         process = self.processes.get(number)
         return (process.pid if process is not None else self._pids.get(number)) or None
 
-    def listen(self, descriptor: int, process: Process, hear: Callable[[Process], None]) -> None:
+    def listen(self, descriptor: int, process: Any, hear: Callable[[Any], None]) -> None:
+        """Have ``hear`` called with a process, or a shadow, when its descriptor can be read."""
         self._sources[descriptor] = (process, hear)
         self._poll.register(descriptor, select.POLLIN)
+
+    def do_and_tell(self, act: Callable[[], m.Event]) -> None:
+        """Do something to its end, and tell what came of it."""
+        self.shield.do(lambda: self.journal.inbox.append(act()))
 
     def forget(self, descriptor: int) -> None:
         if self._sources.pop(descriptor, None) is not None:
@@ -431,6 +440,7 @@ class Driver:
         self.closed = True
         for process in self.processes.values():
             process.channel.close()
+        self.shadows.leave()
         self.arena.close()
 
     def _let_go(self) -> None:
@@ -438,6 +448,7 @@ class Driver:
             process.release()
             self.remove(process)
             process.close()
+        self.shadows.drop_all()
         if self._crew is not None:
             self._crew.part(self)
         codec.Decoded.forget(self.spec.config.token)
@@ -446,7 +457,7 @@ class Driver:
         self.spec.close()
         self.arena.close()
         self.journal.close()  # what it calls refers to this object, which else would wait for the garbage collector
-        self._acting = self._hearing = self._teller = None  # type: ignore[assignment]
+        self._acting = self._hearing = self._teller = self.shadows = None  # type: ignore[assignment]
 
 
 _ENTRIES = frozenset(method.__code__ for method in (Driver.begin_epoch, Driver.state, Driver.next, Driver.close))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Hearing"]
 
-_SELDOM = frozenset({p.READY, p.REFUSED, p.LEFT})  # what they lead to is more than an event
+_SELDOM = frozenset({p.READY, p.REFUSED, p.LEFT, p.SHADOWED})  # what they lead to is more than an event
 _EXIT_DELAY = 1.0  # seconds between the end of a channel and that of its process, where there is no pidfd
 
 
@@ -45,6 +45,8 @@ class Hearing:
             p.PASSED: lambda q, task, at: [m.TaskPassed(q.number, task, clock.at(at))],
             p.REFUSED: lambda q, error: [m.StartRefused(q.number, error)],
             p.LEFT: self._left,
+            p.SHADOWED: self._shadowed,
+            p.UNSHADOWED: self._unshadowed,
             p.DIFFERS: self._differs,
         }
 
@@ -69,8 +71,9 @@ class Hearing:
         process, number, message = arrived
         hearer = self._hearers[message[0]]
         if message[0] in _SELDOM:
+            told = (number, *message[1:]) if message[0] in p.FILES else message[1:]
             found: list[m.Event] = self._driver.shield.run(
-                ("message", process.number, number), lambda: hearer(process, *message[1:])
+                ("message", process.number, number), lambda: hearer(process, *told)
             )
             return found
         return hearer(process, *message[1:])
@@ -84,6 +87,14 @@ class Hearing:
 
     def _left(self, process: Process) -> list[m.Event]:
         process.turned_out()
+        return []
+
+    def _shadowed(self, process: Process, number: int, pid: int, private: int, seconds: float) -> list[m.Event]:
+        files = process.channel.descriptors.pop(number)
+        return [self._driver.shadows.taken(process.number, pid, private, *files)]
+
+    def _unshadowed(self, process: Process, why: str) -> list[m.Event]:
+        self._teller.unshadowed(why)
         return []
 
     def _differs(self, process: Process, *told: Any) -> list[m.Event]:

@@ -24,9 +24,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from .start import phases
 
-_lifeline = -1
 
-__all__ = ["ended", "hide_accelerators", "learn", "main", "protect", "work"]
+__all__ = ["hide_accelerators", "learn", "main", "protect", "work"]
 
 
 def main(
@@ -140,27 +139,17 @@ def _join(told: Any, descriptors: list[int], link: Any) -> Any:
 
 def protect(stacks: int, lifeline: int) -> None:
     """Arrange for the end before anything slow is imported."""
-    global _lifeline  # noqa: PLW0603
-    from . import system
+    from . import birth, system
 
-    _lifeline = lifeline
+    birth.stacks_and_lifeline = stacks, lifeline
     system.disregard(signal.SIGINT, signal.SIGTERM)
     if not system.die_with(lifeline):
         threading.Thread(target=_watch, args=(lifeline,), daemon=True, name="safeloader-lifeline").start()
-    elif ended(lifeline):
+    elif birth.ended(lifeline):
         os._exit(0)
     os.set_blocking(stacks, False)
     faulthandler.enable(file=stacks)
     faulthandler.register(system.STACK_SIGNAL, file=stacks, all_threads=True)
-
-
-def ended(lifeline: int) -> bool:
-    """True if the trainer is gone."""
-    import select
-
-    poller = select.poll()
-    poller.register(lifeline, 0)
-    return bool(poller.poll(0))
 
 
 def _watch(lifeline: int) -> None:
@@ -172,13 +161,14 @@ def _introduce(config: Any, process: int) -> None:
     """Let multiprocessing know who this is."""
     from multiprocessing import process as multiprocess
 
+    from . import birth
     from .script import never_run_it
 
     current: Any = multiprocess.current_process()
-    current.name = f"safeloader-{process}"
+    current.name = birth.name_of(process)
     current.authkey = config.authkey
     name, pid = config.trainer
-    multiprocess._parent_process = multiprocess._ParentProcess(name, pid, _lifeline)  # type: ignore[attr-defined]
+    multiprocess._parent_process = multiprocess._ParentProcess(name, pid, birth.stacks_and_lifeline[1])  # type: ignore[attr-defined]
     current._parent_pid = pid
     never_run_it()
     if not config.accelerators:

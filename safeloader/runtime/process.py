@@ -91,6 +91,11 @@ class Process:
         except OSError:  # if it is not gone already, it is of no use
             self.kill()
 
+    def go_on(self, number: int, arena: Arena) -> None:
+        """It has joined already: a shadow made it, as this number of the supervisor's books."""
+        self.number = number
+        self.page, self._joined = Page(arena.page(number)), True
+
     @property
     def pid(self) -> int:
         """0 while it is not known."""

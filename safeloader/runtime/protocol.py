@@ -20,6 +20,9 @@ is traced;
 ``(PROBED, task, finished_at)``, ``(PASSED, task, finished_at)``,
 ``(DIFFERS, texts)`` for surroundings that cannot be had any more, ``(REFUSED, error)``, and from a pool's, which lives
 on for others, ``(LEFT,)``.
+``(SHADOWED, pid, private, seconds)`` comes with two descriptors: where the shadow listens, and its pidfd; ``private``
+are the bytes that the shadow before it had to itself, ``seconds`` what taking it cost. ``(UNSHADOWED, why)``: none can
+be taken.
 """
 
 from __future__ import annotations
@@ -28,6 +31,10 @@ from typing import NamedTuple
 
 HOST, DROP, RESUME, TASK, PROBE, JOIN, MORE = range(7)
 READY, HOSTED, RESUMED, LOADED, EMPTY, RAISED, ENDED, PROBED, REFUSED, LEFT, PASSED, DIFFERS, DIVERGED = range(10, 23)
+SHADOWED, UNSHADOWED = range(23, 25)
+
+FILES = {SHADOWED: 2}
+"""How many descriptors come with a message."""
 
 STREAM_IN_MESSAGE = 4096
 """A pickle stream of at most so many bytes travels in the message; a longer one lies in the lease."""

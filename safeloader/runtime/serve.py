@@ -17,6 +17,7 @@ from . import protocol as p
 from .channel import Blocking
 from .codec import Encoder
 from .collate import collating_into
+from .copied import Copied, PageMarks
 from .floor import Floor
 from .generators import States
 from .lease import LeaseWriter
@@ -24,7 +25,7 @@ from .page import Page
 from .script import Script
 from .spec import HostConfig, open_parts, open_script
 from .unsendable import unsendable
-from .worker import Ended, Loaded, Marks, Worker, WorkerPlace
+from .worker import Ended, Loaded, Worker, WorkerPlace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,14 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Host"]
 
 
-class _PageMarks(Marks):
-    def __init__(self, page: Page) -> None:
-        self.sample = page.sample  # type: ignore[method-assign]
-        self.replayed = page.replayed  # type: ignore[method-assign]
-        self.collate = page.collate  # type: ignore[method-assign]
-
-
-class Host:
+class Host(Copied):
     """Hosts workers, one of which is in at a time.
 
     Args:
@@ -71,8 +65,9 @@ class Host:
         self._link = link
         self._floor = floor or Floor()
         self.refused = False  # the dataset cannot be rebuilt here
+        self._arena = arena
         self._page = Page(arena.page(process))
-        self._marks = _PageMarks(self._page)
+        self._marks = PageMarks(self._page)
         self.writer = self._writer = LeaseWriter(arena)
         self._encoder = Encoder(self._writer, config.token)
         self._generators = self._floor.generators
@@ -87,16 +82,21 @@ class Host:
             p.PROBE: self._probe,
             p.MORE: lambda: None,
         }
+        self._keeper = self._make_keeper()
 
     def serve(self) -> None:
         """Until the trainer closes the channel, which is this host's alone."""
         assert isinstance(self._link, Blocking)
         with collating_into(self._writer), ahead.showing(self._waiting):
             while True:
+                if self._keeper is not None:
+                    self._keeper.wait()
                 message = self._link.receive()
                 if message is None or self.left:
                     return
                 self.handle(message)
+                if self._keeper is not None:
+                    self._keeper.look(message)
 
     def handle(self, message: Any) -> None:
         """Do what one message asks, and answer it."""
@@ -122,6 +122,9 @@ class Host:
     def _host(self, place: WorkerPlace) -> None:
         place = WorkerPlace(*place)
         self._page.take_setup(place.worker)
+        if place.redo is not None:
+            self._redo(self._workers[place.worker], place)
+            return
         self._floor.give(None)
         script = Script(open_script(self._spec))
         script.be_main()

@@ -12,7 +12,7 @@ import mmap
 import multiprocessing.process
 import os
 import struct
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ..errors import StartError
 from . import carry, system
@@ -41,6 +41,7 @@ class HostConfig(NamedTuple):
     chaos: tuple[str, str] | None = None  # a plan of faults, and the file that tells which were done
     shared: bool = False  # of a pool's own processes: loaders come later
     trainer: tuple[str, int] = ("MainProcess", 0)  # name and pid; filled in by Spec
+    shadow: bool | Literal["auto"] = False  # whether processes copy themselves
 
 
 class Parts(NamedTuple):

@@ -60,6 +60,8 @@ _MADV_REMOVE = 9
 _MAP_FIXED = 0x10
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
+_armed = -1  # the file description that ends this process with the trainer
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [
@@ -169,6 +171,14 @@ class Mapping:
         _libc.madvise(self.address, min(length, self.length), _MADV_REMOVE)
 
 
+def _is_same(descriptor: int, other: int) -> bool:
+    """True if both lead to the same file, pipe or socket."""
+    try:
+        return os.path.sameopenfile(descriptor, other)
+    except OSError:
+        return False
+
+
 class Witness:
     """Tells the process that made it whether a fork of it, or a fork of that, still lives (and has not called exec).
 
@@ -231,13 +241,17 @@ def die_with(lifeline: int) -> bool:
     """Be killed by the kernel as soon as the last writer of a pipe is gone, even while the GIL is held in C.
 
     A fresh open file description is needed: owner and signal belong to it, and the inherited one is shared with the
-    siblings.
+    siblings. In a fork, call it again: it belongs to the process that called it.
 
     Returns:
         False where the system cannot do it; a thread has to watch the pipe then.
     """
+    global _armed  # noqa: PLW0603 - a process has one
     if not HAS_SIGNAL_ON_HANGUP:
         return False
+    if _armed >= 0 and _armed != lifeline and _is_same(_armed, lifeline):
+        os.close(_armed)
+    _armed = -1
     try:
         own = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
@@ -245,6 +259,7 @@ def die_with(lifeline: int) -> bool:
         fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) | os.O_ASYNC)
     except OSError:
         return False
+    _armed = own
     return True
 
 
@@ -283,6 +298,17 @@ def pidfd(pid: int) -> int:
         return os.pidfd_open(pid) if HAS_PIDFD else -1
     except OSError:
         return -1
+
+
+def reap(pidfd: int, unknown: int) -> int:
+    """How a process ended that may have become our child when its parent was gone; ``unknown`` if it has not."""
+    try:
+        end = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    except OSError:
+        return unknown
+    if end is None:
+        return unknown
+    return end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
 
 
 def process_state(pid: int) -> str:

@@ -88,6 +88,14 @@ class Teller:
             )
         )  # fmt: skip
 
+    def shadowed(self, private: int) -> None:
+        """A process has copied itself; the copy before it had so many bytes to itself."""
+        self._recorder.shadowed(private)
+
+    def unshadowed(self, why: str) -> None:
+        """A process cannot copy itself."""
+        self._recorder.unshadowed(why)
+
     def spawned_instead(self) -> None:
         """A fork server was asked for, and there is none: say why.
 

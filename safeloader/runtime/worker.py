@@ -37,6 +37,7 @@ class WorkerPlace(NamedTuple):
     mark: tuple[int, Any, States | None] | None = None  # position, what the dataset said, the generators then
     replay: Sequence[tuple[Any, tuple[int, ...]]] = ()
     digests: bytes = b""  # of the last of the batches that are loaded again
+    redo: Sequence[tuple[Any, ...]] | None = None  # it is here already, from a shadow: see ``Worker.redo``
 
 
 class Diverged(Exception):
@@ -229,6 +230,49 @@ class Worker(Fetcher):
                     raise Diverged("raised" if detail else "differs", position + number, detail)
                 self.compared += 1
         self._marks.replayed(0, 0)
+
+    def redo(self, done: Sequence[tuple[Any, ...]], snapshot: States | None) -> None:
+        """Do again what was done since this process was copied: tasks (False, indices, skip, digest), and beginnings of
+        epochs (True, and the arguments of ``resume``). The generators that the dataset holds are as they were."""
+        self.diverged, self.compared, self.lost, self.begin = None, 0, [], None
+        position = 0
+        try:
+            for number, (begins, *again) in enumerate(done):
+                self._marks.replayed(number, len(done))
+                if begins:
+                    self._resume_quietly(*again)
+                    position = 0
+                elif self.failure is None:
+                    self._load_once_more(position, *again)
+                    position += 1
+        except Diverged as diverged:
+            self.failure = self.diverged = diverged
+        self._marks.replayed(0, 0)
+        if snapshot is not None:
+            self._generators.restore(snapshot)
+
+    def _resume_quietly(self, *epoch: Any) -> None:
+        try:
+            self.resume(*epoch)
+        except Exception as error:
+            self.failure = error
+
+    def _load_once_more(self, position: int, indices: Any, skip: tuple[int, ...], digest: bytes) -> None:
+        how, detail = "differs", ""
+        try:
+            self._fetch(indices, skip)
+        except Ended:
+            how = "ended"
+        except Exception as error:
+            how, detail = "raised", f"{type(error).__name__}: {error}"
+        if digest and self.digest != digest:
+            raise Diverged(how, position, detail)
+        self.compared += bool(digest)
+
+    @property
+    def belongings(self) -> tuple[Any, ...]:
+        """What it has of the user's."""
+        return self._dataset, self._collate, self._iterator
 
     def resume(self, shared_seed: int | None, epoch: int = 0, told_epoch: int | None = None) -> None:
         """Begin a new epoch, as torch does for persistent workers."""

@@ -61,6 +61,7 @@ def live_through_everything(told: Recorder) -> None:
     told.skipped(0, 12, 392, "died")
     told.replayed(1, 0, "same", "beginning", 12, 12, 12, "", "goes on")
     told.code_changed(["photos.py"])
+    told.unshadowed("it holds a connection (socket)")
     told.not_undone(0, "os.nice(5)", "moved to a process")
     told.differs(4712, ["the limit RLIMIT_NOFILE was 1024, and cannot be raised above 64 any more"])
     told.slow_start(4713, 12.0, "it imports torch", None)

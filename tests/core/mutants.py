@@ -20,8 +20,8 @@ __all__ = ["MUTANTS", "Mutant"]
 
 _SHARED = ("messages", "state")  # the world speaks the same words
 _IN_ORDER = (
-    "policy", "leases", "hunt", "records", "story", "returning", "progress", "ledger", "fleet", "traffic", "watch", "blame", "recovery",
-    "supervisor",
+    "policy", "leases", "hunt", "records", "shadows", "story", "returning", "progress", "ledger", "fleet", "traffic", "watch",
+    "blame", "recovery", "supervisor",
 )  # fmt: skip
 
 

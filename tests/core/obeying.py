@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from safeloader.core import messages as m
 from safeloader.core.state import State
+from safeloader.core.watch import FORK_TIMEOUT
 
 from .judges import Broken
+from .shadowing import Shadowing
 from .simulated import Nature, SimProcess, SimWorker, host, result
 
 if TYPE_CHECKING:
@@ -36,9 +38,10 @@ class Plot:
     refused_starts: float = 0.0  # the system cannot start one
     refusals: float = 0.0  # share of processes that cannot rebuild the dataset
     unkillable: float = 0.0
+    shadows: float = 0.0  # how often a process copies itself when it has answered something
 
 
-class Obeying:
+class Obeying(Shadowing):
     """The half of the world that carries commands out: one method a command, named after it."""
 
     plot: Plot
@@ -85,6 +88,9 @@ class Obeying:
         self.processes[command.process] = process
         process.standby = command.standby
         self._may_start(command)
+        if command.shadow is not None:
+            self.wake(command, process)
+            return
         chance = self.rng.random()
         if chance < self.plot.refused_starts:
             process.die("cannot allocate memory")
@@ -107,15 +113,17 @@ class Obeying:
             starting = [n for n in staff if not self.processes[n].ready_told and not self.processes[n].condemned]
             if len(standbys) > self.plot.settings.standby or self.rung != fleet.rungs[0] or starting:
                 raise Broken(f"standbys {standbys} at rung {self.rung}, while {starting} start")
-        elif any(not self.processes[n].condemned for n in standbys):
+        elif command.shadow is None and any(not self.processes[n].condemned for n in standbys):
             raise Broken(f"process {command.process} is started, and there are standbys: {standbys}")
 
     def _HostWorker(self, c: m.HostWorker) -> None:
         homes = [p for p in self.processes.values() if c.worker in p.lodgers and not p.gone]
         if homes or c.worker in self.inline:
             raise Broken(f"worker {c.worker} is hosted twice")
+        self.hosting(c)
         again = len(c.replay) + (c.position - (c.mark.position if c.mark else 0)) * self.nature.iterable
-        if again and not c.digests and c.worker not in self.undisturbed.adopted | self.takes:
+        known = self.undisturbed.adopted | self.takes
+        if again and not (c.digests or c.redo is not None or self.nature.hidden) and c.worker not in known:
             raise Broken(f"{c}, and {again} tasks are not compared")
         if c.process == m.INLINE:
             self._may_be_lenient(c)
@@ -151,6 +159,7 @@ class Obeying:
         if any(a[2] == c.worker for a in process.asked):
             raise Broken(f"worker {c.worker} leaves with something in flight")
         process.lodgers.discard(c.worker)
+        self.left.add(c.worker)
         process.inbox.append(c)
 
     def _ResumeWorker(self, c: m.ResumeWorker) -> None:
@@ -182,6 +191,7 @@ class Obeying:
     def _SendProbe(self, c: m.SendProbe) -> None:
         if not c.positions:
             raise Broken("an empty probe")
+        self.processes[c.process].probed = True
         self._send(c, "probe", c.task)
 
     def _send(self, c: Any, kind: str, about: int) -> None:
@@ -263,7 +273,7 @@ class Obeying:
         starting = not process.ready_told
         slow = ("setup", "resume") if self.nature.iterable else ("setup",)
         if starting:
-            allowed = self.allowed_to_start()
+            allowed = FORK_TIMEOUT if process.shadowed else self.allowed_to_start()
         elif process.suspect is not None and process.suspect[0] in slow:
             allowed = settings.startup_timeout
         else:
@@ -297,10 +307,18 @@ class Obeying:
             process.told_to_end = True  # it had nothing to finish
         elif starting:
             raise Broken("others wait for this process, and it is killed")
+        elif self.sup.fleet.processes[c.process].innocent:
+            self._replaced(process)
         elif not process.condemned and not self.closed:
             self._condemned(process)
             process.asked_for_stacks = False
         process.killed = True
+
+    def _replaced(self, process: SimProcess) -> None:
+        """Its shadow is to make another: that must be there, and there must be a reason."""
+        if not any(shadow.home == process.id for shadow in self.living_shadows()) or not process.probed:
+            raise Broken(f"process {process.id} has done nothing wrong, and is killed")
+        process.innocent = process.condemned = True
 
     def _StopProcess(self, c: m.StopProcess) -> None:
         process = self.processes[c.process]
@@ -319,7 +337,7 @@ class Obeying:
         process.gone = True
         if not process.told_to_end and not process.innocent:
             self._lost(process, None)
-        self.past.extend(process.outbox)
+        self.past.extend(event for event in process.outbox if not isinstance(event, m.ShadowTaken))
         process.outbox.clear()
 
     def _lost(self, process: SimProcess, event: m.ProcessExited | None) -> None:
@@ -348,6 +366,7 @@ class Obeying:
             to_blame = process.asked[0] is process.suspect
         else:
             to_blame = about == (event.setup if kind in ("setup", "resume") else event.task)
+        to_blame = to_blame and not (kind == "setup" and worker in process.redone)
         return (kind, about, worker) if to_blame else None
 
     def _Deliver(self, c: m.Deliver) -> None:
@@ -421,7 +440,7 @@ class Obeying:
         if (c.outcome == "same") != (c.compared > 0):
             raise Broken(f"{c}, and {c.compared} were compared")
         if c.action == "goes on" and c.outcome == "unknown":
-            first = self.nature.iterable and c.epoch == 0 and not self.elsewhere
+            first = self.nature.compared and self.nature.iterable and c.epoch == 0 and not self.elsewhere
             if first and c.worker not in self.undisturbed.adopted:
                 raise Broken(f"{c}, and it can be read from its beginning")
             self._adopt(c.worker)

@@ -84,8 +84,12 @@ def random_plot(rng: random.Random) -> Plot:
     if bad_starts > 0.5:
         settings = replace(settings, max_restarts=min(settings.max_restarts, 4))
     settings = replace(settings, standby=rng.choice((0, 0, 1, 1, 2)))
+    shadows = (0.0, 0.1, 0.4, 0.4)[nature.seed // 15 % 4] if not settings.shared else 0.0
+    if shadows and nature.seed // 60 % 2 and not (stateful or settings.memoryless):
+        nature = replace(nature, hidden=True)
     return Plot(
         settings, nature, batches, size,
+        shadows=shadows,
         bad_starts=bad_starts,
         hanging_starts=rng.choice((0.0, 0.5, 1.0)),
         refused_starts=rng.choice((0.0, 0.0, 0.0, 0.0, 0.3)),

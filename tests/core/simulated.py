@@ -37,6 +37,7 @@ class Nature:
     skip_raising: bool = False
     setup_kills: frozenset[int] = frozenset()  # workers
     stateful: bool = False  # loading changes the dataset, which can tell its state
+    hidden: bool = False  # loading changes the dataset, which cannot
     keyed: bool = False  # what a sample becomes depends on the epoch
     memoryless: bool = False  # and on nothing that was loaded before
     known: bool = True  # the progress page names the sample in work
@@ -48,7 +49,7 @@ class Nature:
     @property
     def compared(self) -> bool:
         """Whether batches are loaded again at all."""
-        return self.iterable or self.stateful
+        return (self.iterable or self.stateful) and not self.hidden
 
 
 class Different(Exception):
@@ -103,9 +104,29 @@ class SimWorker:
         worker._load_again(tasks, command)
         if nature.iterable:
             worker.ended = command.ended or worker.ended
+        else:
+            worker.position = command.position
         if isinstance(command.snapshot, int):
             worker.state = command.snapshot
         return worker
+
+    def redo(self, command: m.HostWorker) -> SimWorker:
+        """Out of a shadow: do again what was done since."""
+        for done in command.redo or ():
+            if done.epoch is not None:
+                self.resume(done.epoch)
+            elif done.digest and digest_of(self.load(done.indices, done.skip).content) != done.digest:
+                raise AssertionError(f"{done} does not come again as it was")
+            elif not done.digest:
+                self.load(done.indices, done.skip)
+        where = self.position if not self.nature.shaky else command.position  # one that ended early is taken as it is
+        if (where, self.epoch) != (command.position, command.epoch):
+            raise AssertionError(f"{command} leads to {self.position} of epoch {self.epoch}")
+        if isinstance(command.snapshot, int):
+            if command.snapshot != self.state:
+                raise AssertionError(f"{command} leads to other generators")
+            self.state = command.snapshot
+        return self
 
     def _load_again(self, tasks: list[Any], command: m.HostWorker) -> None:
         """Load what was loaded before, and compare it with what came then."""
@@ -191,7 +212,7 @@ class SimWorker:
         if self.nature.memoryless:
             before = self.nature.seed
         content = mix(before, self.order, self.memory, self.epoch * self.nature.keyed, *good) if good else None
-        if self.nature.stateful:
+        if self.nature.stateful or self.nature.hidden:
             self.memory = mix(self.memory, *good)
         return Outcome("loaded", content, None, tuple((i, "boom") for i, _ in raising), self._moved(before))
 
@@ -238,6 +259,9 @@ class SimProcess:
         self.asked: deque[tuple[str, int, int]] = deque()  # unanswered messages: kind, about, worker
         self.sent_at: deque[float] = deque()
         self.ready_told = False
+        self.probed = False
+        self.shadowed = False  # made from a shadow
+        self.redone: set[int] = set()  # workers that it has from a shadow
         self.lodgers: set[int] = set()  # the workers that the supervisor believes to live here
         self.inbox: deque[m.Command] = deque()
         self.outbox: deque[m.Event] = deque()
@@ -358,7 +382,9 @@ class SimProcess:
                 self.hurt_by_sample = True
                 self.die("SIGSEGV")
                 return
-            if isinstance(command, m.HostWorker) and self.nature.iterable:
+            if isinstance(command, m.HostWorker) and command.redo is not None:
+                steps = [(0, -1)] * len(command.redo)
+            elif isinstance(command, m.HostWorker) and self.nature.iterable:
                 steps = [(0, -1)] * command.position
         self.job = Job(command, steps)
 
@@ -377,6 +403,9 @@ class SimProcess:
             self.die("SIGSEGV")
 
     def _finish(self, command: m.Command, now: float) -> m.Event:
+        if isinstance(command, m.HostWorker) and command.redo is not None:
+            self.workers[command.worker].redo(command)
+            return m.WorkerReady(self.id, command.worker, now)
         if isinstance(command, m.HostWorker):
             return host(self.nature, command, self.workers, now)
         if isinstance(command, m.ResumeWorker):

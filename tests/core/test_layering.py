@@ -13,8 +13,8 @@ import safeloader.core
 PURE = {"__future__", "typing", "collections", "collections.abc", "dataclasses", "enum", "math"}
 FILES = sorted(Path(safeloader.core.__path__[0]).glob("*.py"))
 ORDER = (
-    "state", "messages", "policy", "seats", "leases", "hunt", "records", "story", "returning", "progress", "ledger", "fleet", "traffic",
-    "watch", "blame",
+    "state", "messages", "policy", "seats", "leases", "hunt", "records", "shadows", "story", "returning", "progress", "ledger",
+    "fleet", "traffic", "watch", "blame",
     "recovery", "supervisor", "duplicate",
 )  # fmt: skip
 BUILTINS = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"}

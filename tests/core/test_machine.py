@@ -54,6 +54,7 @@ def plots(draw: st.DrawFn) -> Plot:
     )
     memoryless = not iterable and not core.stateful and draw(st.booleans())
     core = replace(core, memoryless=memoryless)
+    shadows = 0.0 if core.shared else draw(st.sampled_from([0.0, 0.3, 1.0]))
     nature = Nature(
         iterable=iterable,
         memoryless=memoryless,
@@ -65,11 +66,12 @@ def plots(draw: st.DrawFn) -> Plot:
         skip_raising=core.on_bad_sample == "skip" and not iterable,
         stateful=core.stateful,
         known=draw(st.booleans()),
+        hidden=shadows > 0 and not (core.stateful or memoryless) and draw(st.booleans()),
         lasting=draw(st.sampled_from([frozenset(), frozenset([0]), frozenset(range(workers))])),
         lying=core.stateful and draw(st.booleans()),
         shaky=draw(st.frozensets(st.integers(0, 2), max_size=1)) if iterable else frozenset(),
     )
-    return Plot(core, nature, batches=draw(st.integers(0, 8)), batch_size=draw(st.integers(1, 4)))
+    return Plot(core, nature, batches=draw(st.integers(0, 8)), batch_size=draw(st.integers(1, 4)), shadows=shadows)
 
 
 class Machine(RuleBasedStateMachine):
@@ -149,6 +151,20 @@ class Machine(RuleBasedStateMachine):
     def a_process_dies(self, number: int, lost: int, detail: str, oom: bool) -> None:
         if process := self._process(number):
             process.die(detail, memory_short=oom, lost=lost)
+
+    @precondition(lambda self: self.world.living_shadows())
+    @rule(number=some_number, stuck=st.booleans())
+    def a_shadow_is_lost(self, number: int, stuck: bool) -> None:
+        shadows = self.world.living_shadows()
+        if stuck:
+            shadows[number % len(shadows)].life = "stuck"
+        else:
+            self.world.lose_shadow(shadows[number % len(shadows)])
+
+    @precondition(lambda self: self.world.lost_shadows)
+    @rule()
+    def the_loss_of_a_shadow_is_told(self) -> None:
+        self.world.tell_of_lost_shadow()
 
     @rule(number=some_number, life=st.sampled_from(["hung", "stopped"]))
     def a_process_falls_silent(self, number: int, life: str) -> None:

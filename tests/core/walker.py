@@ -87,6 +87,8 @@ class Walk:
             choices += [lambda: self.work(rng.choice(movable))] * 3
         if killable:
             choices.append(lambda: rng.choice(killable).die("SIGKILL", rng.random() < 0.1))
+        if world.lost_shadows:
+            choices.append(world.tell_of_lost_shadow)
         if world.captures:
             choices.append(lambda: world.tell(world.captures.popleft()))
         if not world.awaited:
@@ -137,7 +139,13 @@ class Walk:
         return [p for p in self.world.processes.values() if p.life != "dead"]
 
     def death(self) -> None:
-        if alive := self._alive():
+        if self.world.plot.shadows and self.rng.random() < 0.3 and (shadows := self.world.living_shadows()):
+            shadow = self.rng.choice(shadows)
+            if shadow.life == "asleep" and self.rng.random() < 0.3:
+                shadow.life = "stuck"
+            else:
+                self.world.lose_shadow(shadow)
+        elif alive := self._alive():
             rng = self.rng
             detail = rng.choice(("SIGKILL", "SIGSEGV", "exit code 0"))
             rng.choice(alive).die(detail, detail == "SIGKILL" and rng.random() < 0.3, lost=rng.choice((0, 0, 1, 2)))
@@ -226,6 +234,7 @@ class Walk:
         left = [p.id for p in world.processes.values() if not p.gone]
         if left or sup.next_deadline() < float("inf"):
             raise Broken(f"processes {left} are left")
+        world.check_shadows_gone()
         while world.consumer.held:
             world.consumer.release(0)
         sup.validate()

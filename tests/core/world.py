@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Broken", "Plot", "World"]
 
 AFTER_CLOSE = (
-    m.TellState, m.StopProcess, m.KillProcess, m.AbandonProcess, m.FreeSlot, m.GiveUp, m.ReportFault, m.CaptureStacks,
+    m.TellState, m.DropShadow, m.StopProcess, m.KillProcess, m.AbandonProcess, m.FreeSlot, m.GiveUp, m.ReportFault, m.CaptureStacks,
 )  # fmt: skip
 MOST_COMMANDS = 400  # on one event
 
@@ -80,6 +80,7 @@ class World(Obeying):
         self.takes: set[int] = set()  # workers that are taken as they come
         self._asked: Saved | None = None  # the consumer when it asked for it
         self._events: deque[m.Event] = deque()
+        self._no_shadows()
         self._sleepers: list[SimProcess] = []
         self._actions = {kind: getattr(self, f"_{kind.__name__}") for kind in m.COMMANDS}
 
@@ -141,7 +142,7 @@ class World(Obeying):
         settings = self.plot.settings
         if self.closed:
             return
-        if self.rung < self.sup.fleet.rungs[0] and self.consumer.received_since_rung >= settings.recover_after:
+        if self.plot.shadows == 0 and self.rung < self.sup.fleet.rungs[0] and self.consumer.received_since_rung >= settings.recover_after:
             raise Broken(f"still at rung {self.rung} after {self.consumer.received_since_rung} good batches")
         if max(self.undisturbed.setups_hurt.values(), default=0) > settings.bad_sample_attempts:
             raise Broken("a worker cannot be set up, and it is tried again")
@@ -264,25 +265,32 @@ class World(Obeying):
         """Read one message from a channel, or the exit."""
         event = process.outbox.popleft()
         if isinstance(event, m.ProcessReady):
-            if not (process.gone or process.told_to_end or process.innocent or process.doomed) and event.at is not None:
+            counts = not (process.gone or process.told_to_end or process.innocent or process.doomed or process.shadowed)
+            if counts and event.at is not None:
                 self.slowest_start = max(self.slowest_start, event.at - process.started_at)
             process.ready_told = not process.condemned or not process.doomed
             if not process.doomed:
                 process.condemned = False
         elif process.asked and not isinstance(
-            event, (m.ProcessExited, m.ProcessForfeited, m.StartRefused, m.WorkerMarked)
+            event, (m.ProcessExited, m.ProcessForfeited, m.StartRefused, m.WorkerMarked, m.ShadowTaken)
         ):
             process.asked.popleft()
             process.sent_at.popleft()
             if not process.doomed:  # a false alarm
                 process.condemned = False
-        self.past.append(event)
+        if isinstance(event, m.ShadowTaken):
+            self.shadows[event.shadow].told = True
+        else:
+            self.past.append(event)
         self.tell(event)
 
     def move(self, process: SimProcess, seconds: float = 0.01) -> None:
         """Let a process do its next step."""
         self.now += seconds
+        answered = len(process.outbox)
         process.step(self.now)
+        if len(process.outbox) > answered and process.life == "up" and process.job is None and process.workers:
+            self.take_shadow(process)
         for slot, value in process.writes:
             self._write(slot, value)
         process.writes.clear()
@@ -335,6 +343,8 @@ class World(Obeying):
         self.consumer.go_back(saved, state)
         self.undisturbed.go_back(state)
         self._begin(replace(self.plot.settings, max_processes=self.rng.choice((None, 0, 1, 2))))
+        if self.nature.hidden:  # no state has what the datasets changed in themselves
+            self.inexact.update(range(self.plot.settings.num_workers))
         self.tell(m.EpochResumed(state))
         self.undisturbed.look()
         again = self.sup.progress.state()
@@ -354,6 +364,6 @@ class World(Obeying):
 
     def check_alive(self) -> None:
         """If nothing at all can happen any more, nobody may wait."""
-        idle = not (self.hearable() or self.movable() or self.captures or self.killable() or self.lent())
+        idle = not (self.lost_shadows or self.hearable() or self.movable() or self.captures or self.killable() or self.lent())
         if idle and self.sup.next_deadline() == math.inf and self.awaited and not self.closed:
             raise Broken("deadlock: the consumer waits, and nothing is in flight")

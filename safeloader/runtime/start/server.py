@@ -21,7 +21,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .. import host, system
+from .. import birth, host, system
 from . import boot, checks, phases, surroundings
 from .forked import BORN, EXITED, REFUSED
 
@@ -52,7 +52,7 @@ def main(
     system.disregard(signal.SIGINT, signal.SIGTERM)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # it has to reap, whether the trainer wants to or not
     why = "" if system.die_with(lifeline) else "the kernel would not end it with the trainer"
-    if host.ended(lifeline):
+    if birth.ended(lifeline):
         os._exit(0)
     if not accelerators:
         host.hide_accelerators()

@@ -9,6 +9,7 @@ from safeloader.core.fleet import Fleet
 from safeloader.core.policy import RestartWindow
 from safeloader.core.records import Process, ProcessState, Resume, Task, Worker
 from safeloader.core.recovery import Recovery
+from safeloader.core.shadows import Shadow
 from safeloader.core.traffic import Traffic
 
 from . import altered, mutant
@@ -193,9 +194,9 @@ class AStandbyStaysOneWhenItTakesOver(Fleet):
 
 @mutant
 class AUsedStandbyIsNotReplaced(Fleet):
-    def _start(self, standby: bool = False) -> None:
+    def _start(self, standby: bool = False, shadow: Shadow | None = None) -> None:
         if not standby or self._next_process < 6:
-            super()._start(standby)
+            super()._start(standby, shadow)
 
 
 @mutant

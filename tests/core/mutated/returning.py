@@ -9,15 +9,15 @@ from safeloader.core import messages as m
 from safeloader.core.progress import Progress
 from safeloader.core.records import Worker
 from safeloader.core.returning import Returning
-from safeloader.core.state import Mark, Standing
+from safeloader.core.state import Mark, Redo, Standing
 from safeloader.core.traffic import Traffic
 from tests.core.mutated import mutant
 
 
 @mutant
 class WhatIsLoadedAgainIsNotCompared(Returning):
-    def host(self, worker: Worker, process: int) -> m.HostWorker:
-        return super().host(worker, process)._replace(digests=b"")
+    def host(self, worker: Worker, process: int, redo: tuple[Redo, ...] | None = None) -> m.HostWorker:
+        return super().host(worker, process, redo)._replace(digests=b"")
 
 
 @mutant
@@ -28,32 +28,32 @@ class ADatasetIsBelieved(Returning):
 
 @mutant
 class AWayThatIsWrongIsTheLast(Returning):
-    def missed(self, worker: Worker, event: m.WorkerDiverged) -> bool:
+    def missed(self, worker: Worker, event: m.WorkerDiverged, redone: bool) -> bool:
         worker.way = 99
-        return super().missed(worker, event)
+        return super().missed(worker, event, redone)
 
 
 @mutant
 class PolicyIsNotAskedWhatToDoAboutIt(Returning):
-    def missed(self, worker: Worker, event: m.WorkerDiverged) -> bool:
+    def missed(self, worker: Worker, event: m.WorkerDiverged, redone: bool) -> bool:
         settings = self._sup.settings
         other = replace(settings, on_divergence="raise" if settings.on_divergence == "warn" else "warn")
         with mock.patch.object(self._sup, "settings", other):
-            return super().missed(worker, event)
+            return super().missed(worker, event, redone)
 
 
 @mutant
 class WhoBeginsAnewIsNotToldOf(Returning):
-    def host(self, worker: Worker, process: int) -> m.HostWorker:
-        command = super().host(worker, process)
-        worker.checking = bool(command.mark or command.digests)
+    def host(self, worker: Worker, process: int, redo: tuple[Redo, ...] | None = None) -> m.HostWorker:
+        command = super().host(worker, process, redo)
+        worker.checking = bool(command.mark or command.digests or redo)
         return command
 
 
 @mutant
 class WhoWentWrongOnceIsTakenAsItComes(Returning):
-    def arrived(self, worker: Worker, compared: int) -> None:
-        super().arrived(worker, compared)
+    def arrived(self, worker: Worker, compared: int, redone: bool) -> None:
+        super().arrived(worker, compared, redone)
         worker.taken = True
 
 

@@ -1,0 +1,223 @@
+"""Shadows: a process that is lost goes on from its copy, and what it did since is done again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from safeloader.core import messages as m
+from safeloader.core.state import Redo
+from safeloader.core.watch import FORK_TIMEOUT
+from tests.core.stage import Stage, only
+
+
+def shadowed(**settings: Any) -> Stage:
+    """Two workers on two processes; the first has finished task 0, and then copied itself (shadow 7)."""
+    stage = Stage(**settings)
+    stage.begin()
+    stage.load(0, snapshot="after 0")
+    stage.tell(m.ShadowTaken(1, 7))
+    return stage
+
+
+def started(said: list[m.Command]) -> m.StartProcess:
+    (start,) = only(m.StartProcess, said)
+    return start
+
+
+def test_the_shadow_makes_the_next_process_and_what_was_done_since_is_done_again() -> None:
+    stage = shadowed()
+    stage.ask()
+    stage.load(2, snapshot="after 2")
+    said = stage.die(1, task=4)
+    start = started(said)
+    assert start.shadow == 7
+    (fault,) = only(m.ReportFault, said)
+    assert fault.action == "restored"
+    (host,) = only(m.HostWorker, stage.ready(start.process))
+    assert (host.worker, host.redo, host.snapshot) == (0, (Redo(None, [8, 9, 10, 11], ()),), "after 2")
+    assert only(m.DropShadow, stage.commands) == []
+
+
+def test_the_shadow_serves_again_until_there_is_a_newer_one() -> None:
+    stage = shadowed()
+    first = started(stage.die(1, task=2))
+    stage.ready(first.process)
+    stage.load(2)
+    second = started(stage.die(first.process))
+    assert second.shadow == 7
+    (host,) = only(m.HostWorker, stage.ready(second.process))
+    assert host.redo == (Redo(None, [8, 9, 10, 11], ()),)
+    assert stage.tell(m.ShadowTaken(second.process, 8)) == [m.DropShadow(7)]
+    third = started(stage.die(second.process))
+    assert third.shadow == 8
+    (host,) = only(m.HostWorker, stage.ready(third.process))
+    assert host.redo == ()
+
+
+def test_a_shadow_that_is_gone_is_not_asked() -> None:
+    stage = shadowed()
+    stage.tell(m.ShadowLost(7))
+    said = stage.die(1, task=2)
+    assert started(said).shadow is None
+    assert only(m.DropShadow, said) == []
+    assert only(m.ReportFault, said)[0].action == "restarted"
+
+
+def test_a_shadow_lost_with_its_process_leaves_the_ordinary_way() -> None:
+    stage = shadowed()
+    made = started(stage.die(1, task=2))
+    stage.tell(m.ShadowLost(7))
+    again = started(stage.die(made.process, detail="how is not known"))
+    assert again.shadow is None
+    (host,) = only(m.HostWorker, stage.ready(again.process))
+    assert (host.redo, host.snapshot) == (None, "after 0")
+
+
+def test_a_successor_that_was_made_needs_its_shadow_no_more() -> None:
+    stage = shadowed()
+    made = started(stage.die(1, task=2))
+    stage.tell(m.ShadowLost(7))
+    (host,) = only(m.HostWorker, stage.ready(made.process))
+    assert host.redo == ()
+    assert started(stage.die(made.process)).shadow is None
+
+
+def test_a_shadow_that_does_not_answer_is_given_up_soon() -> None:
+    stage = shadowed()
+    made = started(stage.die(1, task=2))
+    stage.tell(m.ClockAdvanced(), after=FORK_TIMEOUT)
+    said = stage.tell(m.StacksCaptured(made.process, ""))
+    assert m.KillProcess(made.process) in said
+    said = stage.die(made.process)
+    assert m.DropShadow(7) in said
+    assert started(said).shadow is None
+
+
+def test_successors_that_die_while_they_redo_are_not_tried_for_ever_and_lay_no_blame_on_the_worker() -> None:
+    stage = shadowed(max_restarts=100, bad_sample_attempts=1)
+    stage.load(2)
+    start = started(stage.die(1))
+    for shadow in (7, 7, None):
+        assert start.shadow == shadow
+        stage.tell(m.ProcessReady(start.process))
+        start = started(stage.die(start.process, setup=0))
+    assert stage.sup.workers[0].setup_hurt == 1  # of the last one, which was no successor
+    assert only(m.GiveUp, stage.commands) == []
+
+
+def test_a_sample_that_kills_is_found_in_successors_of_one_shadow() -> None:
+    stage = shadowed(bad_sample_attempts=2)
+    number = 1
+    for _ in range(3):
+        said = stage.die(number, task=2, sample=1)
+        start = started(said)
+        assert start.shadow == 7
+        number = start.process
+        stage.ready(number)
+    stage.ask()
+    stage.load(1)
+    stage.ask()
+    (bad,) = only(m.DeliverBadSample, stage.ask())
+    assert bad.indices == (9,)
+
+
+def test_a_copy_of_a_worker_that_is_not_ready_is_of_no_use() -> None:
+    stage = Stage()
+    stage.begin(ready=False)
+    stage.tell(m.ProcessReady(1))
+    assert stage.tell(m.ShadowTaken(1, 7)) == [m.DropShadow(7)]
+    stage.tell(m.WorkerReady(1, 0, 0.0))
+    assert stage.tell(m.ShadowTaken(1, 8)) == []
+
+
+def test_a_new_epoch_is_begun_again_in_the_successor() -> None:
+    stage = shadowed(prefetch_factor=1)
+    stage.batches = 1
+    stage.begin()
+    said = stage.answer(1)  # the epoch is begun
+    stage.load(2 if 2 in stage.tasks else max(stage.tasks))
+    start = started(stage.die(1))
+    (host,) = only(m.HostWorker, stage.ready(start.process))
+    assert host.redo is not None
+    assert [again.epoch for again in host.redo].count(1) == 1, said
+
+
+def test_a_worker_that_moves_leaves_its_shadow() -> None:
+    stage = shadowed(fallback="inline", max_restarts=0)
+    said = stage.die(1, task=2, memory_short=True)  # one process is left, and takes the worker
+    assert only(m.StartProcess, said) == []
+    assert m.DropShadow(7) in said
+    (host,) = only(m.HostWorker, said)
+    assert (host.worker, host.process, host.redo) == (0, 2, None)
+
+
+def test_two_lost_processes_are_each_followed_by_their_own_shadow() -> None:
+    stage = shadowed()
+    stage.tell(m.ShadowTaken(2, 8))
+    first, second = started(stage.die(2)), started(stage.die(1))
+    assert (first.shadow, second.shadow) == (8, 7)
+    homes = {host.worker: host for start in (second, first) for host in only(m.HostWorker, stage.ready(start.process))}
+    assert (homes[1].process, homes[0].process) == (first.process, second.process)
+    assert homes[0].redo == homes[1].redo == ()
+
+
+def test_a_shadow_goes_before_what_the_dataset_says_of_its_state() -> None:
+    stage = Stage(stateful=True)
+    stage.begin()
+    stage.load(0)
+    stage.tell(m.WorkerMarked(1, 0, "state"), m.ShadowTaken(1, 7))
+    stage.load(2)
+    start = started(stage.die(1))
+    (host,) = only(m.HostWorker, stage.ready(start.process))
+    assert (host.mark, host.replay, host.redo) == (None, (), (Redo(None, [8, 9, 10, 11], ()),))
+
+
+def test_the_end_ends_the_shadows() -> None:
+    stage = shadowed()
+    assert m.DropShadow(7) in stage.tell(m.CloseRequested())
+    assert stage.tell(m.ShadowTaken(2, 8)) == [m.DropShadow(8)]
+
+
+def test_the_rung_does_not_rise_while_a_shadow_holds_what_a_move_would_lose() -> None:
+    stage = shadowed(recover_after=1)
+    stage.tell(m.ShadowTaken(2, 8))
+    stage.die(1, task=2, memory_short=True)
+    assert stage.rung == 1
+    stage.ask()
+    stage.load(1)
+    stage.load(3)
+    assert stage.rung == 1
+    stage.tell(m.ShadowLost(8))
+    while stage.rung == 1 and stage.sup.fleet.processes[2].work:
+        stage.answer(2)
+        stage.ask()
+    assert stage.rung == 2
+
+
+def test_all_workers_of_a_process_go_on_in_what_its_shadow_made() -> None:
+    stage = Stage(num_workers=3, max_processes=2)
+    stage.begin()
+    crowded = next(p.id for p in stage.sup.fleet.processes.values() if len(p.workers) == 2)
+    both = set(stage.sup.fleet.processes[crowded].workers)
+    while any(work.kind == "setup" for work in stage.sup.fleet.processes[crowded].work):
+        stage.answer(crowded)
+    stage.tell(m.ShadowTaken(crowded, 7))
+    start = started(stage.die(crowded))
+    hosts = only(m.HostWorker, stage.ready(start.process))
+    assert {host.worker for host in hosts if host.redo is not None} == both
+    assert {host.process for host in hosts} == {start.process}
+
+
+def test_a_worker_that_was_probed_goes_on_in_another_process() -> None:
+    stage = shadowed(bad_sample_attempts=1)
+    number = 1
+    for _ in range(2):
+        number = started(stage.die(number, task=2)).process
+        said = stage.ready(number)
+    while probes := only(m.SendProbe, said):
+        said = stage.tell(m.ProbeFinished(number, probes[0].task, stage.now))
+    assert m.KillProcess(number) in said
+    assert stage.tell(m.ShadowTaken(number, 8)) == [m.DropShadow(8)]
+    said = stage.die(number)
+    assert only(m.ReportFault, said) == []
+    assert started(said).shadow == 7

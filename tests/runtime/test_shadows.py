@@ -1,0 +1,363 @@
+"""Shadows: whatever a dataset changes in itself survives its process, to the byte."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.utils.data import DataLoader as TorchLoader
+
+from safeloader import DataLoader, Policy
+from tests.changing_data import MAPS, Everything, Map, Streamed, write_files
+from tests.fixtures_data import Orders
+from tests.runtime.harness import Epoch, driver_of, gone, play, processes_of, program, seed, start_script
+from tests.until import until
+
+TIMEOUT = 2.0
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("changing")
+    write_files(folder)
+    return folder
+
+
+@functools.cache
+def torchs(folder: Path, kind: str) -> list[Epoch]:
+    """Two epochs of torch's, undisturbed, with persistent workers."""
+    dataset: Any = Everything(folder) if kind == "map" else Streamed(folder)
+    loader = TorchLoader(
+        dataset, batch_size=4, num_workers=2, persistent_workers=True, multiprocessing_context="spawn",
+        shuffle=kind == "map" or None,
+    )  # fmt: skip
+    return _epochs(loader)
+
+
+def _epochs(loader: Any) -> list[Epoch]:
+    played = []
+    for epoch in range(2):
+        seed(epoch)
+        played.append(play(loader))
+    return played
+
+
+def make(dataset: Any, **policy: Any) -> DataLoader[Any]:
+    asked: dict[str, Any] = {"batch_timeout": TIMEOUT, "max_restarts": 1000, **policy}
+    shuffle = None if isinstance(dataset, Streamed) else True
+    return DataLoader(
+        dataset, batch_size=4, num_workers=2, persistent_workers=True, name="train", shuffle=shuffle,
+        policy=Policy(**asked),
+    )  # fmt: skip
+
+
+def shadow_pids(loader: DataLoader[Any]) -> list[int]:
+    return [pid for iterator in loader._safe.iterators for pid in driver_of(iterator).shadows.pids]
+
+
+def await_shadows(loader: DataLoader[Any], iterator: Any) -> None:
+    """Wait until both processes have told of one."""
+    until(lambda: driver_of(iterator)._look(0.01) or len(shadow_pids(loader)) == 2)
+
+
+def kill_processes(iterator: Any) -> None:
+    """SIGKILL to those that serve an iterator now, and wait until they are gone."""
+    pids = [process.pid for process in driver_of(iterator).processes.values() if process.pid]
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    gone(pids)
+
+
+def disturbed(loader: DataLoader[Any], deeds: dict[int, Callable[[], object]]) -> list[Epoch]:
+    """Two epochs; after so many batches of both, something is done."""
+    count = 0
+
+    def batches() -> Iterator[Any]:
+        nonlocal count
+        for batch in loader:
+            count += 1
+            yield batch
+            deeds.get(count, int)()
+
+    played = []
+    for epoch in range(2):
+        seed(epoch)
+        played.append(play(batches()))
+    return played
+
+
+def restored(loader: DataLoader[Any]) -> int:
+    return sum(fault.action == "restored" for fault in loader.report().faults)
+
+
+# ---------------------------------------------------------------- to the byte
+
+DEEDS = ["SIGKILL", "exit 7", "sleep", "SIGSTOP", "SIGSEGV"]
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+def test_all_that_a_map_style_dataset_changes_in_itself_survives(
+    forked: None, files: Path, orders: Orders, deed: str
+) -> None:
+    for index in (3, 31, 55):
+        orders.give("sample", index, deed)
+    with make(Everything(files, orders=orders)) as loader:
+        assert _epochs(loader) == torchs(files, "map")
+        assert restored(loader) >= 2  # of the first task of all nothing has changed yet
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+def test_all_that_an_iterable_dataset_changes_in_itself_survives(
+    forked: None, files: Path, orders: Orders, deed: str
+) -> None:
+    for key in ("0-2", "1-17", "0-29"):
+        orders.give("stream", key, deed)
+    with make(Streamed(files, orders=orders)) as loader:
+        assert _epochs(loader) == torchs(files, "stream")
+        assert restored(loader) == 2  # the first kill comes in a first task: nothing has changed yet
+
+
+@pytest.mark.parametrize("dataset", [Everything, Streamed])
+def test_processes_that_are_spawned_have_shadows_too(files: Path, dataset: Any) -> None:
+    with make(dataset(files), start_method="spawn") as loader:
+
+        def kill_one() -> None:
+            processes_of(loader)[0].kill()
+
+        played = disturbed(loader, {5: kill_one, 9: kill_one, 20: kill_one})
+        assert played == torchs(files, "map" if dataset is Everything else "stream")
+        assert restored(loader) >= 2
+
+
+@pytest.mark.parametrize("kind", MAPS)
+def test_each_kind_of_state_is_seen_to_change_and_survives(forked: None, files: Path, orders: Orders, kind: str) -> None:
+    seed()
+    undisturbed = play(make(Map(kind, files)))
+    for index in (13, 42):
+        orders.give("sample", index, "SIGKILL")
+    with make(Map(kind, files, orders=orders)) as loader:
+        seed()
+        assert play(loader) == undisturbed
+        assert loader.report().shadows > 0
+
+
+def test_a_shuffle_without_a_seed_gives_each_sample_once(forked: None, files: Path, orders: Orders) -> None:
+    for key in ("0-12", "1-17", "0-29"):
+        orders.give("stream", key, "SIGKILL")
+    with make(Streamed(files, orders=orders, seeded=False)) as loader:
+        indices = [int(row[0]) for batch in loader for row in batch]
+        assert sorted(indices) == list(range(60))
+        assert restored(loader) == 3
+
+
+def test_a_sample_that_always_kills_is_found_and_the_others_are_as_without_it(
+    forked: None, files: Path, orders: Orders
+) -> None:
+    orders.give("sample", 17, "SIGKILL", always=True)
+    with make(Map("Counter", files, orders=orders), on_bad_sample="skip") as loader:
+        seed()
+        rows = [row.tolist() for batch in loader for row in batch]
+        assert sorted(row[0] for row in rows) == [i for i in range(60) if i != 17]
+        counts = sorted(row[1] for row in rows)  # of two workers, one of which has left a sample out
+        assert counts == sorted([*range(1, 33), *range(1, 28)]) or counts == sorted([*range(1, 32), *range(1, 29)])
+        assert [skip[2] for skip in loader.report().skipped] == [17]
+
+
+# ---------------------------------------------------------------- faults of shadows
+
+
+def test_a_shadow_that_is_killed_costs_nothing_while_its_process_lives(forked: None, files: Path) -> None:
+    with make(Streamed(files)) as loader:
+
+        def kill() -> None:
+            for pid in shadow_pids(loader):
+                os.kill(pid, signal.SIGKILL)
+
+        assert disturbed(loader, {6: kill}) == torchs(files, "stream")
+        assert loader.report().faults == []
+
+
+def test_a_process_and_its_shadow_killed_together_leave_the_ordinary_way(forked: None, files: Path) -> None:
+    with make(Streamed(files)) as loader:
+
+        def kill_both() -> None:
+            for pid in shadow_pids(loader):
+                os.kill(pid, signal.SIGKILL)
+            processes_of(loader)[0].kill()
+
+        # Read again from its beginning, in a copy of the dataset as it was then: right for the first epoch.
+        seed()
+        assert play(_with(loader, {6: kill_both})) == torchs(files, "stream")[0]
+        assert len(loader.report().faults) >= 1
+
+
+def _with(loader: Any, deeds: dict[int, Callable[[], object]]) -> Iterator[Any]:
+    for number, batch in enumerate(loader, 1):
+        yield batch
+        deeds.get(number, int)()
+
+
+def test_a_successor_may_be_lost_and_so_may_its_successor(forked: None, files: Path) -> None:
+    with make(Streamed(files)) as loader:
+
+        def kill_them_all_three_times() -> None:
+            for _ in range(3):
+                kill_processes(iterator)
+                next_batch.append(next(iterator))
+
+        next_batch: list[Any] = []
+        seed()
+        iterator = iter(loader)
+        first = [next(iterator) for _ in range(4)]
+        await_shadows(loader, iterator)
+        kill_them_all_three_times()
+        played = play([*first, *next_batch, *iterator])
+        assert played.batches == torchs(files, "stream")[0].batches
+
+
+def test_a_shadow_that_is_stopped_is_given_up(
+    forked: None, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safeloader.core import watch
+
+    monkeypatch.setattr(watch, "FORK_TIMEOUT", 0.5)
+    with make(Streamed(files)) as loader:
+
+        def stop_and_kill() -> None:
+            for pid in shadow_pids(loader):
+                os.kill(pid, signal.SIGSTOP)
+            processes_of(loader)[0].kill()
+
+        seed()
+        assert play(_with(loader, {6: stop_and_kill})) == torchs(files, "stream")[0]
+
+
+# ---------------------------------------------------------------- what a shadow is
+
+
+def test_a_shadow_has_a_session_and_a_score_of_its_own_and_ends_with_its_loader(forked: None, files: Path) -> None:
+    loader = make(Streamed(files))
+    iterator = iter(loader)
+    next(iterator)
+    await_shadows(loader, iterator)
+    pids = shadow_pids(loader)
+    for pid in pids:
+        until(lambda pid=pid: Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "1000")
+        assert os.getsid(pid) == pid
+        assert len(os.listdir(f"/proc/{pid}/task")) == 1
+    for process in processes_of(loader):
+        assert Path(f"/proc/{process.pid}/oom_score_adj").read_text().strip() != "1000"
+    loader.close()
+    assert gone(pids)
+
+
+def test_a_successor_is_a_process_like_any_other(forked: None, files: Path) -> None:
+    with make(Streamed(files)) as loader:
+        iterator = iter(loader)
+        next(iterator)
+        await_shadows(loader, iterator)
+        before = {p.pid: _open(p.pid) for p in processes_of(loader)}
+        score = [Path(f"/proc/{pid}/oom_score_adj").read_text() for pid in before]
+        kill_processes(iterator)
+        for _ in range(6):
+            next(iterator)
+        after = processes_of(loader)
+        assert not {p.pid for p in after} & before.keys()
+        assert [_open(p.pid) for p in after] == list(before.values())
+        assert [Path(f"/proc/{p.pid}/oom_score_adj").read_text() for p in after] == score
+        blocked = [_signals(p.pid, "SigBlk") for p in after]
+        assert blocked == [0, 0]
+        assert restored(loader) == 2
+
+
+def _open(pid: int) -> list[str]:
+    """What a process has open, besides the pidfd of a shadow."""
+    links = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")]
+    return sorted(re.sub(r":\[\d+\]", "", link) for link in links if "pidfd" not in link)
+
+
+def _signals(pid: int, which: str) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(which)), 16)
+
+
+PROGRAM = """
+    import os, signal, sys
+    sys.path.insert(0, {root!r})
+    from pathlib import Path
+    from safeloader import DataLoader, Policy
+    from tests.changing_data import Streamed
+    from tests.runtime.test_shadows import shadow_pids
+    from tests.runtime.harness import driver_of, processes_of
+
+    if __name__ == "__main__":
+        loader = DataLoader(Streamed(Path({files!r})), batch_size=4, num_workers=2, policy=Policy(start_method="forkserver"))
+        iterator = iter(loader)
+        for _ in range(3):
+            next(iterator)
+        while len(shadow_pids(loader)) < 2:
+            driver_of(iterator)._look(0.01)
+        processes_of(loader)[0].kill()
+        for _ in range(6):
+            next(iterator)
+        print(*shadow_pids(loader), *(p.pid for p in processes_of(loader)), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_trainer_that_is_killed_leaves_no_shadow(files: Path, tmp_path: Path) -> None:
+    from tests.runtime.harness import ROOT
+
+    running = start_script(program(tmp_path, PROGRAM.format(root=str(ROOT), files=str(files))))
+    out, err = running.communicate(timeout=90)
+    pids = [int(word) for word in out.split()]
+    assert len(pids) == 4, err
+    assert gone(pids)
+
+
+# ---------------------------------------------------------------- when there is none
+
+
+def test_a_dataset_that_does_not_change_has_none(forked: None) -> None:
+    from tests.fixtures_data import Draws
+
+    with make(Draws(46)) as loader:
+        play(loader)
+        assert (loader.report().shadows, loader.report().unshadowed) == (0, "")
+
+
+def test_policy_may_want_none_or_some(forked: None, files: Path) -> None:
+    from tests.fixtures_data import Draws
+
+    with make(Streamed(files), shadow=False) as loader:
+        play(loader)
+        assert loader.report().shadows == 0
+    with make(Draws(46), shadow=True) as loader:
+        play(loader)
+        assert loader.report().shadows == 2
+
+
+@pytest.mark.parametrize(
+    ("have", "why"),
+    [("socket", "a connection"), ("pipe", "a pipe"), ("thread", "thread"), ("program", "a program"), ("event", "eventfd")],
+)
+def test_what_cannot_be_copied_is_named_once(
+    forked: None, files: Path, have: str, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    from tests.changing_data import Holding
+
+    with make(Holding(files, have), shadow="auto") as loader:
+        with caplog.at_level("INFO", "safeloader"):
+            play(loader)
+        assert loader.report().shadows == 0
+        assert why in loader.report().unshadowed
+        assert sum("cannot keep a sleeping copy" in message for message in caplog.messages) == 1
+        assert why in str(loader.report())
