@@ -151,6 +151,12 @@ def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
 # ---------------------------------------------------------------- storages: tests/runtime/test_carry_shared.py
 
 
+def flag(get: str, put: str) -> tuple[Callable[[], Any], Callable[[Any], Any]] | None:
+    """The functions of these names that read and set a flag of torch's; None where this torch lacks one."""
+    found = getattr(torch._C, get, None), getattr(torch._C, put, None)
+    return None if found[0] is None or found[1] is None else (found[0], found[1])
+
+
 def norms(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     """The 2-norm of each of at least one tensor, in one call, without history; of half precision, in single.
 

@@ -282,3 +282,16 @@ def test_norms_are_those_of_each_tensor() -> None:
     with pytest.raises(RuntimeError):
         torch_private.norms([])
     assert torch.is_grad_enabled()
+
+
+def test_a_flag_of_torchs_is_read_and_set_and_one_that_is_not_there_is_none() -> None:
+    found = torch_private.flag("_get_cudnn_benchmark", "_set_cudnn_benchmark")
+    assert found is not None
+    get, put = found
+    before = torch.backends.cudnn.benchmark
+    try:
+        put(not before)
+        assert get() == torch.backends.cudnn.benchmark == (not before)
+    finally:
+        put(before)
+    assert torch_private.flag("_get_nothing_of_this_name", "_set_nothing_of_this_name") is None

@@ -62,10 +62,9 @@ def _flags() -> State:
         *((f"_get_{name}", f"_set_{name}", clean) for name, clean in _FLAGS.items()),
         *((f"_get_{name}_sdp_enabled", f"_set_sdp_use_{name}", True) for name in _ATTENTION),
     ]
-    here = [names for names in found if hasattr(torch._C, names[0]) and hasattr(torch._C, names[1])]
-    gets = [getattr(torch._C, get) for get, _, _ in here]
-    puts = [getattr(torch._C, put) for _, put, _ in here]
-    clean = [clean for _, _, clean in here]
+    here = [(flag, clean) for get, put, clean in found if (flag := torch_private.flag(get, put)) is not None]
+    gets, puts = [get for (get, _), _ in here], [put for (_, put), _ in here]
+    clean = [clean for _, clean in here]
     return State("flags of torch", lambda: [get() for get in gets], _putting(puts), "clean", clean)
 
 
