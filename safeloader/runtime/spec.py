@@ -114,6 +114,7 @@ class Spec:
 
     def close(self) -> None:
         self._packed.close()
+        self.surroundings.close()
         os.close(self.descriptor)
 
 

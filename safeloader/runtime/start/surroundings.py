@@ -81,8 +81,8 @@ class Surroundings:
         executable = _executable()
         _occupy_streams()
         self.folder = _open_folder()
-        if self.folder >= 0:
-            weakref.finalize(self, os.close, self.folder).atexit = False
+        self._let_go = weakref.finalize(self, _close, self.folder)
+        self._let_go.atexit = False
         self.facts = Facts(
             path=list(sys.path),
             argv=list(getattr(sys, "argv", ())),
@@ -99,6 +99,11 @@ class Surroundings:
             ignored=_ignored(),
         )
 
+    def close(self) -> None:
+        """No process is started any more that takes over from here."""
+        self.folder = -1
+        self._let_go()
+
     @property
     def of_server(self) -> tuple[Any, ...]:
         """What must not differ if a fork server of these surroundings is to serve others."""
@@ -110,6 +115,11 @@ def _occupy_streams() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
+
+
+def _close(folder: int) -> None:
+    if folder >= 0:
+        os.close(folder)
 
 
 def _open_folder() -> int:
