@@ -29,6 +29,24 @@ _FEW_DESCRIPTORS = socket.CMSG_SPACE(16)
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
+class Files:
+    """Descriptors that came with a message. Whoever takes them closes them; else they are closed with this object."""
+
+    __slots__ = ("_numbers",)
+
+    def __init__(self, numbers: list[int]) -> None:
+        self._numbers = numbers
+
+    def take(self) -> list[int]:
+        """They are the caller's from now on."""
+        taken, self._numbers = self._numbers, []
+        return taken
+
+    def __del__(self) -> None:
+        for number in self._numbers:
+            os.close(number)
+
+
 def _descriptors(ancillary: list[Any]) -> list[int]:
     found = array.array("i")
     for level, kind, content in ancillary:
@@ -114,7 +132,7 @@ class NonBlocking:
         end.setblocking(False)
         self.socket = end
         self.ended = False
-        self.descriptors: dict[int, list[int]] = {}  # that came with messages, by their numbers
+        self._files: dict[int, Files] = {}  # that came with messages which are not heard, by their numbers
         self.heard = 0
         self._received = _Received([])
         self._sending = _NOTHING
@@ -216,10 +234,14 @@ class NonBlocking:
         self._received = _Received([], data[start:], wanted, count + len(messages), files)
 
     def _hand_out(self, files: list[int], numbered: list[tuple[int, Any]]) -> list[int]:
-        """Note which descriptors came with which messages; returns those of a message that is not whole yet."""
-        for number, message in numbered:
+        """Add to messages the descriptors that came with them; returns those of a message that is not whole yet."""
+        for number in [number for number in self._files if number <= self.heard]:
+            del self._files[number]
+        for at, (number, message) in enumerate(numbered):
             if count := FILES.get(message[0], 0):
-                self.descriptors[number], files = files[:count], files[count:]
+                if number not in self._files:
+                    self._files[number] = Files(files[:count])
+                numbered[at], files = (number, (*message, self._files[number])), files[count:]
         return files
 
     def shut(self) -> None:
@@ -230,9 +252,9 @@ class NonBlocking:
             pass
 
     def close(self) -> None:
-        for descriptor in (*self._received.files, *(file for files in self.descriptors.values() for file in files)):
+        for descriptor in self._received.files:
             os.close(descriptor)
-        self.descriptors.clear()
+        self._files.clear()  # a message that waits to be heard keeps its own
         self._received = self._received._replace(files=())
         self.socket.close()
 

@@ -453,7 +453,6 @@ class Driver:
             self._crew.part(self)
         codec.Decoded.forget(self.spec.config.token)
         self.views.handed_over()
-        self.raised = None
         self.spec.close()
         self.arena.close()
         self.journal.close()  # what it calls refers to this object, which else would wait for the garbage collector

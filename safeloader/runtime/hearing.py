@@ -16,6 +16,7 @@ from .journal import Arrived
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .channel import Files
     from .driver import Driver
     from .process import Process
     from .tell import Teller
@@ -71,9 +72,8 @@ class Hearing:
         process, number, message = arrived
         hearer = self._hearers[message[0]]
         if message[0] in _SELDOM:
-            told = (number, *message[1:]) if message[0] in p.FILES else message[1:]
             found: list[m.Event] = self._driver.shield.run(
-                ("message", process.number, number), lambda: hearer(process, *told)
+                ("message", process.number, number), lambda: hearer(process, *message[1:])
             )
             return found
         return hearer(process, *message[1:])
@@ -89,9 +89,8 @@ class Hearing:
         process.turned_out()
         return []
 
-    def _shadowed(self, process: Process, number: int, pid: int, private: int, seconds: float) -> list[m.Event]:
-        files = process.channel.descriptors.pop(number)
-        return [self._driver.shadows.taken(process.number, pid, private, *files)]
+    def _shadowed(self, process: Process, pid: int, private: int, seconds: float, files: Files) -> list[m.Event]:
+        return [self._driver.shadows.taken(process.number, pid, private, *files.take())]
 
     def _unshadowed(self, process: Process, why: str) -> list[m.Event]:
         self._teller.unshadowed(why)
