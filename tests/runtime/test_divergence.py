@@ -9,19 +9,20 @@ from typing import Any
 import pytest
 
 import safeloader
-from safeloader import DataLoader, DivergenceError, Policy
+from safeloader import DivergenceError, Policy
 from tests.fixtures_data import Orders
 from tests.runtime import own_data as own
 from tests.runtime.harness import _bytes, first_index, kill_all, seed
+from tests.runtime.unshadowed import DataLoader
 
 pytestmark = pytest.mark.usefixtures("forked")
 
 
-def make(dataset: Any, **policy: Any) -> DataLoader[Any]:
+def make(dataset: Any, **policy: Any) -> Any:
     return DataLoader(dataset, 4, num_workers=2, name="train", policy=Policy(batch_timeout=20, **policy))
 
 
-def whole(loader: DataLoader[Any], kill_at: int = -1) -> list[bytes]:
+def whole(loader: Any, kill_at: int = -1) -> list[bytes]:
     seed()
     got = []
     for number, batch in enumerate(loader):
@@ -31,7 +32,7 @@ def whole(loader: DataLoader[Any], kill_at: int = -1) -> list[bytes]:
     return got
 
 
-def outcomes(loader: DataLoader[Any]) -> set[tuple[str, str, str]]:
+def outcomes(loader: Any) -> set[tuple[str, str, str]]:
     return {(replay.source, replay.outcome, replay.action) for replay in loader.report().replays}
 
 
