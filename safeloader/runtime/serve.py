@@ -222,7 +222,8 @@ class Host(Copied):
         What lies behind any other message, such as a new epoch, is not next.
         """
         assert isinstance(self._link, Blocking)
-        assert self._floor.holder is not None
+        if self._floor.holder is None:  # it is being brought to its place: what it loads is thrown away
+            return []
         following = (p.TASK, self._floor.holder.id)
         tasks = itertools.takewhile(lambda message: message[:2] == following, self._link.arrived())
         return [

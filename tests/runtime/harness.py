@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import gc  # noqa: F401 - programs take it from here
 import hashlib
+import os  # noqa: F401 - and this
 import pickle
 import random
+import signal  # noqa: F401 - and this
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
