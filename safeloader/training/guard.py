@@ -105,19 +105,19 @@ class FiniteGuard:
         self._since: list[Micro] = []  # the batches since the last step
         self._looked_at: set[int] = set()
         self._may_be_infinite, self._may_be_nan = tuple(may_be_infinite), tuple(may_be_nan)
-        self._watched = Watched(self._model, self._may_be_infinite, self._may_be_nan)
+        self._seen = Watched(self._model, self._may_be_infinite, self._may_be_nan)
         for one in optimizer if isinstance(optimizer, (list, tuple)) else [optimizer]:
             if one is not None:
-                self._watched.learn(one)
+                self._seen.learn(one)
         self._check_beginning()
         before_every_step(self)
 
     def refresh(self) -> None:
         """Look again which parameters and buffers the model has, where they were put there behind torch's back."""
-        self._watched.stale = True
+        self._seen.stale = True
 
     def _check_beginning(self) -> None:
-        found = [bad for name, p in self._watched.parameters() if (bad := look(name, p)) is not None]
+        found = [bad for name, p in self._seen.parameters if (bad := look(name, p)) is not None]
         if found:
             trouble = self._trouble("weights", found, "the model is not finite before the first step")
             if self.action != "warn":
@@ -149,7 +149,7 @@ class FiniteGuard:
             NonFiniteError: under ``"raise"``.
         """
         if self._since:
-            self._since[-1].norms = probe(self._watched)
+            self._since[-1].norms = probe(self._seen)
             del self._since[:-_MOST_BATCHES]
         this = Micro(number, None if indices is None else list(indices))
         self._since.append(this)
@@ -185,13 +185,13 @@ class FiniteGuard:
             NonFiniteError: see the class.
         """
         if optimizer is not None:
-            self._watched.learn(optimizer)
+            self._seen.learn(optimizer)
         troubles, self._pending = self._pending, []
         if not self._quickly_fine(loss, self.weights_every > 0 and self.steps % self.weights_every == 0):
             troubles += self._closely(loss, bool(troubles))
         if self.denormals_every and self.steps % self.denormals_every == 0:
-            gradients = [(f"{name}.grad", gradient) for name, gradient in self._watched.gradients()]
-            named = [*self._watched.state(), *gradients]
+            gradients = [(f"{name}.grad", gradient) for name, gradient in self._seen.gradients()]
+            named = [*self._seen.state(), *gradients]
             denormals.tell_new(self.denormals, named)
         self.steps += 1
         self._since.clear()
@@ -205,13 +205,13 @@ class FiniteGuard:
         return True
 
     def _quickly_fine(self, loss: torch.Tensor | None, with_weights: bool) -> bool:
-        parameters = self._watched.parameters()
+        parameters = self._seen.parameters
         self._looked_at = {id(p) for _, p in parameters}
         watched = [gradient for _, p in parameters if (gradient := p.grad) is not None]
         gradients = len(watched)
         if with_weights:
             watched += [p for _, p in parameters if p.requires_grad]
-            watched += [buffer for _, buffer in self._watched.buffers()]
+            watched += [buffer for _, buffer in self._seen.buffers()]
         if loss is not None:
             watched.append(loss)
         values = norms(watched)
@@ -222,19 +222,19 @@ class FiniteGuard:
         """By what the gradients are too large: a scaler's scale, where it was not taken out before."""
         if self.scaler is None or not self.scaler.is_enabled():
             return 1.0
-        known = self._watched.optimizers()
+        known = self._seen.optimizers()
         scaled = any(not torch_private.is_unscaled(self.scaler, optimizer) for optimizer in known)
         return float(self.scaler.get_scale()) if scaled else 1.0
 
     def _closely(self, loss: torch.Tensor | None, batch_is_bad: bool) -> list[Trouble]:
         troubles = []
-        weights = [bad for name, tensor in self._watched.state() if (bad := look(name, tensor)) is not None]
+        weights = [bad for name, tensor in self._seen.state() if (bad := look(name, tensor)) is not None]
         if weights:
             troubles.append(self._trouble("weights", weights, "the weights are not finite"))
         bad_loss = None if loss is None else look("loss", loss)
         if bad_loss is not None:
             troubles.append(self._trouble("loss", [bad_loss], "the loss is not finite"))
-        wrong = [bad for name, gradient in self._watched.gradients() if (bad := look(name, gradient)) is not None]
+        wrong = [bad for name, gradient in self._seen.gradients() if (bad := look(name, gradient)) is not None]
         if wrong and (troubles or batch_is_bad or not self._scaler_may_skip()):
             troubles.append(self._trouble("gradients", wrong, "the gradients are not finite"))
         return troubles
@@ -264,7 +264,7 @@ class FiniteGuard:
                 error.hint = f"{self._in_a_row} steps in a row would be skipped: {HINTS['skips']}"
             raise error
         self.skipped += 1
-        self._watched.drop_gradients()
+        self._seen.drop_gradients()
         self._warn(troubles, elsewhere, "; the step is skipped")
         return False
 
@@ -277,7 +277,7 @@ class FiniteGuard:
         Returns:
             A handle; ``handle.remove()`` ends it.
         """
-        self._watched.learn(optimizer)
+        self._seen.learn(optimizer)
 
         return Attached(self, optimizer)
 
@@ -304,14 +304,14 @@ class FiniteGuard:
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
         """An optimizer of this program is about to step: what of it was not looked at is looked at now."""
-        if not self.steps or not (self._watched.knows(optimizer) or self._watched.shares(optimizer)):
+        if not self.steps or not (self._seen.knows(optimizer) or self._seen.shares(optimizer)):
             return
-        self._watched.learn(optimizer)
+        self._seen.learn(optimizer)
         new = [p for group in optimizer.param_groups for p in group["params"] if id(p) not in self._looked_at]
         if not new:
             return
         self._looked_at |= {id(parameter) for parameter in new}
-        named = [(name, p) for name, p in self._watched.parameters() if any(p is one for one in new)]
+        named = [(name, p) for name, p in self._seen.parameters if any(p is one for one in new)]
         wrong = [bad for name, p in named if p.grad is not None and (bad := look(name, p.grad)) is not None]
         troubles = [self._trouble("gradients", wrong, "the gradients are not finite")] if wrong else []
         if self.action == "warn":

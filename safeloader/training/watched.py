@@ -82,11 +82,12 @@ class Watched:
 
     def shares(self, optimizer: torch.optim.Optimizer) -> bool:
         """Whether it steps a parameter of the model."""
-        mine = {id(parameter) for _, parameter in self.parameters()}
+        mine = {id(parameter) for _, parameter in self.parameters}
         return any(id(parameter) in mine for group in optimizer.param_groups for parameter in group["params"])
 
     # ------------------------------------------------------------ the tensors
 
+    @property
     def parameters(self) -> list[tuple[str, torch.Tensor]]:
         """All that can have a gradient and can be NaN: the model's, then those of optimizers alone."""
         if self.stale:
@@ -107,7 +108,7 @@ class Watched:
 
     def gradients(self) -> list[tuple[str, torch.Tensor]]:
         """The gradients that there are."""
-        return [(name, gradient) for name, p in self.parameters() if (gradient := p.grad) is not None]
+        return [(name, gradient) for name, p in self.parameters if (gradient := p.grad) is not None]
 
     def buffers(self) -> list[tuple[str, torch.Tensor]]:
         """Buffers that must be finite."""
@@ -122,11 +123,11 @@ class Watched:
 
     def state(self) -> list[tuple[str, torch.Tensor]]:
         """What training changes: parameters that it may change, and buffers."""
-        return [(name, p) for name, p in self.parameters() if p.requires_grad] + self.buffers()
+        return [(name, p) for name, p in self.parameters if p.requires_grad] + self.buffers()
 
     def drop_gradients(self) -> None:
         """Every optimizer of torch leaves a parameter without gradient alone."""
-        for _, parameter in self.parameters():
+        for _, parameter in self.parameters:
             parameter.grad = None
 
     # ------------------------------------------------------------ walking
