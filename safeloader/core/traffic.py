@@ -223,7 +223,8 @@ class Traffic:
             worker.snapshot = event.snapshot
         if not isinstance(event, m.WorkerEnded):
             worker.digests += event.digest
-        self._sup.shadows.log(worker, work.task, b"" if isinstance(event, m.WorkerEnded) else event.digest)
+        if self._sup.shadows.behind:
+            self._sup.shadows.log(worker, work.task, b"" if isinstance(event, m.WorkerEnded) else event.digest)
         self._sup.fleet.faults.row = 0
         return work.task, worker
 

@@ -88,13 +88,16 @@ class Views:
             return
         while self.returned:
             self.kept.extend(map(deque.popleft, (self.returned,)))
-        if self._forks:
-            self._forks = [seen for seen in self._forks if not seen.witness.gone()]
+        self._forget_ended()
         visible: set[int] = set().union(*(seen.serials for seen in self._forks))
         tell([lease for lease in self.kept if lease.serial not in visible])
         self.kept = [lease for lease in self.kept if lease.serial in visible] if visible else []
 
     # ------------------------------------------------------------ forks
+
+    def _forget_ended(self) -> None:
+        for seen in [seen for seen in self._forks if seen.witness.gone()]:
+            self._forks.remove(seen)
 
     @property
     def alive(self) -> bool:
@@ -108,8 +111,10 @@ class Views:
     def forked(self, witness: system.Witness | None) -> None:
         """The fork is made (or failed); in the parent."""
         if witness is not None:
+            self._forget_ended()  # a loader that stands idle while others fork must not gather witnesses
             serials = {*self._anchors, *(lease.serial for lease in (*self.returned, *self.kept))}
-            self._forks.append(_Seen(witness, frozenset(serials)))
+            if serials:
+                self._forks.append(_Seen(witness, frozenset(serials)))
         self._forking.discard(threading.get_ident())
 
 

@@ -314,3 +314,18 @@ def test_the_loader_ends_with_the_trainer_though_a_fork_lives() -> None:
     until(lambda: not os.path.exists(f"/proc/{pid}"))
     gate.open()
     fork.result()
+
+
+def test_a_loader_that_stands_idle_gathers_nothing_of_forks_that_have_ended(forked: None) -> None:
+    with DataLoader(Numbers(), 4, num_workers=1) as loader:
+        held = next(iter(loader))
+        before = witnesses()
+        for _ in range(5):
+            assert Fork(lambda: seen(held)).result() == batch_of(0)
+        assert witnesses() - before <= 1, "only of the last fork: the others have ended, and it may have"
+
+
+def witnesses() -> int:
+    """Memory files by which forks of this process are known."""
+    with os.scandir("/proc/self/fd") as entries:
+        return sum("safeloader-witness" in os.readlink(entry.path) for entry in entries)

@@ -223,7 +223,7 @@ def test_where_no_process_can_be_had_it_is_left_out_and_said(
     assert "faulthandler.enable() could not be undone in the main process; it is left out for worker 0" in caplog.text
 
 
-def _no_process(number: int, standby: bool) -> Any:
+def _no_process(*_: object) -> Any:
     raise OSError("Resource temporarily unavailable")
 
 
