@@ -25,8 +25,8 @@ PATIENCE = 60.0
 """Seconds until what is on its way out must be gone."""
 
 
-class Interrupted(Exception):
-    """What a time-out or Ctrl-C would raise inside ``next()``."""
+class Interrupted(BaseException):
+    """What Ctrl-C would raise inside ``next()``; an ``Exception`` could be that of a sample which the trainer loads."""
 
 
 class Life(threading.Thread):
