@@ -71,7 +71,13 @@ class Starting:
         return self._way
 
     def close(self) -> None:
-        """No process will be needed any more."""
+        """No process will be needed any more. An exception from outside breaks nothing of this off."""
+        if self.stock is not None or self._way is not None:
+            from .runtime.shield import Shield
+
+            Shield().do(self._close)
+
+    def _close(self) -> None:
         if self.stock is not None:
             self.stock.close()
         if self._way is not None:

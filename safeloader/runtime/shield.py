@@ -48,6 +48,7 @@ class _Job:
             self._act = None
             self.thread = 0
             self.done = True
+            del self  # the error's frames know this one, and it must not know the error
 
     def wait(self) -> None:
         while not self.done:

@@ -229,7 +229,7 @@ def test_where_no_process_can_be_started_the_trainer_loads_all_itself(tmp_path: 
                 hoard.append(os.dup(2))
         except OSError:
             pass
-        for descriptor in hoard[:3]:  # enough for the loader's own, and not for a process
+        for descriptor in hoard[:4]:  # enough for the loader's own, and not for a process
             os.close(descriptor)
         played = run_epoch(loader)
         report = loader.report()
