@@ -33,8 +33,8 @@ class _Copier:
     def __init__(self) -> None:
         self._known: dict[int, Any] = {}
         self._ways: dict[type, Callable[[Any], Any]] = {
-            list: self._list, dict: self._dict, set: set.copy, deque: self._deque, tuple: self._tuple,
-            type(self.copy): self._method,
+            list: self._list, dict: self._dict, set: set.copy, bytearray: bytearray.copy, deque: self._deque,
+            tuple: self._tuple, type(self.copy): self._method,
         }  # fmt: skip
 
     def copy(self, thing: Any) -> Any:
