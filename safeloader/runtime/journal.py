@@ -95,8 +95,10 @@ class Journal:
         return self._page.begun > len(self._page.answers)
 
     def close(self) -> None:
-        """Nothing is told any more: let go of who would hear it."""
+        """Nothing is told any more: let go of who would hear it, and of processes that told something."""
         del self._events, self._execute
+        for told in (self.inbox, self._page.taken, self._page.told):
+            told.clear()
 
     def later(self, key: Key, event: m.Event, again: bool) -> None:
         """Tell what a command has led to; once, though it may be carried out again."""
