@@ -8,6 +8,8 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from torch.utils import data as tud
+
 from . import torch_private
 from .dist_env import group
 from .distributed.rank_check import RankCheck
@@ -55,9 +57,9 @@ class LoaderState:
         self.shown_by_hand = False
         self._watched = False
         self._pass: Pass | None = None
-        self._loader: weakref.ref[DataLoader[Any]] | None = None
+        self._loader: weakref.ref[Any] | None = None
 
-    def begin_pass(self, loader: DataLoader[Any]) -> None:
+    def begin_pass(self, loader: Any) -> None:
         """A consumer begins to iterate: watch it for stalls, and show it where that is asked for."""
         self._pass, self._loader = Pass.begin(self.recorder), weakref.ref(loader)
         if not self._watched:
@@ -80,7 +82,7 @@ class LoaderState:
         Raises:
             ReferenceError: it is gone.
         """
-        loader = None if self._loader is None else self._loader()
+        loader: DataLoader[Any] | None = None if self._loader is None else self._loader()
         if loader is None:
             raise ReferenceError("the loader is gone")
         return loader
@@ -148,6 +150,11 @@ class LoaderState:
         return loader_status(self.recorder, self._pass, self.epochs - 1, _known_length(loader), crew, due, shared)
 
 
-def _known_length(loader: DataLoader[Any] | None) -> int | None:
-    """Batches of an epoch; of an iterable dataset torch remembers that it was asked, so it is not."""
-    return None if loader is None or torch_private.is_iterable(loader) else length_of(loader)
+def _known_length(loader: Any) -> int | None:
+    """Batches of an epoch, of a loader of any kind.
+
+    An iterable dataset is not asked: torch remembers that it was.
+    """
+    if loader is None or (isinstance(loader, tud.DataLoader) and torch_private.is_iterable(loader)):
+        return None
+    return length_of(loader)

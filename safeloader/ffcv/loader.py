@@ -201,7 +201,7 @@ class Loader(FFCVNames):
         self._epoch, self._batch = epoch + 1, 0
         size = self._size_of(epoch)
         self._state.epochs = epoch
-        self._state.begin_pass(self)  # type: ignore[arg-type]  # it asks for a length and no more
+        self._state.begin_pass(self)
         self._state.epochs = epoch + 1
         iterator = Epoch(self, Place(epoch, batch, size, anew=self._anew), self._order)
         self._iterator = weakref.ref(iterator)

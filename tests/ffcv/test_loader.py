@@ -356,3 +356,13 @@ class Broken:
 
     def close(self) -> None:
         self._way.close()
+
+
+def test_a_loader_under_way_shows_how_far_it_is(make: Make, d: Any) -> None:
+    """To ``safeloader top``, and to whoever scrapes or writes numbers: beside loaders of torch's kind."""
+    from safeloader.observe import stall
+
+    loader = make(batch_size=16, pipelines=d.centered(), drop_last=False, name="shown")
+    for number, _ in enumerate(loader, 1):
+        (shown,) = [one for one in stall.status()["loaders"] if one["name"] == "shown"]
+        assert (shown["batch"], shown["length"], shown["epoch"]) == (number, 8, 0)
