@@ -10,6 +10,8 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import functools
+import itertools
 import mmap
 import os
 import resource
@@ -123,6 +125,15 @@ def seal(descriptor: int) -> None:
         fcntl.fcntl(descriptor, _F_ADD_SEALS, _SEALS)
 
 
+class _Region:
+    """Is unmapped when it dies."""
+
+    __slots__ = ("__weakref__",)
+
+
+_regions: set[weakref.ref[_Region]] = set()
+
+
 class Mapping:
     """Part of a file mapped shared and writable; unmapped when the last reference to it, or to a view, dies.
 
@@ -144,13 +155,22 @@ class Mapping:
     def __init__(self, descriptor: int, length: int, offset: int) -> None:
         self.length = length
         protection = mmap.PROT_READ | mmap.PROT_WRITE
-        address = _libc.mmap(None, length, protection, mmap.MAP_SHARED, descriptor, offset)
+        region, addresses = _Region(), []  # type: tuple[_Region, list[int | None]]
+        # An exception can arrive between any two lines (Ctrl-C), but not within a call that runs no Python code. So the
+        # address is noted by the call that maps, and unmapping is one such call too: it is prepared before.
+        unmap = functools.partial(next, map(_libc.munmap, addresses, (length,)))
+        _regions.difference_update([known for known in list(_regions) if known() is None])
+        _regions.add(weakref.ref(region, unmap))
+        wanted = None, length, protection, mmap.MAP_SHARED, descriptor, offset
+        addresses.extend(itertools.starmap(_libc.mmap, (wanted,)))
+        address = addresses[0]
         if address is None or address == _MAP_FAILED:
+            addresses.clear()
             code = ctypes.get_errno()
             raise OSError(code, f"cannot map {length:,} bytes of shared memory: {os.strerror(code)}")
-        self.address = int(address)
+        self.address = address
         self.array = (ctypes.c_char * length).from_address(self.address)
-        weakref.finalize(self.array, _libc.munmap, self.address, length).atexit = False
+        self.array.region = region  # type: ignore[attr-defined]
 
     def view(self) -> memoryview:
         """The bytes as a memoryview of unsigned chars."""
