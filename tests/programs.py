@@ -56,14 +56,49 @@ def start(*command: str, cwd: Path = ROOT, **variables: str) -> subprocess.Popen
 
 
 def end(running: subprocess.Popen[str], seconds: float) -> Ended:
-    """Wait for a program; it is killed where it takes longer."""
+    """Wait for a program, and for all that write where it writes.
+
+    Raises:
+        AssertionError: it takes longer. Names those that still live, with what they wait for; they are killed.
+    """
     try:
         out, err = running.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired as error:
+        late = _writers(running)
+        kill(running)
+        for process in late:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        running.communicate()
+        raise AssertionError(f"after {seconds:g} s these still write: {[_described(p) for p in late]}") from error
     except BaseException:
         kill(running)
         running.communicate()
         raise
     return Ended(running.returncode, out, err)
+
+
+def _writers(running: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Who has the other end of a program's output open."""
+    ends = {os.fstat(stream.fileno()).st_ino for stream in (running.stdout, running.stderr) if stream is not None}
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError, psutil.Error):
+            if process.pid == os.getpid():
+                continue
+            folder = f"/proc/{process.pid}/fd"
+            if any(os.stat(f"{folder}/{number}").st_ino in ends for number in (1, 2)):
+                found.append(process)
+    return found
+
+
+def _described(process: psutil.Process) -> str:
+    """A process that does not end: which one, and where in the kernel each of its threads waits."""
+    try:
+        waits = [path.joinpath("wchan").read_text() for path in Path(f"/proc/{process.pid}/task").iterdir()]
+        return f"{process.pid}, child of {process.ppid()}, {process.status()} in {waits}: {' '.join(process.cmdline())}"
+    except (OSError, psutil.Error) as error:
+        return f"{process.pid}: {error}"
 
 
 def run(*command: str, seconds: float = 90, cwd: Path = ROOT, **variables: str) -> Ended:

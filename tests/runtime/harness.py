@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader as TorchLoader
 from safeloader import DataLoader, Policy
 from safeloader.observe.report import Fault
 from tests.fixtures_data import Draws, InitFunction, Orders, Stream, UnpickleTrap, WithFacts  # noqa: F401 - programs take them from here
-from tests.programs import ROOT, environment, program, run_script, start_script  # noqa: F401 - of all programs
+from tests.programs import ROOT, end, environment, program, run_script, start_script  # noqa: F401 - of all programs
 from tests.shared import computed_once
 from tests.until import until
 

@@ -19,6 +19,7 @@ from tests.runtime.harness import (
     COUNT,
     Epoch,
     digest,
+    end,
     gone,
     kill_all,
     make,
@@ -175,7 +176,7 @@ def test_a_signal_to_the_whole_group_leaves_the_processes_to_the_trainer(tmp_pat
     os.killpg(running.pid, signal.SIGTERM)
     os.killpg(running.pid, signal.SIGINT)
     orders.release("there")
-    out, err = running.communicate(timeout=90)
+    _, out, err = end(running, 90)
     assert out.split() == [digest(persistent_epochs()[0]), "2", "0"], err
 
 
@@ -194,7 +195,7 @@ def test_ctrl_c_ends_the_program_and_its_processes(tmp_path: Path, orders: Order
     running = start_script(script, orders.folder)
     pid = orders.await_arrival("there")
     os.killpg(running.pid, signal.SIGINT)
-    _, err = running.communicate(timeout=90)
+    _, _, err = end(running, 90)
     assert "KeyboardInterrupt" in err
     assert running.returncode in (-signal.SIGINT, 130, 1)
     assert gone([pid])
@@ -263,7 +264,7 @@ def test_a_trainer_that_is_killed_takes_its_processes_with_it_whatever_they_do(t
     pids = [int(pid) for pid in running.stdout.readline().split()]
     running.kill()
     try:
-        _, err = running.communicate(timeout=60)
+        _, _, err = end(running, 60)
         assert len(pids) == 6, err
         assert gone(pids)
     finally:

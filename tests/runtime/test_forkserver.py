@@ -19,6 +19,7 @@ from tests.fixtures_data import Draws, Orders, Stream, Surroundings, UnpickleTra
 from tests.runtime.harness import (
     COUNT,
     digest,
+    end,
     fault_of,
     gone,
     make,
@@ -366,6 +367,6 @@ def test_a_trainer_that_is_killed_takes_servers_standbys_and_prestarted_processe
     assert running.stdout is not None
     pids = [int(pid) for pid in running.stdout.readline().split()]
     running.kill()
-    _, err = running.communicate(timeout=60)
+    _, _, err = end(running, 60)
     assert len(pids) >= 5, err
     assert gone(pids)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures_data import Orders
-from tests.runtime.harness import digest, gone, persistent_epochs, program, run_script, start_script
+from tests.runtime.harness import digest, end, gone, persistent_epochs, program, run_script, start_script
 
 DEEDS = ["", "SIGKILL", "exit 0", "SIGSTOP", "sleep", "lock in C", "SIGSEGV"]
 
@@ -51,7 +51,7 @@ def test_the_portable_lifeline_ends_the_processes_of_a_killed_trainer(tmp_path: 
     running = start_script(script, orders.folder, _SAFELOADER_PORTABLE="1")
     pid = orders.await_arrival("there")
     running.kill()
-    running.communicate(timeout=60)
+    end(running, 60)
     assert gone([pid])
 
 

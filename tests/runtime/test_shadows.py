@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader as TorchLoader
 from safeloader import DataLoader, Policy
 from tests.changing_data import MAPS, Everything, Map, Streamed, write_files
 from tests.fixtures_data import Orders
-from tests.runtime.harness import Epoch, driver_of, gone, play, processes_of, program, seed, start_script
+from tests.runtime.harness import Epoch, driver_of, end, gone, play, processes_of, program, seed, start_script
 from tests.until import until
 
 TIMEOUT = 2.0
@@ -317,7 +317,7 @@ def test_a_trainer_that_is_killed_leaves_no_shadow(files: Path, tmp_path: Path) 
     from tests.runtime.harness import ROOT
 
     running = start_script(program(tmp_path, PROGRAM.format(root=str(ROOT), files=str(files))))
-    out, err = running.communicate(timeout=90)
+    _, out, err = end(running, 90)
     pids = [int(word) for word in out.split()]
     assert len(pids) == 4, err
     assert gone(pids)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from safeloader.training import CheckpointStore
-from tests.runtime.harness import environment
+from tests.programs import end, environment
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLED_AFTER = 14
@@ -24,7 +24,7 @@ def _start(how: str, folder: Path, *more: str) -> subprocess.Popen[str]:
 
 
 def _said(running: subprocess.Popen[str], status: int = 0) -> list[str]:
-    out, err = running.communicate(timeout=150)
+    _, out, err = end(running, 150)
     assert running.returncode == status, out + err
     return [line for line in out.splitlines() if line.startswith(("began", "ended"))]
 
