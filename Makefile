@@ -8,9 +8,9 @@ FFCV   := $(VENV)/.ffcv-installed
 DEMO   := $(VENV)/.demo-installed
 DIST   := $(VENV)/.dist-installed
 # What somebody who changes one thing wants to know soon, and what `make matrix` runs everywhere.
-QUICK  := $(addprefix tests/core/test_,supervisor.py faults.py policy.py hunt.py leases.py layering.py blame.py pool.py story.py) \
-  $(addprefix tests/api/test_,settings.py values.py errors.py lines.py public_names.py torch_private.py) \
-  $(addprefix tests/runtime/test_,channel.py arena.py page.py \
+QUICK  := $(addprefix tests/core/test_,supervisor.py faults.py policy.py bisection.py leases.py layering.py quarantine.py pool.py story.py) \
+  $(addprefix tests/api/test_,settings.py values.py errors.py messages.py public_names.py torch_private.py) \
+  $(addprefix tests/runtime/test_,channel.py arena.py heartbeat.py \
     faults_in_a_sample.py::test_a_process_that_dies_in_a_sample_costs_no_batch \
     faults_in_a_sample.py::test_a_process_that_is_stopped_in_a_sample_is_told_from_one_that_hangs \
     forkserver.py::test_its_batches_are_torchs_over_several_epochs \

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from safeloader.auditing import AuditReport, audit
+    from safeloader.config import Policy, Settings, settings
     from safeloader.errors import (
         AuditError,
         BadSampleError,
@@ -33,8 +34,7 @@ if TYPE_CHECKING:
     from safeloader.observe import Fault, Report
     from safeloader.patching import patch, unpatch
     from safeloader.pool import WorkerPool
-    from safeloader.settings import Policy, Settings, settings
-    from safeloader.showing import progress
+    from safeloader.progress_bar import progress
 
 __all__ = [
     "AuditError",
@@ -70,20 +70,20 @@ _HOMES = {
     "AuditReport": "auditing",
     "DataLoader": "loader",
     "Fault": "observe",
-    "Policy": "settings",
+    "Policy": "config",
     "Report": "observe",
-    "Settings": "settings",
+    "Settings": "config",
     "WorkerPool": "pool",
     "audit": "auditing",
     "patch": "patching",
-    "progress": "showing",
+    "progress": "progress_bar",
     "unpatch": "patching",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name == "settings":  # the function; the module of the same name is only its home
-        value = importlib.import_module("safeloader.settings").settings
+    if name == "settings":  # the function
+        value = importlib.import_module("safeloader.config").settings
     elif name in __all__:
         value = getattr(importlib.import_module(f"safeloader.{_HOMES.get(name, 'errors')}"), name)
     else:

@@ -16,19 +16,19 @@ import torch.multiprocessing
 import torch.utils.data
 from torch.utils.data import Dataset, Sampler  # noqa: TC002
 
-from . import rebuilding
-from .delivered import Delivered, delivered
-from .errors import LoaderClosedError, StateError
-from .iterating import ProcessIterator, SingleProcessIterator
-from .loader_state import LoaderState
-from .settings import Policy, Settings, resolve
-from .starting import without_fork
+from safeloader import rebuilding
+from safeloader.config import Policy, Settings, resolve
+from safeloader.errors import LoaderClosedError, StateError
+from safeloader.iterators import ProcessIterator, SingleProcessIterator
+from safeloader.loader_state import LoaderState
+from safeloader.recent_batches import Delivered, delivered
+from safeloader.start_method import without_fork
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from . import torch_private
-    from .observe import Report
+    from safeloader import torch_private
+    from safeloader.observe import Report
 
 __all__ = ["DataLoader"]
 

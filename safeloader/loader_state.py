@@ -10,26 +10,26 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils import data as tud
 
-from . import torch_private
-from .dist_env import group
-from .distributed.rank_check import RankCheck
-from .distributed.timeouts import GroupTimeout
-from .lengths import length_of
-from .observe import Recorder, stall
-from .observe.memory import own_memory
-from .observe.status import Pass, loader_status
-from .starting import Starting
-from .state.keeper import Keeper
+from safeloader import torch_private
+from safeloader.dist_env import group
+from safeloader.distributed.rank_check import RankCheck
+from safeloader.distributed.timeouts import GroupTimeout
+from safeloader.lengths import length_of
+from safeloader.observe import Recorder, stall
+from safeloader.observe.memory import own_memory
+from safeloader.observe.status import PassStatus, loader_status
+from safeloader.resume.keeper import ResumeKeeper
+from safeloader.start_method import Starting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .iterating import ProcessIterator
-    from .loader import DataLoader
-    from .observe import Report
-    from .observe.stall import Stall
-    from .settings import Settings
-    from .showing import Phase
+    from safeloader.config import Settings
+    from safeloader.iterators import ProcessIterator
+    from safeloader.loader import DataLoader
+    from safeloader.observe import Report
+    from safeloader.observe.stall import Stall
+    from safeloader.progress_bar import Phase
 
 __all__ = ["LoaderState"]
 
@@ -51,26 +51,26 @@ class LoaderState:
         self.closed = False
         self.epochs = 0  # the number of the next one
         self.told_epoch: int | None = None  # by set_epoch
-        self.keeper = Keeper()
+        self.keeper = ResumeKeeper()
         self.delivered: deque[tuple[int, int, int | None, object]] = deque(maxlen=16)
         self.shown: Phase | None = None  # of the pass that is under way, under SAFELOADER_PROGRESS
         self.shown_by_hand = False
         self._watched = False
-        self._pass: Pass | None = None
+        self._pass: PassStatus | None = None
         self._loader: weakref.ref[Any] | None = None
 
     def begin_pass(self, loader: Any) -> None:
         """A consumer begins to iterate: watch it for stalls, and show it where that is asked for."""
-        self._pass, self._loader = Pass.begin(self.recorder), weakref.ref(loader)
+        self._pass, self._loader = PassStatus.begin(self.recorder), weakref.ref(loader)
         if not self._watched:
             self._watched = True
             stall.watch(self._pulse, self.settings.stall_report, weakref.ref(self))
         if group() is not None:
-            from .distributed.board import publish
+            from safeloader.distributed.board import publish
 
             publish(self.settings)
         if self.settings.progress and not self.shown_by_hand:
-            from .showing import Phase
+            from safeloader.progress_bar import Phase
 
             self.end_pass("left early")
             self.shown = Phase(f"{self.name}, epoch {self.epochs + 1}", length_of(loader))

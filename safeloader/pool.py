@@ -7,14 +7,14 @@ import itertools
 import weakref
 from typing import TYPE_CHECKING, Any, Literal
 
+from safeloader.config import Policy, resolve
 from safeloader.errors import LoaderClosedError, SettingsError
-from safeloader.settings import Policy, resolve
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from safeloader.runtime.crew import Crew
-    from safeloader.settings import Settings
+    from safeloader.config import Settings
+    from safeloader.runtime.pool.shared_pool import SharedPool
 
 __all__ = ["WorkerPool"]
 
@@ -72,7 +72,7 @@ class WorkerPool:
         self.processes = processes
         self.name = name or f"pool {next(_counter)}"
         self._policy = Policy(start_method=start_method, accelerators=accelerators, standby=standby)
-        self._crew: Crew | None = None
+        self._crew: SharedPool | None = None
         self._closed = False
 
     @property
@@ -99,7 +99,7 @@ class WorkerPool:
         if self._crew is not None:
             self._crew.close()
 
-    def crew(self) -> Crew:
+    def crew(self) -> SharedPool:
         """What runs the processes; for loaders.
 
         Raises:
@@ -111,16 +111,16 @@ class WorkerPool:
                 hint="make a new WorkerPool and new loaders: close() ends a pool for good",
             )
         if self._crew is None or self._crew.foreign:
+            from safeloader.core.placement import Reserve
             from safeloader.core.policy import RestartWindow
-            from safeloader.core.seats import Reserve
-            from safeloader.runtime.crew import Crew
-            from safeloader.starting import Starting
+            from safeloader.runtime.pool.shared_pool import SharedPool
+            from safeloader.start_method import Starting
 
             settings = resolve(self._policy)
             way = Starting(settings).way(None)
             faults = RestartWindow(settings.max_restarts, settings.restart_period)
             reserve = Reserve(settings.standby, settings.startup_timeout, faults)
-            self._crew = Crew(self.processes, self.name, settings.accelerators, way, reserve)
+            self._crew = SharedPool(self.processes, self.name, settings.accelerators, way, reserve)
             weakref.finalize(self, self._crew.close)
         return self._crew
 

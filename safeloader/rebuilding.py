@@ -10,7 +10,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from safeloader.settings import Policy
+    from safeloader.config import Policy
 
 __all__ = ["MARK", "about_to_rebuild", "inherited"]
 

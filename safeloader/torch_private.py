@@ -148,7 +148,7 @@ def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
         model = inner
 
 
-# ---------------------------------------------------------------- storages: tests/runtime/test_carry_shared.py
+# ---------------------------------------------------------------- storages: tests/runtime/test_by_value_shared.py
 
 
 def flag(get: str, put: str) -> tuple[Callable[[], Any], Callable[[Any], Any]] | None:

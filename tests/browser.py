@@ -110,7 +110,9 @@ def browser(folder: Path) -> Iterator[Browser]:
         "--disable-background-networking", "about:blank",
     ]  # fmt: skip
     with open(folder / "browser.log", "wb") as log:
-        process = subprocess.Popen(line, pass_fds=(to_browser, from_browser), stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            line, pass_fds=(to_browser, from_browser), stdout=log, stderr=log, start_new_session=True
+        )
     os.close(to_browser)
     os.close(from_browser)
     ends = os.fdopen(ours_in, "rb", buffering=0), os.fdopen(ours_out, "wb", buffering=0)

@@ -19,9 +19,9 @@ import pytest
 import torch.multiprocessing
 
 from safeloader.observe import stall
-from safeloader.runtime.start import phases, turnstile
-from safeloader.runtime.start.lifeline import lifeline
-from safeloader.runtime.start.way import Way
+from safeloader.runtime.start import import_slots, phases
+from safeloader.runtime.start.launcher import Launcher
+from safeloader.runtime.start.parent_watch import lifeline
 from tests import shared
 from tests.timing import Timing
 from tests.until import until
@@ -46,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
     multiprocessing.resource_tracker.ensure_running()
     lifeline()
     stall.start()
-    turnstile.place()
+    import_slots.place()
     phases.row()
 
 
@@ -79,15 +79,15 @@ def pytest_pyfunc_call() -> Any:
 
 
 @pytest.fixture(scope="session")
-def _fork_way() -> Iterator[Way]:
+def _fork_way() -> Iterator[Launcher]:
     """Holds the fork server that all tests share which are ``forked``."""
-    way = Way("forkserver")
+    way = Launcher("forkserver")
     yield way
     way.close()
 
 
 @pytest.fixture
-def forked(_fork_way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+def forked(_fork_way: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes are forked by a server, where nothing else is asked for: a start costs milliseconds, not the import of
     torch. For tests of what happens after a start."""
     monkeypatch.setenv("SAFELOADER_START_METHOD", "forkserver")

@@ -172,7 +172,6 @@ class Orders:
         else:
             DEEDS[deed]()
 
-
     def _wait(self, name: str) -> None:
         with open(f"{self.folder}/{name}.here", "w") as fifo:
             fifo.write(str(os.getpid()))
@@ -422,6 +421,8 @@ class Habitual(Dataset[torch.Tensor]):
 
     def __getitem__(self, index: int) -> torch.Tensor:
         return torch.tensor([torch.get_num_threads(), torch.ones(1).element_size()])
+
+
 class Surroundings(Dataset[Any]):
     """What a process is, apart from its numbers: a fresh interpreter's, whichever way it started."""
 

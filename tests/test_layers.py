@@ -33,11 +33,11 @@ def files(tmp_path: Path) -> dict[str, Path]:
         "errors": "def f():\n    from .core.messages import Lease\n",
         "core/__init__": "",
         "core/messages": "import math\n",
-        "core/fleet": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .watch import Watch\n",
-        "core/watch": "import safeloader.core.fleet\nfrom . import messages\n",
-        "ffcv/__init__": "from ..training import plain\nx = loader._safe\n",
+        "core/fleet": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .deadlines import Watch\n",
+        "core/deadlines": "import safeloader.core.fleet\nfrom . import messages\n",
+        "ffcv/__init__": "from ..training import safe_types\nx = loader._safe\n",
         "training/__init__": "",
-        "training/plain": "from ..core.messages import Lease\nx = loader.safe\n",
+        "training/safe_types": "from ..core.messages import Lease\nx = loader.safe\n",
     }
     for name, text in texts.items():
         path = tmp_path / "safeloader" / f"{name}.py"
@@ -49,14 +49,14 @@ def files(tmp_path: Path) -> dict[str, Path]:
 def test_late_imports_imports_for_types_siblings_and_inner_parts_count(files: dict[str, Path]) -> None:
     assert house.violations(files) == [
         "up: errors -> core.messages",
-        "up: ffcv -> training.plain",
-        "circle: core.fleet core.watch",
+        "up: ffcv -> training.safe_types",
+        "circle: core.deadlines core.fleet",
         "reach: ffcv ._safe",
     ]
 
 
 def test_a_file_without_a_layer_is_an_error() -> None:
-    assert house.place("observe.text.more").layer == 0, "the longest name counts"
-    assert house.place("observe.textual").layer == 2
+    assert house.place("observe.format.more").layer == 0, "the longest name counts"
+    assert house.place("observe.formatual").layer == 2
     with pytest.raises(LookupError, match="in no layer"):
         house.place("nowhere.at_all")

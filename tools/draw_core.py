@@ -23,7 +23,9 @@ __all__ = ["WALKS", "changes", "files", "parts"]
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 CORE = Path(__file__).resolve().parents[1] / "safeloader" / "core"
 WALKS = 400
-_ORDER = ("ledger", "progress", "traffic", "watch", "shadows", "recovery", "blame", "fleet", "supervisor")
+_ORDER = (
+    "schedule", "consumer", "dispatch", "deadlines", "shadows", "recovery", "quarantine", "fleet", "supervisor",
+)  # fmt: skip
 _PLACES = {
     "": (20, 80), "STARTING": (130, 80), "READY": (400, 80), "CAPTURING": (250, 220), "KILLING": (250, 360),
     "STOPPING": (610, 220), "gone": (500, 360),
@@ -35,7 +37,8 @@ def parts() -> list[tuple[str, str, list[str], list[str]]]:
     supervisor = Supervisor(CoreSettings(num_workers=1))
     takes: dict[str, list[str]] = defaultdict(list)
     for event in m.EVENTS:
-        takes[type(supervisor._handlers[event].__self__).__name__.lower()].append(event.__name__)  # type: ignore[attr-defined]
+        part = type(supervisor._handlers[event].__self__)  # type: ignore[attr-defined]
+        takes[part.__module__.rpartition(".")[2]].append(event.__name__)
     found = []
     for name in _ORDER:
         source = (CORE / f"{name}.py").read_text(encoding="utf-8")

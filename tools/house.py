@@ -24,22 +24,22 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "safeloader"
 
 LAYERS = (
-    ("errors", "settings", "values", "torch_private", "dist_env", "lengths", "clock", "observe.text"),
+    ("errors", "config", "setting_types", "torch_private", "dist_env", "lengths", "clock", "observe.format"),
     ("core",),
     ("observe",),
     ("runtime",),
-    ("state", "distributed"),
+    ("resume", "distributed"),
     (
         "",
         "loader",
         "loader_state",
-        "iterating",
-        "starting",
+        "iterators",
+        "start_method",
         "pool",
         "patching",
         "rebuilding",
-        "showing",
-        "delivered",
+        "progress_bar",
+        "recent_batches",
         "main_module",
     ),
     ("ffcv", "training"),
@@ -51,7 +51,7 @@ APART = (6, 7)
 """Layers whose packages do not import each other."""
 
 INSIDE = {
-    "_safe": ("", "loader", "loader_state", "iterating", "starting"),
+    "_safe": ("", "loader", "loader_state", "iterators", "start_method"),
     "supervisor": ("core", "runtime"),
     "_driver": ("runtime",),
 }

@@ -104,9 +104,7 @@ def install_python_packages() -> None:
 def write_shim(folder: Path) -> None:
     """What ``libopencv-dev`` would give pkg-config and the compiler, for the two libraries that are used."""
     (folder / "opencv2").mkdir()
-    (folder / "opencv2" / "opencv.hpp").write_text(
-        "#include <opencv2/core.hpp>\n#include <opencv2/imgproc.hpp>\n"
-    )
+    (folder / "opencv2" / "opencv.hpp").write_text("#include <opencv2/core.hpp>\n#include <opencv2/imgproc.hpp>\n")
     (folder / "opencv4.pc").write_text(
         "Name: opencv4\nDescription: core and imgproc\nVersion: 4.6.0\n"
         f"Libs: -lopencv_imgproc -lopencv_core\nCflags: -I{folder} -I/usr/include/opencv4\n"
@@ -124,9 +122,7 @@ def run(what: str, *command: str, environment: dict[str, str] | None = None) -> 
     Raises:
         CannotInstall: It does not; the message ends with the last lines it wrote.
     """
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**quiet(), **(environment or {})}
-    )
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**quiet(), **(environment or {})})
     if done.returncode:
         said = " | ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-3:])
         raise CannotInstall(f"{what} failed: {said}")

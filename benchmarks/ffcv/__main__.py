@@ -40,7 +40,7 @@ def main() -> None:
     def say(what: str) -> None:
         console.print(f"[dim]{time.monotonic() - begun:6.0f} s  {what}[/dim]", highlight=False)
 
-    from safeloader.ffcv.need import require
+    from safeloader.ffcv.require import require
 
     require()
     path = prepare(asked.data)

@@ -38,8 +38,16 @@ def contenders(path: Path, size: int, workers: int, stack: ExitStack) -> dict[st
     def wrapped(mode: Any, **more: Any) -> Any:
         return stack.enter_context(
             Loader(
-                path, BATCH, workers, order="RANDOM", seed=1, pipelines=pipelines(size), drop_last=False,
-                policy=Policy(ffcv_mode=mode, fallback="off"), name=mode, **more,
+                path,
+                BATCH,
+                workers,
+                order="RANDOM",
+                seed=1,
+                pipelines=pipelines(size),
+                drop_last=False,
+                policy=Policy(ffcv_mode=mode, fallback="off"),
+                name=mode,
+                **more,
             )
         )
 
@@ -68,9 +76,7 @@ def rate(loader: Iterable[Any]) -> float:
     return count / (time.perf_counter() - begun)
 
 
-def measure(
-    path: Path, size: int, workers: int, rounds: int, say: Callable[[str], None]
-) -> list[Found]:
+def measure(path: Path, size: int, workers: int, rounds: int, say: Callable[[str], None]) -> list[Found]:
     """What each contender does."""
     with ExitStack() as stack:
         loaders = contenders(path, size, workers, stack)

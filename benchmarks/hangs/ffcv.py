@@ -184,7 +184,7 @@ def main() -> None:
     if asked.program:
         print(program(*asked.program), flush=True)
         return
-    from safeloader.ffcv.need import require
+    from safeloader.ffcv.require import require
 
     require()
     print("\n".join(table(tuple(asked.ways.split(",")), tuple(asked.only.split(",")), asked.cap, lambda _: None)))

@@ -133,15 +133,15 @@ def _hit(model: nn.Module) -> None:
 
 def _spoil(store: CheckpointStore) -> None:
     """One bit of the newest checkpoint is flipped; the one before holds a NaN, as an older tool would have saved it."""
-    from safeloader.training import sealed
+    from safeloader.training import atomic_file
 
     newest, second = (found.path for found in store.checkpoints()[:2])
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 1
     newest.write_bytes(data)
-    manifest, payload = sealed.read(second)
+    manifest, payload = atomic_file.read(second)
     payload["parts"]["model"]["0.weight"][0] = math.nan
-    sealed.write(second, payload, manifest)
+    atomic_file.write(second, payload, manifest)
 
 
 def measure() -> list[Row]:

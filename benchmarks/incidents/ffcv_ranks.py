@@ -36,7 +36,7 @@ def main() -> None:
 def _missing() -> str:
     """Why FFCV cannot be used here; "" if it can."""
     from safeloader.errors import FFCVMissingError
-    from safeloader.ffcv.need import require
+    from safeloader.ffcv.require import require
 
     try:
         require()

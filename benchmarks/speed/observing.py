@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.speed import child, loaders
 from benchmarks.speed.workloads import Rows
-from safeloader.observe.pulse import Pulse
+from safeloader.observe.consumer_clock import Pulse
 from safeloader.observe.timings import Timings
 
 if TYPE_CHECKING:

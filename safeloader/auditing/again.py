@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch.utils.data import IterableDataset, get_worker_info
 
 from safeloader.auditing.generators import digest
-from safeloader.auditing.report import Finding
+from safeloader.auditing.report import AuditFinding
 from safeloader.auditing.watched import Stand
-from safeloader.runtime import carry, stateful
-from safeloader.runtime.generators import Generators, States
-from safeloader.runtime.own_generators import OwnGenerators
+from safeloader.runtime import by_value
+from safeloader.runtime.child import dataset_state
+from safeloader.runtime.child.generators import Generators, States
+from safeloader.runtime.child.own_generators import OwnGenerators
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,7 +42,7 @@ class _Place(NamedTuple):
     following: list[bytes]
 
 
-def look_again(dataset: Any, iterable: bool, load: Callable[[Any], list[Any]]) -> list[Finding]:
+def look_again(dataset: Any, iterable: bool, load: Callable[[Any], list[Any]]) -> list[AuditFinding]:
     """Findings about bringing a dataset back to a place.
 
     Args:
@@ -50,30 +51,30 @@ def look_again(dataset: Any, iterable: bool, load: Callable[[Any], list[Any]]) -
         load: runs a dataset's iteration in fresh workers set up like the loader's; returns what they yielded.
     """
     if not iterable:
-        return [] if stateful.is_stateful(dataset) else _judge_samples(load(_TwiceLoaded(dataset)))
+        return [] if dataset_state.is_stateful(dataset) else _judge_samples(load(_TwiceLoaded(dataset)))
     places: list[_Place] = load(_Saving(dataset))
     again = {(worker, at, own): found for worker, at, own, found in load(_PutBack(dataset, places))}
     return [*_judge_reading(places, again), *_judge_states(places, again)]
 
 
-def _judge_samples(differing: list[Any]) -> list[Finding]:
+def _judge_samples(differing: list[Any]) -> list[AuditFinding]:
     indices = [index for index in differing if index is not None]
     if not indices:
         return []
     text = f"loaded twice with the same random numbers, sample {indices[0]} is not the same"
     return [
-        Finding(
+        AuditFinding(
             "not_covered", "warning", f"{text}: the dataset changes itself, which a new process does not know",
             "give the dataset state_dict and load_state_dict, or let nothing but random generators matter",
         )
     ]  # fmt: skip
 
 
-def _judge_reading(places: list[_Place], again: dict[Any, Any]) -> Iterator[Finding]:
+def _judge_reading(places: list[_Place], again: dict[Any, Any]) -> Iterator[AuditFinding]:
     for place in places:
         found = again[place.worker, place.at, False] if place.at == 0 else place.following
         if found != place.following:
-            yield Finding(
+            yield AuditFinding(
                 "not_repeatable", "warning",
                 f"read twice with the same random numbers, the stream of worker {place.worker} is not the same from "
                 f"its sample {_first(found, place.following)} on: what a lost process delivered cannot be found again",
@@ -82,13 +83,13 @@ def _judge_reading(places: list[_Place], again: dict[Any, Any]) -> Iterator[Find
             return
 
 
-def _judge_states(places: list[_Place], again: dict[Any, Any]) -> Iterator[Finding]:
+def _judge_states(places: list[_Place], again: dict[Any, Any]) -> Iterator[AuditFinding]:
     told = [place for place in places if place.said is not None and place.at]
     for place in told:
         found = again[place.worker, place.at, True]
         if found != place.following:
             how = found if isinstance(found, str) else f"sample {_first(found, place.following)} after it differs"
-            yield Finding(
+            yield AuditFinding(
                 "state_not_exact", "warning",
                 f"the state that the dataset tells after {place.at} samples is not exact: in a fresh copy, {how}",
                 "a lost worker reads its epoch again instead; resuming from such a state in another program repeats or "
@@ -96,7 +97,7 @@ def _judge_states(places: list[_Place], again: dict[Any, Any]) -> Iterator[Findi
             )  # fmt: skip
             return
     if told:
-        yield Finding(
+        yield AuditFinding(
             "state_exact", "note",
             f"the dataset's own state was exact at {len(told)} places: Policy(trust_state=True) lets a lost worker go "
             "on from it",
@@ -135,8 +136,8 @@ class _Saving(Stand, IterableDataset[_Place]):
         for number, sample in enumerate(itertools.islice(iterator, _PLACES[-1] + _FOLLOWING), 1):
             read.append(digest(sample))
             if number in _PLACES:
-                said = stateful.told(self._dataset, iterator)
-                packed = None if said is None or "error" in said else carry.dumps(said)
+                said = dataset_state.told(self._dataset, iterator)
+                packed = None if said is None or "error" in said else by_value.dumps(said)
                 states.append((number, packed, _now(self._dataset)))
         for at, said_then, states_then in states:
             yield _Place(_worker(), at, said_then, states_then, read[at : at + _FOLLOWING])
@@ -152,10 +153,10 @@ class _PutBack(Stand, IterableDataset[Any]):
         object.__setattr__(self, "_places", places)
 
     def __iter__(self) -> Iterator[Any]:
-        copies = carry.dumps(self._dataset)
+        copies = by_value.dumps(self._dataset)
         for place in self._places:
             if place.worker == _worker() and (place.at == 0 or place.said is not None):
-                yield place.worker, place.at, place.at != 0, self._follow(carry.loads(copies), place)
+                yield place.worker, place.at, place.at != 0, self._follow(by_value.loads(copies), place)
 
     @staticmethod
     def _follow(dataset: Any, place: _Place) -> list[bytes] | str:
@@ -163,9 +164,9 @@ class _PutBack(Stand, IterableDataset[Any]):
         if place.at == 0:
             own.restore(place.states.own)
             Generators().restore(place.states)
-        said = {} if place.said is None else carry.loads(place.said)
+        said = {} if place.said is None else by_value.loads(place.said)
         try:
-            iterator = stateful.load(said, dataset, iter)
+            iterator = dataset_state.load(said, dataset, iter)
         except Exception as error:
             return f"load_state_dict raises {type(error).__name__}: {error}"
         if place.at:

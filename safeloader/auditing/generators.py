@@ -11,8 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from safeloader.runtime.generator_objects import core_of, is_generator, is_global, put_state, state_of
-from safeloader.runtime.reach import walk
+from safeloader.runtime.child.generator_objects import (
+    core_of,
+    is_generator,
+    is_global,
+    put_state,
+    state_of,
+)
+from safeloader.runtime.child.reach import walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

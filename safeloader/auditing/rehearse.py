@@ -13,9 +13,9 @@ import torch.utils.data as tud
 from safeloader import torch_private
 from safeloader.auditing.again import as_it_is, look_again
 from safeloader.auditing.generators import Streams
-from safeloader.auditing.judge import Epoch, Plan, facts_of, judge, sorted_findings
-from safeloader.auditing.report import AuditReport, Finding
-from safeloader.auditing.watched import Seen, as_list, watch
+from safeloader.auditing.judge import AuditPlan, Epoch, facts_of, judge, sorted_findings
+from safeloader.auditing.report import AuditFinding, AuditReport
+from safeloader.auditing.watched import Observation, as_list, watch
 from safeloader.dist_env import ALONE, group
 from safeloader.errors import AuditError
 from safeloader.loader import DataLoader
@@ -66,7 +66,7 @@ def audit(
     return AuditReport(name, [facts_of(epoch, plan) for epoch in seen], sorted_findings([*judge(seen, plan), *found]))
 
 
-def _rehearse(loader: Any, epochs: int, set_epoch: bool, batches: int | None) -> Iterator[list[Seen]]:
+def _rehearse(loader: Any, epochs: int, set_epoch: bool, batches: int | None) -> Iterator[list[Observation]]:
     with _copy(loader) as rehearsal:
         sampler = _sampler(rehearsal)
         for epoch in range(epochs):
@@ -78,7 +78,7 @@ def _rehearse(loader: Any, epochs: int, set_epoch: bool, batches: int | None) ->
             yield served
 
 
-def _looked_again(loader: Any) -> list[Finding]:
+def _looked_again(loader: Any) -> list[AuditFinding]:
     """Whether the dataset can be brought back to a place in a fresh process."""
     iterable = torch_private.is_iterable(loader)
 
@@ -95,7 +95,7 @@ def _looked_again(loader: Any) -> list[Finding]:
         return look_again(loader.dataset, iterable, load)
     except Exception as error:
         text = f"whether the dataset can be brought back to a place could not be tried: {type(error).__name__}: {error}"
-        return [Finding("not_tried", "note", text.splitlines()[0])]
+        return [AuditFinding("not_tried", "note", text.splitlines()[0])]
 
 
 def _copy(loader: Any) -> DataLoader[Any]:
@@ -152,10 +152,10 @@ def _sampler(loader: Any) -> Any:
     return loader.sampler if batch_sampler is None else getattr(batch_sampler, "sampler", batch_sampler)
 
 
-def _plan(loader: Any, set_epoch: bool, batches: int | None) -> Plan:
+def _plan(loader: Any, set_epoch: bool, batches: int | None) -> AuditPlan:
     workers = max(loader.num_workers, 1)
     if torch_private.is_iterable(loader):
-        return Plan(None, False, False, 0, 0, False, workers, batches is None)
+        return AuditPlan(None, False, False, 0, 0, False, workers, batches is None)
     sampler = _sampler(loader)
     length, ranks = len(loader.dataset), getattr(sampler, "num_replicas", 1)
     chooses = isinstance(sampler, (tud.WeightedRandomSampler, tud.SubsetRandomSampler))
@@ -163,7 +163,7 @@ def _plan(loader: Any, set_epoch: bool, batches: int | None) -> Plan:
     drop = bool(getattr(loader.batch_sampler, "drop_last", False))
     size = getattr(loader.batch_sampler, "batch_size", None) or 1
     drops_tail = bool(getattr(sampler, "drop_last", False))
-    return Plan(
+    return AuditPlan(
         length=length,
         complete=not chooses and not replaces,
         shuffled=not isinstance(sampler, tud.SequentialSampler) and bool(getattr(sampler, "shuffle", True)),
@@ -182,7 +182,7 @@ def _world() -> int:
     return (group() or ALONE)[1]
 
 
-def _gathered(mine: list[Seen]) -> Epoch:
+def _gathered(mine: list[Observation]) -> Epoch:
     """What every rank saw; with one rank, what this one saw."""
     world = _world()
     if world == 1:

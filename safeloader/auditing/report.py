@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from safeloader.observe.text import many
+from safeloader.observe.format import many
 
-__all__ = ["AuditReport", "EpochFacts", "Finding"]
+__all__ = ["AuditReport", "EpochFacts", "AuditFinding"]
 
 VERSION = 1  # of `AuditReport.to_dict`
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class AuditFinding:
     """One thing that an audit noticed.
 
     Attributes:
@@ -63,7 +63,7 @@ class AuditReport:
 
     name: str
     epochs: list[EpochFacts]
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[AuditFinding] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:

@@ -11,10 +11,10 @@ from safeloader.auditing.generators import Streams, digest, seedings
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["Seen", "Stand", "as_list", "watch"]
+__all__ = ["Observation", "Stand", "as_list", "watch"]
 
 
-class Seen(NamedTuple):
+class Observation(NamedTuple):
     """One sample, as it was loaded.
 
     Attributes:
@@ -70,8 +70,7 @@ class Stand(Dataset[Any]):
             setattr(self._dataset, name, value)
 
 
-class _Watched(Stand):
-
+class _WatchedDataset(Stand):
     def __len__(self) -> int:
         return len(self._dataset)
 
@@ -80,34 +79,34 @@ class _Watched(Stand):
             self._eyes = _Eyes(self._dataset)
         return self._eyes
 
-    def __getitem__(self, index: Any) -> Seen:
+    def __getitem__(self, index: Any) -> Observation:
         eyes = self._look()
         before = eyes.before()
         with seedings() as seeded:
             sample = self._dataset[index]
-        return Seen(index, eyes.worker, eyes.drew(before), digest(sample), tuple(seeded))
+        return Observation(index, eyes.worker, eyes.drew(before), digest(sample), tuple(seeded))
 
 
-class _WatchedAtOnce(_Watched):
+class _WatchedAtOnce(_WatchedDataset):
     """For datasets that load a batch at once; what it draws is noted with the batch's first sample."""
 
-    def __getitems__(self, indices: Sequence[Any]) -> list[Seen]:
+    def __getitems__(self, indices: Sequence[Any]) -> list[Observation]:
         eyes = self._look()
         before = eyes.before()
         samples = self._dataset.__getitems__(indices)
         drew = eyes.drew(before)
         return [
-            Seen(index, eyes.worker, {} if position else drew, digest(sample))
+            Observation(index, eyes.worker, {} if position else drew, digest(sample))
             for position, (index, sample) in enumerate(zip(indices, samples, strict=True))
         ]
 
 
 class _WatchedStream(Stand, IterableDataset[Any]):
-    def __iter__(self) -> Iterator[Seen]:
+    def __iter__(self) -> Iterator[Observation]:
         eyes = _Eyes(self._dataset)
         before = eyes.before()
         for sample in self._dataset:
-            yield Seen(None, eyes.worker, eyes.drew(before), digest(sample))
+            yield Observation(None, eyes.worker, eyes.drew(before), digest(sample))
             before = eyes.before()
 
 
@@ -115,9 +114,9 @@ def watch(dataset: Any, iterable: bool) -> Any:
     """The dataset, watched."""
     if iterable:
         return _WatchedStream(dataset)
-    return _WatchedAtOnce(dataset) if hasattr(dataset, "__getitems__") else _Watched(dataset)
+    return _WatchedAtOnce(dataset) if hasattr(dataset, "__getitems__") else _WatchedDataset(dataset)
 
 
-def as_list(samples: Any) -> list[Seen]:
+def as_list(samples: Any) -> list[Observation]:
     """The collate function: a batch is a list, of one where there is no batching."""
-    return [samples] if isinstance(samples, Seen) else list(samples)
+    return [samples] if isinstance(samples, Observation) else list(samples)

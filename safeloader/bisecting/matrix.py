@@ -8,7 +8,7 @@ import re
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from safeloader.observe.text import many
+from safeloader.observe.format import many
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -57,7 +57,7 @@ def main() -> None:
 def _prepare(orders: dict[str, Any]) -> None:
     import torch.utils.data
 
-    from safeloader import iterating, loader, patching, torch_private
+    from safeloader import iterators, loader, patching, torch_private
 
     setting = orders["setting"]
     torchs = torch.utils.data.DataLoader
@@ -69,8 +69,8 @@ def _prepare(orders: dict[str, Any]) -> None:
     beat = os.open(os.path.join(orders["folder"], "beat"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
     heart = _Heart(beat)
     heart.count_passes(torchs)
-    heart.count_batches(torch_private.BaseIterator, besides=iterating.ProcessIterator)
-    heart.count_batches(iterating.ProcessIterator)
+    heart.count_batches(torch_private.BaseIterator, besides=iterators.ProcessIterator)
+    heart.count_batches(iterators.ProcessIterator)
 
 
 def _change(cls: type, setting: dict[str, Any], noted: str | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from safeloader.observe.text import duration, many
+from safeloader.observe.format import duration, many
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from safeloader.bisecting.matrix import ScriptLoaders
 from safeloader.bisecting.processes import kill_all, members
 from safeloader.bisecting.program import VARIABLE, Beat, read_beat
-from safeloader.observe.text import inline, stack_lines, stack_place
+from safeloader.observe.format import inline, stack_lines, stack_place
 from safeloader.runtime.system import STACK_SIGNAL
 
 if TYPE_CHECKING:

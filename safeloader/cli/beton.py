@@ -58,8 +58,12 @@ def check(file: str, full: bool, as_json: bool) -> None:
 
 @beton.command(epilog="Example: safeloader beton write train.beton --dataset data.py:train --max-resolution 500")
 @click.argument("file", type=click.Path(dir_okay=False))
-@click.option("--dataset", required=True, help="A dataset, or what makes it without arguments, as package.module:name "
-                                               "or file.py:name. Its samples are (image, label).")
+@click.option(
+    "--dataset",
+    required=True,
+    help="A dataset, or what makes it without arguments, as package.module:name "
+    "or file.py:name. Its samples are (image, label).",
+)
 @click.option("--mode", default="jpg", show_default=True, type=click.Choice(["jpg", "raw"]), help="How to keep images.")
 @click.option("--quality", default=90, show_default=True, type=click.IntRange(1, 100), help="Of JPEG images.")
 @click.option("--max-resolution", type=click.IntRange(min=1), help="Longest side; larger images are made smaller.")
@@ -71,7 +75,7 @@ def write(file: str, dataset: str, mode: str, quality: int, max_resolution: int 
     FILE appears, or is replaced, only when all of it is written. A sample that raises or kills its worker ends the
     command with exit status 1.
     """
-    from safeloader.ffcv.need import require
+    from safeloader.ffcv.require import require
     from safeloader.ffcv.writing import write as write_all
 
     made = _made(dataset)

@@ -25,14 +25,28 @@ _STYLES = {"finished": "green", "went on": "green", "died": "red", "hung": "bold
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
     epilog="Example: safeloader bisect --cap 120 --no-validation SKIP_VAL=1 train.py --epochs 2",
 )
-@click.option("--cap", default=60.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
-              help="Seconds without a batch that count as a hang (60 before the first, if more): longer than an "
-                   "undisturbed run ever pauses.")
-@click.option("--enough", default=300.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
-              help="Seconds after which a run that still makes progress has survived.")
-@click.option("--no-validation", "switch", metavar="SWITCH",
-              help="What switches validation off in PROGRAM: an argument (--no-val) or a variable (SKIP_VAL=1). "
-                   "Looked for in the text of the script by default.")
+@click.option(
+    "--cap",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds without a batch that count as a hang (60 before the first, if more): longer than an "
+    "undisturbed run ever pauses.",
+)
+@click.option(
+    "--enough",
+    default=300.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds after which a run that still makes progress has survived.",
+)
+@click.option(
+    "--no-validation",
+    "switch",
+    metavar="SWITCH",
+    help="What switches validation off in PROGRAM: an argument (--no-val) or a variable (SKIP_VAL=1). "
+    "Looked for in the text of the script by default.",
+)
 @click.option("--full", is_flag=True, help="Every combination, not one change at a time.")
 @click.option("-m", "as_module", is_flag=True, help="PROGRAM is the name of a module, as in python -m.")
 @click.option("--json", "as_json", is_flag=True, help="The runs and the verdict as JSON.")

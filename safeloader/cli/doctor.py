@@ -26,11 +26,19 @@ _STYLES = {"ok": "green", "warn": "yellow", "bad": "bold red", "unknown": "dim"}
 
 @click.command(epilog="Example: safeloader doctor     safeloader doctor train.py:make_loader --step 0.2")
 @click.argument("loader", required=False)
-@click.option("--seconds", default=20.0, show_default=True, type=click.FloatRange(min=1),
-              help="Time for the measurements of the loader, starting the workers apart.")
+@click.option(
+    "--seconds",
+    default=20.0,
+    show_default=True,
+    type=click.FloatRange(min=1),
+    help="Time for the measurements of the loader, starting the workers apart.",
+)
 @click.option("--workers", help="Numbers of workers to measure, for example 1,2,8.", metavar="N,N,...")
-@click.option("--step", type=click.FloatRange(min=0, min_open=True),
-              help="Seconds of one training step: recommend what keeps up with it.")
+@click.option(
+    "--step",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds of one training step: recommend what keeps up with it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")  # fmt: skip
 def doctor(loader: str | None, seconds: float, workers: str | None, step: float | None, as_json: bool) -> None:
     """Look at this machine, and at LOADER, for what will hurt.
@@ -156,7 +164,7 @@ class _Out:
         self._console.print(", ".join(f"{count} {verdict}" for verdict, count in counted.items() if count))
 
     def _as_dict(self) -> dict[str, Any]:
-        from safeloader.observe.events import plain
+        from safeloader.observe.event_file import plain
 
         told: dict[str, Any] = {"v": VERSION, "checks": [finding._asdict() for finding in self.findings]}
         if self.timing is not None:

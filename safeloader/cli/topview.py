@@ -8,8 +8,8 @@ from time import monotonic, sleep
 from typing import Any
 
 from safeloader.cli.tables import needs, table
+from safeloader.observe.format import duration, inline, many
 from safeloader.observe.status_socket import NoAnswerError, ask, listening
-from safeloader.observe.text import duration, inline, many
 
 __all__ = ["Look", "Looker", "render"]
 

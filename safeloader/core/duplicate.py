@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .supervisor import Supervisor
+    from safeloader.core.supervisor import Supervisor
 
 __all__ = ["duplicate"]
 

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import messages as m
-from .policy import RestartWindow, ladder
-from .records import Process, ProcessState, Task, Work, Worker
+from safeloader.core import messages as m
+from safeloader.core.policy import RestartWindow, ladder
+from safeloader.core.records import ProcessRecord, ProcessState, Task, Work, WorkerRecord
 
 if TYPE_CHECKING:
-    from .shadows import Shadow
-    from .supervisor import Supervisor
+    from safeloader.core.shadows import Shadow
+    from safeloader.core.supervisor import Supervisor
 
 __all__ = ["Fleet"]
 
@@ -36,7 +36,7 @@ class Fleet:
         self.rungs = ladder(top, settings.fallback)
         self.rung = top
         self.faults = RestartWindow(settings.max_restarts, settings.restart_period)
-        self.processes: dict[int, Process] = {m.INLINE: Process(m.INLINE, ProcessState.READY)}
+        self.processes: dict[int, ProcessRecord] = {m.INLINE: ProcessRecord(m.INLINE, ProcessState.READY)}
         self.unbalanced = False  # something changed: balance() has to look
         self.proven = False  # a process has set a worker up: what it was given can be rebuilt
         self._next_process = m.INLINE + 1
@@ -77,11 +77,9 @@ class Fleet:
 
     # ------------------------------------------------------------ how many
 
-    def staff(self) -> list[Process]:
+    def staff(self) -> list[ProcessRecord]:
         """The processes that are given work, now or once they are ready."""
-        return [
-            p for p in self.processes.values() if p.alive and not p.retiring and not p.standby and p.id != m.INLINE
-        ]
+        return [p for p in self.processes.values() if p.alive and not p.retiring and not p.standby and p.id != m.INLINE]
 
     def dying(self) -> int:
         """How many are condemned, and may still hold memory: none is replaced before its exit is confirmed."""
@@ -125,7 +123,7 @@ class Fleet:
             self._sup.emit(m.InspectProcess(process.id))  # it may have been stopped while it was idle
 
     def _start(self, standby: bool = False, shadow: Shadow | None = None) -> None:
-        process = Process(self._next_process, standby=standby)
+        process = ProcessRecord(self._next_process, standby=standby)
         self._next_process += 1
         self.processes[process.id] = process
         if shadow is not None:
@@ -135,7 +133,7 @@ class Fleet:
 
     # ------------------------------------------------------------ standbys
 
-    def standby(self) -> Process | None:
+    def standby(self) -> ProcessRecord | None:
         """The standby that would take over now, if there is one: one that is ready goes first."""
         standbys = [p for p in self.processes.values() if p.standby and p.alive]
         return min(standbys, key=lambda p: (p.state is not ProcessState.READY, p.id), default=None)
@@ -159,13 +157,13 @@ class Fleet:
         if self._standby_faults.add(self._sup.now) or cause == "oom":
             self._standby = 0
 
-    def _retire(self, process: Process) -> None:
+    def _retire(self, process: ProcessRecord) -> None:
         process.retiring = True
         for number in sorted(process.workers):
             self._send_off(self._sup.workers[number])
         self._stop_if_empty(process)
 
-    def _stop_if_empty(self, process: Process) -> None:
+    def _stop_if_empty(self, process: ProcessRecord) -> None:
         if process.retiring and not process.workers and process.alive:
             self._sup.watch.ask_to_end(process)
 
@@ -177,7 +175,7 @@ class Fleet:
 
     # ------------------------------------------------------------ who hosts whom
 
-    def _place(self, worker: Worker) -> None:
+    def _place(self, worker: WorkerRecord) -> None:
         """Give a worker a home, if there is one; else a condemned process will make room soon."""
         if self._belongs_inline(worker):
             process = self.processes[m.INLINE]
@@ -196,7 +194,7 @@ class Fleet:
             self._sup.traffic.set_up(worker, process)
             self._sup.traffic.feed(worker)
 
-    def _belongs_inline(self, worker: Worker) -> bool:
+    def _belongs_inline(self, worker: WorkerRecord) -> bool:
         return self.rung == 0 and not worker.needs_process
 
     def _spread(self) -> None:
@@ -219,7 +217,7 @@ class Fleet:
             emptiest.append(mover.id)
             self._send_off(mover)
 
-    def _mover(self, numbers: list[int]) -> Worker | None:
+    def _mover(self, numbers: list[int]) -> WorkerRecord | None:
         """Which of these may move: one that a shadow holds would leave behind what only the shadow keeps."""
         for number in reversed(numbers):
             worker = self._sup.workers[number]
@@ -227,15 +225,15 @@ class Fleet:
                 return worker
         return None
 
-    def _is_held(self, worker: Worker) -> bool:
+    def _is_held(self, worker: WorkerRecord) -> bool:
         process = self.processes.get(worker.host or m.INLINE)
         return process is not None and self._sup.shadows.holds(worker, process)
 
-    def _send_off(self, worker: Worker) -> None:
+    def _send_off(self, worker: WorkerRecord) -> None:
         worker.moving = True
         self._move_if_drained(worker)
 
-    def _move_if_drained(self, worker: Worker) -> None:
+    def _move_if_drained(self, worker: WorkerRecord) -> None:
         """Take a worker out of its process once nothing of it is in flight there."""
         if worker.host is None or worker.sent:
             return
@@ -252,7 +250,7 @@ class Fleet:
         self._place(worker)
         self._stop_if_empty(process)
 
-    def progressed(self, worker: Worker) -> None:
+    def progressed(self, worker: WorkerRecord) -> None:
         """Something of this worker is finished: it may be free to move; an escort may have done its duty."""
         if worker.moving:
             self._move_if_drained(worker)
@@ -271,7 +269,9 @@ class Fleet:
                 assert homes.setdefault(number, process.id) == process.id, f"worker {number} has two homes"
             for work in process.work:
                 assert work.worker in process.workers, f"{work} is in flight for a worker elsewhere"
-                assert process.id != m.INLINE or work.task is None or not work.task.tainted, f"{work} in the trainer"
+                assert process.id != m.INLINE or work.task is None or not work.task.quarantined, (
+                    f"{work} in the trainer"
+                )
                 in_flight.setdefault(work.worker, []).append(work)
         for worker in self._sup.workers:
             assert worker.host == homes.get(worker.id), f"worker {worker.id} is not at home"

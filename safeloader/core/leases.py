@@ -6,7 +6,7 @@ holder. The slot that came back last is given out first: its pages are warm and 
 
 from __future__ import annotations
 
-from .messages import Lease
+from safeloader.core.messages import Lease
 
 __all__ = ["Leases"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Union, get_args
 
 if TYPE_CHECKING:
-    from .state import Mark, Redo, State
+    from safeloader.core.state import DatasetSnapshot, Redo, State
 
 __all__ = ["COMMANDS", "EVENTS", "INLINE", "Command", "Event"]
 
@@ -190,7 +190,7 @@ class WorkerEnded(NamedTuple):
     finished_at: float
 
 
-class TaskPassed(NamedTuple):
+class TaskCancelled(NamedTuple):
     """A task was not begun, as PassOver said."""
 
     process: int
@@ -226,7 +226,7 @@ class ProcessInspected(NamedTuple):
     elsewhere: bool = False
 
 
-class ProcessForfeited(NamedTuple):
+class ProcessLostElsewhere(NamedTuple):
     """A process is lost through no doing of this loader: another one of its pool had it killed, or died in it."""
 
     process: int
@@ -327,7 +327,7 @@ class HostWorker(NamedTuple):
     ended: bool
     epoch_snapshot: object
     snapshot: object
-    mark: Mark | None = None
+    mark: DatasetSnapshot | None = None
     replay: tuple[tuple[object, tuple[int, ...]], ...] = ()
     digests: bytes = b""
     lenient: bool = False
@@ -360,7 +360,7 @@ class SendTask(NamedTuple):
     lease: Lease
 
 
-class PassOver(NamedTuple):
+class CancelBefore(NamedTuple):
     """Begin no task that is numbered below ``before``: nobody wants it. Each is answered with TaskPassed."""
 
     process: int
@@ -446,7 +446,7 @@ class EndEpoch(NamedTuple):
     """Every batch of the epoch was delivered."""
 
 
-class TellState(NamedTuple):
+class GiveState(NamedTuple):
     """Answer StateRequested; None where the loader ended before that could be known."""
 
     state: State | None
@@ -553,15 +553,15 @@ class ReportRefused(NamedTuple):
 Event = Union[  # noqa: UP007 - a bar between two dozen names is no easier to read
     EpochBegan, EpochResumed, StateRequested, TaskPlanned, PlanEnded, BatchRequested, LeaseReturned, CloseRequested,
     ProcessReady, WorkerReady, WorkerDiverged, WorkerResumed, WorkerMarked, ShadowTaken, ShadowLost, TaskLoaded,
-    TaskRaised, TaskPassed, WorkerEnded, ProbeFinished,
-    ProcessInspected, ProcessForfeited, StacksCaptured, StartRefused,
+    TaskRaised, TaskCancelled, WorkerEnded, ProbeFinished,
+    ProcessInspected, ProcessLostElsewhere, StacksCaptured, StartRefused,
     ProcessExited, InlineInterrupted, InlineRefused, ClockAdvanced,
 ]  # fmt: skip
 Command = Union[  # noqa: UP007
-    PlanTask, StartProcess, DropShadow, HostWorker, DropWorker, ResumeWorker, SendTask, PassOver, SendProbe,
+    PlanTask, StartProcess, DropShadow, HostWorker, DropWorker, ResumeWorker, SendTask, CancelBefore, SendProbe,
     LoadInline,
     InspectProcess, CaptureStacks, KillProcess, StopProcess, AbandonProcess,
-    Deliver, DeliverError, DeliverBadSample, EndEpoch, TellState, FreeSlot, GiveUp,
+    Deliver, DeliverError, DeliverBadSample, EndEpoch, GiveState, FreeSlot, GiveUp,
     ReportFault, ReportReplay, ReportRung, ReportSlow, ReportSlowStart, ReportSkipped, ReportRefused,
 ]  # fmt: skip
 

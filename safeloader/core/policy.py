@@ -15,7 +15,7 @@ class CoreSettings:
 
     ``indexed`` says that tasks name samples (map-style), so that a bad one can be found and left out. ``batched`` says
     that a task holds several of them; ``stateful`` that the dataset can tell its own state, ``exact_state`` that this
-    is known to be exact, ``on_divergence`` what is done when it gives something else than before; ``memoryless`` that
+    is known to be exact, ``on_divergence`` what is done when it gives something else than before; ``stateless`` that
     what a worker loads depends on nothing that it loaded before; ``shared`` that the processes are a pool's: others
     work there, too.
     """
@@ -28,7 +28,7 @@ class CoreSettings:
     stateful: bool = False
     exact_state: bool = False
     on_divergence: Literal["raise", "warn"] = "raise"
-    memoryless: bool = False
+    stateless: bool = False
     batch_timeout: float | Literal["auto"] = 120.0
     learned_ceiling: float = 900.0
     startup_timeout: float = 300.0

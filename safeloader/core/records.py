@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from .hunt import Hunt
-    from .messages import Deliver, DeliverBadSample, DeliverError, Lease
-    from .state import Mark
+    from safeloader.core.bisection import Bisection
+    from safeloader.core.messages import Deliver, DeliverBadSample, DeliverError, Lease
+    from safeloader.core.state import DatasetSnapshot
 
-__all__ = ["Case", "Process", "ProcessState", "Resume", "Task", "TaskState", "Work", "Worker"]
+__all__ = ["Case", "ProcessRecord", "ProcessState", "Resume", "Task", "TaskState", "Work", "WorkerRecord"]
 
 
 class TaskState(enum.Enum):
@@ -34,7 +34,7 @@ class ProcessState(enum.Enum):
 class Case:
     """What is held against a task: the processes that died or hung with it."""
 
-    hurt: int = 0  # how many since the last verdict
+    failures: int = 0  # how many since the last verdict
     attempts: int = 0  # how many in all
     hangs: int = 0  # how many of these hung: each doubles the deadline
     cause: str = ""  # of the last one
@@ -64,7 +64,7 @@ class Task:
     case: Case | None = None
 
     @property
-    def tainted(self) -> bool:
+    def quarantined(self) -> bool:
         """True if it killed or hung a process: it is never loaded in the trainer."""
         return self.case is not None
 
@@ -100,7 +100,7 @@ class Resume:
 
 
 @dataclass(slots=True, eq=False)
-class Worker:
+class WorkerRecord:
     """What ``get_worker_info()`` describes; it outlives the processes that host it."""
 
     id: int
@@ -116,8 +116,10 @@ class Worker:
     got: int = 0  # position, generators and end, as far as the consumer got its tasks
     got_snapshot: object = None
     got_end: bool = False
-    marks: deque[Mark] = field(default_factory=deque)  # the oldest is the newest that the consumer has reached
-    first: Mark | None = None  # what its reading of this epoch began with, if the dataset told a state then
+    marks: deque[DatasetSnapshot] = field(
+        default_factory=deque
+    )  # the oldest is the newest that the consumer has reached
+    first: DatasetSnapshot | None = None  # what its reading of this epoch began with, if the dataset told a state then
     log: deque[tuple[object, tuple[int, ...]]] = field(default_factory=deque)  # (indices, skip) since then, if needed
     digests: bytearray = field(default_factory=bytearray)  # of the last of its tasks up to `position`
     way: int = 0  # the best way to its place that was not found wrong (`ways`)
@@ -126,21 +128,23 @@ class Worker:
     checking: bool = False  # it is being brought to its place: nothing is sent behind that
     ended: bool = False  # the same, for the planning of the current epoch
     outstanding: int = 0  # planned, not delivered: balances out-of-order loading
-    setup_hurt: int = 0  # processes that died or hung while setting it up, since it last finished a task
+    setup_failures: int = 0  # processes that died or hung while setting it up, since it last finished a task
     setup_hangs: int = 0  # how many of these hung: each doubles the deadline
     barred: bool = False  # from the trainer, which could not undo what it does
     lenient: bool = False  # the trainer is all there is for it, barred or not
-    hunt: Hunt | None = None
+    hunt: Bisection | None = None
 
     @property
-    def tainted(self) -> bool:
+    def quarantined(self) -> bool:
         """True if something it has to do hurt a process before: that is never done in the trainer."""
-        return self.setup_hurt > 0 or any(isinstance(i, Task) and i.tainted for i in (*self.waiting, *self.sent))
+        return self.setup_failures > 0 or any(
+            isinstance(i, Task) and i.quarantined for i in (*self.waiting, *self.sent)
+        )
 
     @property
     def needs_process(self) -> bool:
         """True if it must not be hosted by the trainer."""
-        return self.tainted or (self.barred and not self.lenient)
+        return self.quarantined or (self.barred and not self.lenient)
 
 
 @dataclass(slots=True, eq=False)
@@ -156,7 +160,7 @@ class Work:
 
 
 @dataclass(slots=True, eq=False)
-class Process:
+class ProcessRecord:
     """An operating-system process that hosts workers. Its number is never used again: it is the generation."""
 
     id: int
@@ -168,11 +172,11 @@ class Process:
     standby: bool = False  # it waits for another to die; it hosts nobody
     retiring: bool = False  # policy wants fewer processes: it ends when its workers have moved
     asked: bool = False  # it was told to end: its exit is no fault
-    innocent: bool = False  # another loader's doing: nor is this
+    killed_elsewhere: bool = False  # another loader's doing: nor is this
     slow_reported: int | None = None
     kept: set[int] = field(default_factory=set)  # made from a shadow: workers in it that are to be hosted here
     slow_start_told: bool = False
-    pardoned: Work | None = None  # it was idle when this was overdue: that excuses it once
+    grace_used: Work | None = None  # it was idle when this was overdue: that excuses it once
     cause: str | None = None  # why it is condemned; the fields below belong to that
     suspect: Work | None = None
     sample: int | None = None

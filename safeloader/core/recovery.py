@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from . import messages as m
-from .records import Process, ProcessState, Task, TaskState, Work, Worker
+from safeloader.core import messages as m
+from safeloader.core.records import ProcessRecord, ProcessState, Task, TaskState, Work, WorkerRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from .supervisor import Supervisor
+    from safeloader.core.supervisor import Supervisor
 
 __all__ = ["Recovery"]
 
@@ -40,8 +40,8 @@ class Recovery:
         process = self._sup.fleet.processes.get(event.process)
         if process is None:
             return
-        hurt = self._sup.workers[process.work[0].worker].setup_hurt if process.work else 0
-        if not self._sup.fleet.proven or hurt >= self._sup.settings.bad_sample_attempts:
+        failures = self._sup.workers[process.work[0].worker].setup_failures if process.work else 0
+        if not self._sup.fleet.proven or failures >= self._sup.settings.bad_sample_attempts:
             self._sup.give_up("refused", event.error, "")
 
     def _process_exited(self, event: m.ProcessExited) -> None:
@@ -51,13 +51,13 @@ class Recovery:
 
     # ------------------------------------------------------------ a process is gone
 
-    def lose(self, process: Process, event: m.ProcessExited | None) -> None:
+    def lose(self, process: ProcessRecord, event: m.ProcessExited | None) -> None:
         """Take a process off the books; ``event`` is None if it could not be killed and is abandoned."""
         self._lose(process, event)
-        if self._sup.settings.memoryless and not self._sup.closed:
+        if self._sup.settings.stateless and not self._sup.closed:
             self._sup.ledger.leave_undone()
 
-    def _lose(self, process: Process, event: m.ProcessExited | None) -> None:
+    def _lose(self, process: ProcessRecord, event: m.ProcessExited | None) -> None:
         del self._sup.fleet.processes[process.id]
         self._sup.fleet.unbalanced = True
         work, sample = self._in_work(process, event)
@@ -65,13 +65,13 @@ class Recovery:
         self._sup.shadows.process_lost(process, hurt_setting_up=redone)
         for number in sorted(process.workers):
             self._take_back(self._sup.workers[number], abandoned=event is None)
-        if process.asked or process.innocent:
+        if process.asked or process.killed_elsewhere:
             return
         cause = self._cause(process, event)
         task = work.task if work is not None else None
         stack = process.stack or (event.stack if event is not None else None)
         if work is not None and task is None and not redone:
-            self._sup.workers[work.worker].setup_hurt += 1
+            self._sup.workers[work.worker].setup_failures += 1
             self._sup.workers[work.worker].setup_hangs += cause == "hung"
         if work is not None and task is not None and work.kind == "task":
             self._sup.blame.charge(task, cause, sample, stack)
@@ -81,7 +81,7 @@ class Recovery:
         elif not self._sup.closed:
             self._decide(work, cause)
 
-    def _in_work(self, process: Process, event: m.ProcessExited | None) -> tuple[Work | None, int | None]:
+    def _in_work(self, process: ProcessRecord, event: m.ProcessExited | None) -> tuple[Work | None, int | None]:
         """What the process worked on, and on which sample: only that can be to blame.
 
         Of a death, the progress page tells; it must name the oldest message in flight. Of a hang, that message is to
@@ -96,14 +96,14 @@ class Recovery:
         return (head, event.sample) if named == head.about else (None, None)
 
     @staticmethod
-    def _cause(process: Process, event: m.ProcessExited | None) -> str:
+    def _cause(process: ProcessRecord, event: m.ProcessExited | None) -> str:
         if process.cause is not None:
             return process.cause
         if event is not None and event.memory_short:
             return "oom"
         return "failed_start" if process.state is ProcessState.STARTING else "died"
 
-    def _take_back(self, worker: Worker, abandoned: bool) -> None:
+    def _take_back(self, worker: WorkerRecord, abandoned: bool) -> None:
         """What was in flight of a worker waits again, first and in the old order; the worker has no home."""
         for item in reversed(worker.sent):
             if isinstance(item, Task):
@@ -118,7 +118,7 @@ class Recovery:
 
     def _tell(
         self,
-        process: Process,
+        process: ProcessRecord,
         event: m.ProcessExited | None,
         cause: str,
         work: Work | None,
@@ -144,7 +144,7 @@ class Recovery:
             ),
         )
 
-    def _action(self, process: Process, event: m.ProcessExited | None) -> str:
+    def _action(self, process: ProcessRecord, event: m.ProcessExited | None) -> str:
         if process.standby:
             return "standby"
         if event is None:
@@ -167,7 +167,7 @@ class Recovery:
         if work.task is not None:
             if work.task.state is TaskState.WAITING:
                 self._sup.blame.judge(work.task)
-        elif self._sup.workers[work.worker].setup_hurt > self._sup.settings.bad_sample_attempts:
+        elif self._sup.workers[work.worker].setup_failures > self._sup.settings.bad_sample_attempts:
             self._sup.give_up("setup", None, cause)
 
     def _count(self, work: Work | None, cause: str) -> None:
@@ -195,12 +195,12 @@ class Recovery:
         """No process can be had, and the trainer needs none: only what hurt one before is given up."""
         self._sup.fleet.faults.clear()
         self._sup.fleet.unbalanced = True
-        if any(worker.setup_hurt for worker in self._sup.workers):
+        if any(worker.setup_failures for worker in self._sup.workers):
             self._sup.give_up("starts", None, cause)
             return
         for worker in self._sup.workers:
             worker.lenient = worker.lenient or worker.barred
-            for task in [item for item in worker.waiting if isinstance(item, Task) and item.tainted]:
+            for task in [item for item in worker.waiting if isinstance(item, Task) and item.quarantined]:
                 self._sup.blame.do_without(task)
 
     # ------------------------------------------------------------ in the trainer
@@ -213,7 +213,7 @@ class Recovery:
             self._take_out(worker)
             self._sup.emit(m.ReportRefused(worker.id, event.what))
 
-    def _take_out(self, worker: Worker) -> None:
+    def _take_out(self, worker: WorkerRecord) -> None:
         """A worker leaves the trainer with what it has in work."""
         inline = self._sup.fleet.processes[m.INLINE]
         inline.work = deque(work for work in inline.work if work.worker != worker.id)

@@ -13,15 +13,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import messages as m
-from .records import Process, Task, Worker
-from .state import Redo
+from safeloader.core import messages as m
+from safeloader.core.records import ProcessRecord, Task, WorkerRecord
+from safeloader.core.state import Redo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from .supervisor import Supervisor
+    from safeloader.core.supervisor import Supervisor
 
 __all__ = ["Shadow", "Shadows"]
 
@@ -61,9 +61,9 @@ class Shadows:
         self._drop(self.behind.pop(process.id, None))
         self.behind[process.id] = Shadow(event.shadow, {worker: [] for worker in process.workers})
 
-    def _is_as_the_books_say(self, process: Process) -> bool:
+    def _is_as_the_books_say(self, process: ProcessRecord) -> bool:
         """False while a worker in it is being set up, or has loaded what was only a probe."""
-        if process.asked or process.innocent or not process.workers:
+        if process.asked or process.killed_elsewhere or not process.workers:
             return False
         hunted = any(self._sup.workers[number].hunt is not None for number in process.workers)
         return not hunted and all(work.kind in ("task", "resume") for work in process.work)
@@ -90,7 +90,7 @@ class Shadows:
 
     # ------------------------------------------------------------ what has to be redone
 
-    def log(self, worker: Worker, item: Task | int, digest: bytes = b"") -> None:
+    def log(self, worker: WorkerRecord, item: Task | int, digest: bytes = b"") -> None:
         """A worker has finished a task, or begun an epoch."""
         shadow = self.behind.get(worker.host) if worker.host is not None else None
         if shadow is None or worker.id not in shadow.redo:
@@ -101,7 +101,7 @@ class Shadows:
             del self.behind[worker.host]  # type: ignore[arg-type]
             self._drop(shadow)
 
-    def claim(self, worker: Worker, process: Process) -> tuple[Redo, ...] | None:
+    def claim(self, worker: WorkerRecord, process: ProcessRecord) -> tuple[Redo, ...] | None:
         """What the worker has to redo in a process that was made from its shadow; None if it is not in there."""
         if worker.id not in process.kept:
             return None
@@ -109,12 +109,12 @@ class Shadows:
         shadow = self.behind.get(process.id)
         return None if shadow is None else tuple(shadow.redo[worker.id])
 
-    def again(self, process: Process) -> int | None:
+    def again(self, process: ProcessRecord) -> int | None:
         """How many batches a successor of a lost process loads again, and compares; None if it need not."""
         found = [redo for shadow in self.orphans for number, redo in shadow.redo.items() if number in process.workers]
         return sum(bool(done.digest) for redo in found for done in redo) or None
 
-    def distrust(self, worker: Worker) -> None:
+    def distrust(self, worker: WorkerRecord) -> None:
         """What was done again in a successor did not come out as before: the shadow holds the worker no more."""
         for number, shadow in list(self.behind.items()):
             if shadow.redo.pop(worker.id, None) is not None and not shadow.redo:
@@ -122,7 +122,7 @@ class Shadows:
 
     # ------------------------------------------------------------ faults
 
-    def process_lost(self, process: Process, hurt_setting_up: bool) -> None:
+    def process_lost(self, process: ProcessRecord, hurt_setting_up: bool) -> None:
         """A process is gone. Its shadow waits for a successor to be wanted, unless successors fail."""
         shadow = self.behind.pop(process.id, None)
         if shadow is None:
@@ -140,30 +140,30 @@ class Shadows:
         workers = self._sup.workers
         return next((s for s in self.orphans if any(workers[i].host is None for i in s.redo)), None)
 
-    def stand_behind(self, shadow: Shadow, process: Process) -> None:
+    def stand_behind(self, shadow: Shadow, process: ProcessRecord) -> None:
         """A process is started from a shadow."""
         self.orphans.remove(shadow)
         self.behind[process.id] = shadow
         process.kept = set(shadow.redo)
 
-    def suits(self, worker: Worker, process: Process) -> bool:
+    def suits(self, worker: WorkerRecord, process: ProcessRecord) -> bool:
         """True if the process was made from the worker's shadow, and has not given the worker up."""
         return worker.id in process.kept
 
-    def holds(self, worker: Worker, process: Process) -> bool:
+    def holds(self, worker: WorkerRecord, process: ProcessRecord) -> bool:
         """True if the worker lives in a process, and in its shadow."""
         shadow = self.behind.get(process.id)
         return shadow is not None and not shadow.gone and worker.id in shadow.redo
 
-    def awaits(self, worker: Worker) -> bool:
+    def awaits(self, worker: WorkerRecord) -> bool:
         """True if a shadow holds the worker, which has no home."""
         return any(worker.id in shadow.redo for shadow in (*self.orphans, *self.behind.values()))
 
-    def holds_one_of(self, process: Process) -> bool:
+    def holds_one_of(self, process: ProcessRecord) -> bool:
         """True if a shadow can make a successor of a process that is lost."""
         return any(worker in shadow.redo for shadow in self.orphans for worker in process.workers)
 
-    def settled(self, worker: Worker, process: Process) -> None:
+    def settled(self, worker: WorkerRecord, process: ProcessRecord) -> None:
         """A worker has found a home: shadows of other processes need not hold it any more."""
         for number, shadow in list(self.behind.items()):
             if number != process.id and shadow.redo.pop(worker.id, None) is not None:

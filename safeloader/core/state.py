@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["DIGEST", "KEPT", "Mark", "Planned", "Redo", "Standing", "State"]
+__all__ = ["DIGEST", "KEPT", "DatasetSnapshot", "PlannedTask", "Redo", "WorkerCursor", "State"]
 
 
 DIGEST = 8
@@ -17,7 +17,7 @@ KEPT = 65_536
 """A state holds the digests of at most so many of a worker's last tasks."""
 
 
-class Mark(NamedTuple):
+class DatasetSnapshot(NamedTuple):
     """What a worker's dataset said of itself (``content``) after ``position`` tasks of the epoch, and the state of the
     worker's generators then. A worker whose dataset can tell its state is hosted from its last mark on."""
 
@@ -35,7 +35,7 @@ class Redo(NamedTuple):
     digest: bytes = b""  # of what it gave then; it must give it again
 
 
-class Standing(NamedTuple):
+class WorkerCursor(NamedTuple):
     """Where one worker stood when the last of its tasks that the consumer got was finished.
 
     ``replay`` are the (indices, skip) of its tasks since the mark, for map-style datasets that tell their state;
@@ -46,12 +46,12 @@ class Standing(NamedTuple):
     ended: bool
     epoch_snapshot: object
     snapshot: object
-    mark: Mark | None = None
+    mark: DatasetSnapshot | None = None
     replay: tuple[tuple[object, tuple[int, ...]], ...] = ()
     digests: bytes = b""
 
 
-class Planned(NamedTuple):
+class PlannedTask(NamedTuple):
     """A batch that the sampler gave and the consumer has not got."""
 
     batch: int
@@ -74,8 +74,8 @@ class State(NamedTuple):
     drawn: int
     turn: int
     over: bool
-    last: Planned | None
-    planned: tuple[Planned, ...]
-    workers: tuple[Standing, ...]
+    last: PlannedTask | None
+    planned: tuple[PlannedTask, ...]
+    workers: tuple[WorkerCursor, ...]
     slowest: tuple[float, float] = (0.0, 0.0)
     exhausted: bool = False

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import messages as m
+from safeloader.core import messages as m
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from .state import Mark, State
+    from safeloader.core.state import DatasetSnapshot, State
 
 __all__ = ["Entry", "Story"]
 
@@ -29,7 +29,7 @@ _HEAVY = {
     m.WorkerMarked: "content",
     m.WorkerResumed: "content",
 }
-_MAYBE_HEAVY = {*_HEAVY, m.HostWorker, m.TellState, m.EpochResumed}
+_MAYBE_HEAVY = {*_HEAVY, m.HostWorker, m.GiveState, m.EpochResumed}
 _QUIET = {
     "batch", "snapshot", "epoch_snapshot", "indices", "lease", "stack", "error", "text", "content", "mark", "replay",
     "state", "digest", "digests", "begin",
@@ -92,7 +92,7 @@ def _lightened(message: Any) -> Any:
     if kind is m.HostWorker:
         heavy = message.mark is not None or message.digests
         return message._replace(mark=_words_for(message.mark), digests=b"") if heavy else message
-    if kind is m.TellState or kind is m.EpochResumed:
+    if kind is m.GiveState or kind is m.EpochResumed:
         return message._replace(state=_without_contents(message.state)) if message.state is not None else message
     if kind not in _HEAVY:
         return message
@@ -102,7 +102,7 @@ def _lightened(message: Any) -> Any:
     return message if getattr(message, field) is None else message._replace(**{field: field})
 
 
-def _words_for(mark: Mark | None) -> Mark | None:
+def _words_for(mark: DatasetSnapshot | None) -> DatasetSnapshot | None:
     return mark if mark is None or mark.content is None else mark._replace(content="content")
 
 

@@ -17,25 +17,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import messages as m
-from .blame import Blame
-from .fleet import Fleet
-from .leases import Leases
-from .ledger import Ledger
-from .progress import Progress
-from .records import Task, Worker
-from .recovery import Recovery
-from .returning import Returning
-from .shadows import Shadows
-from .story import Story
-from .traffic import Traffic
-from .watch import Watch
+from safeloader.core import messages as m
+from safeloader.core.consumer import ConsumerProgress
+from safeloader.core.deadlines import DeadlineWatch
+from safeloader.core.dispatch import Dispatch
+from safeloader.core.fleet import Fleet
+from safeloader.core.leases import Leases
+from safeloader.core.quarantine import Quarantine
+from safeloader.core.records import Task, WorkerRecord
+from safeloader.core.recovery import Recovery
+from safeloader.core.restoring import Returning
+from safeloader.core.schedule import Schedule
+from safeloader.core.shadows import Shadows
+from safeloader.core.story import Story
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from .policy import CoreSettings
+    from safeloader.core.policy import CoreSettings
 
 __all__ = ["Supervisor"]
 
@@ -53,16 +53,16 @@ class Supervisor:
         self.now = 0.0
         self.closed = False
         self.story = Story(story_length)
-        self.workers = [Worker(number) for number in range(settings.num_workers)]
-        self.progress = Progress(self)
-        self.ledger = Ledger(self)
+        self.workers = [WorkerRecord(number) for number in range(settings.num_workers)]
+        self.progress = ConsumerProgress(self)
+        self.ledger = Schedule(self)
         self.leases = Leases(keep=self.ledger.window + 8)
         self.fleet = Fleet(self)
         self.shadows = Shadows(self)
         self.returning = Returning(self)
-        self.traffic = Traffic(self)
-        self.watch = Watch(self)
-        self.blame = Blame(self)
+        self.traffic = Dispatch(self)
+        self.watch = DeadlineWatch(self)
+        self.blame = Quarantine(self)
         self.recovery = Recovery(self)
         self._given_up: m.GiveUp | None = None
         self._out: list[m.Command] = []

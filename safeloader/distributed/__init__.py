@@ -14,7 +14,7 @@
 
 from __future__ import annotations
 
-from .board import Board, board
-from .elastic import ElasticDistributedSampler
+from safeloader.distributed.board import Board, board
+from safeloader.distributed.elastic import ElasticDistributedSampler
 
 __all__ = ["Board", "ElasticDistributedSampler", "board"]

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from ..dist_env import ALONE, group
-from ..errors import SettingsError, StateError
-from .order import Order, order_of, weighted_order_of
+from safeloader.dist_env import ALONE, group
+from safeloader.distributed.order import Order, order_of, weighted_order_of
+from safeloader.errors import SettingsError, StateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sized

@@ -22,19 +22,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch.utils.data import DistributedSampler
 
-from .. import torch_private
-from ..dist_env import group
-from ..errors import RanksDisagreeError
-from ..lengths import length_of
-from ..observe.log import logger
-from ..state.sampling import chain_of
-from .compare import Difference, ended_elsewhere, ends_differ, facts_differ
-from .elastic import ElasticDistributedSampler
+from safeloader import torch_private
+from safeloader.dist_env import group
+from safeloader.distributed.compare import Difference, ended_elsewhere, ends_differ, facts_differ
+from safeloader.distributed.elastic import ElasticDistributedSampler
+from safeloader.errors import RanksDisagreeError
+from safeloader.lengths import length_of
+from safeloader.observe.log import logger
+from safeloader.resume.sampler_state import chain_of
 
 if TYPE_CHECKING:
-    from ..loader import DataLoader
-    from ..settings import Settings
-    from .store import GroupStore
+    from safeloader.config import Settings
+    from safeloader.distributed.store import GroupStore
+    from safeloader.loader import DataLoader
 
 __all__ = ["ComparedPass", "RankCheck"]
 
@@ -110,7 +110,7 @@ class RankCheck:
         dealer = _dealer(loader, *here)
         if dealer is None and not torch_private.is_iterable(loader):
             return
-        from .store import group_store
+        from safeloader.distributed.store import group_store
 
         store = group_store()
         if store is None:
@@ -227,7 +227,7 @@ def _read(value: bytes) -> dict[str, Any] | None:
 
 def _fresh(told: dict[str, Any]) -> bool:
     """Not written by a rank of an earlier start of the group."""
-    from .store import born
+    from safeloader.distributed.store import born
 
     return bool(told["time"] >= born())
 

@@ -28,8 +28,8 @@ from datetime import timedelta
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ..dist_env import group
-from ..torch_private import default_store
+from safeloader.dist_env import group
+from safeloader.torch_private import default_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -10,14 +10,14 @@ import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .. import torch_private
-from ..core.policy import CoreSettings, Deadlines, longest_batch_timeout, worst_recovery
-from ..dist_env import ALONE, group
-from ..errors import SettingsError
-from ..observe.log import logger
+from safeloader import torch_private
+from safeloader.core.policy import CoreSettings, Deadlines, longest_batch_timeout, worst_recovery
+from safeloader.dist_env import ALONE, group
+from safeloader.errors import SettingsError
+from safeloader.observe.log import logger
 
 if TYPE_CHECKING:
-    from ..settings import Settings
+    from safeloader.config import Settings
 
 __all__ = ["SHARE", "GroupTimeout", "fitted"]
 

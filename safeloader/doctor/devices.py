@@ -8,7 +8,7 @@ import subprocess
 from typing import TYPE_CHECKING, NamedTuple
 
 from safeloader.doctor.finding import Finding, Verdict
-from safeloader.observe.text import inline, many
+from safeloader.observe.format import inline, many
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from safeloader.observe.text import inline
+from safeloader.observe.format import inline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -9,7 +9,7 @@ import tempfile
 
 from safeloader.doctor.cgroups import Limits, limits, usable_cpus
 from safeloader.doctor.finding import Finding
-from safeloader.observe.text import many
+from safeloader.observe.format import many
 from safeloader.runtime import system
 
 __all__ = [

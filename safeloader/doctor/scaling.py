@@ -6,10 +6,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safeloader import torch_private
+from safeloader.config import Policy
 from safeloader.errors import SafeLoaderError
 from safeloader.loader import DataLoader
-from safeloader.observe.text import duration, inline, many
-from safeloader.settings import Policy
+from safeloader.observe.format import duration, inline, many
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

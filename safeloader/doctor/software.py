@@ -11,12 +11,12 @@ import threading
 import torch
 import torch.multiprocessing
 
+from safeloader.config import resolve
 from safeloader.doctor.cgroups import usable_cpus
 from safeloader.doctor.finding import Finding
 from safeloader.errors import SettingsError
-from safeloader.observe.text import inline, many
+from safeloader.observe.format import inline, many
 from safeloader.runtime.start import hashing
-from safeloader.settings import resolve
 
 __all__ = ["CHECKS", "ffcv", "hash_seed", "own_settings", "start_method", "threads_of_libraries", "versions"]
 

@@ -17,11 +17,12 @@ from safeloader import torch_private
 from safeloader.doctor.finding import Finding
 from safeloader.doctor.machine import GIB, units
 from safeloader.errors import NotCarriableError
+from safeloader.observe.format import duration, inline, many
 from safeloader.observe.stall import place_of
-from safeloader.observe.text import duration, inline, many
-from safeloader.runtime import carry, codec
-from safeloader.runtime.arena import Arena
-from safeloader.runtime.lease import LeaseWriter
+from safeloader.runtime import by_value
+from safeloader.runtime.memory import codec
+from safeloader.runtime.memory.arena import Arena
+from safeloader.runtime.memory.slot_writer import SlotWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +66,7 @@ def carried(loader: Any) -> tuple[Finding, int | None]:
     parts = {"dataset": loader.dataset, "collate_fn": loader.collate_fn, "worker_init_fn": loader.worker_init_fn}
     begun = perf_counter()
     try:
-        packed = carry.pack(tuple(parts.values()), what=parts)
+        packed = by_value.pack(tuple(parts.values()), what=parts)
     except NotCarriableError as error:
         return Finding("spawn", "bad", f"cannot be sent to a worker: {inline(error.what)}", error.hint), None
     seconds, size = perf_counter() - begun, packed.size
@@ -178,7 +179,7 @@ class _Clerk:
     def _transfer(self, batch: Any) -> None:
         arena = Arena()
         try:
-            writer = LeaseWriter(arena)
+            writer = SlotWriter(arena)
             writer.open(0)
             encoder = codec.Encoder(writer, "")
             begun = perf_counter()

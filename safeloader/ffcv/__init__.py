@@ -24,11 +24,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .beton import Beton
-    from .checking import CheckReport, Problem, check
-    from .loader import Loader
-    from .resize import ProgressiveResize, SharedSize
-    from .writing import write
+    from safeloader.ffcv.beton import Beton
+    from safeloader.ffcv.checking import CheckReport, Problem, check
+    from safeloader.ffcv.loader import Loader
+    from safeloader.ffcv.resize import ProgressiveResize, SharedSize
+    from safeloader.ffcv.writing import write
 
 __all__ = ["Beton", "CheckReport", "Loader", "Problem", "ProgressiveResize", "SharedSize", "check", "write"]
 

@@ -8,21 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import SettingsError
-from ..observe.log import logger
-from .beton import Beton
-from .checking import CheckReport, examine
-from .resize import whole
+from safeloader.errors import SettingsError
+from safeloader.ffcv.beton import Beton
+from safeloader.ffcv.checking import CheckReport, examine
+from safeloader.ffcv.resize import whole
+from safeloader.observe.log import logger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .resize import ProgressiveResize
+    from safeloader.ffcv.resize import ProgressiveResize
 
 __all__ = ["cache", "count", "indices", "opened", "order_kind", "told", "workers"]
 
 _ORDERS = ("SEQUENTIAL", "RANDOM", "QUASI_RANDOM")
-
 
 
 def count(value: Any, name: str, least: int = 1) -> int:

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import SettingsError
-from ..values import nearest
-from . import arguments
-from . import pipelines as pipes
-from .operations import Factory
+from safeloader.errors import SettingsError
+from safeloader.ffcv import arguments
+from safeloader.ffcv import pipelines as pipes
+from safeloader.ffcv.operations import Factory
+from safeloader.setting_types import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from .beton import Beton
-    from .engine import Recipe
-    from .ladder import Ladder
-    from .order import Order
+    from safeloader.ffcv.beton import Beton
+    from safeloader.ffcv.engine import Recipe
+    from safeloader.ffcv.ladder import Ladder
+    from safeloader.ffcv.order import SampleOrder
 
 __all__ = ["FFCVNames"]
 
@@ -42,7 +42,7 @@ class FFCVNames:
     """Names that FFCV's loader has; `Loader` derives from it."""
 
     _beton: Beton
-    _order: Order
+    _order: SampleOrder
     _recipe: Recipe
     _ladder: Ladder
     _epoch: int

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import pipelines
-from .beton import Beton
-from .need import require
-from .ways import Arrived
+from safeloader.ffcv import pipelines
+from safeloader.ffcv.backends import Arrived
+from safeloader.ffcv.beton import Beton
+from safeloader.ffcv.require import require
 
 if TYPE_CHECKING:
-    from ..observe import Recorder
-    from ..settings import Settings
-    from .engine import Place, Recipe
+    from safeloader.config import Settings
+    from safeloader.ffcv.engine import EnginePlace, Recipe
+    from safeloader.observe import Recorder
 
 __all__ = ["BareWay"]
 
@@ -32,7 +32,7 @@ class BareWay:
         self._iterator: Any = None
         self._size: int | None = None
 
-    def begin(self, place: Place) -> None:
+    def begin(self, place: EnginePlace) -> None:
         """As `Way`."""
         from ffcv.loader.epoch_iterator import EpochIterator
 

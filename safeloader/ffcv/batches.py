@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from .engine import Place
-    from .producer import Producer
+    from safeloader.ffcv.engine import EnginePlace
+    from safeloader.ffcv.producer import Producer
 
 __all__ = ["LOOK", "Bad", "Batches", "Failed", "Made", "ThreadHung"]
 
@@ -103,7 +103,7 @@ class Batches:
         self._taken += 1
         return self._producer.settled(*item)
 
-    def lend(self, place: Place, reserve: Callable[[list[int]], list[torch.Tensor]]) -> None:
+    def lend(self, place: EnginePlace, reserve: Callable[[list[int]], list[torch.Tensor]]) -> None:
         """Have a place's batch, if it is still to come, made in memory that ``reserve`` gives for sizes in bytes."""
         first = self._producer.place
         if replace(place, batch=first.batch) == first and place.batch - first.batch >= self._taken:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..errors import BetonError, PipelineError
+from safeloader.errors import BetonError, PipelineError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -206,7 +206,6 @@ class Beton:
         for sample, page in zip(self.rows["sample"], self.rows["ptr"] >> shift, strict=True):
             pages[page].add(sample)
         return pages
-
 
 
 def _field(name: str, row: Any, custom: Mapping[str, Any]) -> Field:

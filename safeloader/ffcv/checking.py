@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..errors import BetonError
-from .beton import JPG, RAW, Beton, Field
-from .jpeg import decodes, jpeg_size
+from safeloader.errors import BetonError
+from safeloader.ffcv.beton import JPG, RAW, Beton, Field
+from safeloader.ffcv.jpeg import decodes, jpeg_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -21,7 +21,7 @@ from ffcv.pipeline.compiler import Compiler
 from ffcv.transforms import RandomHorizontalFlip
 from numpy.random import rand
 
-from .operations import view
+from safeloader.ffcv.operations import view
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import PipelineError
-from . import kept, mends, pipelines
-from .batches import Batches
-from .beton import Beton, Fingerprint, unchanged
-from .leases import Pool, Slots
-from .need import require
+from safeloader.errors import PipelineError
+from safeloader.ffcv import numba_cache, patches, pipelines
+from safeloader.ffcv.batches import Batches
+from safeloader.ffcv.beton import Beton, Fingerprint, unchanged
+from safeloader.ffcv.leases import Pool, Slots
+from safeloader.ffcv.require import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .order import Order
+    from safeloader.ffcv.order import SampleOrder
 
-__all__ = ["Engine", "Place", "Recipe", "threading_layer"]
+__all__ = ["Engine", "EnginePlace", "Recipe", "threading_layer"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Recipe:
 
     path: str
     print: Fingerprint
-    order: Order
+    order: SampleOrder
     pipelines: Any
     custom_fields: dict[str, Any]
     num_workers: int
@@ -63,7 +63,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Place:
+class EnginePlace:
     """Where in the course of a training.
 
     Attributes:
@@ -97,12 +97,12 @@ class Engine:
     def __init__(self, recipe: Recipe, size: int | None) -> None:
         require()
         if recipe.cache:
-            kept.keep_in(recipe.cache)
+            numba_cache.keep_in(recipe.cache)
         self.recipe = recipe
         self.size: int | None = None
         unchanged(recipe.path, recipe.print)
         self.beton = Beton(recipe.path, recipe.custom_fields)
-        self.loader: Any = mends.threads_restored(self._bare_loader)
+        self.loader: Any = patches.threads_restored(self._bare_loader)
         self._memory_read = self.loader.memory_manager.compile_reader()
         self._pools: dict[tuple[Any, ...], Pool] = {}
         self._specs: dict[str, Any] = {}
@@ -148,7 +148,7 @@ class Engine:
         changed = False
         for kind, by_node in code.items():
             for node, function in by_node.items():
-                key = kept.named(function, by_identity=False)
+                key = numba_cache.named(function, by_identity=False)
                 if anew or (kind, node) not in self._codes or self._codes[kind, node][1] != key:
                     self._codes[kind, node] = function, key
                     changed = True
@@ -231,9 +231,9 @@ class Engine:
 
     # ------------------------------------------------------------ running
 
-    def begin(self, place: Place) -> Batches:
+    def begin(self, place: EnginePlace) -> Batches:
         """The batches from a place to the end of its epoch. The ones before are ended."""
-        from .producer import Producer
+        from safeloader.ffcv.producer import Producer
 
         self.stop()
         unchanged(self.recipe.path, self.recipe.print)
@@ -264,12 +264,12 @@ class Engine:
 
         What goes wrong here goes wrong again, with its name.
         """
-        from .producer import Producer
+        from safeloader.ffcv.producer import Producer
 
         stages, outputs = self.loader.code
         self.loader.code = stages[:1], []
         try:
-            batches = Batches(Producer(self, self.recipe.order.indices[:1], Place(0, 0, self.size), anew=None))
+            batches = Batches(Producer(self, self.recipe.order.indices[:1], EnginePlace(0, 0, self.size), anew=None))
             try:
                 batches.next(None)
             except Exception:
@@ -311,7 +311,7 @@ def _layer(numba: Any) -> str:
         return str(asked)
     for name in numba.config.THREADING_LAYER_PRIORITY:
         try:
-            __import__(f"numba.np.ufunc.{ {'tbb': 'tbbpool', 'omp': 'omppool'}.get(name, name)}")
+            __import__(f"numba.np.ufunc.{ {'tbb': 'tbbpool', 'omp': 'omppool'}.get(name, name) }")
         except ImportError:
             continue
         return str(name)

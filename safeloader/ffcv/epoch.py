@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import BadSampleError, ConcurrentUseError
-from ..observe.happenings import Fault
+from safeloader.errors import BadSampleError, ConcurrentUseError
+from safeloader.observe.events import Fault
 
 if TYPE_CHECKING:
-    from .engine import Place
-    from .loader import Loader
-    from .order import Order
-    from .ways import Arrived
+    from safeloader.ffcv.backends import Arrived
+    from safeloader.ffcv.engine import EnginePlace
+    from safeloader.ffcv.loader import Loader
+    from safeloader.ffcv.order import SampleOrder
 
 __all__ = ["Epoch"]
 
@@ -29,7 +29,7 @@ class Epoch(Iterator[tuple[Any, ...]]):
         order: The order of its samples.
     """
 
-    def __init__(self, loader: Loader, place: Place, order: Order) -> None:
+    def __init__(self, loader: Loader, place: EnginePlace, order: SampleOrder) -> None:
         self._loader, self._place, self.order = loader, place, order
         self._first = place.batch
         self._ended = self._busy = False
@@ -91,7 +91,7 @@ class Epoch(Iterator[tuple[Any, ...]]):
                 loader._delivered.append((place.epoch, place.batch, self.order, {bad.sample for bad in arrived.bad}))
                 return values
 
-    def _good(self, place: Place, arrived: Arrived) -> tuple[Any, ...] | None:
+    def _good(self, place: EnginePlace, arrived: Arrived) -> tuple[Any, ...] | None:
         """The batch without its corrupt samples; None if nothing is left."""
         if not arrived.bad:
             return arrived.values
@@ -107,7 +107,7 @@ class Epoch(Iterator[tuple[Any, ...]]):
             return None
         return tuple(value[keep if isinstance(value, torch.Tensor) else keep.numpy()] for value in arrived.values)
 
-    def _bad_sample(self, place: Place, arrived: Arrived) -> BadSampleError:
+    def _bad_sample(self, place: EnginePlace, arrived: Arrived) -> BadSampleError:
         loader, bad = self._loader, arrived.bad
         samples = [one.sample for one in bad]
         loader._recorder.fault(

@@ -6,12 +6,12 @@ from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from .ways import Arrived, FellOver, Step, TrainerWay, Way
+from safeloader.ffcv.backends import Arrived, Backend, FellOver, Step, TrainerWay
 
 if TYPE_CHECKING:
-    from ..observe import Recorder
-    from ..settings import Settings
-    from .engine import Place, Recipe
+    from safeloader.config import Settings
+    from safeloader.ffcv.engine import EnginePlace, Recipe
+    from safeloader.observe import Recorder
 
 __all__ = ["Ladder"]
 
@@ -32,7 +32,7 @@ class Ladder:
 
     def __init__(self, steps: tuple[Step, ...], recipe: Recipe, settings: Settings, recorder: Recorder) -> None:
         self.steps = steps
-        self.way: Way | None = None
+        self.way: Backend | None = None
         self.recipe, self._settings, self._recorder = recipe, settings, recorder
         self._rung = self._good = 0
         self._size: int | None = None
@@ -46,7 +46,7 @@ class Ladder:
             self.steps, self._rung, self._good = steps, 0, 0
             self._recorder.way, self._recorder.rung = str(steps[0]), steps[0].workers
 
-    def begin(self, place: Place) -> None:
+    def begin(self, place: EnginePlace) -> None:
         """Begin an epoch, or the rest of one; a rung higher if the present one was good for long enough."""
         if self._rung and self._good >= self._settings.recover_after:
             self._climb()
@@ -55,7 +55,7 @@ class Ladder:
         except FellOver as fell:
             self._fall(fell)
 
-    def next(self, place: Place) -> Arrived:
+    def next(self, place: EnginePlace) -> Arrived:
         """The batch of this place, which is the one that is due.
 
         Raises:
@@ -85,7 +85,7 @@ class Ladder:
             self.way.close()
             self.way = None
 
-    def _begin(self, place: Place) -> None:
+    def _begin(self, place: EnginePlace) -> None:
         started = monotonic()
         if self.way is None:
             self.way = self._make(self.steps[self._rung])
@@ -95,19 +95,19 @@ class Ladder:
                 self._recorder.resized(place.epoch, self._size or 0, place.size, monotonic() - started)
             self._size = place.size
 
-    def _make(self, step: Step) -> Way:
+    def _make(self, step: Step) -> Backend:
         recipe = replace(self.recipe, num_workers=step.workers)
         if step.kind == "trainer":
             return TrainerWay(recipe, self._settings, self._recorder)
         if step.kind == "process":
-            from .hosted import HostedWay
+            from safeloader.ffcv.process_backend import HostedWay
 
             return HostedWay(recipe, self._settings, self._recorder)
         if step.kind == "bare":
-            from .bare import BareWay
+            from safeloader.ffcv.bare import BareWay
 
             return BareWay(recipe, self._settings, self._recorder)
-        from .plain import PlainWay
+        from safeloader.ffcv.torch_backend import PlainWay
 
         return PlainWay(recipe, self._settings, self._recorder)
 

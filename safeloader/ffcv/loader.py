@@ -12,32 +12,32 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..delivered import Delivered
-from ..errors import ForkRefusedError, LoaderClosedError, SettingsError
-from ..loader_state import LoaderState
-from ..observe.log import logger
-from ..settings import Policy, resolve
-from . import arguments
-from . import pipelines as pipes
-from .attributes import FFCVNames
-from .checking import CheckReport, examine
-from .engine import Place, Recipe, threading_layer
-from .epoch import Epoch
-from .ladder import Ladder
-from .need import require
-from .operation_watch import OperationWatch, frozen, travels
-from .order import Order
-from .state import checked_state, state_of
-from .ways import Step, steps
+from safeloader.config import Policy, resolve
+from safeloader.errors import ForkRefusedError, LoaderClosedError, SettingsError
+from safeloader.ffcv import arguments
+from safeloader.ffcv import pipelines as pipes
+from safeloader.ffcv.attributes import FFCVNames
+from safeloader.ffcv.backends import Step, steps
+from safeloader.ffcv.checking import CheckReport, examine
+from safeloader.ffcv.engine import EnginePlace, Recipe, threading_layer
+from safeloader.ffcv.epoch import Epoch
+from safeloader.ffcv.ladder import Ladder
+from safeloader.ffcv.operation_watch import OperationWatch, frozen, travels
+from safeloader.ffcv.order import SampleOrder
+from safeloader.ffcv.require import require
+from safeloader.ffcv.state import checked_state, state_of
+from safeloader.loader_state import LoaderState
+from safeloader.observe.log import logger
+from safeloader.recent_batches import Delivered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from typing_extensions import Self
 
-    from ..observe import Report
-    from .ranks import Ranks
-    from .resize import ProgressiveResize
+    from safeloader.ffcv.ranks import Ranks
+    from safeloader.ffcv.resize import ProgressiveResize
+    from safeloader.observe import Report
 
 __all__ = ["Loader"]
 
@@ -110,7 +110,7 @@ class Loader(FFCVNames):
         self._ranks = self._join(distributed)
         seed = self._seed(seed, distributed)
         taken = arguments.indices(indices, self._beton.num_samples)
-        self._order = Order(
+        self._order = SampleOrder(
             arguments.order_kind(order, distributed), taken, seed, batch_size, bool(drop_last),
             self._ranks.rank if self._ranks else None, self._ranks.world_size if self._ranks else 1,
         )  # fmt: skip
@@ -133,7 +133,7 @@ class Loader(FFCVNames):
         self._ladder = Ladder(self._rungs(), self._recipe, self._settings, self._recorder)
         self._epoch, self._batch, self._anew = 0, 0, 0  # where the next iteration begins
         self._iterator: weakref.ref[Epoch] | None = None
-        self._delivered: deque[tuple[int, int, Order, set[int]]] = deque(maxlen=16)
+        self._delivered: deque[tuple[int, int, SampleOrder, set[int]]] = deque(maxlen=16)
         self._closed = False
         self._owner = os.getpid()
         self._agree()
@@ -144,7 +144,7 @@ class Loader(FFCVNames):
     def _join(self, distributed: bool) -> Ranks | None:
         if not distributed:
             return None
-        from .ranks import Ranks
+        from safeloader.ffcv.ranks import Ranks
 
         shared = "loader" if self.name.startswith("ffcv loader ") else self.name
         return Ranks(shared, self._settings.startup_timeout)
@@ -203,7 +203,7 @@ class Loader(FFCVNames):
         self._state.epochs = epoch
         self._state.begin_pass(self)
         self._state.epochs = epoch + 1
-        iterator = Epoch(self, Place(epoch, batch, size, anew=self._anew), self._order)
+        iterator = Epoch(self, EnginePlace(epoch, batch, size, anew=self._anew), self._order)
         self._iterator = weakref.ref(iterator)
         return iterator
 

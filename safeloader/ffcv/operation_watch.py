@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..errors import NotCarriableError, SettingsError
-from ..observe.log import logger
-from ..runtime import carry
-from . import pipelines as pipes
-from .operations import Factory
+from safeloader.errors import NotCarriableError, SettingsError
+from safeloader.ffcv import pipelines as pipes
+from safeloader.ffcv.operations import Factory
+from safeloader.observe.log import logger
+from safeloader.runtime import by_value
 
 if TYPE_CHECKING:
-    from .beton import Beton
+    from safeloader.ffcv.beton import Beton
 
 __all__ = ["OperationWatch", "frozen", "travels"]
 
@@ -28,7 +28,7 @@ def frozen(given: Any, beton: Beton) -> Any:
 def travels(completed: Any, name: str) -> bool:
     """Whether another process can have the pipelines; if not, the log says why."""
     try:
-        carry.pack(completed).close()
+        by_value.pack(completed).close()
     except NotCarriableError as error:
         what = error.what.replace("obj", "pipelines", 1).splitlines()[0]
         logger.warning("%s: FFCV runs in the trainer, since its pipelines cannot be sent to a process: %s", name, what)

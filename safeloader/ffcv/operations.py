@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..errors import NotCarriableError, PipelineError
-from ..runtime import carry
+from safeloader.errors import NotCarriableError, PipelineError
+from safeloader.runtime import by_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -155,7 +155,7 @@ class Attributes:
                 )
         values = [_held(self._operations[number])[name] for number, name in changed]
         sums = [zlib.crc32(blob) for blob in changed.values() if isinstance(blob, bytes)]
-        return carry.dumps((list(changed), sums, values, gone))
+        return by_value.dumps((list(changed), sums, values, gone))
 
     def _pickled(self, numbers: Iterable[int] | None = None) -> _Pickled:
         """Each attribute in bytes; one that cannot be pickled as its identity."""
@@ -163,7 +163,7 @@ class Attributes:
         for number in range(len(self._operations)) if numbers is None else numbers:
             for name, value in _held(self._operations[number]).items():
                 try:
-                    found[number, name] = carry.dumps(value)
+                    found[number, name] = by_value.dumps(value)
                 except (NotCarriableError, TypeError, pickle.PicklingError):
                     found[number, name] = id(value)
         return found
@@ -172,12 +172,12 @@ class Attributes:
 
     def become(self, changes: bytes | None) -> bool:
         """Be as the other side is: its changes since the beginning, and nothing else. True if that changes anything."""
-        told = carry.loads(changes) if changes is not None else ([], [], [], [])
+        told = by_value.loads(changes) if changes is not None else ([], [], [], [])
         keys = set(map(tuple, told[0])) | set(map(tuple, told[3]))
         now = self._pickled()
         for key, blob in self._first.items():
             if key not in keys and isinstance(blob, bytes) and now.get(key) != blob:
-                _put(self._operations[key[0]], key[1], carry.loads(blob))
+                _put(self._operations[key[0]], key[1], by_value.loads(blob))
         for number, name in [key for key in now if key not in self._first and key not in keys]:
             _drop(self._operations[number], name)
         self._put_all(told)
@@ -187,7 +187,7 @@ class Attributes:
 
     def hear(self, changes: bytes) -> None:
         """Take over the other side's changes since its `start`, as far as they are news."""
-        keys, sums, values, gone = carry.loads(changes)
+        keys, sums, values, gone = by_value.loads(changes)
         news = [n for n, key in enumerate(keys) if self._heard.get(tuple(key)) != sums[n]]
         self._heard.update({tuple(keys[n]): sums[n] for n in news})
         self._put_all(([keys[n] for n in news], [], [values[n] for n in news], gone))

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from .beton import Beton
+    from safeloader.ffcv.beton import Beton
 
-__all__ = ["Order", "mixed"]
+__all__ = ["SampleOrder", "mixed"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Order:
+class SampleOrder:
     """The order of a loader's samples.
 
     Attributes:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from ..errors import PipelineError
-from ..values import nearest
-from .resize import whole
+from safeloader.errors import PipelineError
+from safeloader.ffcv.resize import whole
+from safeloader.setting_types import nearest
 
 if TYPE_CHECKING:
-    from .beton import Beton
-    from .resize import ProgressiveResize
+    from safeloader.ffcv.beton import Beton
+    from safeloader.ffcv.resize import ProgressiveResize
 
 __all__ = [
     "Pipelines",
@@ -155,7 +155,7 @@ class _Views:
     def of(self, operation: Any) -> Any:
         from ffcv.pipeline.operation import Operation
 
-        from .decoders import guarded
+        from safeloader.ffcv.decoders import guarded
 
         if not isinstance(operation, Operation):
             return operation  # a torch module is shared: it may hold weights

@@ -11,15 +11,15 @@ import torch
 from ffcv.loader.epoch_iterator import IS_CUDA, EpochIterator
 from numba import njit
 
-from . import mends
-from .batches import LOOK, Bad, Failed, Made
-from .decoders import VERDICTS
-from .order import mixed
+from safeloader.ffcv import patches
+from safeloader.ffcv.batches import LOOK, Bad, Failed, Made
+from safeloader.ffcv.decoders import VERDICTS
+from safeloader.ffcv.order import mixed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .engine import Engine, Place
+    from safeloader.ffcv.engine import Engine, EnginePlace
 
 __all__ = ["Producer"]
 
@@ -41,7 +41,7 @@ class Producer(EpochIterator):  # type: ignore[misc,unused-ignore]
         anew: Take all code anew; None: none of it.
     """
 
-    def __init__(self, engine: Engine, samples: Any, place: Place, anew: bool | None = False) -> None:
+    def __init__(self, engine: Engine, samples: Any, place: EnginePlace, anew: bool | None = False) -> None:
         self._seed = engine.recipe.seed
         self._copy = engine.recipe.copy
         self._told = engine.told
@@ -70,7 +70,7 @@ class Producer(EpochIterator):  # type: ignore[misc,unused-ignore]
         """Make batch after batch; whatever happens, something is put into the queue."""
         last: Any = None
         try:
-            mends.threads_restored(self._run)
+            patches.threads_restored(self._run)
         except BaseException as error:
             failed = Failed(self.in_work)
             failed.__cause__ = error

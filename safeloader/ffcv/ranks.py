@@ -11,8 +11,8 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from ..dist_env import group
-from ..errors import RanksDisagreeError, SettingsError
+from safeloader.dist_env import group
+from safeloader.errors import RanksDisagreeError, SettingsError
 
 __all__ = ["Ranks", "compare"]
 
@@ -63,7 +63,7 @@ class Ranks:
         """
         if self.world_size == 1:
             return
-        from ..torch_private import default_store
+        from safeloader.torch_private import default_store
 
         store = default_store()
         self._asked += 1

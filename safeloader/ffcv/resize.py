@@ -9,7 +9,7 @@ from itertools import pairwise
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SettingsError
+from safeloader.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,9 +48,7 @@ class ProgressiveResize:
             self._steps = _checked(schedule)
 
     @classmethod
-    def ramp(
-        cls, first: int, last: int, *, start: int, end: int, multiple: int = 32
-    ) -> ProgressiveResize:
+    def ramp(cls, first: int, last: int, *, start: int, end: int, multiple: int = 32) -> ProgressiveResize:
         """A straight line from one size to another, rounded to a multiple (``get_resolution`` of ffcv-imagenet).
 
         Args:
@@ -105,7 +103,7 @@ class ProgressiveResize:
         Raises:
             SettingsError: The dataset has no ``set_size``.
         """
-        return Resized(dataset, self)
+        return ResizedLoader(dataset, self)
 
     def apply(self, dataset: Any, epoch: int) -> int:
         """Tell a dataset its size of an epoch by ``dataset.set_size(size)``; call it before the epoch begins.
@@ -134,7 +132,7 @@ class ProgressiveResize:
         return hash((self._steps, self._function))
 
 
-class Resized:
+class ResizedLoader:
     """A dataset that has the size of its epoch, whichever process it lives in. Anything else is as the dataset has it.
 
     Args:
@@ -151,7 +149,7 @@ class Resized:
 
     def set_epoch(self, epoch: int) -> None:
         """Set the size of this epoch; called in the trainer and in each worker."""
-        from ..runtime.keyed import tell_epoch
+        from safeloader.runtime.child.sample_rng import tell_epoch
 
         _set_size_of(self.dataset)(self.schedule.size_at(epoch))
         tell_epoch(self.dataset, epoch)

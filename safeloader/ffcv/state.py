@@ -5,20 +5,20 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SettingsError
+from safeloader.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .beton import Beton
-    from .order import Order
+    from safeloader.ffcv.beton import Beton
+    from safeloader.ffcv.order import SampleOrder
 
 __all__ = ["VERSION", "checked_state", "state_of"]
 
 VERSION = 1
 
 
-def state_of(order: Order, beton: Beton) -> dict[str, Any]:
+def state_of(order: SampleOrder, beton: Beton) -> dict[str, Any]:
     """What must be the same for a place to mean the same. Ranks differ in their rank alone, which is left out."""
     return {
         "version": VERSION,
@@ -32,9 +32,7 @@ def state_of(order: Order, beton: Beton) -> dict[str, Any]:
     }
 
 
-def checked_state(
-    state: Mapping[str, Any], ours: Mapping[str, Any], batches: int, name: str
-) -> tuple[int, int]:
+def checked_state(state: Mapping[str, Any], ours: Mapping[str, Any], batches: int, name: str) -> tuple[int, int]:
     """The (epoch, batch) of a state.
 
     Raises:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..errors import BetonError, SettingsError
-from .beton import ALLOCATION, FIELD, HEADER, VERSION
-from .need import require
+from safeloader.errors import BetonError, SettingsError
+from safeloader.ffcv.beton import ALLOCATION, FIELD, HEADER, VERSION
+from safeloader.ffcv.require import require
 
 if TYPE_CHECKING:
-    from ..settings import Policy
+    from safeloader.config import Policy
 
 __all__ = ["write"]
 
@@ -140,7 +140,7 @@ def _validate(fields: Mapping[str, Any], wanted: np.ndarray[Any, Any], page_size
 
 
 def _encoded(dataset: Any, fields: Mapping[str, Any], wanted: Any, num_workers: int, policy: Policy | None) -> Any:
-    from ..loader import DataLoader
+    from safeloader.loader import DataLoader
 
     if num_workers < 0:
         num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

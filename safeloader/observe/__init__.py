@@ -15,7 +15,7 @@ the table of what other systems are told, ``schema`` that of the events. Nothing
 
 from __future__ import annotations
 
-from safeloader.observe.happenings import Fault
+from safeloader.observe.events import Fault
 from safeloader.observe.recorder import Recorder, keep_recorders
 from safeloader.observe.report import Report
 

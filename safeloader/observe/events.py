@@ -1,109 +1,379 @@
-"""The file of events: JSON lines, appended, for programs. docs/events.md is its description.
-
-A line is written whole by one call, so several loaders and ranks of one machine can share a file. The file is
-opened for each line: events are rare, no descriptor stays open, and a rotated file is not written on. A file
-that cannot be written never hurts training: that is told once, and the file given up.
-"""
+"""What can happen to a loader, as plain facts. Each is told as one line, one event, and one row or count."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
-from dataclasses import fields
-from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from safeloader.observe.log import logger
-from safeloader.observe.text import inline
+__all__ = [
+    "CAUSES",
+    "Closed",
+    "CodeChanged",
+    "Differs",
+    "EpochEnded",
+    "Fault",
+    "FellBack",
+    "Happening",
+    "NotUndone",
+    "RanksStalled",
+    "Recovered",
+    "Replayed",
+    "Resized",
+    "Restarted",
+    "Resumed",
+    "Skipped",
+    "Slow",
+    "SlowStart",
+    "StallEnded",
+    "Stalled",
+    "Started",
+    "Unshadowed",
+]
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from safeloader.observe.happenings import Happening
-
-__all__ = ["VERSION", "EventFile", "as_record", "plain"]
-
-VERSION = 1
-"""Version of the lines. New keys and new events do not change it; a changed or removed one does."""
-
-
-def as_record(event: Happening) -> dict[str, Any]:
-    """A happening as JSON can hold it: version, time, loader, event, trainer, rank, then its own fields."""
-    record: dict[str, Any] = {
-        "v": VERSION,
-        "t": round(event.time, 3),
-        "loader": event.loader,
-        "event": event.event,
-        "trainer": os.getpid(),
-    }
-    rank = os.environ.get("RANK", "")
-    if rank.isdecimal():
-        record["rank"] = int(rank)
-    for field in fields(event):
-        if field.name not in ("time", "loader"):
-            record[field.name] = plain(getattr(event, field.name))
-    return record
+CAUSES = ("died", "oom", "hung", "stopped", "failed_start", "raised", "unpicklable", "bad_sample")
+"""The words for what a fault can be."""
 
 
-def plain(value: object) -> Any:
-    """The nearest value JSON can hold: numbers of any library as numbers, unknown objects as text."""
-    if value is None or isinstance(value, (bool, str)):
-        return value
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, Real):
-        number = float(value)
-        return number if math.isfinite(number) else None
-    if isinstance(value, dict):
-        return {inline(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return inline(value)
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """Something that happened.
 
-
-class EventFile:
-    """Appends one line of JSON per happening to a file.
-
-    Args:
-        path: The file; ``~`` is the home directory. Its directory must exist.
+    Attributes:
+        event: Its name in the file of events.
+        time: When, in seconds since 1970.
+        loader: Name of the loader.
     """
 
-    def __init__(self, path: str) -> None:
-        self.path = os.path.abspath(os.path.expanduser(path))
-        self._given_up = False
+    event: ClassVar[str] = ""
 
-    def write(self, event: Happening) -> None:
-        """Append one event. A failure of the file is logged, once, and never raised."""
-        self.write_all([event])
+    time: float
+    loader: str
 
-    def write_all(self, events: Sequence[Happening]) -> None:
-        """Append several events by one call."""
-        lines = [json.dumps(as_record(event), allow_nan=False, separators=(",", ":")) + "\n" for event in events]
-        self.append(events[0].loader, lines)
 
-    def append(self, loader: str, lines: Sequence[str]) -> None:
-        """Append lines of a loader's events by one call."""
-        if self._given_up:
-            return
-        try:
-            self._append("".join(lines).encode())
-        except OSError as error:
-            self._given_up = True
-            logger.warning(
-                "%s: cannot write events to %s (%s); training goes on without them",
-                inline(loader, 60),
-                self.path,
-                error.strerror or error,
-            )
+@dataclass(frozen=True, slots=True)
+class Fault(Happening):
+    """Something went wrong. A time of 0 and an empty loader name are filled in by the recorder.
 
-    def _append(self, line: bytes) -> None:
-        # Not blocking: a named pipe that nobody reads must be an error, not a wait.
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0)
-        descriptor = os.open(self.path, flags, 0o644)
-        try:
-            written = os.write(descriptor, line)
-        finally:
-            os.close(descriptor)
-        if written < len(line):
-            raise OSError(f"only {written} of {len(line)} bytes were written")
+    Attributes:
+        cause: The kind of fault: one of `CAUSES`.
+        worker: Id of the worker it hit; None if the process hosts several and worked for none.
+        process: OS pid of the process; the trainer's own at zero processes; None if there was none yet.
+        epoch: Epoch, from 0.
+        batch: Number of the batch in work, from 0, or None.
+        indices: What the sampler gave for that batch, or None.
+        sample: The index that was in work, or None.
+        detail: Short words: ``"SIGKILL"``, ``"exit code 0"``, ``"ValueError: bad image"``.
+        stack: Python stack of the process, or None.
+        attempts: How many times that batch has failed so far, this one included.
+        action: What was done: ``"restarted"``, ``"fell back to 2 processes"``, ``"skipped sample 17"``,
+            ``"moved to a process"``, ``"abandoned"``, ``"raised"``.
+        seconds_lost: From the fault until the batch was there, in seconds; None until that is known.
+        stalled: For how many seconds nothing had moved when the fault was noticed, or None.
+        again: How many delivered batches are loaded again, and compared; None where none has to be.
+    """
+
+    event: ClassVar[str] = "fault"
+
+    cause: str
+    worker: int | None = None
+    process: int | None = None
+    epoch: int | None = None
+    batch: int | None = None
+    indices: list[Any] | None = None
+    sample: Any = None
+    detail: str = ""
+    stack: str | None = None
+    attempts: int = 1
+    action: str = ""
+    seconds_lost: float | None = None
+    stalled: float | None = None
+    again: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed(Happening):
+    """A worker was brought to its place again in another process, and what is known of that.
+
+    Attributes:
+        worker: Id of the worker.
+        epoch: Epoch, from 0.
+        outcome: ``"same"``: what was loaded again is what was delivered; ``"unknown"``: there was nothing to compare;
+            ``"differs"``, ``"ended"`` (earlier than before), ``"raised"``: it is not; ``"refused"``: the dataset did
+            not take its own state; ``"missing"``: random generators could not be put back.
+        source: What it began with: ``"beginning"``, ``"state"`` (the dataset's own) or ``"generators"``.
+        at: The first of this worker's batches that differs, from 0.
+        of: How many batches it had loaded in this epoch.
+        compared: How many of them came again as they were.
+        detail: An error's text, or the generators' places; "" if there is nothing to say.
+        action: ``"goes on"``, ``"reads again"`` (from further back) or ``"raises"``.
+    """
+
+    event: ClassVar[str] = "replay"
+
+    worker: int
+    epoch: int
+    outcome: str
+    source: str
+    at: int
+    of: int
+    compared: int
+    detail: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed(Happening):
+    """The batch that a fault held up is there. `fault` counts the loader's faults from 0."""
+
+    event: ClassVar[str] = "resume"
+
+    fault: int
+    seconds_lost: float
+
+
+@dataclass(frozen=True, slots=True)
+class Started(Happening):
+    """A process is ready, `seconds` after it was begun."""
+
+    event: ClassVar[str] = "start"
+
+    process: int
+    workers: list[int]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted(Started):
+    """A process is ready that takes the place of one lost to a fault."""
+
+    event: ClassVar[str] = "restart"
+
+
+@dataclass(frozen=True, slots=True)
+class FellBack(Happening):
+    """Policy lowered the number of processes; where another way was taken, too, `old_way` and `new_way` name it."""
+
+    event: ClassVar[str] = "fallback"
+
+    old: int
+    new: int
+    why: str
+    old_way: str = ""
+    new_way: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered(Happening):
+    """Policy raised the number of processes again; `old_way` and `new_way` as in `FellBack`."""
+
+    event: ClassVar[str] = "recovery"
+
+    old: int
+    new: int
+    why: str
+    old_way: str = ""
+    new_way: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Resized(Happening):
+    """The images of an epoch have another size, in pixels. `seconds` is what the change took."""
+
+    event: ClassVar[str] = "resize"
+
+    epoch: int
+    old: int
+    new: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Slow(Happening):
+    """A batch takes longer than its deadline, but its samples still finish. `seconds` is its time so far."""
+
+    event: ClassVar[str] = "slow"
+
+    batch: int | None
+    worker: int | None
+    seconds: float
+    sample: Any
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stalled(Happening):
+    """Nothing has moved for `seconds`, and who holds the run.
+
+    Attributes:
+        holder: ``"loader"``: a batch is awaited; ``"sampler"``: its indices are; ``"program"``: nobody asks for one.
+        seconds: Since when.
+        busy: An epoch is under way.
+        ready: Batches that are loaded and wait.
+        epoch: Epoch of the batch that is due, from 0, or None.
+        batch: Its number, from 0, or None.
+        worker: Its worker, or None.
+        process: Pid of the process that has it, or None.
+        sample: The index in work there, or None.
+        doing: Who has the batch, in words; "" if that is not known.
+        working: Seconds that this has been in work.
+        place: The consumer's place in the program: ``"train.py:88 in step"``.
+        stack: The consumer's Python stack.
+    """
+
+    event: ClassVar[str] = "stall"
+
+    holder: str
+    seconds: float
+    busy: bool
+    ready: int = 0
+    epoch: int | None = None
+    batch: int | None = None
+    worker: int | None = None
+    process: int | None = None
+    sample: Any = None
+    doing: str = ""
+    working: float = 0.0
+    place: str = ""
+    stack: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RanksStalled(Happening):
+    """What the ranks say of themselves while rank 0 makes no step.
+
+    Attributes:
+        said: One sentence.
+        ranks: Those that hold up the others; none where that cannot be told.
+        why: What they do: ``"silent"``, ``"absent"``, ``"waits"``, ``"left"`` or ``"stands"``, of the first; or "".
+    """
+
+    event: ClassVar[str] = "ranks_stalled"
+
+    said: str
+    ranks: list[int]
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StallEnded(Happening):
+    """Something moves again, `seconds` after it stopped."""
+
+    event: ClassVar[str] = "stall_ended"
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped(Happening):
+    """A bad sample was left out of its batch."""
+
+    event: ClassVar[str] = "skip"
+
+    epoch: int
+    batch: int
+    index: Any
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class EpochEnded(Happening):
+    """An epoch was delivered to its end.
+
+    Attributes:
+        epoch: Epoch, from 0.
+        batches: Batches delivered in it.
+        waited: Seconds that the consumer waited in it.
+        ready: Share of its batches that were there when they were asked for, or None.
+        rung: Number of processes now.
+        timings: For each worker the quantiles of its batches' stages, in seconds, of all epochs so far.
+    """
+
+    event: ClassVar[str] = "epoch"
+
+    epoch: int
+    batches: int
+    waited: float = 0.0
+    ready: float | None = None
+    rung: int = 0
+    timings: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class NotUndone(Happening):
+    """A worker that the main process hosts did, or was about to do, what the main process could not undo.
+
+    Attributes:
+        worker: Its id.
+        what: What it was: a call, or what is different now.
+        action: ``"moved to a process"``, ``"left out"`` (no process could be had) or ``"done"`` (nothing stopped it).
+    """
+
+    event: ClassVar[str] = "not_undone"
+
+    worker: int
+    what: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class CodeChanged(Happening):
+    """Source files of the dataset differ from those of the first start; a new process runs the new ones."""
+
+    event: ClassVar[str] = "code_changed"
+
+    files: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Unshadowed(Happening):
+    """A process cannot keep a copy of itself, for this reason: a fault may cost what its dataset changes in itself."""
+
+    event: ClassVar[str] = "unshadowed"
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Differs(Happening):
+    """A process could not take over everything from the trainer as it was when the iterator began.
+
+    Attributes:
+        process: Its pid.
+        what: What differs, and why, in words.
+    """
+
+    event: ClassVar[str] = "differs"
+
+    process: int
+    what: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class SlowStart(Happening):
+    """A process is not ready after a time in which others were.
+
+    Attributes:
+        process: Its pid, or None where it is not known yet.
+        seconds: Since it was begun.
+        phase: How far it is, in words.
+        stack: Its Python stack, where it can tell, or None.
+    """
+
+    event: ClassVar[str] = "slow_start"
+
+    process: int | None
+    seconds: float
+    phase: str
+    stack: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Closed(Happening):
+    """The loader ended."""
+
+    event: ClassVar[str] = "close"
+
+    batches: int
+    epochs: int
+    faults: int
+    seconds_lost: float

@@ -11,11 +11,11 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
-from safeloader.observe import happenings as h
-from safeloader.observe.lines import line_for
+from safeloader.observe import events as h
+from safeloader.observe.messages import line_for
 
 if TYPE_CHECKING:
-    from safeloader.settings import Settings
+    from safeloader.config import Settings
 
 __all__ = ["configure", "level_for", "line_for", "logger", "tell"]
 
@@ -44,9 +44,7 @@ class _WhenNobodyListens(logging.Handler):
     def _somebody_listens() -> bool:
         at: logging.Logger | None = logger
         while at is not None:
-            if any(
-                not isinstance(handler, _WhenNobodyListens | logging.NullHandler) for handler in at.handlers
-            ):
+            if any(not isinstance(handler, _WhenNobodyListens | logging.NullHandler) for handler in at.handlers):
                 return True
             at = at.parent if at.propagate else None
         return False

@@ -21,13 +21,13 @@ from safeloader.observe.timings import STAGES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["TABLE", "Number", "Row", "numbers"]
+__all__ = ["TABLE", "Number", "Metric", "numbers"]
 
 _Facts = dict[str, Any]
 _Value = tuple[dict[str, str], float]
 
 
-class Row(NamedTuple):
+class Metric(NamedTuple):
     """One kind of number.
 
     Attributes:
@@ -52,7 +52,7 @@ class Row(NamedTuple):
 class Number(NamedTuple):
     """A value now."""
 
-    row: Row
+    row: Metric
     labels: dict[str, str]
     value: float
 
@@ -96,29 +96,31 @@ def _memory(facts: _Facts) -> Iterator[_Value]:
     yield {}, sum(size or 0 for size in known)
 
 
-TABLE: tuple[Row, ...] = (
-    Row("batches", True, "{batch}", "Batches given to the consumer.", _plain("batches")),
-    Row("wait_seconds", True, "s", "What the consumer has waited: exposed data-loading time.", _plain("waited")),
-    Row("ready_batches", True, "{batch}", "Batches that were there when they were asked for.", _ready),
-    Row("ready_ratio", False, "1", "Their share of all batches: readiness.", _share, worst=min),
-    Row("wait_quantile_seconds", False, "s", "What that share of the batches was waited for at most, within a fifth.",
-        _waits, ("quantile",), max),
-    Row("stage_quantile_seconds", False, "s", "What a stage took at most for that share of a worker's batches: load, "
-        "collate, transfer, wait; to within a fifth.", _stages, ("worker", "stage", "quantile"), max),
-    Row("faults", True, "{fault}", "Faults, by cause.", _causes, ("cause",)),
-    Row("restarts", True, "{process}", "Processes that took the place of one lost to a fault.", _plain("restarts")),
-    Row("fallbacks", True, "{change}", "Times that policy lowered the number of processes.", _plain("fallbacks")),
-    Row("recoveries", True, "{change}", "Times that it raised the number again.", _plain("recoveries")),
-    Row("skipped_samples", True, "{sample}", "Bad samples left out of their batches.", _plain("skipped")),
-    Row("slow_batches", True, "{batch}", "Batches over their deadline whose samples still finished.",
+TABLE: tuple[Metric, ...] = (
+    Metric("batches", True, "{batch}", "Batches given to the consumer.", _plain("batches")),
+    Metric("wait_seconds", True, "s", "What the consumer has waited: exposed data-loading time.", _plain("waited")),
+    Metric("ready_batches", True, "{batch}", "Batches that were there when they were asked for.", _ready),
+    Metric("ready_ratio", False, "1", "Their share of all batches: readiness.", _share, worst=min),
+    Metric("wait_quantile_seconds", False, "s",
+        "What that share of the batches was waited for at most, within a fifth.", _waits, ("quantile",), max),
+    Metric("stage_quantile_seconds", False, "s",
+        "What a stage took at most for that share of a worker's batches: load, collate, transfer, wait; "
+        "to within a fifth.",
+        _stages, ("worker", "stage", "quantile"), max),
+    Metric("faults", True, "{fault}", "Faults, by cause.", _causes, ("cause",)),
+    Metric("restarts", True, "{process}", "Processes that took the place of one lost to a fault.", _plain("restarts")),
+    Metric("fallbacks", True, "{change}", "Times that policy lowered the number of processes.", _plain("fallbacks")),
+    Metric("recoveries", True, "{change}", "Times that it raised the number again.", _plain("recoveries")),
+    Metric("skipped_samples", True, "{sample}", "Bad samples left out of their batches.", _plain("skipped")),
+    Metric("slow_batches", True, "{batch}", "Batches over their deadline whose samples still finished.",
         _plain("slow_batches")),
-    Row("lost_seconds", True, "s", "What faults have cost.", _plain("seconds_lost")),
-    Row("workers", False, "{worker}", "Workers.", _plain("workers")),
-    Row("processes", False, "{process}", "The rung: processes that policy wants now; 0 is the trainer alone.",
+    Metric("lost_seconds", True, "s", "What faults have cost.", _plain("seconds_lost")),
+    Metric("workers", False, "{worker}", "Workers.", _plain("workers")),
+    Metric("processes", False, "{process}", "The rung: processes that policy wants now; 0 is the trainer alone.",
         _plain("processes")),
-    Row("epoch", False, "1", "The epoch under way or ended last, from 0.", _plain("epoch"), worst=max),
-    Row("memory_bytes", False, "By", "What the worker processes have to themselves (USS; Linux).", _memory),
-    Row("shared_memory_bytes", False, "By", "Shared memory that batches take.", _plain("shared_memory")),
+    Metric("epoch", False, "1", "The epoch under way or ended last, from 0.", _plain("epoch"), worst=max),
+    Metric("memory_bytes", False, "By", "What the worker processes have to themselves (USS; Linux).", _memory),
+    Metric("shared_memory_bytes", False, "By", "Shared memory that batches take.", _plain("shared_memory")),
 )  # fmt: skip
 
 

@@ -13,20 +13,20 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from safeloader.observe import happenings as h
+from safeloader.observe import events as h
 from safeloader.observe import log
-from safeloader.observe.batches import Tracer, TracingPulse
-from safeloader.observe.events import EventFile
+from safeloader.observe.batch_trace import Tracer, TracingPulse
+from safeloader.observe.consumer_clock import Pulse, Waits
+from safeloader.observe.event_file import EventFile
 from safeloader.observe.lost import Lost
-from safeloader.observe.pulse import Pulse, Waits
 from safeloader.observe.report import Report
 from safeloader.observe.timings import Timings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from safeloader.config import Settings
     from safeloader.observe.stall import Stall
-    from safeloader.settings import Settings
 
 __all__ = ["MOST_FAULTS", "Recorder", "keep_recorders"]
 
@@ -156,9 +156,7 @@ class Recorder:
     def _takes_over(self, workers: list[int]) -> bool:
         """Whether a process for these workers stands in for a lost one; a loss is answered once."""
         answered = self._lost_workers.intersection(workers)
-        if (
-            not answered and None in self._lost_workers
-        ):  # it was lost while it worked for nobody in particular
+        if not answered and None in self._lost_workers:  # it was lost while it worked for nobody in particular
             answered = {None}
         self._lost_workers -= answered
         return bool(answered)
@@ -193,7 +191,8 @@ class Recorder:
 
         Args:
             stall: what the watch saw.
-            whereabouts: the loader's account of the batch that is due (`safeloader.runtime.whereabouts`), or None.
+            whereabouts: the loader's account of the batch that is due, or None
+                (`safeloader.runtime.trainer.whereabouts`).
         """
         with self._unharmed():
             facts = {} if whereabouts is None else whereabouts._asdict()
@@ -279,9 +278,7 @@ class Recorder:
                 return  # of a fork of the program, the parent's loader does not end
             self._closed = True
             faults = self._causes.total()
-            self._tell(
-                h.Closed(self._clock(), self.name, self.batches, self._epochs, faults, self._lost.seconds)
-            )
+            self._tell(h.Closed(self._clock(), self.name, self.batches, self._epochs, faults, self._lost.seconds))
 
     def report(self) -> Report:
         """What happened so far; a copy that later happenings do not change."""
@@ -327,8 +324,6 @@ class Recorder:
             try:
                 if not self._told_own_fault:
                     self._told_own_fault = True
-                    log.logger.warning(
-                        "%s: safeloader could not record what happened", self.name, exc_info=True
-                    )
+                    log.logger.warning("%s: safeloader could not record what happened", self.name, exc_info=True)
             except Exception:
                 pass

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from safeloader.observe.events import plain
-from safeloader.observe.happenings import Fault, Replayed
-from safeloader.observe.lines import line_for
-from safeloader.observe.pulse import Waits
-from safeloader.observe.text import brief, clock, duration, inline, many, samples, stack_lines
+from safeloader.observe.consumer_clock import Waits
+from safeloader.observe.event_file import plain
+from safeloader.observe.events import Fault, Replayed
+from safeloader.observe.format import brief, clock, duration, inline, many, samples, stack_lines
+from safeloader.observe.messages import line_for
 from safeloader.observe.timings import STAGES, WorkerTimes
 
 if TYPE_CHECKING:
@@ -147,9 +147,7 @@ class Report:
             yield "half of each worker's batches took at most (95 %, 99 %):"
             yield from (_stages(times) for times in self.timings)
         if self.skipped:
-            shown = [
-                f"{inline(i, 60)} (epoch {epoch}, batch {batch})" for epoch, batch, i in self.skipped[:20]
-            ]
+            shown = [f"{inline(i, 60)} (epoch {epoch}, batch {batch})" for epoch, batch, i in self.skipped[:20]]
             rest = f", ... ({len(self.skipped):,} in all)" if len(self.skipped) > 20 else ""
             yield f"skipped: {', '.join(shown)}{rest}"
         if self.shadows:

@@ -8,9 +8,9 @@ import sys
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from safeloader.observe import happenings
-from safeloader.observe.batches import BatchGiven
-from safeloader.observe.events import VERSION
+from safeloader.observe import events
+from safeloader.observe.batch_trace import BatchGiven
+from safeloader.observe.event_file import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,24 +44,22 @@ def schema() -> dict[str, Any]:
         "type": "object",
         "required": ["v", "t", "loader", "event", "trainer"],
         "properties": common,
-        "allOf": [
-            {"if": {"properties": {"event": {"const": kind.event}}}, "then": _keys(kind)} for kind in _kinds()
-        ],
+        "allOf": [{"if": {"properties": {"event": {"const": kind.event}}}, "then": _keys(kind)} for kind in _kinds()],
     }
 
 
-def _kinds() -> Iterator[type[happenings.Happening]]:
-    for name in happenings.__all__:
-        found = getattr(happenings, name)
-        if isinstance(found, type) and found is not happenings.Happening:
+def _kinds() -> Iterator[type[events.Happening]]:
+    for name in events.__all__:
+        found = getattr(events, name)
+        if isinstance(found, type) and found is not events.Happening:
             yield found
     yield BatchGiven
 
 
-def _keys(kind: type[happenings.Happening]) -> dict[str, Any]:
+def _keys(kind: type[events.Happening]) -> dict[str, Any]:
     own = {item.name: _of(str(item.type)) for item in fields(kind) if item.name not in ("time", "loader")}
-    if "cause" in own and kind is happenings.Fault:
-        own["cause"] = {"enum": list(happenings.CAUSES)}
+    if "cause" in own and kind is events.Fault:
+        own["cause"] = {"enum": list(events.CAUSES)}
     return {"required": list(own), "properties": own}
 
 

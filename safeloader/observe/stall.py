@@ -25,17 +25,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
 
-    from safeloader.observe.pulse import Pulse
+    from safeloader.observe.consumer_clock import Pulse
 
 __all__ = [
-    "Companion", "Glance", "Place", "Stall", "Teller", "accompany", "place_of", "start", "status", "wake", "watch",
+    "Companion", "Glance", "StallPlace", "Stall", "StallReporter", "accompany", "place_of", "start", "status", "wake",
+    "watch",
 ]  # fmt: skip
 
 _STANDS = 1.0
 """Seconds without a step from which on a status tells the program's place."""
 
 
-class Place(NamedTuple):
+class StallPlace(NamedTuple):
     """Where a thread is: ``train.py:88 in step``, and its stack.
 
     ``joined``: from there it is in a call of torch that other ranks take part in, or in a backward pass.
@@ -59,10 +60,10 @@ class Stall(NamedTuple):
     holder: str
     seconds: float
     busy: bool
-    place: Place | None
+    place: StallPlace | None
 
 
-class Teller(Protocol):
+class StallReporter(Protocol):
     """Who is told, in the words of one loader."""
 
     def stalled(self, seen: Stall) -> None:
@@ -87,7 +88,7 @@ class Glance(NamedTuple):
     """
 
     last: float | None = None
-    teller: Teller | None = None
+    teller: StallReporter | None = None
 
 
 class Companion(Protocol):
@@ -100,21 +101,21 @@ class Companion(Protocol):
         """What to add to the program's status."""
 
 
-class _Watched(NamedTuple):
+class _WatchedLoader(NamedTuple):
     limit: float
-    teller: weakref.ref[Teller]
+    teller: weakref.ref[StallReporter]
 
 
 class _Watch:
     def __init__(self) -> None:
-        self._watched: weakref.WeakKeyDictionary[Pulse, _Watched] = weakref.WeakKeyDictionary()
+        self._watched: weakref.WeakKeyDictionary[Pulse, _WatchedLoader] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
         self._socket: StatusSocket | None = None  # where the thread waits, once there is one
         self._told = 0.0  # the moment from which the last stall that was told began
         self._companion: Companion | None = None
         self._thread: threading.Thread | None = None
 
-    def add(self, pulse: Pulse, watched: _Watched) -> None:
+    def add(self, pulse: Pulse, watched: _WatchedLoader) -> None:
         with self._lock:
             self._watched[pulse] = watched
         self.start()
@@ -199,7 +200,7 @@ class _Watch:
         return limit
 
 
-def _foremost(watched: list[tuple[Pulse, _Watched]]) -> tuple[Pulse, _Watched]:
+def _foremost(watched: list[tuple[Pulse, _WatchedLoader]]) -> tuple[Pulse, _WatchedLoader]:
     """Of all loaders the one whose consumer is told of."""
     return max(watched, key=lambda pair: (pair[0].waiting, pair[0].busy, pair[0].since))
 
@@ -210,11 +211,11 @@ def _whereabouts(pulse: Pulse) -> dict[str, Any]:
     return {"place": "", "joined": False} if place is None else {"place": place.line, "joined": place.joined}
 
 
-def _place(pulse: Pulse) -> Place | None:
+def _place(pulse: Pulse) -> StallPlace | None:
     return place_of(pulse.thread or threading.main_thread().ident or 0)
 
 
-def place_of(thread: int) -> Place | None:
+def place_of(thread: int) -> StallPlace | None:
     """Where a thread is, in the innermost line that is the program's own: of no library, and not safeloader's."""
     frame = sys._current_frames().get(thread)
     if frame is None:
@@ -223,7 +224,7 @@ def place_of(thread: int) -> Place | None:
     own = _innermost_own(frame) or frame
     code = own.f_code
     line = f"{os.path.basename(code.co_filename)}:{own.f_lineno} in {code.co_name}"
-    return Place(line, stack, _is_joined(frame, own))
+    return StallPlace(line, stack, _is_joined(frame, own))
 
 
 _LIBRARIES = (os.path.dirname(os.__file__), os.path.dirname(os.path.dirname(__file__)), "<frozen")
@@ -262,7 +263,7 @@ def watch(pulse: Pulse, limit: float, teller: weakref.ref[Any]) -> None:
         limit: seconds without a step, of any loader, that count as a stall.
         teller: who is told; held weakly.
     """
-    _the_watch.add(pulse, _Watched(limit, teller))
+    _the_watch.add(pulse, _WatchedLoader(limit, teller))
 
 
 def accompany(companion: Companion) -> None:

@@ -7,20 +7,20 @@ import sys
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from safeloader.observe.events import plain
+from safeloader.observe.event_file import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from safeloader.observe.recorder import Recorder
 
-__all__ = ["VERSION", "Pass", "loader_status", "program_status"]
+__all__ = ["VERSION", "PassStatus", "loader_status", "program_status"]
 
 VERSION = 1
 """Version of the status. New keys do not change it; a changed or removed one does."""
 
 
-class Pass(NamedTuple):
+class PassStatus(NamedTuple):
     """The pass over a loader that is under way: when it began, and what the counts were then."""
 
     began: float
@@ -28,7 +28,7 @@ class Pass(NamedTuple):
     waited: float
 
     @classmethod
-    def begin(cls, recorder: Recorder) -> Pass:
+    def begin(cls, recorder: Recorder) -> PassStatus:
         """A pass begins now."""
         return cls(monotonic(), recorder.batches, recorder.pulse.waits().seconds)
 
@@ -43,8 +43,13 @@ def program_status(loaders: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def loader_status(
-    recorder: Recorder, current: Pass | None, epoch: int, length: int | None, workers: Iterable[Any],
-    due: dict[str, Any] | None = None, shared: int = 0,
+    recorder: Recorder,
+    current: PassStatus | None,
+    epoch: int,
+    length: int | None,
+    workers: Iterable[Any],
+    due: dict[str, Any] | None = None,
+    shared: int = 0,
 ) -> dict[str, Any]:
     """One loader.
 
@@ -53,13 +58,13 @@ def loader_status(
         current: its present or last pass.
         epoch: the epoch of that, from 0.
         length: batches of an epoch, where known.
-        workers: its workers (`safeloader.runtime.staff.Post`).
-        due: the batch that is due, and who has it (`safeloader.runtime.whereabouts`).
+        workers: its workers (`safeloader.runtime.trainer.staff.Post`).
+        due: the batch that is due, and who has it (`safeloader.runtime.trainer.whereabouts`).
         shared: bytes of shared memory that its batches take.
     """
     now, pulse, report = monotonic(), recorder.pulse, recorder.report()
     waits = report.waits
-    current = current or Pass(now, report.batches, waits.seconds)
+    current = current or PassStatus(now, report.batches, waits.seconds)
     waiting_now = now - pulse.since if pulse.waiting else 0.0
     return {
         "name": recorder.name,

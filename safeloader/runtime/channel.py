@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-from .protocol import FILES
+from safeloader.runtime.protocol import FILES
 
 __all__ = ["Blocking", "Frames", "NonBlocking", "frame"]
 
@@ -29,7 +29,7 @@ _FEW_DESCRIPTORS = socket.CMSG_SPACE(16)
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
-class Files:
+class FileQueue:
     """Descriptors that came with a message. Whoever takes them closes them; else they are closed with this object."""
 
     __slots__ = ("_numbers",)
@@ -132,7 +132,7 @@ class NonBlocking:
         end.setblocking(False)
         self.socket = end
         self.ended = False
-        self._files: dict[int, Files] = {}  # that came with messages which are not heard, by their numbers
+        self._files: dict[int, FileQueue] = {}  # that came with messages which are not heard, by their numbers
         self.heard = 0
         self._received = _Received([])
         self._sending = _NOTHING
@@ -240,7 +240,7 @@ class NonBlocking:
         for at, (number, message) in enumerate(numbered):
             if count := FILES.get(message[0], 0):
                 if number not in self._files:
-                    self._files[number] = Files(files[:count])
+                    self._files[number] = FileQueue(files[:count])
                 numbered[at], files = (number, (*message, self._files[number])), files[count:]
         return files
 

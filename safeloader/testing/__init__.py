@@ -13,7 +13,7 @@ Only worker processes are hurt, never the trainer. Without the setting, none of 
 
 from __future__ import annotations
 
-from .plan import KINDS, ChaosError, Planned, parse
-from .program import Chaos, chaos
+from safeloader.testing.plan import KINDS, ChaosError, Planned, parse
+from safeloader.testing.program import Chaos, chaos
 
 __all__ = ["KINDS", "Chaos", "ChaosError", "Planned", "chaos", "parse"]

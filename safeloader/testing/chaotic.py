@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..runtime.worker import Loaded, Marks, Worker
-from .plan import ChaosError, Planned, parse
+from safeloader.runtime.child.worker import Loaded, Marks, Worker
+from safeloader.testing.plan import ChaosError, Planned, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ..runtime.generators import Generators
-    from ..runtime.worker import LoadSpec, WorkerPlace
-    from .program import Handed
+    from safeloader.runtime.child.generators import Generators
+    from safeloader.runtime.child.worker import LoadSpec, WorkerPlace
+    from safeloader.testing.program import Handed
 
 __all__ = ["ChaoticWorker"]
 
@@ -136,7 +136,7 @@ class ChaoticWorker(Worker):
             time.sleep(3600)
 
     def _spoil(self, fault: Planned, loaded: Loaded, indices: Any) -> Loaded:
-        from ..training.scan import leaves
+        from safeloader.training.scan import leaves
 
         if loaded.empty or not self._claim(fault):
             return loaded

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SafeLoaderError, SettingsError
-from ..values import nearest
+from safeloader.errors import SafeLoaderError, SettingsError
+from safeloader.setting_types import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable

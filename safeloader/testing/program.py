@@ -8,13 +8,13 @@ import os
 import tempfile
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..observe.log import logger
-from .plan import parse
+from safeloader.observe.log import logger
+from safeloader.testing.plan import parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .plan import Planned
+    from safeloader.testing.plan import Planned
 
 __all__ = ["Chaos", "Handed", "chaos", "handed"]
 

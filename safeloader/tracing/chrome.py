@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from safeloader.tracing.lanes import Lane, Loader
+    from safeloader.tracing.lanes import Lane, LoaderLane
 
 __all__ = ["chrome"]
 
@@ -20,7 +20,7 @@ _COLOURS = {
 }  # fmt: skip
 
 
-def chrome(loaders: Sequence[Loader], notes: Sequence[str]) -> dict[str, Any]:
+def chrome(loaders: Sequence[LoaderLane], notes: Sequence[str]) -> dict[str, Any]:
     """The whole file. Each loader is a process, each lane one of its threads."""
     first = min(_times(loaders), default=0.0)
     events: list[dict[str, Any]] = []
@@ -32,7 +32,7 @@ def chrome(loaders: Sequence[Loader], notes: Sequence[str]) -> dict[str, Any]:
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"from": "safeloader", "notes": list(notes)}}
 
 
-def _times(loaders: Sequence[Loader]) -> Iterator[float]:
+def _times(loaders: Sequence[LoaderLane]) -> Iterator[float]:
     for loader in loaders:
         for lane in loader.lanes.values():
             yield from (span.start for span in lane.spans)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from safeloader.observe.text import inline
+from safeloader.observe.format import inline
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["TRAINER", "Lane", "Loader", "Moment", "Span", "lanes", "title"]
+__all__ = ["TRAINER", "Lane", "LoaderLane", "LaneMoment", "Span", "lanes", "title"]
 
 TRAINER = "trainer"
 _ON_TRAINER = (
@@ -31,7 +31,7 @@ class Span(NamedTuple):
     told: dict[str, Any]
 
 
-class Moment(NamedTuple):
+class LaneMoment(NamedTuple):
     """Something that happened at a moment."""
 
     kind: str
@@ -45,11 +45,11 @@ class Lane:
 
     name: str
     spans: list[Span] = field(default_factory=list)
-    marks: list[Moment] = field(default_factory=list)
+    marks: list[LaneMoment] = field(default_factory=list)
 
 
 @dataclass
-class Loader:
+class LoaderLane:
     """One loader of one trainer.
 
     Attributes:
@@ -71,17 +71,17 @@ class Loader:
         return self.lanes.setdefault(key, Lane(name))
 
 
-def lanes(events: Iterable[dict[str, Any]]) -> list[Loader]:
+def lanes(events: Iterable[dict[str, Any]]) -> list[LoaderLane]:
     """Sort events into lanes, by trainer and loader.
 
     Raises:
         KeyError, TypeError: never for a file that follows docs/events.md; events that do not are left out.
     """
-    found: dict[tuple[Any, Any], Loader] = {}
+    found: dict[tuple[Any, Any], LoaderLane] = {}
     for event in events:
         rank = f" (rank {event['rank']})" if "rank" in event else ""
         key = (event.get("trainer"), event.get("loader"))
-        loader = found.setdefault(key, Loader(f"{event.get('loader')}{rank}", event.get("trainer") or 0))
+        loader = found.setdefault(key, LoaderLane(f"{event.get('loader')}{rank}", event.get("trainer") or 0))
         loader.lane(TRAINER, "trainer")
         try:
             _put(loader, event)
@@ -92,7 +92,7 @@ def lanes(events: Iterable[dict[str, Any]]) -> list[Loader]:
     return list(found.values())
 
 
-def _put(loader: Loader, event: dict[str, Any]) -> None:
+def _put(loader: LoaderLane, event: dict[str, Any]) -> None:
     kind, time, told = event["event"], float(event["t"]), _told(event)
     if kind == "batch":
         float(event["asked"]), float(event["got"])
@@ -102,24 +102,24 @@ def _put(loader: Loader, event: dict[str, Any]) -> None:
     elif kind == "fault":
         loader.faults.append(event)
         lane = loader.lanes[TRAINER] if event["process"] is None else _process(loader, event["process"])
-        lane.marks.append(Moment("fault", time, told))
+        lane.marks.append(LaneMoment("fault", time, told))
         if event.get("stalled"):
             lane.spans.append(Span("fault", time - event["stalled"], time, told))
     elif kind == "stall_ended":
         loader.lanes[TRAINER].spans.append(Span("stall", time - event["seconds"], time, told))
     elif kind in _ON_TRAINER:
-        loader.lanes[TRAINER].marks.append(Moment(kind, time, told))
+        loader.lanes[TRAINER].marks.append(LaneMoment(kind, time, told))
 
 
 def _told(event: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in event.items() if key not in _LEFT_OUT and value not in (None, "")}
 
 
-def _process(loader: Loader, pid: int) -> Lane:
+def _process(loader: LoaderLane, pid: int) -> Lane:
     return loader.lane(pid, "in the trainer" if pid == loader.trainer else f"process {pid}")
 
 
-def _batches(loader: Loader) -> None:
+def _batches(loader: LoaderLane) -> None:
     """Spans of the batches, and of the time between them."""
     trainer = loader.lanes[TRAINER]
     loader.batches.sort(key=lambda event: event["asked"])
@@ -151,6 +151,6 @@ def _idle(spans: list[Span]) -> list[Span]:
     return gaps
 
 
-def title(span: Span | Moment) -> str:
+def title(span: Span | LaneMoment) -> str:
     """Words for a span or mark: ``load: epoch 0, batch 3``."""
     return f"{span.kind}: " + ", ".join(f"{key} {inline(value, 60)}" for key, value in span.told.items())

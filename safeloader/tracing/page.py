@@ -6,13 +6,13 @@ import html
 import math
 from typing import TYPE_CHECKING
 
-from safeloader.observe.text import clock, duration, inline, many
+from safeloader.observe.format import clock, duration, inline, many
 from safeloader.tracing.lanes import title
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from safeloader.tracing.lanes import Lane, Loader, Span
+    from safeloader.tracing.lanes import Lane, LoaderLane, Span
 
 __all__ = ["page", "told"]
 
@@ -31,7 +31,7 @@ margin: 0 .3em 0 1em } pre { margin: 0; font-size: 12px; white-space: pre-wrap }
 """
 
 
-def page(loaders: Sequence[Loader], notes: Sequence[str], source: str) -> str:
+def page(loaders: Sequence[LoaderLane], notes: Sequence[str], source: str) -> str:
     """The whole page."""
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><title>safeloader: ", html.escape(source), "</title><style>",
@@ -45,7 +45,7 @@ def page(loaders: Sequence[Loader], notes: Sequence[str], source: str) -> str:
     return "".join([*parts, "</html>\n"])
 
 
-def _loader(loader: Loader) -> Iterator[str]:
+def _loader(loader: LoaderLane) -> Iterator[str]:
     begin, end = _extent(loader)
     if end > begin:
         yield "<h3>Who did what</h3>" + _lanes(loader, begin, end)
@@ -70,7 +70,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return f"<table><tr>{head}{body}</table>"
 
 
-def _summary(loaders: Sequence[Loader]) -> str:
+def _summary(loaders: Sequence[LoaderLane]) -> str:
     rows = []
     for loader in loaders:
         begin, end = _extent(loader)
@@ -86,7 +86,7 @@ def _summary(loaders: Sequence[Loader]) -> str:
     return _table(columns, rows)
 
 
-def _quantiles(loader: Loader) -> str:
+def _quantiles(loader: LoaderLane) -> str:
     """p50, p95, p99 of each part of a batch, for each worker and for all."""
     rows = []
     workers = sorted({batch["worker"] for batch in loader.batches if batch["worker"] is not None})
@@ -110,7 +110,7 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[min(math.ceil(share * len(ordered)), len(ordered)) - 1]
 
 
-def _faults(loader: Loader) -> str:
+def _faults(loader: LoaderLane) -> str:
     columns = ("when", "cause", "detail", "#worker", "#process", "#epoch", "#batch", "sample", "done")
     rows = [
         (clock(fault["t"]), *(inline("-" if (value := fault.get(key)) is None else value, 80) for key in (
@@ -135,14 +135,14 @@ def _key() -> str:
 # ---------------------------------------------------------------- plots
 
 
-def _extent(loader: Loader) -> tuple[float, float]:
+def _extent(loader: LoaderLane) -> tuple[float, float]:
     starts = [span.start for lane in loader.lanes.values() for span in lane.spans]
     ends = [span.end for lane in loader.lanes.values() for span in lane.spans]
     moments = [mark.time for lane in loader.lanes.values() for mark in lane.marks]
     return min(starts + moments, default=0.0), max(ends + moments, default=0.0)
 
 
-def _lanes(loader: Loader, begin: float, end: float) -> str:
+def _lanes(loader: LoaderLane, begin: float, end: float) -> str:
     scale = _WIDTH / (end - begin)
     rows = []
     for number, lane in enumerate(loader.lanes.values()):
@@ -177,7 +177,7 @@ def _thinned(lane: Lane, least: float) -> Iterator[Span]:
     yield from last.values()
 
 
-def _rate(loader: Loader, begin: float, end: float) -> str:
+def _rate(loader: LoaderLane, begin: float, end: float) -> str:
     bins, height = 120, 120
     width = (end - begin) / bins
     counts, waits = [0.0] * bins, [0.0] * bins
@@ -219,7 +219,7 @@ def _svg(height: float, inside: str) -> str:
     return f'<svg width="{_LEFT + _WIDTH}" height="{height:.0f}" role="img">{inside}</svg>'
 
 
-def told(loaders: Sequence[Loader]) -> str:
+def told(loaders: Sequence[LoaderLane]) -> str:
     """One line for people: what was found."""
     faults = many(sum(len(loader.faults) for loader in loaders), "fault")
     batches = many(sum(len(loader.batches) for loader in loaders), "batch")

@@ -5,23 +5,23 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from safeloader.observe.events import VERSION
-from safeloader.observe.text import many
+from safeloader.observe.event_file import VERSION
+from safeloader.observe.format import many
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Story", "read"]
+__all__ = ["EventStory", "read"]
 
 
-class Story(NamedTuple):
+class EventStory(NamedTuple):
     """Events in the order of time, and what is to be said about the file."""
 
     events: list[dict[str, Any]]
     notes: list[str]
 
 
-def read(lines: Iterable[bytes]) -> Story:
+def read(lines: Iterable[bytes]) -> EventStory:
     """Parse the lines of a file of events; what is broken is left out, and noted."""
     events: list[dict[str, Any]] = []
     broken: list[int] = []
@@ -46,7 +46,7 @@ def read(lines: Iterable[bytes]) -> Story:
         notes.append(f"{many(newer, 'line')} of a newer safeloader left out")
     if events and not any(event["event"] == "batch" for event in events):
         notes.append("no batch is in the file: run with SAFELOADER_TRACE=1 for lanes of loading, waiting and computing")
-    return Story(sorted(events, key=lambda event: event["t"]), notes)
+    return EventStory(sorted(events, key=lambda event: event["t"]), notes)
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -23,16 +23,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..errors import CheckpointError, NonFiniteError
-    from .averaging import Average, disagreement, fingerprint, linear_scaling
-    from .checkpoint import Checkpoint, PassedOver, Saved
-    from .guard import FiniteGuard
-    from .metric import Finding, MetricWatch
-    from .rate_watch import RateWatch
-    from .resuming import Resumed, resume
-    from .settings_reads import SettingsCheck, settings_check
-    from .store import CheckpointStore
-    from .trouble import Trouble
+    from safeloader.errors import CheckpointError, NonFiniteError
+    from safeloader.training.averaging import Average, disagreement, fingerprint, linear_scaling
+    from safeloader.training.checkpoint import Checkpoint, PassedOver, Saved
+    from safeloader.training.guard import FiniteGuard
+    from safeloader.training.metric import Finding, MetricWatch
+    from safeloader.training.rate_watch import RateWatch
+    from safeloader.training.resuming import Resumed, resume
+    from safeloader.training.settings_reads import SettingsCheck, settings_check
+    from safeloader.training.store import CheckpointStore
+    from safeloader.training.trouble import Trouble
 
 __all__ = [
     "Average",

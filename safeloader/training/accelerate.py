@@ -19,8 +19,8 @@ try:
 except ImportError as missing:
     raise ImportError("safeloader.training.accelerate needs Accelerate: pip install accelerate") from missing
 
-from ..loader import DataLoader
-from .guard import FiniteGuard
+from safeloader.loader import DataLoader
+from safeloader.training.guard import FiniteGuard
 
 if TYPE_CHECKING:
     import torch

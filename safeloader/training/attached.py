@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from .. import torch_private
-from .scan import look
+from safeloader import torch_private
+from safeloader.training.scan import look
 
 if TYPE_CHECKING:
     from collections.abc import Callable

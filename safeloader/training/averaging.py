@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .ranks import everyones, world_size
+from safeloader.training.collectives import everyones, world_size
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,12 +6,12 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError, NonFiniteError
+from safeloader.errors import CheckpointError, NonFiniteError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .scan import Found
+    from safeloader.training.scan import Found
 
 __all__ = ["Checkpoint", "PassedOver", "Saved", "checked_run", "known", "refusal"]
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..observe.log import logger
-from .scan import dense
+from safeloader.observe.log import logger
+from safeloader.training.scan import dense
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

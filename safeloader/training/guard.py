@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
-from .. import torch_private
-from ..observe.log import logger
-from . import denormals, ranks
-from .attached import Attached, before_every_step
-from .mend import mended
-from .micro import Micro, blamed, probe, told_by
-from .scan import Found, bad_leaves, leaves, look, matches, norms
-from .trouble import HINTS, Trouble, error_of, trouble_in, trouble_in_batch
-from .watched import Watched
+from safeloader import torch_private
+from safeloader.observe.log import logger
+from safeloader.training import collectives, denormals
+from safeloader.training.attached import Attached, before_every_step
+from safeloader.training.micro import Micro, blamed, probe, told_by
+from safeloader.training.nan_to_num import mended
+from safeloader.training.scan import Found, bad_leaves, leaves, look, matches, norms
+from safeloader.training.trouble import HINTS, Trouble, error_of, trouble_in, trouble_in_batch
+from safeloader.training.watched import Watched
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -161,7 +161,7 @@ class FiniteGuard:
             self._keep([trouble])
             self._warn([trouble])
             return batch
-        if self.action == "raise" and ranks.world_size() == 1:
+        if self.action == "raise" and collectives.world_size() == 1:
             self._keep([trouble])
             raise error_of([trouble], self.steps)
         self._pending.append(trouble)
@@ -199,7 +199,7 @@ class FiniteGuard:
             self._keep(troubles)
             self._warn(troubles)
             return True
-        if ranks.any_rank(bool(troubles)):
+        if collectives.any_rank(bool(troubles)):
             return self._refuse(troubles)
         self._in_a_row = 0 if not self._left_to_scaler() else self._in_a_row
         return True
@@ -251,9 +251,12 @@ class FiniteGuard:
     def _refuse(self, troubles: list[Trouble]) -> bool:
         """Some rank found something: all of them are here."""
         self._keep(troubles)
-        told = ranks.everyones([(trouble.kind, trouble.text) for trouble in troubles])
+        told = collectives.everyones([(trouble.kind, trouble.text) for trouble in troubles])
         elsewhere = [
-            f"rank {number}: {text}" for number, items in enumerate(told) if number != ranks.rank() for _, text in items
+            f"rank {number}: {text}"
+            for number, items in enumerate(told)
+            if number != collectives.rank()
+            for _, text in items
         ]
         hopeless = any(kind == "weights" for items in told for kind, _ in items)
         self._in_a_row += 1
@@ -299,7 +302,7 @@ class FiniteGuard:
         if self.action == "warn":
             self._keep(troubles)
             self._warn(troubles)
-        elif ranks.any_rank(True):
+        elif collectives.any_rank(True):
             self._refuse(troubles)
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -317,7 +320,7 @@ class FiniteGuard:
         if self.action == "warn":
             self._keep(troubles)
             self._warn(troubles)
-        elif not (self.scaler is not None and self.scaler.is_enabled()) and ranks.any_rank(bool(troubles)):
+        elif not (self.scaler is not None and self.scaler.is_enabled()) and collectives.any_rank(bool(troubles)):
             self._refuse(troubles)
 
     # ------------------------------------------------------------ telling

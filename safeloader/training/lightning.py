@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import CheckpointError, NonFiniteError
-from ..observe.log import logger
-from . import ranks, sealed
-from .checkpoint import checked_run
-from .guard import FiniteGuard
-from .plain import to_plain, to_values
-from .scan import not_finite
+from safeloader.errors import CheckpointError, NonFiniteError
+from safeloader.observe.log import logger
+from safeloader.training import atomic_file, collectives
+from safeloader.training.checkpoint import checked_run
+from safeloader.training.guard import FiniteGuard
+from safeloader.training.safe_types import to_plain, to_values
+from safeloader.training.scan import not_finite
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .metric import MetricWatch
+    from safeloader.training.metric import MetricWatch
 
 
 def _lightning() -> tuple[Any, Any]:
@@ -41,6 +41,7 @@ _CheckpointIO: Any
 _Callback, _CheckpointIO = _lightning()
 
 __all__ = ["GuardCallback", "MetricCallback", "SafeCheckpointIO"]
+
 
 class GuardCallback(_Callback):  # type: ignore[misc, unused-ignore]
     """A FiniteGuard over each batch, and over the loss, gradients and weights before each optimizer step.
@@ -95,7 +96,7 @@ def _indices(trainer: Any, batch_idx: int) -> list[Any] | None:
 
 
 def _mend_in_place(batch: Any, mended: Any) -> None:
-    from .scan import leaves
+    from safeloader.training.scan import leaves
 
     for (_, leaf), (_, new) in zip(list(leaves(batch)), list(leaves(mended)), strict=True):
         if isinstance(leaf, torch.Tensor) and leaf is not new:
@@ -172,12 +173,12 @@ class SafeCheckpointIO(_CheckpointIO):  # type: ignore[misc, unused-ignore]
         payload = to_plain(checkpoint, "checkpoint")
         self._check_finite(payload, path)
         manifest = {"run": self.run, "torch": torch.__version__, "step": checkpoint.get("global_step", 0)}
-        sealed.write(path, payload, {**manifest, "format": "lightning"})
+        atomic_file.write(path, payload, {**manifest, "format": "lightning"})
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Read it, if every byte is as it was written, all of it is finite, and it belongs to this run."""
         path = Path(path)
-        _, payload = sealed.read(path, lambda manifest: self._check_run(manifest, path))
+        _, payload = atomic_file.read(path, lambda manifest: self._check_run(manifest, path))
         self._check_finite(payload, path)
         values: dict[str, Any] = to_values(payload)
         return values
@@ -203,7 +204,7 @@ class SafeCheckpointIO(_CheckpointIO):  # type: ignore[misc, unused-ignore]
                     return path
             return None
 
-        return ranks.first_does(walk)
+        return collectives.first_does(walk)
 
     def _check_run(self, manifest: dict[str, Any], path: Path) -> None:
         if manifest.get("run") != self.run:

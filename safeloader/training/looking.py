@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import CheckpointError
-from . import sealed
-from .scan import not_finite
-from .unpickling import Stub, read_torch
+from safeloader.errors import CheckpointError
+from safeloader.training import atomic_file
+from safeloader.training.scan import not_finite
+from safeloader.training.unpickling import Stub, read_torch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,14 +113,14 @@ def _content(looked: Looked, deep: bool) -> Any:
     if path.suffix == ".safetensors":
         return _safetensors(looked, deep)
     try:
-        manifest = sealed.read_manifest(path)
+        manifest = atomic_file.read_manifest(path)
     except CheckpointError:
         return _torch(looked)
     looked.kind = "safeloader"
     looked.step, looked.metric = manifest.get("step"), manifest.get("metric")
     if not deep:
         return {}
-    content = sealed.read(path)[1]
+    content = atomic_file.read(path)[1]
     extra = content.get("extra") if isinstance(content, dict) else None
     looked.epoch = extra.get("epoch") if isinstance(extra, dict) else None
     return content

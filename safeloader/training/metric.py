@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-from ..observe.log import logger
-from .gradients import GradientWatch
-from .noise import enough, fall_that_counts, noise_of
+from safeloader.observe.log import logger
+from safeloader.training.gradients import GradientWatch
+from safeloader.training.noise import enough, fall_that_counts, noise_of
 
 __all__ = ["Finding", "MetricWatch"]
 

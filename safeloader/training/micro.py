@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .. import torch_private
+from safeloader import torch_private
 
 if TYPE_CHECKING:
     import torch
 
-    from .watched import Watched
+    from safeloader.training.watched import Watched
 
 __all__ = ["Micro", "blamed", "probe", "told_by"]
 

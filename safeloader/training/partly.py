@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .parts import innermost
+from safeloader.training.parts import innermost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from .. import torch_private
-from ..errors import CheckpointError
-from .plain import to_plain
+from safeloader import torch_private
+from safeloader.errors import CheckpointError
+from safeloader.training.safe_types import to_plain
 
 __all__ = ["innermost", "kind_of", "state_of"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from ..observe.log import logger
+from safeloader.observe.log import logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ..errors import CheckpointError
-from .parts import innermost
+from safeloader.errors import CheckpointError
+from safeloader.training.parts import innermost
 
 __all__ = ["Rate", "differing", "set_rates"]
 

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader
 
-from .. import torch_private
-from ..errors import CheckpointError
-from ..observe.log import logger
-from ..state.sampling import Sampling
-from . import generators, ranks
-from .partly import fitting
-from .parts import innermost, kind_of
-from .plain import to_values
-from .rates import Rate, differing, set_rates
+from safeloader import torch_private
+from safeloader.errors import CheckpointError
+from safeloader.observe.log import logger
+from safeloader.resume.sampler_state import Sampling
+from safeloader.training import collectives, generators
+from safeloader.training.partly import fitting
+from safeloader.training.parts import innermost, kind_of
+from safeloader.training.rates import Rate, differing, set_rates
+from safeloader.training.safe_types import to_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .checkpoint import Checkpoint, PassedOver, Saved
-    from .store import CheckpointStore
+    from safeloader.training.checkpoint import Checkpoint, PassedOver, Saved
+    from safeloader.training.store import CheckpointStore
 
 __all__ = ["Resumed", "resume"]
 
@@ -111,8 +111,8 @@ def resume(
             raise CheckpointError("this rank sees another file under that name", path=str(chosen.path))
         return saved, _check(saved, loader, other_world_size, parts, strict)
 
-    saved, notes = ranks.all_do(read)
-    notes += ranks.all_do(lambda: _put_back(saved, loader, parts, learning_rate, strict))
+    saved, notes = collectives.all_do(read)
+    notes += collectives.all_do(lambda: _put_back(saved, loader, parts, learning_rate, strict))
     resumed = Resumed(store.run, chosen, to_values(saved.extra), notes, passed_over)
     logger.info("%s", resumed)
     return resumed
@@ -121,11 +121,9 @@ def resume(
 # ---------------------------------------------------------------- does it fit?
 
 
-def _check(
-    saved: Saved, loader: Any, other_world_size: bool, parts: Mapping[str, Any], strict: bool
-) -> list[str]:
+def _check(saved: Saved, loader: Any, other_world_size: bool, parts: Mapping[str, Any], strict: bool) -> list[str]:
     found, notes = saved.checkpoint, []
-    here = ranks.world_size()
+    here = collectives.world_size()
     if found.world_size != here:
         if not other_world_size:
             raise CheckpointError(
@@ -157,7 +155,7 @@ def _check(
 
 
 def _check_loader(saved: Saved, loader: Any, notes: list[str]) -> None:
-    if saved.checkpoint.world_size != ranks.world_size() and not _elastic(loader):
+    if saved.checkpoint.world_size != collectives.world_size() and not _elastic(loader):
         return
     state = _of_rank(saved)["loader"]
     if loader is None and state is not None:
@@ -170,7 +168,7 @@ def _check_loader(saved: Saved, loader: Any, notes: list[str]) -> None:
 
 def _of_rank(saved: Saved) -> dict[str, Any]:
     """What this rank goes on from; of more ranks than saved, those beyond take what others take, too."""
-    found: dict[str, Any] = saved.ranks[ranks.rank() % len(saved.ranks)]
+    found: dict[str, Any] = saved.ranks[collectives.rank() % len(saved.ranks)]
     return found
 
 
@@ -252,7 +250,7 @@ def _load_all(saved: Saved, parts: Mapping[str, Any], states: Mapping[str, Any])
 
 
 def _put_back_loader(saved: Saved, loader: Any) -> list[str]:
-    elsewhere = saved.checkpoint.world_size != ranks.world_size()
+    elsewhere = saved.checkpoint.world_size != collectives.world_size()
     if elsewhere and not _elastic(loader):
         return []
     mine = to_values(_of_rank(saved))

@@ -17,7 +17,7 @@ from typing import Any
 import numpy
 import torch
 
-from .. import torch_private
+from safeloader import torch_private
 
 __all__ = [
     "Found",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
-from ..observe.log import logger
-from ..values import nearest
+from safeloader.observe.log import logger
+from safeloader.setting_types import nearest
 
 __all__ = ["SettingsCheck", "settings_check"]
 
@@ -45,7 +45,7 @@ class SettingsCheck:
     def watched(self, value: Any, name: str) -> Any:
         """A part of the configuration, as a reader gets it."""
         if isinstance(value, MutableMapping) and not hasattr(value, "_metadata"):
-            return _Watched(value, self, name)
+            return _WatchedSetting(value, self, name)
         if _keys(value):
             return _WatchedObject(value, self, name)
         return value
@@ -93,7 +93,7 @@ def _leaves(value: Any, name: str) -> Iterator[str]:
         yield from _leaves(_get(value, key), f"{name}.{key}" if name else key)
 
 
-class _Watched(dict[Any, Any]):
+class _WatchedSetting(dict[Any, Any]):
     """A dict (or another mapping) whose reads are noted."""
 
     def __init__(self, inner: Mapping[Any, Any], check: SettingsCheck, name: str) -> None:

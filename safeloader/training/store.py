@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from ..errors import CheckpointError, NonFiniteError
-from ..observe.log import logger
-from . import generators, ranks, sealed
-from .checkpoint import Checkpoint, PassedOver, Saved, checked_run, known, refusal
-from .parts import kind_of, state_of
-from .plain import to_plain
-from .scan import not_finite
+from safeloader.errors import CheckpointError, NonFiniteError
+from safeloader.observe.log import logger
+from safeloader.training import atomic_file, collectives, generators
+from safeloader.training.checkpoint import Checkpoint, PassedOver, Saved, checked_run, known, refusal
+from safeloader.training.parts import kind_of, state_of
+from safeloader.training.safe_types import to_plain
+from safeloader.training.scan import not_finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -76,14 +76,14 @@ class CheckpointStore:
         self.best = best
         self.may_be_infinite = tuple(may_be_infinite)
         self.passed_over = []
-        ranks.first_does(self._prepare)
+        collectives.first_does(self._prepare)
 
     def _prepare(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CheckpointError(f"the folder cannot be made: {error}", path=str(self.folder)) from error
-        sealed.sweep(self.folder, f"{self.run}.")
+        atomic_file.sweep(self.folder, f"{self.run}.")
 
     # ------------------------------------------------------------ saving
 
@@ -120,9 +120,9 @@ class CheckpointStore:
         def write() -> Checkpoint:
             return self._write(step, metric, dict(extra or {}), parts, each)
 
-        mine = ranks.all_do(own)
-        each = ranks.everyones(mine)
-        return ranks.first_does(write)
+        mine = collectives.all_do(own)
+        each = collectives.everyones(mine)
+        return collectives.first_does(write)
 
     def _write(
         self, step: int, metric: float | None, extra: dict[str, Any], parts: dict[str, Any], each: list[Any]
@@ -142,20 +142,20 @@ class CheckpointStore:
             serial=serial,
             id=uuid.uuid4().hex,
             metric=None if metric is None else float(metric),
-            world_size=ranks.world_size(),
+            world_size=collectives.world_size(),
             torch=torch.__version__,
             time=time.time(),
             kinds={name: kind_of(part) for name, part in parts.items()},
         )
         manifest = {**asdict(found), "format": _FORMAT, "python": platform.python_version()}
         del manifest["path"]  # a folder may be moved
-        payload = {"parts": states, "ranks": each, "extra": to_plain(extra, "extra")}
+        payload = {"parts": states, "collectives": each, "extra": to_plain(extra, "extra")}
         try:
-            sealed.write(found.path, payload, manifest)
+            atomic_file.write(found.path, payload, manifest)
         except CheckpointError as error:
-            if not sealed.is_full(error) or not self._make_room(found):
+            if not atomic_file.is_full(error) or not self._make_room(found):
                 raise
-            sealed.write(found.path, payload, manifest)
+            atomic_file.write(found.path, payload, manifest)
         self._prune()
         return found
 
@@ -212,7 +212,7 @@ class CheckpointStore:
         for path, match in self._files():
             if match["run"] == self.run:
                 with contextlib.suppress(CheckpointError):
-                    one = known(path, sealed.read_manifest(path))
+                    one = known(path, atomic_file.read_manifest(path))
                     if one.run == self.run:
                         found.append(one)
         return found
@@ -239,7 +239,7 @@ class CheckpointStore:
                     logger.warning("passed over: %s", passed_over[-1])
             return None, passed_over
 
-        found, self.passed_over = ranks.first_does(walk)
+        found, self.passed_over = collectives.first_does(walk)
         return found
 
     def load(self, which: Checkpoint | str | Path) -> Saved:
@@ -261,16 +261,16 @@ class CheckpointStore:
                     hint=f'CheckpointStore(..., run="{manifest.get("run")}") if that run is meant',
                 )
 
-        manifest, payload = sealed.read(path, check)
+        manifest, payload = atomic_file.read(path, check)
         found = known(path, manifest)
-        shapes = {"parts": dict, "ranks": list, "extra": dict}
+        shapes = {"parts": dict, "collectives": list, "extra": dict}
         if not isinstance(payload, dict) or not all(isinstance(payload.get(n), kind) for n, kind in shapes.items()):
             raise CheckpointError("its content is not that of a checkpoint", path=str(path))
-        if not payload["ranks"] or not all(
-            isinstance(one, dict) and {"generators", "loader"} <= set(one) for one in payload["ranks"]
+        if not payload["collectives"] or not all(
+            isinstance(one, dict) and {"generators", "loader"} <= set(one) for one in payload["collectives"]
         ):
             raise CheckpointError("its content is not that of a checkpoint: its ranks", path=str(path))
         bad = not_finite({**payload["parts"], "extra": payload["extra"]}, self.may_be_infinite)
         if bad:
             raise refusal(bad, found.step)
-        return Saved(found, payload["parts"], payload["ranks"], payload["extra"])
+        return Saved(found, payload["parts"], payload["collectives"], payload["extra"])

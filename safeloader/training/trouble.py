@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import NonFiniteError
-from .scan import Found, rows_not_finite
+from safeloader.errors import NonFiniteError
+from safeloader.training.scan import Found, rows_not_finite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import CheckpointError
+from safeloader.errors import CheckpointError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .. import torch_private
-from ..observe.log import logger
-from .scan import is_float, look, matches
+from safeloader import torch_private
+from safeloader.observe.log import logger
+from safeloader.training.scan import is_float, look, matches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

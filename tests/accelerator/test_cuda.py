@@ -41,7 +41,11 @@ class Devices(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         assert get_worker_info() is not None
-        opened = [os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}")]
+        opened = [
+            os.readlink(f"/proc/self/fd/{n}")
+            for n in os.listdir("/proc/self/fd")
+            if os.path.exists(f"/proc/self/fd/{n}")
+        ]
         return {
             "available": torch.cuda.is_available(),
             "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),

@@ -33,7 +33,9 @@ class OwnGenerator(Right):
 
     def __getitem__(self, index: int) -> Any:
         generator = self.transforms[0]["generator"]
-        return index, torch.rand(3, generator=generator) if isinstance(generator, torch.Generator) else generator.random()
+        return index, torch.rand(3, generator=generator) if isinstance(
+            generator, torch.Generator
+        ) else generator.random()
 
 
 class SeedsItself(Right):

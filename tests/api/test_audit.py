@@ -25,7 +25,10 @@ INLINE = Policy(max_processes=0)
 
 
 def _audit(dataset: Any, workers: int = 2, epochs: int = 2, **more: Any) -> AuditReport:
-    arguments: dict[str, Any] = {"batch_size": 4, "shuffle": None if "sampler" in more or "batch_sampler" in more else True}
+    arguments: dict[str, Any] = {
+        "batch_size": 4,
+        "shuffle": None if "sampler" in more or "batch_sampler" in more else True,
+    }
     if "batch_sampler" in more:
         arguments = {}
     if isinstance(dataset, tud.IterableDataset):

@@ -279,7 +279,9 @@ def test_a_subclass_may_have_another_constructor_and_be_copied() -> None:
 
 
 @pytest.mark.parametrize(
-    "duplicate", [copy.copy, copy.deepcopy, lambda loader: pickle.loads(pickle.dumps(loader))], ids=["copy", "deepcopy", "pickle"]
+    "duplicate",
+    [copy.copy, copy.deepcopy, lambda loader: pickle.loads(pickle.dumps(loader))],
+    ids=["copy", "deepcopy", "pickle"],
 )
 def test_a_copy_is_a_loader_of_its_own_with_an_empty_report(duplicate: Any) -> None:
     loader = DataLoader(
@@ -385,7 +387,12 @@ def test_a_profile_shows_torchs_names() -> None:
 class _Errors(tud.Dataset[Any]):
     """Sample by sample another error."""
 
-    ERRORS = (ValueError("plain"), KeyError("a key"), data.OddError(7, "odd"), UnicodeDecodeError("utf-8", b"x", 0, 1, "no"))
+    ERRORS = (
+        ValueError("plain"),
+        KeyError("a key"),
+        data.OddError(7, "odd"),
+        UnicodeDecodeError("utf-8", b"x", 0, 1, "no"),
+    )
 
     def __len__(self) -> int:
         return len(self.ERRORS)

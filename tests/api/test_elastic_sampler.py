@@ -28,9 +28,12 @@ CALMLY = settings(deadline=None, derandomize=True, database=None, max_examples=1
 ends_of = st.sampled_from(["pad", "drop", "even"])
 
 
-def group(length: int, world: int, batch: int | None, ends: Any = "pad", **options: Any) -> list[ElasticDistributedSampler]:
+def group(
+    length: int, world: int, batch: int | None, ends: Any = "pad", **options: Any
+) -> list[ElasticDistributedSampler]:
     return [
-        ElasticDistributedSampler(range(length), world, rank, ends=ends, batch_size=batch, **options) for rank in range(world)
+        ElasticDistributedSampler(range(length), world, rank, ends=ends, batch_size=batch, **options)
+        for rank in range(world)
     ]
 
 
@@ -126,7 +129,9 @@ def test_from_eight_ranks_to_four_to_six_interrupted_at_every_step(kind: str, en
             state: dict[str, Any] | None = None
             for world, batch, steps in ((8, 2, first), (4, 3, second), (6, 1, 97)):
                 ranks = [
-                    ElasticDistributedSampler(dataset, world, rank, seed=2, shuffle=shuffle, ends=ends, batch_size=batch)
+                    ElasticDistributedSampler(
+                        dataset, world, rank, seed=2, shuffle=shuffle, ends=ends, batch_size=batch
+                    )
                     for rank in range(world)
                 ]
                 for sampler in ranks if state is not None else ():
@@ -253,7 +258,9 @@ def test_without_replacement_each_comes_once_and_the_heavy_come_first() -> None:
     weights = np.arange(1, 101).astype(float)
     firsts = []
     for seed in range(300):
-        sampler = ElasticDistributedSampler(WeightedRandomSampler(weights.tolist(), 60, replacement=False), 1, 0, seed=seed)  # type: ignore[arg-type]
+        sampler = ElasticDistributedSampler(
+            WeightedRandomSampler(weights.tolist(), 60, replacement=False), 1, 0, seed=seed
+        )  # type: ignore[arg-type]
         drawn = list(sampler)
         assert len(set(drawn)) == 60
         firsts.append(drawn[0])
@@ -281,7 +288,9 @@ def make(world: int, rank: int, batch: int, workers: int, as_batches: bool, keye
     if as_batches:
         sampler = ElasticDistributedSampler(Draws(50), world, rank, batch_size=batch, ends="even")
         return DataLoader(Draws(50), batch_sampler=sampler, num_workers=workers, policy=policy)
-    return DataLoader(Draws(50), batch, sampler=ElasticDistributedSampler(Draws(50), world, rank), num_workers=workers, policy=policy)
+    return DataLoader(
+        Draws(50), batch, sampler=ElasticDistributedSampler(Draws(50), world, rank), num_workers=workers, policy=policy
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -384,7 +393,14 @@ def test_the_state_of_another_order_is_refused() -> None:
 
 
 def test_out_of_order_there_is_no_such_state() -> None:
-    loader = DataLoader(Draws(9), 2, sampler=ElasticDistributedSampler(Draws(9)), num_workers=1, in_order=False, policy=Policy(max_processes=0))
+    loader = DataLoader(
+        Draws(9),
+        2,
+        sampler=ElasticDistributedSampler(Draws(9)),
+        num_workers=1,
+        in_order=False,
+        policy=Policy(max_processes=0),
+    )
     with loader:
         next(iter(loader))
         with pytest.raises(StateError, match="out of order"):

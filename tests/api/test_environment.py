@@ -119,8 +119,8 @@ def test_a_start_method_set_after_the_loader_was_made_is_noticed() -> None:
 def test_a_worker_imports_nothing_that_only_the_trainer_needs() -> None:
     with DataLoader(data.Modules(), None, num_workers=1, collate_fn=data.collate_identity) as loader:
         modules: Any = next(iter(loader))
-    assert {"safeloader.runtime.serve", "tests.api.parity.data"} <= set(modules)
-    trainers = ("loader", "observe", "settings", "values", "core", "runtime.driver", "runtime.process", "runtime.inline")
+    assert {"safeloader.runtime.child.loop", "tests.api.parity.data"} <= set(modules)
+    trainers = ("loader", "observe", "config", "setting_types", "core", "runtime.trainer")
     found = [name for name in modules if name.startswith(tuple(f"safeloader.{part}" for part in trainers))]
     assert found == []
     assert [name for name in ("hypothesis", "pytest", "psutil", "cloudpickle", "PIL") if name in modules] == []

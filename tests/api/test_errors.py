@@ -90,9 +90,7 @@ def test_every_error_is_one_of_ours_and_takes_one_string(cls: type[errors.SafeLo
         (errors.ForkRefusedError, ValueError),
     ],
 )
-def test_an_error_can_be_caught_by_the_builtin_it_resembles(
-    cls: type[Exception], base: type[Exception]
-) -> None:
+def test_an_error_can_be_caught_by_the_builtin_it_resembles(cls: type[Exception], base: type[Exception]) -> None:
     with pytest.raises(base, match="it broke"):
         raise cls("it broke")
 
@@ -122,10 +120,8 @@ def test_attributes_of_subclasses_survive_pickle_too() -> None:
 
 def test_what_is_imported_before_the_first_batch_needs_no_torch_and_no_numpy() -> None:
     code = (
-        "import sys, safeloader.errors, safeloader.settings, safeloader.observe\n"
+        "import sys, safeloader.errors, safeloader.config, safeloader.observe\n"
         "print([name for name in ('torch', 'numpy', 'asyncio') if name in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"

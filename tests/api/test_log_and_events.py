@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from safeloader.config import resolve
 from safeloader.observe import Fault, Recorder
-from safeloader.observe.events import as_record
-from safeloader.observe.stall import Place, Stall
-from safeloader.settings import resolve
+from safeloader.observe.event_file import as_record
+from safeloader.observe.stall import Stall, StallPlace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +55,7 @@ def live_through_everything(told: Recorder) -> None:
     told.resized(1, 128, 160, 0.03)
     told.recovered(2, 4)
     told.slow(13, 0, 131.0, 7)
-    told.stalled(Stall("loader", 300.0, True, Place("train.py:88 in step", "stack")))
+    told.stalled(Stall("loader", 300.0, True, StallPlace("train.py:88 in step", "stack")))
     told.stall_ended(412.0)
     told.ranks_stalled("rank 1 waits", [1], "waits")
     told.skipped(0, 12, 392, "died")
@@ -103,16 +103,14 @@ PROGRAM = """
 import logging, os
 {setup}
 from safeloader.observe import Fault, Recorder
-from safeloader.settings import settings
+from safeloader.config import settings
 told = Recorder("train", settings())
 Recorder("val", settings())
 {later}
 told.fault(Fault(0.0, "", "died", worker=1, detail="SIGKILL", action="restarted"))
 told.resumed(0, 2.0)
 """
-FAULT_LINE = (
-    "train: worker 1 was killed by SIGKILL outside a batch; a new process takes over, no batch is lost"
-)
+FAULT_LINE = "train: worker 1 was killed by SIGKILL outside a batch; a new process takes over, no batch is lost"
 
 
 def stderr_of(setup: str = "", later: str = "", **environ: str) -> list[str]:
@@ -224,9 +222,7 @@ def test_the_documentation_of_events_names_exactly_the_events_and_keys_that_are_
 ) -> None:
     sections = DOC.read_text(encoding="utf-8").split("\n### `")[1:]
     documented = {
-        part.split("`")[0]: {
-            row.split("`")[1] for row in part.split("\n## ")[0].splitlines() if row[:3] == "| `"
-        }
+        part.split("`")[0]: {row.split("`")[1] for row in part.split("\n## ")[0].splitlines() if row[:3] == "| `"}
         for part in sections
     }
     traced = {"SAFELOADER_EVENTS": str(tmp_path / "events.jsonl"), "SAFELOADER_TRACE": "1"}
@@ -271,8 +267,8 @@ def test_every_event_is_as_the_schema_in_the_documentation_says(tmp_path: Path) 
 
 
 def test_the_quick_line_of_a_batch_is_what_the_slow_way_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from safeloader.observe.batches import BatchGiven, Tracer
-    from safeloader.observe.events import EventFile
+    from safeloader.observe.batch_trace import BatchGiven, Tracer
+    from safeloader.observe.event_file import EventFile
 
     monkeypatch.setenv("RANK", "3")
     file = EventFile(str(tmp_path / "events.jsonl"))

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from safeloader.config import Policy, resolve
 from safeloader.observe import Fault, Recorder, Report
 from safeloader.observe.lost import Lost
 from safeloader.observe.recorder import MOST_FAULTS
-from safeloader.settings import Policy, resolve
 
 DOC = Path(__file__).parents[2] / "docs" / "events.md"
 NOON = 1763694764.0
@@ -93,9 +93,7 @@ def test_the_report_of_a_quiet_run_is_short() -> None:
 def test_the_report_says_where_the_workers_are() -> None:
     told = recorder()
     told.fell_back(1, 0, "memory is short")
-    assert str(told.report()).startswith(
-        "train: 0 batches, 0 epochs, all 4 workers now in the main process\n"
-    )
+    assert str(told.report()).startswith("train: 0 batches, 0 epochs, all 4 workers now in the main process\n")
     assert str(Report("val")).startswith("val: 0 batches, 0 epochs, no workers\n")
     assert Recorder("train", resolve(Policy(max_processes=2), {}), workers=4).report().rung == 2
 

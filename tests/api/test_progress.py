@@ -19,7 +19,9 @@ class Terminal(io.StringIO):
         return True
 
 
-def _shown(loader: Any, *, file: io.StringIO | None = None, take: int | None = None, **named: Any) -> tuple[list[Any], str]:
+def _shown(
+    loader: Any, *, file: io.StringIO | None = None, take: int | None = None, **named: Any
+) -> tuple[list[Any], str]:
     file = file or io.StringIO()
     batches = list(itertools.islice(safeloader.progress(loader, file=file, **named), take))
     return batches, file.getvalue()
@@ -31,9 +33,7 @@ def test_a_line_begins_and_ends_a_phase() -> None:
     assert [batch.tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     begin, end = text.splitlines()
     assert begin == "val, epoch 1 of 50 begins: 3 batches"
-    assert re.fullmatch(
-        r"val, epoch 1 of 50: 3 batches in .*, \S+ a second, \d+% of the time waiting for data", end
-    )
+    assert re.fullmatch(r"val, epoch 1 of 50: 3 batches in .*, \S+ a second, \d+% of the time waiting for data", end)
     assert len(safeloader.progress(loader)) == 3
 
 

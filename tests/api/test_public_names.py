@@ -42,8 +42,8 @@ def test_importing_the_package_imports_neither_torch_nor_numpy() -> None:
 
 def test_what_a_worker_imports_holds_nothing_of_the_trainer() -> None:
     code = (
-        "import sys, safeloader.runtime.host, safeloader.runtime.serve\n"
-        "trainers = ('safeloader.loader', 'safeloader.iterating', 'safeloader.observe', 'safeloader.settings', 'safeloader.core')\n"
+        "import sys, safeloader.runtime.child.process_main, safeloader.runtime.child.loop\n"
+        "trainers = ('safeloader.loader', 'safeloader.iterators', 'safeloader.observe', 'safeloader.config', 'safeloader.core')\n"
         "print([m for m in sys.modules if m.startswith(trainers)])"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
@@ -81,7 +81,5 @@ def _private_uses(path: Path) -> list[str]:
 
 
 def test_private_torch_is_touched_in_one_module_only() -> None:
-    users = {
-        str(path.relative_to(PACKAGE)): names for path in PACKAGE.rglob("*.py") if (names := _private_uses(path))
-    }
+    users = {str(path.relative_to(PACKAGE)): names for path in PACKAGE.rglob("*.py") if (names := _private_uses(path))}
     assert set(users) == {"torch_private.py"}, users

@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset, DistributedSampler, Subset
 from torch.utils.data import DataLoader as TorchLoader
 
 from safeloader import DataLoader, Policy
-from safeloader.runtime.keyed import key
+from safeloader.runtime.child.sample_rng import key
 from tests.api.state_data import ToldEpoch
 from tests.fixtures_data import Draws, DrawsAtOnce, Orders, Stream
 from tests.runtime.harness import _bytes, _generators, seed
@@ -38,7 +38,12 @@ def test_what_a_sample_draws_depends_on_nobody_else() -> None:
         epochs = [samples(loader), samples(loader)]
     assert epochs[0] != epochs[1]
     assert len({row[1:] for row in epochs[0].values()}) == 21
-    for options in ({"workers": 1}, {"workers": 2}, {"workers": 2, "persistent_workers": True}, {"workers": 2, "shuffle": True}):
+    for options in (
+        {"workers": 1},
+        {"workers": 2},
+        {"workers": 2, "persistent_workers": True},
+        {"workers": 2, "shuffle": True},
+    ):
         seed()
         with make(**options) as loader:  # type: ignore[arg-type]
             assert [samples(loader), samples(loader)] == epochs, options
@@ -125,12 +130,19 @@ def test_the_key_is_a_function_of_its_parts_and_spreads() -> None:
 # ---------------------------------------------------------------- set_epoch
 
 
-@pytest.mark.parametrize("dataset", [ToldEpoch(8), Subset(ToldEpoch(8), range(8)), ConcatDataset([ToldEpoch(4), ToldEpoch(4)])])
+@pytest.mark.parametrize(
+    "dataset", [ToldEpoch(8), Subset(ToldEpoch(8), range(8)), ConcatDataset([ToldEpoch(4), ToldEpoch(4)])]
+)
 @pytest.mark.parametrize(("workers", "persistent"), [(0, False), (2, False), (2, True)])
 def test_the_epoch_reaches_sampler_and_dataset_copies(dataset: Any, workers: int, persistent: bool) -> None:
     sampler = DistributedSampler(dataset, 1, 0)
     loader = DataLoader(
-        dataset, 2, sampler=sampler, num_workers=workers, persistent_workers=persistent, policy=Policy(max_processes=min(workers, 1))
+        dataset,
+        2,
+        sampler=sampler,
+        num_workers=workers,
+        persistent_workers=persistent,
+        policy=Policy(max_processes=min(workers, 1)),
     )
     with loader:
         for epoch in (0, 7, 3):

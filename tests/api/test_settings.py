@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from safeloader.config import TABLE, Policy, Settings, markdown_table, resolve, settings
 from safeloader.errors import SettingsError
-from safeloader.settings import TABLE, Policy, Settings, markdown_table, resolve, settings
 
 DOC = Path(__file__).parents[2] / "docs" / "settings.md"
 
@@ -145,9 +145,7 @@ def test_a_bad_variable_is_an_error_that_says_what_is_accepted(name: str, text: 
         ("SAFELOADER_strict", "SAFELOADER_STRICT"),
     ],
 )
-def test_an_unknown_variable_is_an_error_that_names_the_nearest_known_one(
-    variable: str, nearest: str
-) -> None:
+def test_an_unknown_variable_is_an_error_that_names_the_nearest_known_one(variable: str, nearest: str) -> None:
     with pytest.raises(SettingsError) as caught:
         resolve(environ={variable: "1"})
     assert caught.value.what == f'{variable} is not a setting of safeloader; did you mean "{nearest}"?'
@@ -155,9 +153,7 @@ def test_an_unknown_variable_is_an_error_that_names_the_nearest_known_one(
 
 
 def test_an_unknown_variable_is_an_error_even_if_it_is_empty_and_near_nothing() -> None:
-    with pytest.raises(
-        SettingsError, match=r"^SAFELOADER_QQQQ_XYZ_QQQQ_123 is not a setting of safeloader\n"
-    ):
+    with pytest.raises(SettingsError, match=r"^SAFELOADER_QQQQ_XYZ_QQQQ_123 is not a setting of safeloader\n"):
         resolve(environ={"SAFELOADER_QQQQ_XYZ_QQQQ_123": ""})
 
 
@@ -264,11 +260,11 @@ def test_settings_read_the_environment_of_this_process(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     "imports",
     [
-        "import safeloader; get = safeloader.settings",
-        "import safeloader, safeloader.settings; get = safeloader.settings",
-        "import safeloader; safeloader.Policy; safeloader.settings; get = safeloader.settings",
-        "from safeloader.settings import Policy; from safeloader import settings as get",
-        "from safeloader import settings as get; from safeloader.settings import Policy",
+        "import safeloader; get = safeloader.config",
+        "import safeloader, safeloader.config; get = safeloader.config",
+        "import safeloader; safeloader.Policy; safeloader.config; get = safeloader.config",
+        "from safeloader.config import Policy; from safeloader import settings as get",
+        "from safeloader import settings as get; from safeloader.config import Policy",
     ],
 )
 def test_the_function_is_found_under_its_public_name_whatever_was_imported_before(imports: str) -> None:

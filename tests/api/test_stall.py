@@ -169,7 +169,9 @@ def test_the_report_tells_how_the_consumer_waited(orders: Orders) -> None:
 def test_the_bar_of_the_environment_shows_every_pass(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     monkeypatch.setenv("SAFELOADER_PROGRESS", "1")
     monkeypatch.setenv("RANK", "0")
-    train = DataLoader(Draws(8), 4, num_workers=2, policy=Policy(max_processes=0), name="train", persistent_workers=True)
+    train = DataLoader(
+        Draws(8), 4, num_workers=2, policy=Policy(max_processes=0), name="train", persistent_workers=True
+    )
     val = DataLoader(Draws(8), 4, name="val")
     for _ in train:
         list(val)

@@ -185,11 +185,15 @@ def test_more_is_planned_than_a_smaller_window_takes() -> None:
 
 def test_out_of_order_each_sample_comes_once() -> None:
     for received in (0, 1, 4):
-        with DataLoader(Draws(COUNT), 4, num_workers=2, in_order=False, shuffle=True, policy=Policy(max_processes=1)) as loader:
+        with DataLoader(
+            Draws(COUNT), 4, num_workers=2, in_order=False, shuffle=True, policy=Policy(max_processes=1)
+        ) as loader:
             iterator = iter(loader)
             seen = [int(i) for _ in range(received) for i in next(iterator)[:, 0]]
             state = loader.state_dict()
-        with DataLoader(Draws(COUNT), 4, num_workers=2, in_order=False, shuffle=True, policy=Policy(max_processes=0)) as loader:
+        with DataLoader(
+            Draws(COUNT), 4, num_workers=2, in_order=False, shuffle=True, policy=Policy(max_processes=0)
+        ) as loader:
             loader.load_state_dict(state)
             seen += [int(i) for batch in loader for i in batch[:, 0]]
         assert sorted(seen) == list(range(COUNT))

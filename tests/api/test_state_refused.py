@@ -91,7 +91,13 @@ def test_a_state_that_is_not_whole_or_damaged_is_refused(state: dict[str, Any]) 
         for key in state:
             with pytest.raises(StateError):
                 loader.load_state_dict({k: v for k, v in state.items() if k != key})
-        for key, value in (("now", {"program": None, "own": {}}), ("planned", [[1]]), ("workers", []), ("batch", "x"), ("drawn", -1)):
+        for key, value in (
+            ("now", {"program": None, "own": {}}),
+            ("planned", [[1]]),
+            ("workers", []),
+            ("batch", "x"),
+            ("drawn", -1),
+        ):
             damaged = {**copy.deepcopy(state), key: value}
             with pytest.raises(StateError, match="damaged"):
                 loader.load_state_dict(damaged)
@@ -155,7 +161,13 @@ class Remembering(IterableDataset[int]):
             yield self.at
 
     def state_dict(self) -> dict[Any, Any]:
-        return {"at": self.at, "seen": self.seen, 7: (1, 2.5), "deep": {"x": [None, True, {3: "three"}]}, "nan": float("nan")}
+        return {
+            "at": self.at,
+            "seen": self.seen,
+            7: (1, 2.5),
+            "deep": {"x": [None, True, {3: "three"}]},
+            "nan": float("nan"),
+        }
 
     def load_state_dict(self, state: dict[Any, Any]) -> None:
         self.at, self.seen = state["at"], list(state["seen"])
@@ -163,7 +175,13 @@ class Remembering(IterableDataset[int]):
 
 class WithArrays(Remembering):
     def state_dict(self) -> dict[Any, Any]:
-        more = {"array": np.arange(3), "tensor": torch.arange(4.0), "scalar": np.int64(4), "set": {"b", "a"}, "object": Orders()}
+        more = {
+            "array": np.arange(3),
+            "tensor": torch.arange(4.0),
+            "scalar": np.int64(4),
+            "set": {"b", "a"},
+            "object": Orders(),
+        }
         return {**super().state_dict(), **more}
 
 
@@ -174,7 +192,9 @@ def _by_torch(state: Any) -> Any:
     return torch.load(file, weights_only=False)
 
 
-@pytest.mark.parametrize("keep", [lambda s: s, lambda s: json.loads(json.dumps(s)), _by_torch, lambda s: pickle.loads(pickle.dumps(s))])
+@pytest.mark.parametrize(
+    "keep", [lambda s: s, lambda s: json.loads(json.dumps(s)), _by_torch, lambda s: pickle.loads(pickle.dumps(s))]
+)
 @pytest.mark.parametrize(("kind", "workers"), [(Remembering, 0), (Remembering, 2), (WithArrays, 0), (WithArrays, 2)])
 def test_a_seal_fits_however_the_state_was_kept(kind: type[Remembering], workers: int, keep: Any) -> None:
     def again() -> DataLoader[Any]:
@@ -243,7 +263,9 @@ def test_a_sampler_of_another_length_is_found_out() -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_dataset_that_fails_to_tell_its_state_is_an_error_of_state_dict_alone(workers: int) -> None:
-    loader = DataLoader(data.FailsToTell(8), 2, num_workers=workers, policy=Policy(max_processes=0), snapshot_every_n_steps=1)
+    loader = DataLoader(
+        data.FailsToTell(8), 2, num_workers=workers, policy=Policy(max_processes=0), snapshot_every_n_steps=1
+    )
     with loader:
         iterator = iter(loader)
         next(iterator)

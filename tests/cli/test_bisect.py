@@ -13,7 +13,13 @@ from typing import Any
 import psutil
 import pytest
 
-from safeloader.bisecting.matrix import ScriptLoaders, Setting, everything, one_at_a_time, validation_switches
+from safeloader.bisecting.matrix import (
+    ScriptLoaders,
+    Setting,
+    everything,
+    one_at_a_time,
+    validation_switches,
+)
 from safeloader.bisecting.program import VARIABLE
 from safeloader.bisecting.verdict import verdict
 from safeloader.bisecting.watch import Run, Runner
@@ -21,7 +27,9 @@ from safeloader.bisecting.watch import Run, Runner
 SCRIPT = Path(__file__).parent / "programs" / "hangs.py"
 
 
-def run(outcome: Any, batches: int = 8, detail: str = "", seconds: float = 10.0, passes: int = 1, **setting: Any) -> Run:
+def run(
+    outcome: Any, batches: int = 8, detail: str = "", seconds: float = 10.0, passes: int = 1, **setting: Any
+) -> Run:
     return Run(Setting(**setting), outcome, seconds, batches, passes, detail, "", ScriptLoaders())
 
 
@@ -99,7 +107,9 @@ def test_a_script_that_fails_at_import_is_said_to_and_not_tried_further(
     command: Callable[..., Any], tmp_path: Path
 ) -> None:
     script = tmp_path / "fails.py"
-    script.write_text("import subprocess, sys\nsubprocess.Popen(['sleep', '987'], start_new_session=True)\nimport nothing_here\n")
+    script.write_text(
+        "import subprocess, sys\nsubprocess.Popen(['sleep', '987'], start_new_session=True)\nimport nothing_here\n"
+    )
     said = command("bisect", "--json", "--cap", 60, script)
     told = json.loads(said.stdout)
     assert said.exit_code == 1
@@ -135,7 +145,10 @@ def test_the_arguments_of_every_loader_are_changed_and_torch_accepts_them(tmp_pa
     orders = {"folder": str(tmp_path), "setting": Setting(workers=0).as_dict(), "as_module": False}
     code = "from safeloader.bisecting.program import main; main()"
     subprocess.run(
-        [sys.executable, "-c", code, str(script)], env={**os.environ, VARIABLE: json.dumps(orders)}, check=True, timeout=60
+        [sys.executable, "-c", code, str(script)],
+        env={**os.environ, VARIABLE: json.dumps(orders)},
+        check=True,
+        timeout=60,
     )
     asked = json.loads((tmp_path / "loaders").read_text())
     assert asked == {"workers": 3, "persistent": True, "start": "fork"}

@@ -27,7 +27,17 @@ TIMING = Timing(8, 0.01, 0.02, 3, 0.001, 0.0001, None, 4096)
 def test_the_machine_is_looked_at_and_told_in_lines(command: Callable[..., Any]) -> None:
     said = command("doctor")
     assert said.exit_code in (0, 1), said.output
-    for check in ("versions", "memory", "/dev/shm", "oom_kill", "processors", "descriptors", "TMPDIR", "FFCV", "kernel log"):
+    for check in (
+        "versions",
+        "memory",
+        "/dev/shm",
+        "oom_kill",
+        "processors",
+        "descriptors",
+        "TMPDIR",
+        "FFCV",
+        "kernel log",
+    ):
         assert f" {check}: " in said.stdout
     assert "torch 2." in said.stdout
     assert ("bad" in said.stdout.splitlines()[-1]) == bool(said.exit_code)

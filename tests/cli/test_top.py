@@ -209,7 +209,6 @@ print(len(served) / (time.monotonic() - began), *{{*served}})
     assert float(rate) < 2 * STRANGERS_A_SECOND, "unlimited, it is thousands"
 
 
-
 def test_a_caller_that_does_not_read_holds_nothing_up() -> None:
     """And the next one is answered."""
     loader = DataLoader(Draws(4), 4, name="mine")

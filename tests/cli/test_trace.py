@@ -113,7 +113,9 @@ def test_what_cannot_be_read_is_left_out_and_noted() -> None:
 
 
 def test_events_that_lack_a_key_do_no_harm() -> None:
-    events = [{"v": 1, "t": 1.0, "event": kind, "loader": "a"} for kind in ("batch", "start", "fault", "stall_ended", "what")]
+    events = [
+        {"v": 1, "t": 1.0, "event": kind, "loader": "a"} for kind in ("batch", "start", "fault", "stall_ended", "what")
+    ]
     (loader,) = lanes(events)
     assert chrome([loader], [])["traceEvents"]
 
@@ -140,9 +142,9 @@ def test_wrong_use_is_said_in_a_line(
 
 
 def test_tracing_without_a_file_of_events_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    from safeloader.observe.pulse import Pulse
+    from safeloader.config import resolve
+    from safeloader.observe.consumer_clock import Pulse
     from safeloader.observe.recorder import Recorder
-    from safeloader.settings import resolve
 
     told = Recorder("train", resolve(environ={"SAFELOADER_TRACE": "1"}))
     assert "set SAFELOADER_EVENTS, too" in caplog.text

@@ -226,7 +226,16 @@ def _copied(saved: Saved) -> Saved:
 
 class TaskInfo:
     __slots__ = (
-        "epoch", "hangs", "hurt", "hurt_by_chance", "indices", "settled", "skip", "unattainable", "wanted", "worker",
+        "epoch",
+        "failures",
+        "hangs",
+        "hurt_by_chance",
+        "indices",
+        "settled",
+        "skip",
+        "unattainable",
+        "wanted",
+        "worker",
     )  # fmt: skip
 
     def __init__(self, epoch: int, indices: object, worker: int, skip: tuple[int, ...] = ()) -> None:
@@ -234,7 +243,7 @@ class TaskInfo:
         self.indices = indices
         self.worker = worker
         self.skip = skip
-        self.hurt = 0  # so many processes
+        self.failures = 0  # so many processes
         self.hangs = 0  # so many of them hung
         self.unattainable = False  # it must not be loaded in the trainer, and no process can be had
         self.hurt_by_chance = 0  # so many of them by the world's own doing
@@ -335,7 +344,7 @@ class Undisturbed:
             raise Broken(f"task {c.task} is {info.settled}, and loaded again")
         if info.worker != c.worker or info.indices != c.indices:
             raise Broken(f"{c} is for worker {info.worker}")
-        if self._world.nature.memoryless and info.epoch != self._world.consumer.epoch:
+        if self._world.nature.stateless and info.epoch != self._world.consumer.epoch:
             raise Broken(f"{c}, and nobody wants it")
         info.skip = c.skip
         self._assigned[c.task] = c.process if isinstance(c, m.SendTask) else m.INLINE
@@ -400,10 +409,10 @@ class Undisturbed:
         if task is None:
             raise Broken(f"worker {worker} missed the new epoch")
         info = self.tasks[task]
-        if self._world.nature.memoryless and info.epoch != self._world.consumer.epoch:
+        if self._world.nature.stateless and info.epoch != self._world.consumer.epoch:
             info.settled = "passed"
             return
-        if info.hurt <= self._world.plot.settings.bad_sample_attempts and not info.unattainable:
+        if info.failures <= self._world.plot.settings.bad_sample_attempts and not info.unattainable:
             raise Broken(f"task {task} of worker {worker} was left out or passed over")
         info.settled = "passed"
         if self._world.nature.iterable and info.wanted:
@@ -418,7 +427,7 @@ class Undisturbed:
             return self.setups_hung.get(worker, 0)
         return self.tasks[about].hangs if kind == "task" else 0
 
-    def hurt(self, kind: str, about: int, worker: int, by_sample: bool, hung: bool = False) -> None:
+    def failures(self, kind: str, about: int, worker: int, by_sample: bool, hung: bool = False) -> None:
         """A process died or hung with this oldest in flight."""
         if kind in ("setup", "resume"):
             self.setups_hurt[worker] = self.setups_hurt.get(worker, 0) + 1
@@ -427,7 +436,7 @@ class Undisturbed:
         info = self.tasks[about]
         info.hurt_by_chance += not by_sample
         if kind == "task":
-            info.hurt += 1
+            info.failures += 1
             info.hangs += hung
             info.wanted = info.epoch == self._world.consumer.epoch
 
@@ -436,7 +445,7 @@ class Undisturbed:
         self.look()
         for number, info in self.tasks.items():
             task = self._world.sup.tasks.get(number)
-            info.unattainable |= info.hurt > 0 or bool(info.skip or (task is not None and task.skip))
+            info.unattainable |= info.failures > 0 or bool(info.skip or (task is not None and task.skip))
         self.spared |= self._world.refused
 
     def convicted(self, task: int, names: tuple[object, ...], unresolved: bool) -> None:
@@ -446,8 +455,8 @@ class Undisturbed:
             if not info.unattainable:
                 raise Broken(f"task {task} is given up")
             return
-        if info.hurt <= self._world.plot.settings.bad_sample_attempts:
-            raise Broken(f"task {task} is convicted for {info.hurt} deaths")
+        if info.failures <= self._world.plot.settings.bad_sample_attempts:
+            raise Broken(f"task {task} is convicted for {info.failures} deaths")
         if info.hurt_by_chance or nature.iterable:
             return
         bad = nature.kills | nature.hangs

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from safeloader.core import messages as m
+from safeloader.core.deadlines import FORK_TIMEOUT
 from safeloader.core.state import State
-from safeloader.core.watch import FORK_TIMEOUT
 
 from .judges import Broken
 from .shadowing import Shadowing
@@ -182,7 +182,7 @@ class Obeying(Shadowing):
         self.undisturbed.sent(c)
         self._send(c, "task", c.task)
 
-    def _PassOver(self, c: m.PassOver) -> None:
+    def _CancelBefore(self, c: m.CancelBefore) -> None:
         process = self.processes[c.process]
         if process.gone or process.told_to_end:
             raise Broken(f"{c}, and it is told to end, or gone")
@@ -214,7 +214,7 @@ class Obeying(Shadowing):
 
     def _LoadInline(self, c: m.LoadInline) -> None:
         self.undisturbed.sent(c)
-        if self.undisturbed.tasks[c.task].hurt:
+        if self.undisturbed.tasks[c.task].failures:
             raise Broken(f"task {c.task} hurt a process, and is tried in the trainer")
         worker = self.inline[c.worker]
         if self._refused(c.worker):
@@ -222,7 +222,7 @@ class Obeying(Shadowing):
         bad = [i for i, s in worker.samples(c.indices, c.skip) if s in self.nature.kills or s in self.nature.hangs]
         if bad:
             self.now += c.timeout
-            self.undisturbed.hurt("task", c.task, c.worker, by_sample=True, hung=True)
+            self.undisturbed.failures("task", c.task, c.worker, by_sample=True, hung=True)
             sample = bad[0] if self.nature.known else None
             self._events.append(m.InlineInterrupted(c.task, sample, "stack"))
             return
@@ -245,7 +245,7 @@ class Obeying(Shadowing):
         if process.gone:
             return
         if process.forfeit or (process.busy and letter == "Z" and not process.sentenced):
-            self._events.append(m.ProcessForfeited(c.process))
+            self._events.append(m.ProcessLostElsewhere(c.process))
             return
         progressed_at = max(page.progressed_at, process.there)
         self._events.append(
@@ -294,7 +294,9 @@ class Obeying(Shadowing):
         if process.ready_told or process.condemned or process.gone or process.slow_told:
             raise Broken(f"process {c.process} does not start, and is said to be slow")
         if self.now - process.started_at < max(10.0, 5.0 * self.slowest_start) - 1e-6:
-            raise Broken(f"process {c.process} has started for {self.now - process.started_at:.3f} s, and is said to be slow")
+            raise Broken(
+                f"process {c.process} has started for {self.now - process.started_at:.3f} s, and is said to be slow"
+            )
         process.slow_told = True
 
     def _KillProcess(self, c: m.KillProcess) -> None:
@@ -307,7 +309,7 @@ class Obeying(Shadowing):
             process.told_to_end = True  # it had nothing to finish
         elif starting:
             raise Broken("others wait for this process, and it is killed")
-        elif self.sup.fleet.processes[c.process].innocent:
+        elif self.sup.fleet.processes[c.process].killed_elsewhere:
             self._replaced(process)
         elif not process.condemned and not self.closed:
             self._condemned(process)
@@ -318,7 +320,7 @@ class Obeying(Shadowing):
         """Its shadow is to make another: that must be there, and there must be a reason."""
         if not any(shadow.home == process.id for shadow in self.living_shadows()) or not process.probed:
             raise Broken(f"process {process.id} has done nothing wrong, and is killed")
-        process.innocent = process.condemned = True
+        process.killed_elsewhere = process.condemned = True
 
     def _StopProcess(self, c: m.StopProcess) -> None:
         process = self.processes[c.process]
@@ -335,7 +337,7 @@ class Obeying(Shadowing):
         if not process.doomed:
             raise Broken(f"process {c.process} is abandoned before it was killed")
         process.gone = True
-        if not process.told_to_end and not process.innocent:
+        if not process.told_to_end and not process.killed_elsewhere:
             self._lost(process, None)
         self.past.extend(event for event in process.outbox if not isinstance(event, m.ShadowTaken))
         process.outbox.clear()
@@ -350,10 +352,10 @@ class Obeying(Shadowing):
         self.undisturbed.faults_in_a_row += 1
         self.fault_times.append(self.now)
         self.memory_short = event is not None and event.memory_short
-        hurt = self._to_blame(process, event)
-        if hurt is not None:
-            self.undisturbed.hurt(*hurt, process.hurt_by_sample, process.condemned and process.asked_for_stacks)
-        if self.rung == 0 and self._too_many() and (hurt is None or hurt[0] != "probe"):
+        failures = self._to_blame(process, event)
+        if failures is not None:
+            self.undisturbed.failures(*failures, process.hurt_by_sample, process.condemned and process.asked_for_stacks)
+        if self.rung == 0 and self._too_many() and (failures is None or failures[0] != "probe"):
             self.undisturbed.none_to_be_had()
 
     @staticmethod
@@ -384,7 +386,7 @@ class Obeying(Shadowing):
     def _EndEpoch(self, c: m.EndEpoch) -> None:
         self.consumer.end_epoch()
 
-    def _TellState(self, c: m.TellState) -> None:
+    def _GiveState(self, c: m.GiveState) -> None:
         if not self.state_wanted:
             raise Broken("a state that nobody asked for")
         behind = any(type(i).__name__ == "Resume" for w in self.sup.workers for i in (*w.waiting, *w.sent))

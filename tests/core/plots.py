@@ -79,13 +79,13 @@ def random_plot(rng: random.Random) -> Plot:
     if nature.seed % 7 < 3:  # enough to learn from others what a start takes
         settings = replace(settings, startup_timeout=400.0)
     if nature.seed % 5 < 2 and not iterable and not stateful:
-        settings, nature = replace(settings, memoryless=True), replace(nature, memoryless=True)
+        settings, nature = replace(settings, stateless=True), replace(nature, stateless=True)
     bad_starts = rng.choice((0.0,) * 12 + (0.2,) * 4 + (0.6,) * 3 + (1.0,))
     if bad_starts > 0.5:
         settings = replace(settings, max_restarts=min(settings.max_restarts, 4))
     settings = replace(settings, standby=rng.choice((0, 0, 1, 1, 2)))
     shadows = (0.0, 0.1, 0.4, 0.4)[nature.seed // 15 % 4] if not settings.shared else 0.0
-    if shadows and nature.seed // 60 % 2 and not (stateful or settings.memoryless):
+    if shadows and nature.seed // 60 % 2 and not (stateful or settings.stateless):
         nature = replace(nature, hidden=True)
     return Plot(
         settings, nature, batches, size,

@@ -107,7 +107,11 @@ class Shadowing:
         """A worker is set up: its shadow must be used where there is one."""
         worker = c.worker
         if c.process == m.INLINE or c.redo is None:
-            if c.process != m.INLINE and self.rung == self.sup.fleet.rungs[0] and any(self._could_serve(s, c) for s in self.living_shadows()):
+            if (
+                c.process != m.INLINE
+                and self.rung == self.sup.fleet.rungs[0]
+                and any(self._could_serve(s, c) for s in self.living_shadows())
+            ):
                 raise Broken(f"{c}, and there is a shadow of worker {worker}")
             for shadow in self.shadows.values():
                 shadow.released.add(worker)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from safeloader.core import messages as m
-from safeloader.core.state import Mark
+from safeloader.core.state import DatasetSnapshot
 
 
 def mix(*parts: int) -> int:
@@ -39,7 +39,7 @@ class Nature:
     stateful: bool = False  # loading changes the dataset, which can tell its state
     hidden: bool = False  # loading changes the dataset, which cannot
     keyed: bool = False  # what a sample becomes depends on the epoch
-    memoryless: bool = False  # and on nothing that was loaded before
+    stateless: bool = False  # and on nothing that was loaded before
     known: bool = True  # the progress page names the sample in work
     lasting: frozenset[int] = frozenset()  # workers that do what cannot be undone
     lying: bool = False  # the state that it tells leaves something out
@@ -146,7 +146,7 @@ class SimWorker:
             if number >= known and digest_of(outcome.content) != command.digests[at : at + 8]:
                 raise Different("raised" if outcome.kind == "raised" else "differs", start + number)
 
-    def _go_to(self, mark: Mark) -> None:
+    def _go_to(self, mark: DatasetSnapshot) -> None:
         assert isinstance(mark.content, tuple)
         self.position, (self.order, self.memory) = mark.position, mark.content
         if self.nature.lying:
@@ -206,10 +206,10 @@ class SimWorker:
         if raising and not self.nature.skip_raising:
             self.state = mix(before, 3, raising[0][1])
             return Outcome("raised", mix(3, self.memory, self.order), raising[0][0], (), self.state)
-        if ids[0] % 3 and not self.nature.memoryless:  # the others draw no random number
+        if ids[0] % 3 and not self.nature.stateless:  # the others draw no random number
             self.state = mix(before, 2, *ids)
         good = [s for s in ids if s not in self.nature.raises]
-        if self.nature.memoryless:
+        if self.nature.stateless:
             before = self.nature.seed
         content = mix(before, self.order, self.memory, self.epoch * self.nature.keyed, *good) if good else None
         if self.nature.stateful or self.nature.hidden:
@@ -281,7 +281,7 @@ class SimProcess:
         self.stuck = False  # in that
         self.there = now  # when it progressed with that
         self.forfeit = False  # another loader had it killed
-        self.innocent = False  # told so
+        self.killed_elsewhere = False  # told so
         self.standby = False  # nobody was to be hosted by it yet
         self.gone = False  # off the books: its exit was told, or it was abandoned
         self.passed = 0  # no task below this is wanted
@@ -298,7 +298,7 @@ class SimProcess:
     @property
     def doomed(self) -> bool:
         """The supervisor expects its end."""
-        return self.sentenced or self.innocent
+        return self.sentenced or self.killed_elsewhere
 
     def slots(self) -> set[int]:
         """Where it may still write."""
@@ -314,7 +314,7 @@ class SimProcess:
             self.outbox.pop()
         page = self.page
         if self.forfeit or (self.busy and not self.sentenced):
-            self.outbox.append(m.ProcessForfeited(self.id))
+            self.outbox.append(m.ProcessLostElsewhere(self.id))
         stack = "Fatal Python error" if detail == "SIGSEGV" else None
         self.outbox.append(m.ProcessExited(self.id, detail, page.task, page.setup, page.sample, stack, memory_short))
         self.inbox.clear()
@@ -358,7 +358,7 @@ class SimProcess:
             self.workers.pop(command.worker, None)
             return
         if isinstance(command, m.SendTask) and command.task < self.passed:
-            self.outbox.append(m.TaskPassed(self.id, command.task, now))
+            self.outbox.append(m.TaskCancelled(self.id, command.task, now))
             return
         page.taken_at = page.progressed_at = now
         page.task = page.setup = page.sample = None

@@ -13,8 +13,8 @@ import safeloader.core
 PURE = {"__future__", "typing", "collections", "collections.abc", "dataclasses", "enum", "math"}
 FILES = sorted(Path(safeloader.core.__path__[0]).glob("*.py"))
 ORDER = (
-    "state", "messages", "policy", "seats", "leases", "hunt", "records", "shadows", "story", "returning", "progress", "ledger",
-    "fleet", "traffic", "watch", "blame",
+    "state", "messages", "policy", "placement", "leases", "bisection", "records", "shadows", "story", "restoring", "consumer", "schedule",
+    "fleet", "dispatch", "deadlines", "quarantine",
     "recovery", "supervisor", "duplicate",
 )  # fmt: skip
 BUILTINS = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"}
@@ -25,11 +25,14 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, bool]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, False) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield str(node.module), False
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 1, "the core does not look above itself"
-            yield from ((alias.name, True) for alias in node.names) if node.module is None else [(node.module, True)]
+            assert node.level == 0, "imports are absolute"
+            package, _, name = str(node.module).partition("safeloader.core")
+            own = not package and str(node.module) != name
+            if not own:
+                yield str(node.module), False
+            else:
+                yield from [(name[1:], True)] if name else [(alias.name, True) for alias in node.names]
 
 
 def at_run_time(tree: ast.Module) -> ast.Module:

@@ -52,12 +52,12 @@ def plots(draw: st.DrawFn) -> Plot:
         shared=draw(st.booleans()),
         standby=draw(st.integers(0, 2)),
     )
-    memoryless = not iterable and not core.stateful and draw(st.booleans())
-    core = replace(core, memoryless=memoryless)
+    stateless = not iterable and not core.stateful and draw(st.booleans())
+    core = replace(core, stateless=stateless)
     shadows = 0.0 if core.shared else draw(st.sampled_from([0.0, 0.3, 1.0]))
     nature = Nature(
         iterable=iterable,
-        memoryless=memoryless,
+        stateless=stateless,
         lengths=tuple(draw(st.integers(0, 4)) for _ in range(workers)) if iterable else (),
         iter_moves=draw(st.booleans()),
         kills=draw(few_samples),
@@ -66,7 +66,7 @@ def plots(draw: st.DrawFn) -> Plot:
         skip_raising=core.on_bad_sample == "skip" and not iterable,
         stateful=core.stateful,
         known=draw(st.booleans()),
-        hidden=shadows > 0 and not (core.stateful or memoryless) and draw(st.booleans()),
+        hidden=shadows > 0 and not (core.stateful or stateless) and draw(st.booleans()),
         lasting=draw(st.sampled_from([frozenset(), frozenset([0]), frozenset(range(workers))])),
         lying=core.stateful and draw(st.booleans()),
         shaky=draw(st.frozensets(st.integers(0, 2), max_size=1)) if iterable else frozenset(),

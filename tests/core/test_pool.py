@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from safeloader.core import messages as m
+from safeloader.core.placement import Changes, Placement, Reserve, choose
 from safeloader.core.policy import RestartWindow
-from safeloader.core.seats import Changes, Place, Reserve, choose
 from tests.core.stage import Stage, only
 
 
@@ -22,7 +22,7 @@ def shared(**settings: object) -> Stage:
 
 def test_a_loss_by_anothers_doing_is_no_fault_and_costs_no_batch() -> None:
     stage = shared()
-    stage.tell(m.ProcessForfeited(1))
+    stage.tell(m.ProcessLostElsewhere(1))
     said = stage.die(1, task=0)
     assert only((m.ReportFault, m.ReportRung, m.GiveUp), said) == []
     (start,) = only(m.StartProcess, said)
@@ -34,7 +34,7 @@ def test_a_loss_by_anothers_doing_is_no_fault_and_costs_no_batch() -> None:
 def test_the_generators_go_to_the_next_process() -> None:
     stage = shared()
     stage.load(0, snapshot="after task 0")
-    stage.tell(m.ProcessForfeited(1))
+    stage.tell(m.ProcessLostElsewhere(1))
     (start,) = only(m.StartProcess, stage.die(1))
     (host,) = only(m.HostWorker, stage.ready(start.process))
     assert host.snapshot == "after task 0"
@@ -42,7 +42,7 @@ def test_the_generators_go_to_the_next_process() -> None:
 
 def test_a_forfeited_process_gets_no_more_work_and_is_abandoned_if_it_does_not_end() -> None:
     stage = shared()
-    stage.tell(m.ProcessForfeited(1))
+    stage.tell(m.ProcessLostElsewhere(1))
     stage.load(1)
     stage.ask()
     assert not [c for c in stage.commands[-20:] if isinstance(c, m.SendTask) and c.process == 1 and c.task > 2]
@@ -57,7 +57,7 @@ def test_our_own_verdict_stands() -> None:
     stage.now = 20.0
     stage.look(1, task=0, sample=3)
     stage.tell(m.StacksCaptured(1, "stack"))
-    stage.tell(m.ProcessForfeited(1))
+    stage.tell(m.ProcessLostElsewhere(1))
     (fault,) = only(m.ReportFault, stage.die(1))
     assert (fault.cause, fault.task, fault.sample) == ("hung", 0, 3)
 
@@ -71,9 +71,7 @@ def test_while_it_works_for_another_loader_nothing_is_hung() -> None:
         stage.now += 10.0
         said = stage.tell(m.ClockAdvanced())
         for inspect in only(m.InspectProcess, said):
-            said += stage.tell(
-                m.ProcessInspected(inspect.process, None, None, None, 0.0, stage.now - 9.0, "S", True)
-            )
+            said += stage.tell(m.ProcessInspected(inspect.process, None, None, None, 0.0, stage.now - 9.0, "S", True))
         assert only((m.CaptureStacks, m.KillProcess), said) == []
 
 
@@ -109,27 +107,27 @@ def test_a_start_waits_for_the_work_of_another_loader_but_not_for_ever() -> None
 
 
 def test_the_first_seats_are_new_processes_up_to_the_limit() -> None:
-    places: list[Place] = []
+    places: list[Placement] = []
     for number in (1, 2, 3):
         assert choose(places, loader=7, limit=3) is None
-        places.append(Place(number, (7,)))
+        places.append(Placement(number, (7,)))
     assert choose(places, loader=7, limit=3) == 1
 
 
 def test_a_second_loader_sits_once_in_each_living_process() -> None:
-    places = [Place(1, (7,)), Place(2, (7,))]
+    places = [Placement(1, (7,)), Placement(2, (7,))]
     assert choose(places, loader=8, limit=2) == 1
-    assert choose([Place(1, (7, 8)), Place(2, (7,))], loader=8, limit=2) == 2
+    assert choose([Placement(1, (7, 8)), Placement(2, (7,))], loader=8, limit=2) == 2
 
 
 def test_an_empty_process_goes_first_and_a_burdened_one_last() -> None:
-    assert choose([Place(1, (7,)), Place(2, ())], loader=8, limit=4) == 2
-    assert choose([Place(1, (), burdened=True), Place(2, (7,))], loader=8, limit=2) == 2
-    assert choose([Place(1, (), burdened=True)], loader=8, limit=2) is None
+    assert choose([Placement(1, (7,)), Placement(2, ())], loader=8, limit=4) == 2
+    assert choose([Placement(1, (), burdened=True), Placement(2, (7,))], loader=8, limit=2) == 2
+    assert choose([Placement(1, (), burdened=True)], loader=8, limit=2) is None
 
 
 def test_few_workers_keep_away_from_crowded_processes() -> None:
-    assert choose([Place(1, (7, 9)), Place(2, (7,)), Place(3, (7, 9))], loader=8, limit=3) == 2
+    assert choose([Placement(1, (7, 9)), Placement(2, (7,)), Placement(3, (7, 9))], loader=8, limit=3) == 2
 
 
 # ---------------------------------------------------------------- standbys
@@ -139,11 +137,11 @@ def reserve(wanted: int = 1, max_restarts: int = 4) -> Reserve:
     return Reserve(wanted, 30.0, RestartWindow(max_restarts, 600.0))
 
 
-def standby(number: int, **facts: Any) -> Place:
-    return Place(number, (), standby=True, **facts)
+def standby(number: int, **facts: Any) -> Placement:
+    return Placement(number, (), standby=True, **facts)
 
 
-BOTH = [Place(1, (7,)), Place(2, (7,))]
+BOTH = [Placement(1, (7,)), Placement(2, (7,))]
 
 
 def test_a_standby_is_given_out_where_a_process_would_be_started() -> None:
@@ -159,8 +157,8 @@ def test_a_standby_is_started_once_somebody_sits_there_and_nobody_starts() -> No
     assert reserve().changes(BOTH, 0.0, calm=True) == Changes((), 1)
     assert reserve(2).changes([*BOTH, standby(3)], 0.0, calm=True) == Changes((), 1)
     assert reserve().changes([*BOTH, standby(3)], 0.0, calm=True) == Changes((), 0)
-    assert reserve().changes([*BOTH, Place(3, (7,), ready=False)], 0.0, calm=True) == Changes((), 0)
-    assert reserve().changes([Place(1, ()), Place(2, ())], 0.0, calm=True) == Changes((), 0)
+    assert reserve().changes([*BOTH, Placement(3, (7,), ready=False)], 0.0, calm=True) == Changes((), 0)
+    assert reserve().changes([Placement(1, ()), Placement(2, ())], 0.0, calm=True) == Changes((), 0)
 
 
 def test_below_the_top_of_a_ladder_there_are_no_standbys() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from safeloader.core import messages as m
+from safeloader.core.deadlines import FORK_TIMEOUT
 from safeloader.core.state import Redo
-from safeloader.core.watch import FORK_TIMEOUT
 from tests.core.stage import Stage, only
 
 
@@ -101,7 +101,7 @@ def test_successors_that_die_while_they_redo_are_not_tried_for_ever_and_lay_no_b
         assert start.shadow == shadow
         stage.tell(m.ProcessReady(start.process))
         start = started(stage.die(start.process, setup=0))
-    assert stage.sup.workers[0].setup_hurt == 1  # of the last one, which was no successor
+    assert stage.sup.workers[0].setup_failures == 1  # of the last one, which was no successor
     assert only(m.GiveUp, stage.commands) == []
 
 

@@ -168,20 +168,20 @@ def test_what_a_broken_off_epoch_left_is_finished_first_and_dropped() -> None:
 
 
 def test_what_nobody_can_tell_from_undone_is_left_undone() -> None:
-    stage = Stage(num_workers=1, prefetch_factor=3, memoryless=True)
+    stage = Stage(num_workers=1, prefetch_factor=3, stateless=True)
     stage.begin()
     said = stage.begin()
-    assert only(m.PassOver, said) == [m.PassOver(1, 3)]
+    assert only(m.CancelBefore, said) == [m.CancelBefore(1, 3)]
     stage.load(0)  # this was in work
     lease = stage.tasks[1].lease
-    stage.tell(m.TaskPassed(1, 1, 0.0))
+    stage.tell(m.TaskCancelled(1, 1, 0.0))
     assert not stage.sup.leases.holds(lease)
     (start,) = only(m.StartProcess, stage.die(1))  # and what waits for the next process is not for that one
     assert [c.task for c in only(m.SendTask, stage.ready(start.process))] == [3, 4, 5]
 
 
 def test_what_a_broken_off_epoch_planned_and_nobody_was_sent_is_dropped_at_once() -> None:
-    stage = Stage(num_workers=1, prefetch_factor=2, memoryless=True)
+    stage = Stage(num_workers=1, prefetch_factor=2, stateless=True)
     stage.begin(ready=False)
     stage.begin(ready=False)
     assert sorted(stage.sup.tasks) == [2, 3]

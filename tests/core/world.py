@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Broken", "Plot", "World"]
 
 AFTER_CLOSE = (
-    m.TellState, m.DropShadow, m.StopProcess, m.KillProcess, m.AbandonProcess, m.FreeSlot, m.GiveUp, m.ReportFault, m.CaptureStacks,
+    m.GiveState, m.DropShadow, m.StopProcess, m.KillProcess, m.AbandonProcess, m.FreeSlot, m.GiveUp, m.ReportFault, m.CaptureStacks,
 )  # fmt: skip
 MOST_COMMANDS = 400  # on one event
 
@@ -122,11 +122,18 @@ class World(Obeying):
     def _check_starts(self) -> None:
         """None is waited for much longer than others took."""
         for process in self.processes.values():
-            waited_for = not (process.ready_told or process.condemned or process.told_to_end or process.innocent)
+            waited_for = not (
+                process.ready_told or process.condemned or process.told_to_end or process.killed_elsewhere
+            )
             if process.gone or self.closed or not waited_for or self.plot.settings.shared:
                 continue
-            if self.now - process.started_at > 4.0 * self.allowed_to_start() + 1e-6 and self.sup.next_deadline() > self.now:
-                raise Broken(f"process {process.id} has started for {self.now - process.started_at:.0f} s, and is waited for")
+            if (
+                self.now - process.started_at > 4.0 * self.allowed_to_start() + 1e-6
+                and self.sup.next_deadline() > self.now
+            ):
+                raise Broken(
+                    f"process {process.id} has started for {self.now - process.started_at:.0f} s, and is waited for"
+                )
 
     def _see_promotions(self) -> None:
         """A standby that is to take over is one no more, even before it hosts anybody."""
@@ -142,14 +149,18 @@ class World(Obeying):
         settings = self.plot.settings
         if self.closed:
             return
-        if self.plot.shadows == 0 and self.rung < self.sup.fleet.rungs[0] and self.consumer.received_since_rung >= settings.recover_after:
+        if (
+            self.plot.shadows == 0
+            and self.rung < self.sup.fleet.rungs[0]
+            and self.consumer.received_since_rung >= settings.recover_after
+        ):
             raise Broken(f"still at rung {self.rung} after {self.consumer.received_since_rung} good batches")
         if max(self.undisturbed.setups_hurt.values(), default=0) > settings.bad_sample_attempts:
             raise Broken("a worker cannot be set up, and it is tried again")
         if self.undisturbed.refused_for_good:
             raise Broken("the dataset cannot be rebuilt, and it is tried again")
         self._check_standbys()
-        if self.nature.memoryless:
+        if self.nature.stateless:
             self._check_undone()
         if settings.batch_timeout != "auto" and not settings.shared:
             self._check_patience()
@@ -174,7 +185,7 @@ class World(Obeying):
     def _check_undone(self) -> None:
         """Nothing of an epoch that was broken off is begun any more."""
         for process in self.processes.values():
-            for c in process.inbox if not (process.gone or process.told_to_end or process.innocent) else ():
+            for c in process.inbox if not (process.gone or process.told_to_end or process.killed_elsewhere) else ():
                 if isinstance(c, m.SendTask) and c.task >= process.passed:
                     if self.undisturbed.tasks[c.task].epoch != self.consumer.epoch:
                         raise Broken(f"{c}, and nobody wants it")
@@ -201,7 +212,7 @@ class World(Obeying):
             self.closed = True
         elif isinstance(event, m.ProcessExited):
             self._exit_told(event)
-        elif isinstance(event, m.ProcessForfeited):
+        elif isinstance(event, m.ProcessLostElsewhere):
             self._forfeited(event)
         elif not self.closed:
             self.undisturbed.hear(event)
@@ -211,14 +222,14 @@ class World(Obeying):
         if process is None or process.gone:
             return
         process.gone = True
-        if process.told_to_end or process.innocent:
+        if process.told_to_end or process.killed_elsewhere:
             return
         self._lost(process, event)
 
-    def _forfeited(self, event: m.ProcessForfeited) -> None:
+    def _forfeited(self, event: m.ProcessLostElsewhere) -> None:
         process = self.processes[event.process]
         if not (process.gone or process.told_to_end or process.sentenced):
-            process.innocent = process.condemned = True
+            process.killed_elsewhere = process.condemned = True
 
     # ------------------------------------------------------------ the neighbours in a pool
 
@@ -233,7 +244,7 @@ class World(Obeying):
         """Another loader has it killed."""
         process.forfeit = process.killed = True
         if told:
-            self.tell(m.ProcessForfeited(process.id))
+            self.tell(m.ProcessLostElsewhere(process.id))
 
     def lendable(self) -> list[SimProcess]:
         if not self.plot.settings.shared:
@@ -265,14 +276,16 @@ class World(Obeying):
         """Read one message from a channel, or the exit."""
         event = process.outbox.popleft()
         if isinstance(event, m.ProcessReady):
-            counts = not (process.gone or process.told_to_end or process.innocent or process.doomed or process.shadowed)
+            counts = not (
+                process.gone or process.told_to_end or process.killed_elsewhere or process.doomed or process.shadowed
+            )
             if counts and event.at is not None:
                 self.slowest_start = max(self.slowest_start, event.at - process.started_at)
             process.ready_told = not process.condemned or not process.doomed
             if not process.doomed:
                 process.condemned = False
         elif process.asked and not isinstance(
-            event, (m.ProcessExited, m.ProcessForfeited, m.StartRefused, m.WorkerMarked, m.ShadowTaken)
+            event, (m.ProcessExited, m.ProcessLostElsewhere, m.StartRefused, m.WorkerMarked, m.ShadowTaken)
         ):
             process.asked.popleft()
             process.sent_at.popleft()
@@ -364,6 +377,8 @@ class World(Obeying):
 
     def check_alive(self) -> None:
         """If nothing at all can happen any more, nobody may wait."""
-        idle = not (self.lost_shadows or self.hearable() or self.movable() or self.captures or self.killable() or self.lent())
+        idle = not (
+            self.lost_shadows or self.hearable() or self.movable() or self.captures or self.killable() or self.lent()
+        )
         if idle and self.sup.next_deadline() == math.inf and self.awaited and not self.closed:
             raise Broken("deadlock: the consumer waits, and nothing is in flight")

@@ -25,7 +25,7 @@ from safeloader import DataLoader, Policy, RanksDisagreeError, SettingsError
 from safeloader.distributed import ElasticDistributedSampler, rank_check
 from safeloader.distributed.store import group_store
 from safeloader.testing import chaos
-from safeloader.training.ranks import everyones
+from safeloader.training.collectives import everyones
 from tests.until import until
 
 SERVER = """
@@ -176,7 +176,9 @@ def main() -> None:
     folder = sys.argv[1]
     server = None
     if rank == 0:
-        server = subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        server = subprocess.Popen(
+            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         assert server.stdout is not None
         with open(f"{folder}/port.new", "w") as file:
             file.write(f"{server.stdout.readline().strip()} {server.pid}")

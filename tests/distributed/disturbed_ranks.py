@@ -25,7 +25,7 @@ from torch.utils.data import Dataset, DistributedSampler
 
 from safeloader import DataLoader, Policy
 from safeloader.testing import chaos
-from safeloader.training.ranks import everyones
+from safeloader.training.collectives import everyones
 
 POLICY = Policy(start_method="forkserver", batch_timeout=3.0, recover_after=4, max_restarts=1, rank_check="raise")
 

@@ -65,7 +65,9 @@ def main(folder: Path) -> None:
     if rank == LATE:
         hold(folder, "late")
     data = Numbers(32, folder if rank == SAMPLE else None)
-    loader = DataLoader(data, 4, num_workers=int(rank == SAMPLE), prefetch_factor=1 if rank == SAMPLE else None, name="train")
+    loader = DataLoader(
+        data, 4, num_workers=int(rank == SAMPLE), prefetch_factor=1 if rank == SAMPLE else None, name="train"
+    )
     total = torch.zeros(1)
     for number, batch in enumerate(loader):
         if rank == STEP and number == 1:

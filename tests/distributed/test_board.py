@@ -79,7 +79,9 @@ def test_a_store_that_is_gone_or_frozen_holds_up_no_rank(tmp_path: Path, end: si
         host.line("both are on the board")
         os.kill(host.pid, end)
         if end == signal.SIGKILL:
-            line = other.line(f"the store of the process group (127.0.0.1:{port}) does not answer: ConnectionRefusedError")
+            line = other.line(
+                f"the store of the process group (127.0.0.1:{port}) does not answer: ConnectionRefusedError"
+            )
             assert line.endswith("training continues")
         before = len(other.lines)
         other.line("another epoch", after=before)

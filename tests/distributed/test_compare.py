@@ -9,7 +9,15 @@ import pytest
 from safeloader.distributed import rank_check
 from safeloader.distributed.compare import DATA, ended_elsewhere, ends_differ, facts_differ
 
-FACTS: dict[str, Any] = {"samples": 10, "seed": 0, "shuffle": True, "ends": False, "epoch": 0, "at": [0, 0], "batches": 3}
+FACTS: dict[str, Any] = {
+    "samples": 10,
+    "seed": 0,
+    "shuffle": True,
+    "ends": False,
+    "epoch": 0,
+    "at": [0, 0],
+    "batches": 3,
+}
 
 
 def test_the_same_is_not_worth_a_word() -> None:
@@ -39,7 +47,10 @@ def test_only_the_rank_that_has_more_than_the_other_had_is_without_a_partner() -
     assert told is not None and "has ended on rank 0 after 5 batches, and rank 1 has received 6" in told.what
 
 
-@pytest.mark.parametrize("value", [b"", b"\xff", b"[" * 5_000, b"[]", b"{}", b'{"rank": "0", "time": 1, "facts": 2}', b'{"rank": 0, "time": 1}'])
+@pytest.mark.parametrize(
+    "value",
+    [b"", b"\xff", b"[" * 5_000, b"[]", b"{}", b'{"rank": "0", "time": 1, "facts": 2}', b'{"rank": 0, "time": 1}'],
+)
 def test_what_the_rank_check_did_not_write_is_not_read(value: bytes) -> None:
     assert rank_check._read(value) is None
 

@@ -9,7 +9,11 @@ import pytest
 
 from tests.programs import run_torchrun
 
-KILLED, HUNG, STOPPED = "kill:worker=0,epoch=0,batch=2", "hang:worker=1,epoch=0,batch=3", "stop:worker=0,epoch=1,batch=2"
+KILLED, HUNG, STOPPED = (
+    "kill:worker=0,epoch=0,batch=2",
+    "hang:worker=1,epoch=0,batch=3",
+    "stop:worker=0,epoch=1,batch=2",
+)
 FALLEN = "kill:epoch=0,batch=1; kill:epoch=0,batch=2; exit:epoch=0,batch=3"
 
 

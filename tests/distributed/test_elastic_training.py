@@ -72,7 +72,9 @@ def test_a_killed_rank_costs_no_sample_and_repeats_none(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_killed_again_and_gone_on_with_more_and_fewer_ranks_the_weights_are_those_of_an_undisturbed_run(tmp_path: Path) -> None:
+def test_killed_again_and_gone_on_with_more_and_fewer_ranks_the_weights_are_those_of_an_undisturbed_run(
+    tmp_path: Path,
+) -> None:
     disturbed, calm = tmp_path / "disturbed", tmp_path / "calm"
     for folder in (disturbed, calm):
         folder.mkdir()
@@ -100,7 +102,9 @@ def test_a_host_that_is_lost_leaves_the_others_to_go_on(tmp_path: Path) -> None:
     ]  # fmt: skip
     patience = "last_call_timeout=3,keep_alive_interval=1,keep_alive_max_attempt=2"
     stays = start_torchrun(*options, "--rdzv-conf", f"{patience},is_host=1", PROGRAM, str(tmp_path), "")
-    leaves = start_torchrun(*options, "--rdzv-conf", f"{patience},is_host=0", PROGRAM, str(tmp_path), "0:1:7:host,0:0:7:host")
+    leaves = start_torchrun(
+        *options, "--rdzv-conf", f"{patience},is_host=0", PROGRAM, str(tmp_path), "0:1:7:host,0:0:7:host"
+    )
     try:
         out, err = stays.communicate(timeout=300)
         assert stays.returncode == 0, out + err

@@ -17,7 +17,9 @@ from safeloader.distributed.board.words import named
 
 CALMLY = settings(deadline=None, derandomize=True, database=None, max_examples=200)
 LASTING = 60.0
-STEP = RankStatus(0, 40, 5.0, "steps", 94.0, "node-1", 7, "train", 3, 4886, 10_000, 4, "train.py:90 in step", True, workers=4)
+STEP = RankStatus(
+    0, 40, 5.0, "steps", 94.0, "node-1", 7, "train", 3, 4886, 10_000, 4, "train.py:90 in step", True, workers=4
+)
 WAITS = replace(STEP, state="waits", since=95.0, ready=0, worker=1, sample=51_203, working=94.0, place="", joined=False)
 
 
@@ -38,7 +40,9 @@ def test_a_rank_that_waits_for_data_is_named_with_worker_and_sample() -> None:
 
 def test_without_a_sample_the_loaders_own_words_are_told() -> None:
     starting = replace(WAITS, sample=None, doing="process 77 is starting for worker 1", working=93.0)
-    assert "rank 1 waits for batch 4,886 of train: process 77 is starting for worker 1, for 93 s" in said(STEP, starting)
+    assert "rank 1 waits for batch 4,886 of train: process 77 is starting for worker 1, for 93 s" in said(
+        STEP, starting
+    )
     alone = replace(WAITS, sample=None, worker=None, workers=0, place="data.py:3 in __getitem__")
     assert "rank 1 waits for batch 4,886 of train for 95 s in the main process, at data.py:3" in said(STEP, alone)
 
@@ -96,7 +100,9 @@ def test_ranks_on_several_machines_are_told_with_their_machine() -> None:
 
 def test_a_rank_between_epochs_while_others_step_is_named() -> None:
     over = replace(STEP, state="between", batch=4887, place="eval.py:5 in main", joined=False)
-    assert said(STEP, over).startswith("rank 1 asks for no batch: epoch 3 of train is over for it, and it has stood at eval.py:5")
+    assert said(STEP, over).startswith(
+        "rank 1 asks for no batch: epoch 3 of train is over for it, and it has stood at eval.py:5"
+    )
 
 
 def test_of_many_only_the_worst_are_told_one_by_one() -> None:
@@ -118,7 +124,9 @@ rows_of = st.builds(
 
 @given(rows=st.dictionaries(st.integers(0, 5), st.tuples(rows_of, st.floats(0, 100)), max_size=6))
 @CALMLY
-def test_whatever_ranks_say_the_verdict_is_one_line_that_names_whom_it_blames(rows: dict[int, tuple[RankStatus, float]]) -> None:
+def test_whatever_ranks_say_the_verdict_is_one_line_that_names_whom_it_blames(
+    rows: dict[int, tuple[RankStatus, float]],
+) -> None:
     told = {rank: Sighting(replace(row, rank=rank), quiet) for rank, (row, quiet) in rows.items()}
     verdict = judge(told, 6, LASTING)
     assert "\n" not in verdict.said
@@ -130,7 +138,9 @@ def test_whatever_ranks_say_the_verdict_is_one_line_that_names_whom_it_blames(ro
     waiting = [r for r, one in told.items() if r not in silent and one.row.state == "waits" and one.stands >= LASTING]
     assert set(waiting) <= set(verdict.holders)
     moving = [
-        r for r, one in told.items() if r not in silent and one.row.state not in ("left", "idle") and one.stands < LASTING
+        r
+        for r, one in told.items()
+        if r not in silent and one.row.state not in ("left", "idle") and one.stands < LASTING
     ]
     assert not set(moving) & set(verdict.holders), "who moves holds nobody"
     assert verdict.moving == len(moving)
@@ -182,7 +192,13 @@ def test_any_row_fits_on_the_wire_and_comes_back(row: RankStatus) -> None:
     assert len(wire) <= MOST_BYTES
     back = decode(wire)
     assert back is not None
-    assert (back.rank, back.count, back.state, back.batch, back.joined) == (row.rank, row.count, row.state, row.batch, row.joined)
+    assert (back.rank, back.count, back.state, back.batch, back.joined) == (
+        row.rank,
+        row.count,
+        row.state,
+        row.batch,
+        row.joined,
+    )
     assert encode(back) == wire, "what was cut once is cut no further"
 
 
@@ -199,7 +215,19 @@ def test_a_deeply_nested_value_is_no_row(depth: int) -> None:
     assert decode(b'{"a":' * depth) is None
 
 
-@pytest.mark.parametrize("change", [{"count": 10**300}, {"since": float("inf")}, {"state": "dances"}, {"batch": -1}, {"worker": "x"}, {"joined": 1}, {"place": None}, {"since": float("nan")}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"count": 10**300},
+        {"since": float("inf")},
+        {"state": "dances"},
+        {"batch": -1},
+        {"worker": "x"},
+        {"joined": 1},
+        {"place": None},
+        {"since": float("nan")},
+    ],
+)
 def test_a_row_with_a_wrong_value_is_none(change: dict[str, Any]) -> None:
     import json
 
@@ -217,7 +245,16 @@ def test_a_typical_row_is_small() -> None:
 
 def test_of_several_loaders_the_one_that_waits_is_told_of() -> None:
     common = {"epoch": 0, "length": None, "faults": 2, "processes": 1, "workers": 2}
-    due = {"ready": 0, "epoch": 0, "batch": 5, "worker": 1, "process": 9, "sample": 17, "seconds": 3.0, "doing": "words"}
+    due = {
+        "ready": 0,
+        "epoch": 0,
+        "batch": 5,
+        "worker": 1,
+        "process": 9,
+        "sample": 17,
+        "seconds": 3.0,
+        "doing": "words",
+    }
     train = {"name": "train", "batch": 8, "busy": True, "waiting": False, "since": 4.0, "due": None, **common}
     val = {"name": "val", "batch": 5, "busy": True, "waiting": True, "since": 3.5, "due": due, **common}
     row = status_of({"pid": 1, "loaders": [train, val]}, rank=2, count=1, every=5.0, host="h")

@@ -70,7 +70,9 @@ def test_a_store_that_takes_connections_and_never_answers_holds_nobody_up(
     member.leave()
     assert member.look(Glance()) is None
     assert sum("does not answer" in line for line in caplog.messages) == 1
-    assert until(lambda: not any(line.is_alive() for line in member.store._hanging)), "their sockets are other tests' surprise"
+    assert until(lambda: not any(line.is_alive() for line in member.store._hanging)), (
+        "their sockets are other tests' surprise"
+    )
 
 
 def test_a_member_ends_with_its_process_group_and_says_so_on_the_board(store: dist.TCPStore) -> None:

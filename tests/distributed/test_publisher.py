@@ -30,7 +30,14 @@ class Store:
     def rows(self) -> dict[int, RankStatus]:
         every = self.publisher.every
         return {
-            rank: RankStatus(rank, 1 if rank in self.stopped else int(self.now / every), every, "steps", self.now - since, place="x.py:1")
+            rank: RankStatus(
+                rank,
+                1 if rank in self.stopped else int(self.now / every),
+                every,
+                "steps",
+                self.now - since,
+                place="x.py:1",
+            )
             for rank, since in self.since.items()
         }
 

@@ -15,7 +15,14 @@ from tests.programs import ROOT
 
 def test_a_run_that_died_shows_how_far_it_came_and_no_figures() -> None:
     died = row("torch", 50, 400, {"batches": 49, "error": "RuntimeError: DataLoader worker is killed"})
-    assert died == ["torch", "SIGKILL every 50 batches", "49 of 400: the run died", "–", "–", "RuntimeError: DataLoader worker is killed"]
+    assert died == [
+        "torch",
+        "SIGKILL every 50 batches",
+        "49 of 400: the run died",
+        "–",
+        "–",
+        "RuntimeError: DataLoader worker is killed",
+    ]
     calm = row("safeloader", 0, 400, {"batches": 400, "images": 812.4, "exposed": 1.239, "longest": 0.5})
     assert calm == ["safeloader", "none", "400 of 400", "812", "1.24 s", "0.50 s"]
 

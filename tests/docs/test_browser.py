@@ -16,7 +16,9 @@ from tests.docs.pages import ROOT
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.timeout(400),
-    pytest.mark.skipif(found() is None, reason="Chromium is not here: apt-get install chromium, or CHROMIUM=/path/to/it"),
+    pytest.mark.skipif(
+        found() is None, reason="Chromium is not here: apt-get install chromium, or CHROMIUM=/path/to/it"
+    ),
 ]
 
 # What is wider than the column that it stands in, or hides a part of itself; each with a selector and how much.
@@ -58,7 +60,9 @@ def looking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.mark.parametrize("width", [1400, 400])
 def test_no_page_hides_anything(built: Path, looking: Browser, width: int) -> None:
     wrong: dict[str, Any] = {}
-    pages = sorted(p for p in built.rglob("*.html") if "_modules" not in p.parts and p.name not in ("genindex.html", "search.html"))
+    pages = sorted(
+        p for p in built.rglob("*.html") if "_modules" not in p.parts and p.name not in ("genindex.html", "search.html")
+    )
     assert len(pages) > 25
     for page in pages:
         looking.open(page.as_uri(), width)

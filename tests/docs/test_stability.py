@@ -9,7 +9,9 @@ import subprocess
 
 from tests.docs.pages import ROOT
 
-_ROW = re.compile(r"^\| (?P<format>[^|]+) \| [^|]+ \| (?P<number>\w+) \| `(?P<module>[\w.]+)\.(?P<name>\w+)` \| [^|]+ \|$", re.M)
+_ROW = re.compile(
+    r"^\| (?P<format>[^|]+) \| [^|]+ \| (?P<number>\w+) \| `(?P<module>[\w.]+)\.(?P<name>\w+)` \| [^|]+ \|$", re.M
+)
 _CONSTANT = re.compile(r"^_?([A-Z]+_)?(VERSION|FORMAT|MAGIC)$")
 
 
@@ -24,7 +26,13 @@ def _held() -> set[tuple[str, str]]:
     for path in (ROOT / "safeloader").rglob("*.py"):
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+            targets = (
+                node.targets
+                if isinstance(node, ast.Assign)
+                else [node.target]
+                if isinstance(node, ast.AnnAssign)
+                else []
+            )
             found |= {(module, t.id) for t in targets if isinstance(t, ast.Name) and _CONSTANT.match(t.id)}
     return found
 

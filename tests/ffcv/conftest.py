@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-PURE = ("test_resize.py", "test_ways.py", "test_without_ffcv.py", "test_ranks.py", "test_leases.py", "test_docs.py")
+PURE = ("test_resize.py", "test_backends.py", "test_without_ffcv.py", "test_ranks.py", "test_leases.py", "test_docs.py")
 
 
 def why_not() -> str:
@@ -23,7 +23,7 @@ def why_not() -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            from safeloader.ffcv.need import require
+            from safeloader.ffcv.require import require
 
             require()
     except ImportError as reason:
@@ -87,7 +87,10 @@ def make(beton: Path) -> Iterator[Callable[..., Any]]:
 
     def make(path: Path | None = None, batch_size: int = 10, mode: str = "trainer", **options: Any) -> Any:
         rules: dict[str, Any] = {
-            "ffcv_mode": mode, "fallback": "off", "batch_timeout": 20.0, **options.pop("rules", {})
+            "ffcv_mode": mode,
+            "fallback": "off",
+            "batch_timeout": 20.0,
+            **options.pop("rules", {}),
         }
         options = {"num_workers": 1, "order": "RANDOM", "seed": 3, "name": "train", **options}
         if "pipelines" not in options:

@@ -55,7 +55,12 @@ def test_the_samples_of_a_nan_are_named_by_their_indices(at: Make, ops: Any, way
 
 
 @pytest.mark.parametrize("way", ["trainer", "process"])
-def test_bars_and_lines(at: Make, way: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_bars_and_lines(
+    at: Make,  # noqa: F811
+    way: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.setenv("SAFELOADER_PROGRESS", "1")
     loader = at(way, pipelines=labels())
     list(loader)

@@ -119,7 +119,7 @@ def test_what_running_changed_is_read_afterwards(at: Make, ops: Any, way: str) -
 
 
 def test_a_state_is_kept_when_its_process_is_lost_and_when_a_way_falls_over(at: Make, ops: Any) -> None:
-    from tests.ffcv.test_hosted import process_of
+    from tests.ffcv.test_process_backend import process_of
 
     counts = ops.Counts()
     loader = at("process", batch_size=5, pipelines=labels(counts))

@@ -72,7 +72,11 @@ def test_a_file_is_written_and_found_whole(command: Command, tmp_path: Path) -> 
 
 
 def test_options_come_before_the_file_or_after_it(command: Command, beton: Path) -> None:
-    before, after, long = command("--full", "--json", beton), command(beton, "--json", "--full"), command("check", beton)
+    before, after, long = (
+        command("--full", "--json", beton),
+        command(beton, "--json", "--full"),
+        command("check", beton),
+    )
     assert before.exit_code == after.exit_code == long.exit_code == 0
     assert before.stdout == after.stdout
 
@@ -123,7 +127,9 @@ def test_wrong_use(command: Command, line: list[str], status: int, said: str) ->
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_is_one_clear_error(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_dies_is_one_clear_error(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
     failed = command("write", tmp_path / "a.beton", "--dataset", "tests.ffcv.test_command:Deadly", "--workers", 1)
     assert failed.exit_code == 1

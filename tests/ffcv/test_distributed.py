@@ -76,7 +76,9 @@ def test_under_torchrun(beton: Path) -> None:
     told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert [rank.get("error") for rank in told] == [None, None]
     for epoch, size in enumerate([24, 40]):
-        assert sorted(label for rank in told for labels, _ in rank["epochs"][epoch] for label in labels) == list(range(120))
+        assert sorted(label for rank in told for labels, _ in rank["epochs"][epoch] for label in labels) == list(
+            range(120)
+        )
         assert [s for rank in told for _, s in rank["epochs"][epoch]] == [size] * 12
 
 

@@ -204,7 +204,7 @@ def test_validation_has_its_own_size(make: Make, d: Any) -> None:
 
 
 def test_a_factory_is_asked_for_each_size_and_compiles_once(make: Make, d: Any) -> None:
-    from safeloader.ffcv import mends
+    from safeloader.ffcv import patches
 
     asked: list[int] = []
 
@@ -216,11 +216,11 @@ def test_a_factory_is_asked_for_each_size_and_compiles_once(make: Make, d: Any) 
     asked.clear()
     for size in (40, 24):
         assert {batch[0].shape[-1] for batch in loader} == {size}
-    known = len(mends._compiled)
+    known = len(patches._compiled)
     for size in (40, 24, 40):
         assert {batch[0].shape[-1] for batch in loader} == {size}
     assert asked == [40, 24, 40, 24, 40]
-    assert len(mends._compiled) == known
+    assert len(patches._compiled) == known
 
 
 def test_bad_factories_and_sizes(make: Make, d: Any) -> None:
@@ -304,12 +304,12 @@ def test_closing_gives_the_file_back(make: Make, beton: Path) -> None:
 
 
 def test_the_plain_way_gives_the_same_samples_with_the_same_crops_and_flips(make: Make, d: Any, beton: Path) -> None:
-    from safeloader.ffcv.engine import Place
-    from safeloader.ffcv.plain import PlainSamples
+    from safeloader.ffcv.engine import EnginePlace
+    from safeloader.ffcv.torch_backend import PlainSamples
 
     loader = make()
     expected = list(loader)
-    plain = PlainSamples(loader._recipe, Place(0, 0, None))
+    plain = PlainSamples(loader._recipe, EnginePlace(0, 0, None))
     order = np.random.default_rng(3).permutation(120)
     for number in range(3):
         samples = [plain[int(index)] for index in order[10 * number : 10 * number + 10]]
@@ -328,7 +328,7 @@ def test_the_whole_ladder_down_to_the_plain_way_and_up_again(make: Make, d: Any)
         mode="trainer", num_workers=1, pipelines=d.pipelines(labels=(d.OnLabels(-1),)), order="SEQUENTIAL",
         rules={"fallback": "inline", "recover_after": 4},
     )  # fmt: skip
-    from safeloader.ffcv.ways import FellOver, Step
+    from safeloader.ffcv.backends import FellOver, Step
 
     loader._ladder.steps = (Step("trainer", 1), Step("plain", 0))
     iterator = iter(loader)

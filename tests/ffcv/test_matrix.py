@@ -17,7 +17,13 @@ import pytest
 import torch
 
 from safeloader import LoaderClosedError, Policy, SettingsError
-from safeloader.errors import BadSampleError, BatchTimeoutError, BetonError, ForkRefusedError, PipelineError
+from safeloader.errors import (
+    BadSampleError,
+    BatchTimeoutError,
+    BetonError,
+    ForkRefusedError,
+    PipelineError,
+)
 from tests.runtime.harness import environment
 from tests.until import is_in, until
 
@@ -177,7 +183,7 @@ def test_f9_f10_a_fork_of_the_trainer_is_refused(make: Make) -> None:
 @pytest.mark.slow
 def test_f11_the_workqueue_layer_is_refused() -> None:
     program = (
-        "from safeloader.ffcv.need import require; require()\n"
+        "from safeloader.ffcv.require import require; require()\n"
         "from safeloader.ffcv.engine import threading_layer\n"
         "assert threading_layer(1) == ''\n"
         "try: threading_layer(2)\n"
@@ -301,7 +307,9 @@ def test_f18_corrupt_jpegs_are_noticed(make: Make, d: Any, tmp_path: Path, beton
     assert d.labels_of([next(iterator)]) == list(range(10, 20))
 
 
-def test_f18_a_jpeg_without_its_markers_is_found_before_the_first_batch(make: Make, tmp_path: Path, beton: Path) -> None:
+def test_f18_a_jpeg_without_its_markers_is_found_before_the_first_batch(
+    make: Make, tmp_path: Path, beton: Path
+) -> None:
     def zero(data: bytearray, start: int, size: int) -> None:
         data[start : start + size] = bytes(size)
 

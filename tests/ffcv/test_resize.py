@@ -33,9 +33,7 @@ def of_ffcv_imagenet(epoch: int, min_res: int, max_res: int, end_ramp: int, star
     return int(np.round(interp[0] / 32)) * 32
 
 
-@given(
-    st.integers(1, 12), st.integers(0, 12), st.integers(0, 70), st.integers(1, 30), st.integers(0, 110)
-)
+@given(st.integers(1, 12), st.integers(0, 12), st.integers(0, 70), st.integers(1, 30), st.integers(0, 110))
 def test_a_ramp_is_that_of_ffcv_imagenet(low: int, more: int, start: int, length: int, epoch: int) -> None:
     first, last = 32 * low, 32 * (low + more)
     ramp = ProgressiveResize.ramp(first, last, start=start, end=start + length)
@@ -95,7 +93,11 @@ class Squares:
 def test_the_same_schedule_drives_a_dataloader_with_living_workers() -> None:
     schedule, dataset = ProgressiveResize([(0, 8), (1, 16), (3, 12)]), Squares()
     with DataLoader(
-        dataset, batch_size=4, num_workers=1, persistent_workers=True, multiprocessing_context="spawn"  # type: ignore[arg-type]
+        dataset,
+        batch_size=4,
+        num_workers=1,
+        persistent_workers=True,
+        multiprocessing_context="spawn",  # type: ignore[arg-type]
     ) as loader:
         for epoch in range(4):
             size = schedule.apply(dataset, epoch)
@@ -148,11 +150,17 @@ def test_a_dataset_without_set_size_is_told_so() -> None:
         ProgressiveResize([(0, 8)]).over([1, 2])
 
 
-@pytest.mark.parametrize(("first", "last", "start", "end"), [(160, 160, 0, 0), (160, 192, 3, 3), (96, 96, 0, 5), (128, 160, 0, 0)])
+@pytest.mark.parametrize(
+    ("first", "last", "start", "end"), [(160, 160, 0, 0), (160, 192, 3, 3), (96, 96, 0, 5), (128, 160, 0, 0)]
+)
 def test_ramps_that_are_flat_or_a_single_step(first: int, last: int, start: int, end: int) -> None:
     """As ``get_resolution`` of ffcv-imagenet, whose defaults are a ramp from epoch 0 to epoch 0."""
     schedule = ProgressiveResize.ramp(first, last, start=start, end=end)
     assert [schedule.size_at(epoch) for epoch in range(8)] == [
-        first if epoch <= start else last if epoch >= end else round((first + (last - first) * (epoch - start) / (end - start)) / 32) * 32
+        first
+        if epoch <= start
+        else last
+        if epoch >= end
+        else round((first + (last - first) * (epoch - start) / (end - start)) / 32) * 32
         for epoch in range(8)
     ]

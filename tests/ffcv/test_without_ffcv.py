@@ -25,11 +25,14 @@ def said(program: str) -> str:
 
 
 def test_the_package_and_what_needs_no_ffcv_can_be_imported() -> None:
-    assert said(
-        WITHOUT + "import safeloader, safeloader.ffcv as f\n"
-        "from safeloader.ffcv import Beton, ProgressiveResize, check, Loader\n"
-        "print(ProgressiveResize([(0, 96)]).size_at(4))"
-    ) == "96\n"
+    assert (
+        said(
+            WITHOUT + "import safeloader, safeloader.ffcv as f\n"
+            "from safeloader.ffcv import Beton, ProgressiveResize, check, Loader\n"
+            "print(ProgressiveResize([(0, 96)]).size_at(4))"
+        )
+        == "96\n"
+    )
 
 
 def test_the_error_says_how_to_install_it() -> None:
@@ -42,11 +45,14 @@ def test_the_error_says_how_to_install_it() -> None:
         assert word in told
 
 
-SUITE = WITHOUT + """
+SUITE = (
+    WITHOUT
+    + """
 import pytest
 options = ["-q", "-rs", "-p", "no:cacheprovider", "-W", "ignore", "-k", "f16"]
 sys.exit(pytest.main([*options, "tests/ffcv/test_matrix.py"]))
 """
+)
 
 
 @pytest.mark.slow

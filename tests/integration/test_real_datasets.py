@@ -23,7 +23,9 @@ def torchs(dataset: Any, **options: Any) -> list[bytes]:
     return [_bytes(batch) for batch in TorchLoader(dataset, num_workers=2, multiprocessing_context="fork", **options)]
 
 
-def disturbed(dataset: Any, at: tuple[int, ...] = (2, 5), deed: str = "kill", **options: Any) -> tuple[list[bytes], Any]:
+def disturbed(
+    dataset: Any, at: tuple[int, ...] = (2, 5), deed: str = "kill", **options: Any
+) -> tuple[list[bytes], Any]:
     policy = Policy(batch_timeout=1.5, max_restarts=1000, **options.pop("policy", {}))
     with DataLoader(dataset, num_workers=2, policy=policy, **options) as loader:
         seed()
@@ -47,7 +49,9 @@ def monai_dataset(seeded: bool) -> Any:
         [
             transforms.RandGaussianNoise(prob=0.7),
             transforms.RandFlip(prob=0.5, spatial_axis=0),
-            transforms.OneOf([transforms.RandScaleIntensity(0.3, prob=1.0), transforms.RandShiftIntensity(0.3, prob=1.0)]),
+            transforms.OneOf(
+                [transforms.RandScaleIntensity(0.3, prob=1.0), transforms.RandShiftIntensity(0.3, prob=1.0)]
+            ),
             transforms.RandSpatialCrop((6, 6), random_size=False),
         ]
     )

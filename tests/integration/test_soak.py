@@ -18,11 +18,20 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_other_bytes_leftovers_growth_and_silence_are_problems() -> None:
-    fine = {"rows": [{"kind": "map", "batches": 3, "faults": {"died": 2}, "problems": []}], "problems": [], "left": {}, "memory": [0, 10]}
+    fine = {
+        "rows": [{"kind": "map", "batches": 3, "faults": {"died": 2}, "problems": []}],
+        "problems": [],
+        "left": {},
+        "memory": [0, 10],
+    }
     assert problems([fine]) == []
     assert rows([fine]) == [["map", "0", "0", "3", "0", "2 died", "equal to torch's"]]
     wrong = {"rows": [{"kind": "map", "faults": {}, "problems": ["epoch 1, batch 2: other bytes than torch's"]}]}
-    wrong |= {"problems": ["map did not end: it stands still"], "left": {"descriptors: socket": 2}, "memory": [0, 10**9]}
+    wrong |= {
+        "problems": ["map did not end: it stands still"],
+        "left": {"descriptors: socket": 2},
+        "memory": [0, 10**9],
+    }
     found = problems([wrong, {}])
     assert [text.partition(":")[0] for text in found] == [
         "rank 0", "rank 0, map", "rank 0 holds more than at the start", "rank 0 grew by 1000 MB", "rank 1 ended without a word"
@@ -30,8 +39,12 @@ def test_other_bytes_leftovers_growth_and_silence_are_problems() -> None:
 
 
 def test_a_strike_hits_what_a_trainer_has_started_and_not_the_trainer(tmp_path: Path) -> None:
-    program = "import subprocess, sys; c = subprocess.Popen(['sleep', '100']); print(c.pid, flush=True); c.wait(); input()"
-    trainer = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    program = (
+        "import subprocess, sys; c = subprocess.Popen(['sleep', '100']); print(c.pid, flush=True); c.wait(); input()"
+    )
+    trainer = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert trainer.stdout is not None
     child = psutil.Process(int(trainer.stdout.readline()))
     striker = Striker(tmp_path, random.Random(1))
@@ -49,7 +62,19 @@ def test_a_strike_hits_what_a_trainer_has_started_and_not_the_trainer(tmp_path: 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_short_soak_ends_with_the_bytes_of_torch_and_nothing_left(tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.soak", "--minutes", "1", "--ranks", "1", "--out", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "benchmarks.soak",
+        "--minutes",
+        "1",
+        "--ranks",
+        "1",
+        "--out",
+        str(tmp_path),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=890, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (table,) = json.loads((tmp_path / "results.json").read_text())["tables"]

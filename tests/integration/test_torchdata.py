@@ -86,7 +86,9 @@ def run(loader_class: Any, kind: str, workers: int, every: int, stop: int) -> tu
 
     def make() -> Any:
         torch.manual_seed(7)
-        return loader_class(batch_size=4, num_workers=workers, snapshot_every_n_steps=every, **PROGRAMS[kind](), **spawn)
+        return loader_class(
+            batch_size=4, num_workers=workers, snapshot_every_n_steps=every, **PROGRAMS[kind](), **spawn
+        )
 
     first = make()
     iterator = iter(first)

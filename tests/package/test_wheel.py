@@ -31,7 +31,9 @@ def test_the_metadata_is_whole(wheel: Path) -> None:
     assert said["Version"] == safeloader.__version__
     assert said["License-Expression"] == "BSD-3-Clause"
     assert said["Author"] == "safeloader developers"
-    required = [one.split(";")[0].split(">")[0].split("<")[0] for one in said.get_all("Requires-Dist", []) if ";" not in one]
+    required = [
+        one.split(";")[0].split(">")[0].split("<")[0] for one in said.get_all("Requires-Dist", []) if ";" not in one
+    ]
     assert required == ["torch", "numpy", "cloudpickle", "click", "tqdm"]
     assert "all" in said.get_all("Provides-Extra", [])
     pages = said.get_payload()

@@ -42,7 +42,10 @@ def surroundings() -> dict[str, str]:
         "autocast": (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")),
         "gradients": (weight * matrix).requires_grad,
         "inference": (torch.is_inference_mode_enabled(), torch.zeros(1).is_inference()),
-        "deterministic": (torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory),  # type: ignore[attr-defined]
+        "deterministic": (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.utils.deterministic.fill_uninitialized_memory,
+        ),  # type: ignore[attr-defined]
         "precision": torch.get_float32_matmul_precision(),
         "cudnn": (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic),
         "mkldnn": torch.backends.mkldnn.enabled,  # type: ignore[attr-defined, unused-ignore]
@@ -118,7 +121,9 @@ AMBIENT: dict[str, Any] = {
     "default device": lambda: _device("meta"),
     "function mode": _Function,
     "dispatch mode": _Dispatch,
-    "deterministic": lambda: _setting(torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, True),
+    "deterministic": lambda: _setting(
+        torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, True
+    ),
     "precision": lambda: _setting(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "medium"),
     "cudnn": lambda: torch.backends.cudnn.flags(benchmark=True, deterministic=True),
     "threads": lambda: _setting(torch.get_num_threads, torch.set_num_threads, 3),

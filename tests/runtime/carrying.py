@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from safeloader.runtime import carry
+from safeloader.runtime import by_value
 
 ROOT = str(Path(__file__).resolve().parents[2])
 
@@ -82,19 +82,19 @@ def run_script(folder: Path, source: str, *, name: str | None = None, timeout: f
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def written(packed: carry.Packed, *, access: int = mmap.ACCESS_COPY) -> mmap.mmap:
+def written(packed: by_value.Packed, *, access: int = mmap.ACCESS_COPY) -> mmap.mmap:
     """Write a packed object to a memory file and map it."""
-    descriptor = os.memfd_create("carry")
+    descriptor = os.memfd_create("by_value")
     try:
-        assert carry.write(packed, descriptor) == packed.size == os.fstat(descriptor).st_size
+        assert by_value.write(packed, descriptor) == packed.size == os.fstat(descriptor).st_size
         return mmap.mmap(descriptor, 0, access=access)
     finally:
         os.close(descriptor)
 
 
 def through(obj: Any) -> Any:
-    packed = carry.pack(obj)
-    return carry.read(written(packed))[0]
+    packed = by_value.pack(obj)
+    return by_value.read(written(packed))[0]
 
 
 def lies_in(array: Any, mapping: mmap.mmap) -> bool:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from safeloader import DataLoader, Policy, WorkerPool
-from safeloader.runtime.page import Page
+from safeloader.runtime.child.heartbeat import Heartbeat
 from tests.fixtures_data import Draws
 from tests.runtime.harness import BATCH, COUNT, driver_of, make, run_epoch, seed
 from tests.until import until
@@ -62,7 +62,9 @@ def leave_early(loader: DataLoader[Any], data: Logged) -> Any:
 
 
 @pytest.mark.parametrize(("sample_rng", "finished"), [(True, [0, 1]), (False, [0, 1, 2, 3, 4])])
-def test_with_keyed_generators_only_what_is_in_work_is_finished(data: Logged, sample_rng: bool, finished: list[int]) -> None:
+def test_with_keyed_generators_only_what_is_in_work_is_finished(
+    data: Logged, sample_rng: bool, finished: list[int]
+) -> None:
     with one_worker(data, policy=Policy(sample_rng=sample_rng)) as loader:
         assert len(list(leave_early(loader, data))) == 10
     assert data.batches() == [*finished, *range(10)]
@@ -97,7 +99,7 @@ def test_when_a_loader_ends_only_what_is_in_work_is_finished(data: Logged) -> No
     until(lambda: data.batches() == [0, 1])
     (process,) = driver_of(stream).processes.values()
 
-    def open_gate(page: Page) -> None:
+    def open_gate(page: Heartbeat) -> None:
         until(lambda: page.left)
         Path(data.gate).touch()
 

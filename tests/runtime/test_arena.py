@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from safeloader.runtime import system
-from safeloader.runtime.arena import Arena, SlotTooSmall
+from safeloader.runtime.memory.arena import Arena, SlotTooSmall
 
 MB = 1 << 20
 FIRST = 64 * MB  # bytes that a slot is mapped with at first

@@ -98,7 +98,7 @@ def test_a_dataset_whose_module_cannot_be_imported_in_the_process_is_one_clear_e
 ) -> None:
     text = """
         import sys
-        if "safeloader.runtime.host" in sys.modules:
+        if "safeloader.runtime.child.process_main" in sys.modules:
             raise ImportError("libpicture.so.3: no such file")
         from tests.fixtures_data import Draws
         class Local(Draws):
@@ -106,7 +106,7 @@ def test_a_dataset_whose_module_cannot_be_imported_in_the_process_is_one_clear_e
     """
     tmp_path.joinpath("only_in_the_trainer.py").write_text(textwrap.dedent(text))
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "safeloader.runtime.host", raising=False)
+    monkeypatch.delitem(sys.modules, "safeloader.runtime.child.process_main", raising=False)
     import only_in_the_trainer  # type: ignore[import-not-found]
 
     loader = make(only_in_the_trainer.Local(COUNT))

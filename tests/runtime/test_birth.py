@@ -17,8 +17,8 @@ from torch.utils.data import Dataset
 from safeloader import Policy, WorkerPool
 from safeloader.core.policy import Deadlines
 from safeloader.errors import StartError
-from safeloader.runtime.arena import Arena, SlotTooSmall
-from safeloader.runtime.start import turnstile
+from safeloader.runtime.memory.arena import Arena, SlotTooSmall
+from safeloader.runtime.start import import_slots
 from tests.fixtures_data import Draws, as_they_are
 from tests.runtime.harness import (
     COUNT,
@@ -102,7 +102,7 @@ SURROUNDINGS = """
                 shutil.rmtree(then)
                 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
                 for pid in {child.pid for child in psutil.Process().children(recursive=True)}:
-                    if "host" in " ".join(psutil.Process(pid).cmdline()) or method == "forkserver":
+                    if "child.process_main" in " ".join(psutil.Process(pid).cmdline()) or method == "forkserver":
                         os.kill(pid, signal.SIGKILL)
         assert loader.report().faults
         first, files = dict(seen[0]), [found.pop("file") for found in seen]
@@ -221,7 +221,9 @@ def test_who_ignores_pythons_variables_has_one_seed_as_well(tmp_path: Path, opti
 
 def signals_of_a_program() -> list[str]:
     """What a program that is started here blocks and ignores."""
-    said = subprocess.run(["grep", "-E", "SigIgn|SigBlk", "/proc/self/status"], capture_output=True, text=True, check=True)
+    said = subprocess.run(
+        ["grep", "-E", "SigIgn|SigBlk", "/proc/self/status"], capture_output=True, text=True, check=True
+    )
     return said.stdout.splitlines()
 
 
@@ -588,7 +590,7 @@ def test_a_start_that_waits_for_its_turn_says_so(
 
     monkeypatch.setattr(Deadlines, "SLOW_FLOOR", 0.5)
     monkeypatch.setattr(Deadlines, "SLOW_FACTOR", 0.0)
-    file, _ = turnstile.place()
+    file, _ = import_slots.place()
     fcntl.lockf(file, fcntl.LOCK_EX)
     try:
         with caplog.at_level(logging.WARNING), make(Draws(COUNT), policy=Policy(start_method="spawn")) as loader:

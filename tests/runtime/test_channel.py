@@ -85,7 +85,9 @@ def test_a_very_long_message_arrives_in_both_directions(ends: tuple[NonBlocking,
     assert not channel.waits
 
 
-def test_sending_to_a_peer_that_does_not_read_never_blocks_and_loses_nothing(ends: tuple[NonBlocking, Blocking]) -> None:
+def test_sending_to_a_peer_that_does_not_read_never_blocks_and_loses_nothing(
+    ends: tuple[NonBlocking, Blocking],
+) -> None:
     channel, link = ends
     sent = [(number, "z" * 2000) for number in range(500)]
     waited = [channel.send(message) for message in sent]

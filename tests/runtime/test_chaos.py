@@ -35,7 +35,11 @@ def _disturb(rig: Rig, generator: random.Random, deeds: list[str]) -> int:
             (place, f"{worker}-{generator.randrange(14)}" if place == "stream" else worker) for place, worker in places
         ]
     for place, key in places:
-        rig.orders.give(place, key, generator.choice([*QUICK, "OSError"] if place == "unpickle" else QUICK if place == "iter" else deeds))
+        rig.orders.give(
+            place,
+            key,
+            generator.choice([*QUICK, "OSError"] if place == "unpickle" else QUICK if place == "iter" else deeds),
+        )
 
     def kill_one() -> None:
         with contextlib.suppress(psutil.NoSuchProcess):  # another fault was quicker, and a fork server reaps at once

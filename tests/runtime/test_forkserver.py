@@ -14,7 +14,7 @@ import torch
 
 from safeloader import DataLoader, Policy
 from safeloader.runtime.start import client
-from safeloader.runtime.start.way import Way
+from safeloader.runtime.start.launcher import Launcher
 from tests.fixtures_data import Draws, Orders, Stream, Surroundings, UnpickleTrap, as_they_are
 from tests.runtime.harness import (
     COUNT,
@@ -40,7 +40,7 @@ FORKED = Policy(start_method="forkserver", batch_timeout=2.0, max_restarts=1000)
 def _warm() -> Iterator[None]:
     """A server that all of these share; the first of them would have to wait for it anyway. It has imported nothing
     for the loaders of other tests."""
-    way = Way("forkserver")
+    way = Launcher("forkserver")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(client, "_trainer", client._Trainer())
         way.server()
@@ -74,9 +74,7 @@ def test_its_batches_are_torchs_over_several_epochs(kind: str) -> None:
 
 def test_a_forked_process_finds_what_a_spawned_one_finds() -> None:
     def look(method: Any) -> Any:
-        with make(
-            Surroundings(), policy=Policy(start_method=method), num_workers=1, collate_fn=as_they_are
-        ) as loader:
+        with make(Surroundings(), policy=Policy(start_method=method), num_workers=1, collate_fn=as_they_are) as loader:
             return next(iter(loader))[0]
 
     assert look("forkserver") == look("spawn")
@@ -101,7 +99,9 @@ class Shared(Draws):
         return torch.tensor(index)
 
 
-@pytest.mark.parametrize("asked", ["forkserver", torch.multiprocessing.get_context("forkserver")], ids=["name", "object"])
+@pytest.mark.parametrize(
+    "asked", ["forkserver", torch.multiprocessing.get_context("forkserver")], ids=["name", "object"]
+)
 def test_torchs_own_argument_asks_for_it(asked: Any) -> None:
     with make(Draws(COUNT), multiprocessing_context=asked, persistent_workers=True) as loader:
         assert run_epoch(loader) == persistent_epochs()[0]
@@ -149,7 +149,7 @@ def test_a_server_that_is_killed_hurts_no_process_and_is_replaced(orders: Orders
 
 
 def test_processes_asked_of_a_server_that_is_killed_are_born_elsewhere() -> None:
-    way = Way("forkserver", accelerators=True)  # another one, still importing
+    way = Launcher("forkserver", accelerators=True)  # another one, still importing
     server = psutil.Process(way.server().pid)
     with make(Draws(COUNT), policy=Policy(start_method="forkserver", accelerators=True)) as loader:
         seed()
@@ -175,7 +175,7 @@ def test_a_server_that_is_stopped_is_replaced(orders: Orders) -> None:
 
 @pytest.mark.slow
 def test_a_server_that_is_stopped_while_it_is_asked_costs_the_startup_timeout() -> None:
-    way = Way("forkserver", accelerators=True)
+    way = Launcher("forkserver", accelerators=True)
     server = psutil.Process(way.server().pid)
     policy = Policy(start_method="forkserver", accelerators=True, startup_timeout=10.0, max_processes=1)
     with make(Draws(COUNT), policy=policy) as loader:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from safeloader.runtime import generators
-from safeloader.runtime.generators import Generators, States
+from safeloader.runtime.child import generators
+from safeloader.runtime.child.generators import Generators, States
 
 MOVES: dict[str, Callable[[], Any]] = {
     "torch.rand": lambda: torch.rand(1),
@@ -116,13 +116,17 @@ def test_states_survive_a_pickle_and_another_process(watch: Generators) -> None:
     states = watch.moved()
     code = (
         "import pickle, sys, torch, random, numpy as np\n"
-        "from safeloader.runtime.generators import Generators, States\n"
+        "from safeloader.runtime.child.generators import Generators, States\n"
         "Generators().restore(States(*pickle.load(sys.stdin.buffer)))\n"
         "print([torch.rand(3).tolist(), torch.randn(1).item(), random.random(), random.gauss(0, 1), np.random.rand(),"
         " np.random.randn()])"
     )
     said = subprocess.run(
-        [sys.executable, "-c", code], input=pickle.dumps(tuple(states or ())), capture_output=True, check=True, timeout=100
+        [sys.executable, "-c", code],
+        input=pickle.dumps(tuple(states or ())),
+        capture_output=True,
+        check=True,
+        timeout=100,
     )
     assert said.stdout.decode().strip() == str(_draws())
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader as TorchLoader
 
 from safeloader import DataLoader, Policy
 from safeloader.runtime.channel import Frames, frame
-from safeloader.runtime.indices import own_copy, pack
+from safeloader.runtime.trainer.indices import own_copy, pack
 
 MANY = 1_000_000
 

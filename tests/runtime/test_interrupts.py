@@ -32,7 +32,9 @@ class Bell(Exception):
 class Interrupt:
     """Raises at the n-th line (or instruction) of this thread that is safeloader's, or torch's data loading."""
 
-    def __init__(self, kind: type[BaseException] = Bell, opcodes: bool = False, within: tuple[str, ...] = (_OURS, _TORCHS)) -> None:
+    def __init__(
+        self, kind: type[BaseException] = Bell, opcodes: bool = False, within: tuple[str, ...] = (_OURS, _TORCHS)
+    ) -> None:
         self.kind, self.opcodes, self.within = kind, opcodes, within
         self.left = 0
         self.places: set[tuple[str, int]] = set()
@@ -57,7 +59,9 @@ class Interrupt:
         if frame.f_lineno is None:
             return self._local  # the compiler's own, around a with block
         if self.opcodes and "nothing can come between" in linecache.getline(frame.f_code.co_filename, frame.f_lineno):
-            return self._local  # CPython looks for signals at calls and jumps, not between a store and the return behind it
+            return (
+                self._local
+            )  # CPython looks for signals at calls and jumps, not between a store and the return behind it
         if event == ("opcode" if self.opcodes else "line") and self.left > 0:
             self.left -= 1
             if self.left == 0:

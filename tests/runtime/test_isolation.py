@@ -34,7 +34,9 @@ pytestmark = [pytest.mark.filterwarnings("ignore:look:UserWarning"), pytest.mark
 
 
 def inline(dataset: Any, **options: Any) -> DataLoader[Any]:
-    return DataLoader(dataset, name="train", policy=Policy(max_processes=0), **{"num_workers": 2, "batch_size": None, **options})
+    return DataLoader(
+        dataset, name="train", policy=Policy(max_processes=0), **{"num_workers": 2, "batch_size": None, **options}
+    )
 
 
 # ---------------------------------------------------------------- into a sample
@@ -70,7 +72,12 @@ def test_without_workers_what_is_around_the_loop_counts_as_with_torch() -> None:
 
 @pytest.mark.parametrize("persistent", [False, True])
 def test_a_worker_keeps_what_it_changes_and_the_program_does_not_notice(persistent: bool) -> None:
-    options: dict[str, Any] = {"batch_size": None, "num_workers": 2, "worker_init_fn": rude, "persistent_workers": persistent}
+    options: dict[str, Any] = {
+        "batch_size": None,
+        "num_workers": 2,
+        "worker_init_fn": rude,
+        "persistent_workers": persistent,
+    }
     torchs = TorchLoader(Rude(), multiprocessing_context="spawn", **options)
     loader, before = inline(Rude(), **options), program_state()
     for _ in range(2):
@@ -166,7 +173,9 @@ def plain() -> list[torch.Tensor]:
 @pytest.mark.usefixtures("forked")
 def test_a_worker_whose_set_up_cannot_be_undone_is_set_up_in_a_process(caplog: pytest.LogCaptureFixture) -> None:
     seed()
-    expected = list(TorchLoader(Lasting("session", at=99), batch_size=None, num_workers=2, multiprocessing_context="spawn"))
+    expected = list(
+        TorchLoader(Lasting("session", at=99), batch_size=None, num_workers=2, multiprocessing_context="spawn")
+    )
     loader, before = inline(Lasting("session", at=99), worker_init_fn=leaves), program_state()
     seed()
     got, crew = [], 0
@@ -176,7 +185,10 @@ def test_a_worker_whose_set_up_cannot_be_undone_is_set_up_in_a_process(caplog: p
         assert program_state() == before
     assert all(map(torch.equal, got, expected))
     assert crew == 1, "both are in the escort"
-    assert "faulthandler.enable() could not be undone in the main process; worker 0 goes on in a process of its own" in caplog.text
+    assert (
+        "faulthandler.enable() could not be undone in the main process; worker 0 goes on in a process of its own"
+        in caplog.text
+    )
     assert loader.report().faults == []
 
 

@@ -71,7 +71,9 @@ def test_it_goes_on_after_any_fault_in_a_sample(transform: str, deed: str, order
         assert len(loader.report().faults) == 2
 
 
-@pytest.mark.parametrize("transform", ["a PCG64", "a Random", "the module", "the class", "the first sample", "two places"])
+@pytest.mark.parametrize(
+    "transform", ["a PCG64", "a Random", "the module", "the class", "the first sample", "two places"]
+)
 def test_it_goes_on_at_every_rung_and_back(transform: str) -> None:
     policy = Policy(batch_timeout=1.5, max_restarts=0, recover_after=3)
     with DataLoader(own.Own(TRANSFORMS[transform]()), 4, num_workers=2, policy=policy) as loader:
@@ -182,7 +184,9 @@ def test_two_loaders_of_a_pool_share_none() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("transform", ["a PCG64", "a RandomState", "a Random", "a torch", "two places", "the first sample"])
+@pytest.mark.parametrize(
+    "transform", ["a PCG64", "a RandomState", "a Random", "a torch", "two places", "the first sample"]
+)
 def test_a_state_holds_it(transform: str, workers: int) -> None:
     with DataLoader(own.Own(TRANSFORMS[transform]()), 4, num_workers=workers) as loader:
         seed()

@@ -150,7 +150,9 @@ def test_two_threads_iterate_two_loaders_of_a_pool(pool: WorkerPool, orders: Ord
             thread.join()
         assert [fault.sample for fault in train.report().faults] == [24]
         assert val.report().faults == []
-    indices = [[int.from_bytes(b.partition(b"|")[2][:8], "little") for b in e.batches] for es in played.values() for e in es]
+    indices = [
+        [int.from_bytes(b.partition(b"|")[2][:8], "little") for b in e.batches] for es in played.values() for e in es
+    ]
     assert indices == [list(range(0, COUNT, 4))] * 6
 
 

@@ -48,7 +48,9 @@ MORE = [pytest.param(deed, marks=pytest.mark.slow) for deed in ("exit 0", "SIGST
 
 
 @pytest.mark.parametrize("deed", ["SIGKILL", "sleep", *MORE])
-def test_what_happens_in_a_sample_of_one_costs_neither_a_batch(pool: WorkerPool, short: Any, orders: Orders, deed: str) -> None:
+def test_what_happens_in_a_sample_of_one_costs_neither_a_batch(
+    pool: WorkerPool, short: Any, orders: Orders, deed: str
+) -> None:
     orders.give("sample", BAD, deed)
     with short(Draws(COUNT, orders), name="train") as train, on(pool, Stream(COUNT), name="val") as val:
         one, two = begin(train), begin(val)
@@ -103,7 +105,10 @@ def test_a_sample_of_the_loader_that_nobody_asks_is_noticed_by_who_waits(
 ) -> None:
     """Validation was left in the middle; its worker hangs; train must not."""
     orders.give("sample", BAD, deed)
-    with short(Draws(COUNT, orders), shuffle=False, prefetch_factor=6, name="val") as val, on(pool, Draws(COUNT)) as train:
+    with (
+        short(Draws(COUNT, orders), shuffle=False, prefetch_factor=6, name="val") as val,
+        on(pool, Draws(COUNT)) as train,
+    ):
         left = iter(val)
         early = [next(left)]
         for epoch in range(2):
@@ -138,7 +143,9 @@ def test_what_a_closed_loader_left_hanging_is_ended_without_blame(orders: Orders
         assert pid not in pool.crew().pids
 
 
-def test_a_consumer_that_was_interrupted_can_go_on_after_the_other(short: Any, pool: WorkerPool, orders: Orders) -> None:
+def test_a_consumer_that_was_interrupted_can_go_on_after_the_other(
+    short: Any, pool: WorkerPool, orders: Orders
+) -> None:
     """Ctrl-C in a validation that hangs, as in a notebook; then training; then the rest of the validation."""
     orders.give("sample", 0, "sleep")
 

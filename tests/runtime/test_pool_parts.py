@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
-from safeloader.runtime.handover import Receiver, hand_over
-from safeloader.runtime.turns import Turns
+from safeloader.runtime.child.fair_queue import Turns
+from safeloader.runtime.child.fd_passing import Receiver, hand_over
 
 # ---------------------------------------------------------------- turns
 

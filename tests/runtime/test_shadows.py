@@ -138,7 +138,9 @@ def test_processes_that_are_spawned_have_shadows_too(files: Path, dataset: Any) 
 
 
 @pytest.mark.parametrize("kind", MAPS)
-def test_each_kind_of_state_is_seen_to_change_and_survives(forked: None, files: Path, orders: Orders, kind: str) -> None:
+def test_each_kind_of_state_is_seen_to_change_and_survives(
+    forked: None, files: Path, orders: Orders, kind: str
+) -> None:
     seed()
     undisturbed = play(make(Map(kind, files)))
     for index in (13, 42):
@@ -223,12 +225,10 @@ def test_a_successor_may_be_lost_and_so_may_its_successor(forked: None, files: P
         assert played.batches == torchs(files, "stream")[0].batches
 
 
-def test_a_shadow_that_is_stopped_is_given_up(
-    forked: None, files: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from safeloader.core import watch
+def test_a_shadow_that_is_stopped_is_given_up(forked: None, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safeloader.core import deadlines
 
-    monkeypatch.setattr(watch, "FORK_TIMEOUT", 0.5)
+    monkeypatch.setattr(deadlines, "FORK_TIMEOUT", 0.5)
     with make(Streamed(files)) as loader:
 
         def stop_and_kill() -> None:
@@ -347,7 +347,13 @@ def test_policy_may_want_none_or_some(forked: None, files: Path) -> None:
 
 @pytest.mark.parametrize(
     ("have", "why"),
-    [("socket", "a connection"), ("pipe", "a pipe"), ("thread", "thread"), ("program", "a program"), ("event", "eventfd")],
+    [
+        ("socket", "a connection"),
+        ("pipe", "a pipe"),
+        ("thread", "thread"),
+        ("program", "a program"),
+        ("event", "eventfd"),
+    ],
 )
 def test_what_cannot_be_copied_is_named_once(
     forked: None, files: Path, have: str, why: str, caplog: pytest.LogCaptureFixture

@@ -141,7 +141,10 @@ def test_processes_that_die_or_stop_before_the_loader_iterates_cost_no_batch(num
                 until(lambda process=process: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
         assert run_epoch(loader) == persistent_epochs()[0]
         assert len(loader.report().faults) == 2
-        assert loader.report().causes.keys() <= {"failed_start", "died"}  # as they said that they were ready, or not yet
+        assert loader.report().causes.keys() <= {
+            "failed_start",
+            "died",
+        }  # as they said that they were ready, or not yet
 
 
 def test_a_loader_that_never_iterates_leaves_nothing() -> None:

@@ -33,7 +33,10 @@ pytestmark = pytest.mark.usefixtures("forked")
 def test_the_same_processes_serve_from_the_first_epoch_to_the_last(tmp_path: Path) -> None:
     expected = persistent_epochs()
     model = torch.nn.Linear(2, 2)
-    with make(Draws(COUNT), persistent_workers=True) as train, make(Draws(COUNT), persistent_workers=True, name="val") as val:
+    with (
+        make(Draws(COUNT), persistent_workers=True) as train,
+        make(Draws(COUNT), persistent_workers=True, name="val") as val,
+    ):
         pids: list[list[int]] = []
         for epoch in range(3):
             assert run_epoch(train, epoch) == expected[epoch]
@@ -124,7 +127,9 @@ def test_an_exception_in_the_loop_body_costs_the_next_epoch_nothing() -> None:
                     raise KeyError
         return run_epoch(loader, 1)
 
-    torchs = TorchLoader(Draws(COUNT), BATCH, True, num_workers=2, persistent_workers=True, multiprocessing_context="spawn")
+    torchs = TorchLoader(
+        Draws(COUNT), BATCH, True, num_workers=2, persistent_workers=True, multiprocessing_context="spawn"
+    )
     expected = broken_off(torchs)
     with make(Draws(COUNT), persistent_workers=True, policy=Policy(batch_timeout=20)) as loader:
         assert broken_off(loader) == expected

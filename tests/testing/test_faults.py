@@ -54,7 +54,10 @@ def test_a_sample_is_found_wherever_the_sampler_puts_it(dataset: type[Draws]) ->
     with chaos("kill:sample=17; kill:sample=30") as faults, make(dataset(COUNT), policy=PATIENT) as loader:
         assert run_epoch(loader) == reference()[0]
         assert list(faults.done().values()) == [1, 1]
-        found = [(fault.cause, 17 in (fault.indices or []) or 30 in (fault.indices or [])) for fault in loader.report().faults]
+        found = [
+            (fault.cause, 17 in (fault.indices or []) or 30 in (fault.indices or []))
+            for fault in loader.report().faults
+        ]
         assert found == [("died", True), ("died", True)]
 
 
@@ -85,7 +88,11 @@ def test_a_sample_that_always_kills_is_a_bad_sample() -> None:
 
 
 def test_it_raises_at_its_batchs_turn_and_may_be_skipped() -> None:
-    with chaos("raise:sample=9"), make(Draws(COUNT), policy=PATIENT) as loader, pytest.raises(ChaosError, match="made on purpose"):
+    with (
+        chaos("raise:sample=9"),
+        make(Draws(COUNT), policy=PATIENT) as loader,
+        pytest.raises(ChaosError, match="made on purpose"),
+    ):
         run_epoch(loader)
     policy = Policy(on_bad_sample="skip")
     with chaos("raise:sample=9"), make(Draws(COUNT), policy=policy) as loader:
@@ -160,7 +167,7 @@ def test_the_variable_hurts_a_program_that_knows_nothing_of_it_and_a_new_loader_
 
 def test_without_a_plan_a_worker_imports_nothing_of_it() -> None:
     code = (
-        "import sys, safeloader.runtime.host, safeloader.runtime.serve, safeloader.settings; safeloader.settings.resolve()\n"
+        "import sys, safeloader.runtime.child.process_main, safeloader.runtime.child.loop, safeloader.config; safeloader.config.resolve()\n"
         "print([name for name in sys.modules if name.startswith(('safeloader.testing', 'safeloader.training'))])"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from safeloader import SettingsError
-from safeloader.settings import resolve
+from safeloader.config import resolve
 from safeloader.testing import KINDS, parse
 from safeloader.testing.program import handed
 

@@ -17,7 +17,9 @@ from safeloader.training import CheckpointStore
 class Run:
     """A model with running statistics, an optimizer with moments, a scheduler: what a real run has to save."""
 
-    def __init__(self, seed: int = 0, width: int = 8, optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW) -> None:
+    def __init__(
+        self, seed: int = 0, width: int = 8, optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW
+    ) -> None:
         torch.manual_seed(seed)
         self.model = nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, 1))
         self.optimizer = optimizer(self.model.parameters(), lr=0.01)  # type: ignore[call-arg]

@@ -84,7 +84,9 @@ def test_a_bad_sample_is_named_by_its_dataset_index(model: nn.Module, workers: i
 
 
 def test_of_a_loader_that_does_not_tell_the_positions_are_named(model: nn.Module) -> None:
-    with pytest.raises(NonFiniteError, match=r"batch 1 is not finite: image \(1 Inf of 48\), at positions 2 in") as caught:
+    with pytest.raises(
+        NonFiniteError, match=r"batch 1 is not finite: image \(1 Inf of 48\), at positions 2 in"
+    ) as caught:
         list(_train(model, FiniteGuard(model), TorchLoader(Numbers((6,), -INF), batch_size=4)))
     assert caught.value.indices is None
 
@@ -102,7 +104,10 @@ def test_weights_are_named_before_the_loss_and_the_gradients_that_follow_from_th
     with pytest.raises(NonFiniteError, match=r"the weights are not finite: 4.weight \(1 NaN of 6\)") as caught:
         guard.allows_step(_backward(model))
     assert (caught.value.kind, caught.value.names) == ("weights", ["4.weight"])
-    assert [line.partition(":")[0] for line in caught.value.story] == ["the loss is not finite", "the gradients are not finite"]
+    assert [line.partition(":")[0] for line in caught.value.story] == [
+        "the loss is not finite",
+        "the gradients are not finite",
+    ]
     assert "newest good checkpoint" in caught.value.hint
 
 
@@ -190,6 +195,7 @@ def test_weights_are_looked_at_as_often_as_asked(model: nn.Module) -> None:
 
 
 # ---------------------------------------------------------------- any nesting
+
 
 class Pair(NamedTuple):
     left: Any

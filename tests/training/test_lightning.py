@@ -73,7 +73,10 @@ def test_a_bad_batch_ends_the_fit_where_that_is_asked_for(tmp_path: Path) -> Non
 
 
 def test_the_metric_and_the_gradient_norm_are_watched_and_end_the_fit(tmp_path: Path) -> None:
-    guard, watch = GuardCallback(), MetricWatch("error", mode="max", decline=2, collapse=1.0)  # it will fall: that is a decline
+    guard, watch = (
+        GuardCallback(),
+        MetricWatch("error", mode="max", decline=2, collapse=1.0),
+    )  # it will fall: that is a decline
     callback = MetricCallback(watch, "error", guard=guard, stop=True)
     trainer = _trainer(tmp_path, 20, guard, callback)
     trainer.fit(Model(), DataLoader(_data(), batch_size=4), TorchLoader(_data(), batch_size=8))
@@ -119,5 +122,7 @@ def test_lightnings_own_checkpoints_are_sealed_and_resumed_from_the_newest_good_
 
 def test_a_checkpoint_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteError, match=r"state_dict.w \(1 NaN of 2\)"):
-        SafeCheckpointIO(run="a").save_checkpoint({"state_dict": {"w": torch.tensor([0.0, float("nan")])}}, tmp_path / "x.ckpt")
+        SafeCheckpointIO(run="a").save_checkpoint(
+            {"state_dict": {"w": torch.tensor([0.0, float("nan")])}}, tmp_path / "x.ckpt"
+        )
     assert not list(tmp_path.iterdir())

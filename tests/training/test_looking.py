@@ -56,7 +56,16 @@ def _make(path: Path, kind: str, bad: bool) -> Path:
         torch.save({"epoch": 7, "best_fitness": 0.5, "model": model.half(), "evil": Evil()}, path)
     elif kind == "lightning":
         scores = {"ModelCheckpoint{'monitor': 'val'}": {"best_model_score": torch.tensor(0.25)}}
-        torch.save({"pytorch-lightning_version": "2.5", "epoch": 3, "global_step": 40, "state_dict": state, "callbacks": scores}, path)
+        torch.save(
+            {
+                "pytorch-lightning_version": "2.5",
+                "epoch": 3,
+                "global_step": 40,
+                "state_dict": state,
+                "callbacks": scores,
+            },
+            path,
+        )
     elif kind == "safetensors":
         path = path.with_suffix(".safetensors")
         _safetensors(path, {name: value for name, value in state.items() if value.dtype == torch.float32})
@@ -73,7 +82,9 @@ KINDS = {"state": "torch", "whole": "torch", "lightning": "lightning", "safetens
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_is_complete_finite_or_said_not_to_be(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_kind_is_complete_finite_or_said_not_to_be(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     good, bad = (_make(tmp_path / f"{name}.pt", kind, name == "bad") for name in ("good", "bad"))
     looked = look_at(good)
     assert (looked.kind, looked.finite, looked.problem) == (KINDS[kind], True, "")
@@ -104,7 +115,10 @@ def test_the_command(tmp_path: Path) -> None:
     bad = _make(tmp_path / "bad.pt", "whole", True)
     done = runner.invoke(main, ["checkpoint", "check", str(tmp_path), "--json"])
     rows = json.loads(done.output)
-    assert done.exit_code == 1 and {Path(row["path"]).name: row["finite"] for row in rows} == {"good.pt": True, bad.name: False}
+    assert done.exit_code == 1 and {Path(row["path"]).name: row["finite"] for row in rows} == {
+        "good.pt": True,
+        bad.name: False,
+    }
     listed = runner.invoke(main, ["checkpoint", "list", str(tmp_path)])
     assert listed.exit_code == 0 and "bad.pt" in listed.output and "0.5" in listed.output
     (tmp_path / "empty").mkdir()

@@ -39,7 +39,10 @@ def test_neither_torch_nor_lightning_nor_accelerate_is_imported_before_it_is_use
 
 @pytest.mark.parametrize(
     ("module", "library", "hint"),
-    [("lightning", ["lightning", "pytorch_lightning"], "pip install lightning"), ("accelerate", ["accelerate"], "pip install accelerate")],
+    [
+        ("lightning", ["lightning", "pytorch_lightning"], "pip install lightning"),
+        ("accelerate", ["accelerate"], "pip install accelerate"),
+    ],
 )
 def test_without_the_library_the_import_error_names_it(module: str, library: list[str], hint: str) -> None:
     code = f"import sys; sys.modules.update(dict.fromkeys({library!r})); import safeloader.training.{module}"

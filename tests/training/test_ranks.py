@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from safeloader.training import CheckpointError, CheckpointStore, resume
-from safeloader.training.ranks import all_do, any_rank, everyones, first_does, rank, world_size
+from safeloader.training.collectives import all_do, any_rank, everyones, first_does, rank, world_size
 from tests.programs import run_torchrun
 
 

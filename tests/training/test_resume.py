@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from safeloader.training import CheckpointError, CheckpointStore, MetricWatch, resume
-from safeloader.training.plain import to_plain, to_values
-from safeloader.training.sealed import read, write
+from safeloader.training.atomic_file import read, write
+from safeloader.training.safe_types import to_plain, to_values
 from tests.training.conftest import Run
 
 

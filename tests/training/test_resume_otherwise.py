@@ -45,9 +45,7 @@ def test_a_lower_rate_holds_with_each_scheduler(store: CheckpointStore, kind: st
     straight = [optimizer.param_groups[0]["lr"], *_rates(scheduler, optimizer, 8)]
     again = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     fresh = SCHEDULERS[kind](again)
-    resumed = resume(
-        store, model=model, optimizer=again, scheduler=fresh, learning_rate=lambda rate: 0.75 * rate
-    )
+    resumed = resume(store, model=model, optimizer=again, scheduler=fresh, learning_rate=lambda rate: 0.75 * rate)
     lowered = [again.param_groups[0]["lr"], *_rates(fresh, again, 8)]
     assert lowered == pytest.approx([0.75 * rate for rate in straight])
     assert any("learning rate" in note and "in place of" in note for note in resumed.notes)
@@ -64,7 +62,9 @@ def test_rates_by_group_and_by_optimizer(store: CheckpointStore) -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
 
     def optimizers() -> dict[str, Any]:
-        first = torch.optim.AdamW([{"params": model[0].parameters(), "lr": 0.1}, {"params": model[1].parameters()}], lr=1.0)
+        first = torch.optim.AdamW(
+            [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[1].parameters()}], lr=1.0
+        )
         return {"first": first, "second": torch.optim.SGD(model.parameters(), lr=0.5)}
 
     store.save(1, **optimizers())

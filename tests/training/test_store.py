@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from safeloader.training import CheckpointError, CheckpointStore, NonFiniteError, resume, sealed
-from safeloader.training.sealed import read, read_manifest, write
+from safeloader.training import CheckpointError, CheckpointStore, NonFiniteError, atomic_file, resume
+from safeloader.training.atomic_file import read, read_manifest, write
 from tests.training.conftest import Run
 
 
@@ -339,11 +339,11 @@ def test_forged_checkpoints_with_right_digests_are_passed_over(tmp_path: Path, r
     head, body = FORGED[number]
     store = CheckpointStore(tmp_path, run="a")
     good = store.save(1, **run.parts)
-    manifest, payload = sealed.read(good.path)
+    manifest, payload = atomic_file.read(good.path)
     whole = number == 0
     forged_head = head if isinstance(head, list) or whole else {**manifest, **head}
     forged_body = {} if whole else body if isinstance(body, list) else {**payload, **body}
-    sealed.write(tmp_path / "a.000009.step9.ckpt", forged_body, forged_head)
+    atomic_file.write(tmp_path / "a.000009.step9.ckpt", forged_body, forged_head)
     assert store.latest_good() == good
     assert len(store.passed_over) == 1
 
@@ -356,13 +356,13 @@ def test_a_full_disk_gives_up_what_would_go_anyway(tmp_path: Path, run: Run, mon
     size = next(tmp_path.glob("*.ckpt")).stat().st_size
     room = 5 * size + size // 2
 
-    def write_all(file: Any, payload: Any, manifest: Any, real: Any = sealed._write_all) -> None:
+    def write_all(file: Any, payload: Any, manifest: Any, real: Any = atomic_file._write_all) -> None:
         used = sum(path.stat().st_size for path in tmp_path.iterdir() if path.suffix == ".ckpt")
         if used + size > room:
             raise OSError(errno.ENOSPC, "No space left on device")
         real(file, payload, manifest)
 
-    monkeypatch.setattr(sealed, "_write_all", write_all)
+    monkeypatch.setattr(atomic_file, "_write_all", write_all)
     with pytest.raises(CheckpointError, match="could not be written"):
         CheckpointStore(tmp_path, run="a", keep_last=9).save(5, **run.parts)
     assert len(many.checkpoints()) == 5

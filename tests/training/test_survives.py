@@ -75,7 +75,9 @@ def test_on_a_full_disk_the_older_checkpoints_stay_and_the_error_says_so(small_d
     store = CheckpointStore(small_disk, run="a", keep_last=100)
     saved = _save_until_full(store)
     assert saved >= 2
-    assert sorted(path.name for path in small_disk.iterdir()) == [f"a.{n:06d}.step{n}.ckpt" for n in range(1, saved + 1)]
+    assert sorted(path.name for path in small_disk.iterdir()) == [
+        f"a.{n:06d}.step{n}.ckpt" for n in range(1, saved + 1)
+    ]
     found = store.latest_good()
     assert found is not None and found.step == saved and not store.passed_over
     store.checkpoints()[-1].path.unlink()

@@ -19,7 +19,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from safeloader.training import CheckpointError, CheckpointStore, FiniteGuard, NonFiniteError, resume
-from safeloader.training.ranks import everyones
+from safeloader.training.collectives import everyones
 
 NAN = float("nan")
 

@@ -27,7 +27,7 @@ from safeloader.training import (
     linear_scaling,
     resume,
 )
-from safeloader.training.ranks import everyones, first_does
+from safeloader.training.collectives import everyones, first_does
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -17,18 +17,18 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ...dist_env import group
-from ...errors import SafeLoaderError
-from ...observe import stall
-from ...observe.log import logger
-from ..store import GroupStore
-from .judge import Sighting, Verdict, judge
-from .member import BoardMember
-from .rank_status import RankStatus
-from .showing import Reading, lines
+from safeloader.dist_env import group
+from safeloader.distributed.board.judge import Sighting, Verdict, judge
+from safeloader.distributed.board.member import BoardMember
+from safeloader.distributed.board.rank_status import RankStatus
+from safeloader.distributed.board.showing import Reading, lines
+from safeloader.distributed.store import GroupStore
+from safeloader.errors import SafeLoaderError
+from safeloader.observe import stall
+from safeloader.observe.log import logger
 
 if TYPE_CHECKING:
-    from ...settings import Settings
+    from safeloader.config import Settings
 
 __all__ = ["Board", "RankStatus", "Sighting", "Verdict", "board", "judge", "publish"]
 
@@ -100,7 +100,7 @@ def publish(settings: Settings) -> None:
 
 def _join(settings: Settings, rank: int, world: int) -> None:
     global _member  # noqa: PLW0603 - one a program
-    from ...torch_private import default_store
+    from safeloader.torch_private import default_store
 
     store, member = default_store(), _member
     if (

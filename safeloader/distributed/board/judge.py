@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from ...observe.text import duration, many
-from .interval import silent_after
-from .words import awaited, brief, named
+from safeloader.distributed.board.interval import silent_after
+from safeloader.distributed.board.words import awaited, brief, named
+from safeloader.observe.format import duration, many
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from .rank_status import RankStatus
+    from safeloader.distributed.board.rank_status import RankStatus
 
 __all__ = ["Sighting", "Verdict", "is_silent", "judge"]
 

@@ -10,21 +10,21 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ... import clock
-from ...dist_env import group
-from ...observe import stall
-from ...observe.log import logger
-from ..store import GroupStore
-from .publisher import Publisher
-from .rank_status import RankStatus, encode, status_of
-from .showing import Reading, as_status
-from .visit import visit
+from safeloader import clock
+from safeloader.dist_env import group
+from safeloader.distributed.board.publisher import Publisher
+from safeloader.distributed.board.rank_status import RankStatus, encode, status_of
+from safeloader.distributed.board.showing import Reading, as_status
+from safeloader.distributed.board.visit import visit
+from safeloader.distributed.store import GroupStore
+from safeloader.observe import stall
+from safeloader.observe.log import logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..store import Call
-    from .publisher import Job
+    from safeloader.distributed.board.publisher import Job
+    from safeloader.distributed.store import Call
 
 __all__ = ["BoardMember"]
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from .interval import interval, silent_after, turn
-from .judge import Sighting, Verdict, judge
+from safeloader.distributed.board.interval import interval, silent_after, turn
+from safeloader.distributed.board.judge import Sighting, Verdict, judge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .rank_status import RankStatus
+    from safeloader.distributed.board.rank_status import RankStatus
 
 __all__ = ["Job", "Publisher"]
 

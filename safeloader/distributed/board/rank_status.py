@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from ...observe.text import inline
+from safeloader.observe.format import inline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...observe.text import duration
-from .judge import is_silent
-from .words import brief, named
+from safeloader.distributed.board.judge import is_silent
+from safeloader.distributed.board.words import brief, named
+from safeloader.observe.format import duration
 
 if TYPE_CHECKING:
-    from .judge import Sighting, Verdict
+    from safeloader.distributed.board.judge import Sighting, Verdict
 
 __all__ = ["Reading", "as_status", "lines"]
 

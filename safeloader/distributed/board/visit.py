@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..store import found
-from .rank_status import decode
+from safeloader.distributed.board.rank_status import decode
+from safeloader.distributed.store import found
 
 if TYPE_CHECKING:
-    from .rank_status import RankStatus
+    from safeloader.distributed.board.rank_status import RankStatus
 
 __all__ = ["key_of", "visit"]
 

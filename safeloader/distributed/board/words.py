@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...observe.text import duration, inline, many
+from safeloader.observe.format import duration, inline, many
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .rank_status import RankStatus
+    from safeloader.distributed.board.rank_status import RankStatus
 
 __all__ = ["awaited", "brief", "named", "sample_in_words"]
 

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from ... import torch_private
-from .guards import Guards, Irreversible
-from .python_states import python_states
-from .state import UNKNOWN, State
-from .system_states import system_states
-from .torch_states import torch_states
+from safeloader import torch_private
+from safeloader.runtime.isolation.guards import Guards, Irreversible
+from safeloader.runtime.isolation.python_states import python_states
+from safeloader.runtime.isolation.state import UNKNOWN, Surrounding
+from safeloader.runtime.isolation.system_states import system_states
+from safeloader.runtime.isolation.torch_states import torch_states
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -196,13 +196,13 @@ class Ambient:
             self._tell(what, left_out)
 
 
-def _begin(state: State) -> Any:
+def _begin(state: Surrounding) -> Any:
     if state.begins == "clean":
         return state.clean
     return state.read() if state.begins == "born" else _FOLLOWS
 
 
-def _put(state: State, now: Any, value: Any) -> bool:
+def _put(state: Surrounding, now: Any, value: Any) -> bool:
     """Set a state, if it is not so already. False if that is not possible."""
     if now is UNKNOWN or value is UNKNOWN or value == now:
         return True

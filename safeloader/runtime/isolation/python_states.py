@@ -12,7 +12,7 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from .state import State
+from safeloader.runtime.isolation.state import Surrounding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,19 +22,19 @@ __all__ = ["python_states"]
 _NUMPY_ERRORS = (("divide", "warn"), ("invalid", "warn"), ("over", "warn"), ("under", "ignore"))
 
 
-def python_states() -> list[State]:
+def python_states() -> list[Surrounding]:
     """All that this Python has."""
     return [
-        State("filters of warnings", lambda: tuple(warnings.filters), _put_filters, "derived", _without_errors),
-        State("locale", _locale, lambda to: locale.setlocale(locale.LC_ALL, to), "clean", _clean_locale()),
-        State("default timeout of sockets", socket.getdefaulttimeout, socket.setdefaulttimeout, "clean", None),
-        State("sys.path", lambda: (*_itself(sys.path), tuple(sys.path)), _put_path, "born"),
-        State("sys.argv", lambda: (*_itself(sys.argv), tuple(sys.argv)), _put_argv, "born"),
-        State("logging", _logging, _put_logging),
-        State("start method", _start_method, _put_start_method),
-        State("collection of garbage", lambda: (gc.isenabled(), gc.get_threshold()), _put_collection),
-        State("limit of recursion", sys.getrecursionlimit, sys.setrecursionlimit),
-        State("switch interval", sys.getswitchinterval, sys.setswitchinterval),
+        Surrounding("filters of warnings", lambda: tuple(warnings.filters), _put_filters, "derived", _without_errors),
+        Surrounding("locale", _locale, lambda to: locale.setlocale(locale.LC_ALL, to), "clean", _clean_locale()),
+        Surrounding("default timeout of sockets", socket.getdefaulttimeout, socket.setdefaulttimeout, "clean", None),
+        Surrounding("sys.path", lambda: (*_itself(sys.path), tuple(sys.path)), _put_path, "born"),
+        Surrounding("sys.argv", lambda: (*_itself(sys.argv), tuple(sys.argv)), _put_argv, "born"),
+        Surrounding("logging", _logging, _put_logging),
+        Surrounding("start method", _start_method, _put_start_method),
+        Surrounding("collection of garbage", lambda: (gc.isenabled(), gc.get_threshold()), _put_collection),
+        Surrounding("limit of recursion", sys.getrecursionlimit, sys.setrecursionlimit),
+        Surrounding("switch interval", sys.getswitchinterval, sys.setswitchinterval),
         *_attributes(sys, "stdin", "stdout", "stderr", "excepthook", "unraisablehook", "dont_write_bytecode"),
         *_attributes(warnings, "showwarning", "_showwarnmsg_impl", "defaultaction"),
         *_integers(),
@@ -43,9 +43,9 @@ def python_states() -> list[State]:
     ]
 
 
-def _attributes(module: Any, *names: str) -> list[State]:
-    def state(name: str) -> State:
-        return State(
+def _attributes(module: Any, *names: str) -> list[Surrounding]:
+    def state(name: str) -> Surrounding:
+        return Surrounding(
             f"{module.__name__}.{name}", lambda: _itself(getattr(module, name)),
             lambda to: setattr(module, name, to[1]),
         )  # fmt: skip
@@ -68,11 +68,11 @@ def _put_argv(to: tuple[Any, ...]) -> None:
     sys.argv[:] = to[2]
 
 
-def _integers() -> list[State]:
+def _integers() -> list[Surrounding]:
     get: Callable[[], int] | None = getattr(sys, "get_int_max_str_digits", None)
     if get is None:
         return []
-    return [State("digits of integers", get, sys.set_int_max_str_digits)]
+    return [Surrounding("digits of integers", get, sys.set_int_max_str_digits)]
 
 
 # ---------------------------------------------------------------- warnings and locale
@@ -139,18 +139,18 @@ def _put_collection(to: tuple[bool, tuple[int, int, int]]) -> None:
     (gc.enable if to[0] else gc.disable)()
 
 
-def _numpy() -> list[State]:
+def _numpy() -> list[Surrounding]:
     """torch imports numpy where there is one."""
     numpy: Any = sys.modules.get("numpy")
     if numpy is None:
         return []
     return [
-        State(
+        Surrounding(
             "error state of numpy", lambda: tuple(numpy.geterr().items()), lambda to: numpy.seterr(**dict(to)),
             "clean", _NUMPY_ERRORS,
         ),
-        State("error call of numpy", numpy.geterrcall, numpy.seterrcall, "clean", None),
-        State(
+        Surrounding("error call of numpy", numpy.geterrcall, numpy.seterrcall, "clean", None),
+        Surrounding(
             "print options of numpy", lambda: tuple(numpy.get_printoptions().items()), _put_numpy_printing,
             "clean", _clean_numpy_printing(numpy),
         ),
@@ -172,8 +172,8 @@ def _clean_numpy_printing(numpy: Any) -> tuple[Any, ...]:
     return tuple((name, clean.get(name, now[name])) for name in now)
 
 
-def _opencv() -> list[State]:
+def _opencv() -> list[Surrounding]:
     cv2: Any = sys.modules.get("cv2")
     if not hasattr(cv2, "setNumThreads"):
         return []
-    return [State("threads of OpenCV", cv2.getNumThreads, cv2.setNumThreads)]
+    return [Surrounding("threads of OpenCV", cv2.getNumThreads, cv2.setNumThreads)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["UNKNOWN", "Begins", "State"]
+__all__ = ["UNKNOWN", "Begins", "Surrounding"]
 
 Begins = Literal["clean", "born", "follows", "derived", "trainer"]
 """What a worker in the trainer begins with.
@@ -21,7 +21,7 @@ UNKNOWN = object()
 """A value that cannot be read: it is neither changed nor put back."""
 
 
-class State(NamedTuple):
+class Surrounding(NamedTuple):
     """One ambient state.
 
     Attributes:

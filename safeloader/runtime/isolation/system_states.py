@@ -10,8 +10,8 @@ import threading
 import time
 from typing import Any
 
-from .. import system
-from .state import State
+from safeloader.runtime import system
+from safeloader.runtime.isolation.state import Surrounding
 
 __all__ = ["system_states"]
 
@@ -19,19 +19,19 @@ _OURS = {"SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGCHLD", "SIGTSTP", "SIGCON
 _CLOSE = 0.25  # seconds
 
 
-def system_states() -> list[State]:
+def system_states() -> list[Surrounding]:
     """All that this system has."""
     return [
-        State("folder", os.getcwd, os.chdir, "born"),
-        State("environment", lambda: dict(_variables), _put_environment, "born"),
-        State("time zone", lambda: (time.tzname, time.timezone, time.altzone), lambda _: time.tzset(), "born"),
-        State("umask", _umask, os.umask, "born"),
+        Surrounding("folder", os.getcwd, os.chdir, "born"),
+        Surrounding("environment", lambda: dict(_variables), _put_environment, "born"),
+        Surrounding("time zone", lambda: (time.tzname, time.timezone, time.altzone), lambda _: time.tzset(), "born"),
+        Surrounding("umask", _umask, os.umask, "born"),
         *_scheduling(),
         *_limits(),
-        State("mask of signals", _mask, _put_mask, "born"),
-        State("handlers of the program's signals", lambda: _handlers(_PROGRAMS), _put_handlers, "trainer"),
-        State("handlers of signals", lambda: _handlers(_OTHERS), _put_handlers),
-        State("timer", _Timer.now, _Timer.put),
+        Surrounding("mask of signals", _mask, _put_mask, "born"),
+        Surrounding("handlers of the program's signals", lambda: _handlers(_PROGRAMS), _put_handlers, "trainer"),
+        Surrounding("handlers of signals", lambda: _handlers(_OTHERS), _put_handlers),
+        Surrounding("timer", _Timer.now, _Timer.put),
         *_identity(),
     ]  # fmt: skip
 
@@ -65,11 +65,13 @@ def _umask() -> int:
 # ---------------------------------------------------------------- scheduling, limits, identity
 
 
-def _scheduling() -> list[State]:
-    found = [State("priority", lambda: os.getpriority(os.PRIO_PROCESS, 0), _put_priority, "born")]
+def _scheduling() -> list[Surrounding]:
+    found = [Surrounding("priority", lambda: os.getpriority(os.PRIO_PROCESS, 0), _put_priority, "born")]
     if hasattr(os, "sched_getaffinity"):
-        found.append(State("cores", lambda: os.sched_getaffinity(0), lambda to: os.sched_setaffinity(0, to), "born"))
-        found.append(State("scheduling", _policy, _put_policy, "born", rare=True))
+        found.append(
+            Surrounding("cores", lambda: os.sched_getaffinity(0), lambda to: os.sched_setaffinity(0, to), "born")
+        )
+        found.append(Surrounding("scheduling", _policy, _put_policy, "born", rare=True))
     return found
 
 
@@ -85,7 +87,7 @@ def _put_policy(to: tuple[int, int]) -> None:
     os.sched_setscheduler(0, to[0], os.sched_param(to[1]))
 
 
-def _limits() -> list[State]:
+def _limits() -> list[Surrounding]:
     numbers = sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")})
 
     def get() -> tuple[tuple[int, int], ...]:
@@ -96,19 +98,19 @@ def _limits() -> list[State]:
             if resource.getrlimit(number) != limits:
                 resource.setrlimit(number, limits)
 
-    return [State("limits", get, put, "born", rare=True)]
+    return [Surrounding("limits", get, put, "born", rare=True)]
 
 
-def _identity() -> list[State]:
+def _identity() -> list[Surrounding]:
     found = [
-        State("process group", os.getpgrp, lambda to: os.setpgid(0, to), rare=True),
-        State("session", lambda: os.getsid(0), _no, rare=True),
+        Surrounding("process group", os.getpgrp, lambda to: os.setpgid(0, to), rare=True),
+        Surrounding("session", lambda: os.getsid(0), _no, rare=True),
     ]
     if hasattr(os, "getresuid"):
         found += [
-            State("user", os.getresuid, lambda to: os.setresuid(*to), rare=True),
-            State("group", os.getresgid, lambda to: os.setresgid(*to), rare=True),
-            State("groups", lambda: tuple(os.getgroups()), os.setgroups, rare=True),
+            Surrounding("user", os.getresuid, lambda to: os.setresuid(*to), rare=True),
+            Surrounding("group", os.getresgid, lambda to: os.setresgid(*to), rare=True),
+            Surrounding("groups", lambda: tuple(os.getgroups()), os.setgroups, rare=True),
         ]
     return found
 

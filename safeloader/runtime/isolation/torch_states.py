@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ... import torch_private
-from .state import State
+from safeloader import torch_private
+from safeloader.runtime.isolation.state import Surrounding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,32 +31,36 @@ _DTYPES = {"cpu": torch.bfloat16, "cuda": torch.float16}  # of autocast, in a ne
 _SMALLEST = 5e-324  # false where denormal numbers count as zero
 
 
-def torch_states() -> list[State]:
+def torch_states() -> list[Surrounding]:
     """All that this torch has."""
     private, sharing = torch_private, torch.multiprocessing
     return [
-        State("gradients", torch.is_grad_enabled, private.set_grad_enabled, "clean", clean=True),
+        Surrounding("gradients", torch.is_grad_enabled, private.set_grad_enabled, "clean", clean=True),
         _autocast(),
-        State("cache", torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled, "derived", _uncached),
-        State("default dtype", torch.get_default_dtype, torch.set_default_dtype, "clean", torch.float32),
-        State("function modes", private.function_modes, private.put_function_modes, "clean", ()),
-        State("dispatch modes", private.dispatch_modes, private.put_dispatch_modes, "clean", ()),
-        State("default device", private.default_device, private.put_default_device, "clean", (None, None)),
-        State("threads of torch", torch.get_num_threads, torch.set_num_threads, "clean", 1),
-        State("deterministic algorithms", _deterministic, _put_deterministic, "clean", (False, False, True)),
-        State("anomaly mode", _anomaly, lambda to: torch.set_anomaly_enabled(*to), "clean", (False, True)),
-        State("matmul precision", private.precision, private.put_precision, "clean", private.PRECISION),
-        State("denormal numbers", lambda: bool(_SMALLEST), lambda to: torch.set_flush_denormal(not to), "clean", True),
-        State("print options of torch", private.print_options, private.put_print_options, "clean", private.PRINTING),
+        Surrounding("cache", torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled, "derived", _uncached),
+        Surrounding("default dtype", torch.get_default_dtype, torch.set_default_dtype, "clean", torch.float32),
+        Surrounding("function modes", private.function_modes, private.put_function_modes, "clean", ()),
+        Surrounding("dispatch modes", private.dispatch_modes, private.put_dispatch_modes, "clean", ()),
+        Surrounding("default device", private.default_device, private.put_default_device, "clean", (None, None)),
+        Surrounding("threads of torch", torch.get_num_threads, torch.set_num_threads, "clean", 1),
+        Surrounding("deterministic algorithms", _deterministic, _put_deterministic, "clean", (False, False, True)),
+        Surrounding("anomaly mode", _anomaly, lambda to: torch.set_anomaly_enabled(*to), "clean", (False, True)),
+        Surrounding("matmul precision", private.precision, private.put_precision, "clean", private.PRECISION),
+        Surrounding(
+            "denormal numbers", lambda: bool(_SMALLEST), lambda to: torch.set_flush_denormal(not to), "clean", True
+        ),
+        Surrounding(
+            "print options of torch", private.print_options, private.put_print_options, "clean", private.PRINTING
+        ),
         *_einsum(),
-        State("fast path of attention", _fast_path, torch.backends.mha.set_fastpath_enabled, "clean", clean=True),
-        State("sharing strategy", sharing.get_sharing_strategy, sharing.set_sharing_strategy),
-        State("accelerator", _current_device, _put_current_device),
+        Surrounding("fast path of attention", _fast_path, torch.backends.mha.set_fastpath_enabled, "clean", clean=True),
+        Surrounding("sharing strategy", sharing.get_sharing_strategy, sharing.set_sharing_strategy),
+        Surrounding("accelerator", _current_device, _put_current_device),
         _flags(),
     ]  # fmt: skip
 
 
-def _flags() -> State:
+def _flags() -> Surrounding:
     """Flags of torch's that are on or off."""
     found = [
         *((f"_get_{name}", f"_set_{name}", clean) for name, clean in _FLAGS.items()),
@@ -65,7 +69,7 @@ def _flags() -> State:
     here = [(flag, clean) for get, put, clean in found if (flag := torch_private.flag(get, put)) is not None]
     gets, puts = [get for (get, _), _ in here], [put for (_, put), _ in here]
     clean = [clean for _, clean in here]
-    return State("flags of torch", lambda: [get() for get in gets], _putting(puts), "clean", clean)
+    return Surrounding("flags of torch", lambda: [get() for get in gets], _putting(puts), "clean", clean)
 
 
 def _putting(puts: list[Callable[[Any], object]]) -> Callable[[list[Any]], None]:
@@ -76,7 +80,7 @@ def _putting(puts: list[Callable[[Any], object]]) -> Callable[[list[Any]], None]
     return put
 
 
-def _autocast() -> State:
+def _autocast() -> Surrounding:
     """Whether it is on, and for which type, on each kind of device."""
     devices = torch_private.autocast_devices()
     enabled, dtype, anywhere = torch.is_autocast_enabled, torch.get_autocast_dtype, torch_private.any_autocast
@@ -90,7 +94,7 @@ def _autocast() -> State:
             torch.set_autocast_dtype(device, wanted)
 
     clean: Any = [], [_DTYPES.get(device) or dtype(device) for device in devices]
-    return State("autocast", get, put, "clean", clean)
+    return Surrounding("autocast", get, put, "clean", clean)
 
 
 def _uncached(enabled: bool) -> bool:
@@ -119,12 +123,12 @@ def _fast_path() -> bool:
     return torch.backends.mha.get_fastpath_enabled()
 
 
-def _einsum() -> list[State]:
+def _einsum() -> list[Surrounding]:
     einsum: Any = torch.backends.opt_einsum
     if not einsum.is_available():
         return []
     put: Callable[[Any], object] = lambda to: einsum.set_flags(*to)  # noqa: E731
-    return [State("einsum", lambda: (einsum.enabled, einsum.strategy), put, "clean", (True, "auto"))]
+    return [Surrounding("einsum", lambda: (einsum.enabled, einsum.strategy), put, "clean", (True, "auto"))]
 
 
 def _current_device() -> int | None:

@@ -15,9 +15,10 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .. import birth, system
-from ..start.forked import BORN, EXITED, REFUSED
-from .fit import Files, NotFit, Own
+from safeloader.runtime import system
+from safeloader.runtime.child import birth
+from safeloader.runtime.shadow.fork_fitness import NotFit, Own, ReopenedFiles
+from safeloader.runtime.start.forked import BORN, EXITED, REFUSED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,7 +58,9 @@ class Before(NamedTuple):
         signal.pthread_sigmask(signal.SIG_SETMASK, self.signals)
 
 
-def sleep(control: socket.socket, files: Files, own: Own, before: Before, others: list[socket.socket]) -> Succession:
+def sleep(
+    control: socket.socket, files: ReopenedFiles, own: Own, before: Before, others: list[socket.socket]
+) -> Succession:
     """In the fork. Returns in a successor, and only there.
 
     Args:
@@ -115,7 +118,7 @@ class _Sleeper:
         """Make a successor. True in it."""
         end = socket.socket(fileno=link)
         try:
-            files = Files(self._own_now({link, channel, stacks}))
+            files = ReopenedFiles(self._own_now({link, channel, stacks}))
             pid = os.fork()
         except (OSError, NotFit) as error:
             _send(end, (REFUSED, f"its shadow cannot fork: {error}", {}, []))
@@ -148,7 +151,7 @@ class _Sleeper:
         os.close(pidfd)
         link.close()
 
-    def _succeed(self, files: Files, end: socket.socket, stacks: int) -> None:
+    def _succeed(self, files: ReopenedFiles, end: socket.socket, stacks: int) -> None:
         os.setsid()
         os.dup2(stacks, birth.stacks_and_lifeline[0], inheritable=False)
         os.set_blocking(stacks, False)

@@ -12,14 +12,14 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from .. import system
-from . import boot, phases
-from .lifeline import lifeline
+from safeloader.runtime import system
+from safeloader.runtime.start import bootstrap, phases
+from safeloader.runtime.start.parent_watch import lifeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .surroundings import Surroundings
+    from safeloader.runtime.start.surroundings import Surroundings
 
 __all__ = ["ForkServer", "Unavailable", "obtain"]
 
@@ -53,7 +53,7 @@ class ForkServer:
         starts, self._row = phases.row()
         try:
             descriptors = [theirs.fileno(), lifeline(), starts]
-            self._popen = boot.launch("start.server", given, descriptors, self._row, modules, accelerators)
+            self._popen = bootstrap.launch("start.server", given, descriptors, self._row, modules, accelerators)
         except BaseException:
             ours.close()
             raise

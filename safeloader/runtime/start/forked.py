@@ -20,14 +20,14 @@ import signal
 import socket
 from typing import TYPE_CHECKING
 
-from .. import system
-from . import boot, client, phases
-from .spawned import Spawned
-from .way import LOST
+from safeloader.runtime import system
+from safeloader.runtime.start import bootstrap, client, phases
+from safeloader.runtime.start.launcher import LOST
+from safeloader.runtime.start.spawned import Spawned
 
 if TYPE_CHECKING:
-    from .surroundings import Surroundings
-    from .way import Way
+    from safeloader.runtime.start.launcher import Launcher
+    from safeloader.runtime.start.surroundings import Surroundings
 
 __all__ = ["BORN", "EXITED", "REFUSED", "Forked"]
 
@@ -54,9 +54,7 @@ class Forked:
         why_lost: what is known then, for people.
     """
 
-    def __init__(
-        self, way: Way, given: Surroundings, channel: int, stacks: int, modules: tuple[str, ...]
-    ) -> None:
+    def __init__(self, way: Launcher, given: Surroundings, channel: int, stacks: int, modules: tuple[str, ...]) -> None:
         self.pid = 0
         self.returncode: int | None = None
         self.why_lost = "how is not known, as its fork server was gone"
@@ -101,7 +99,7 @@ class Forked:
 
     def _ask(self, server: client.ForkServer, link: int) -> None:
         _, self._row = phases.row()
-        told = boot.write(self._given, self._row, self._modules)
+        told = bootstrap.write(self._given, self._row, self._modules)
         try:
             server.ask(_STREAMS, [link, told, *self._ends, *_STREAMS])
         finally:

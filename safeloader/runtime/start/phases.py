@@ -8,9 +8,9 @@ from __future__ import annotations
 import itertools
 import os
 
-from .. import system
+from safeloader.runtime import system
 
-__all__ = ["ASKED", "IMPORTS", "MODULES", "READY", "SERVES", "TURN", "WORDS", "Mark", "read", "row"]
+__all__ = ["ASKED", "IMPORTS", "MODULES", "READY", "SERVES", "TURN", "WORDS", "PhaseMark", "read", "row"]
 
 ASKED, TURN, IMPORTS, MODULES, READY, SERVES = range(6)
 
@@ -41,7 +41,7 @@ def read(row: int) -> int:
     return found[0] if found else ASKED
 
 
-class Mark:
+class PhaseMark:
     """The process's side.
 
     Args:

@@ -21,9 +21,10 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .. import birth, host, system
-from . import boot, checks, phases, surroundings
-from .forked import BORN, EXITED, REFUSED
+from safeloader.runtime import system
+from safeloader.runtime.child import birth, process_main
+from safeloader.runtime.start import bootstrap, fork_safety, phases, surroundings
+from safeloader.runtime.start.forked import BORN, EXITED, REFUSED
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -36,9 +37,7 @@ _MOST = 16  # descriptors in a request
 _BASE = ("torch", "torch.version", "numpy", "numpy.version")  # whose files stand for their packages
 
 
-def main(
-    control: int, lifeline: int, starts: int, row: int, modules: tuple[str, ...], accelerators: bool
-) -> NoReturn:
+def main(control: int, lifeline: int, starts: int, row: int, modules: tuple[str, ...], accelerators: bool) -> NoReturn:
     """Serve until the trainer is gone.
 
     Args:
@@ -55,14 +54,14 @@ def main(
     if birth.ended(lifeline):
         os._exit(0)
     if not accelerators:
-        host.hide_accelerators()
-    server = Server(control, lifeline, phases.Mark(starts, row))
+        process_main.hide_accelerators()
+    server = ForkServerMain(control, lifeline, phases.PhaseMark(starts, row))
     server.why = why
     server.learn(modules)
     server.serve()
 
 
-class Server:
+class ForkServerMain:
     """Forks processes.
 
     Args:
@@ -71,12 +70,12 @@ class Server:
         mark: where it tells how far it is.
     """
 
-    def __init__(self, control: int, lifeline: int, mark: phases.Mark) -> None:
+    def __init__(self, control: int, lifeline: int, mark: phases.PhaseMark) -> None:
         self._mark = mark
         self.why = ""  # it must not fork
         self._control = socket.socket(fileno=control)
         self._lifeline = lifeline
-        self._own = set(checks.descriptors())
+        self._own = set(fork_safety.descriptors())
         self._threads = 1
         self._harm: dict[str, str] = {}
         self._stamps: dict[str, tuple[int, int] | None] = {}
@@ -89,11 +88,11 @@ class Server:
         """Import; what does harm is remembered."""
         gc.disable()  # what nobody writes to is shared by all processes
         self._mark(phases.IMPORTS)
-        host.learn()
+        process_main.learn()
         self._mark(phases.MODULES)
         self.why = self.why or self._unfit()
         base = {name for name in sys.modules if name.partition(".")[0] == "safeloader"}
-        self._stamps = checks.stamps(base.union(_BASE))
+        self._stamps = fork_safety.stamps(base.union(_BASE))
         gc.freeze()
         for name in modules:
             if name not in sys.modules and not self.why:
@@ -110,24 +109,24 @@ class Server:
         except BaseException as error:
             harm = f"raises {type(error).__name__}"
         new = set(sys.modules) - known
-        harm = harm or self._news() or checks.fresh_generators(new)
+        harm = harm or self._news() or fork_safety.fresh_generators(new)
         if harm:
             self._harm[name] = harm
-        self._stamps.update(checks.stamps(new))
+        self._stamps.update(fork_safety.stamps(new))
         gc.freeze()
 
     def _news(self) -> str:
         """What an import left besides modules."""
-        count, open_now = checks.threads(), checks.descriptors()
-        harm = "starts a thread" if count > self._threads else checks.strangers(self._own)
+        count, open_now = fork_safety.threads(), fork_safety.descriptors()
+        harm = "starts a thread" if count > self._threads else fork_safety.strangers(self._own)
         self._threads = count
         self._own.update(open_now)
         return harm
 
     def _unfit(self, besides: Collection[int] = ()) -> str:
         """Why this must not be forked; "" if it may. ``besides`` are descriptors that may be open, too."""
-        count = checks.threads()
-        return f"it has {count} threads" if count > 1 else checks.strangers(self._own.union(besides))
+        count = fork_safety.threads()
+        return f"it has {count} threads" if count > 1 else fork_safety.strangers(self._own.union(besides))
 
     # ------------------------------------------------------------ requests
 
@@ -172,7 +171,7 @@ class Server:
 
     def _may_fork(self, link: socket.socket, descriptors: list[int]) -> bool:
         """Look once more; if something is wrong, say what."""
-        files = [path for path, seen in self._stamps.items() if checks.stamp(path) != seen]
+        files = [path for path, seen in self._stamps.items() if fork_safety.stamp(path) != seen]
         why = self.why or self._unfit({link.fileno(), *descriptors})
         if files or why or self._harm:
             _send(link, (REFUSED, why, self._harm, files))
@@ -206,13 +205,13 @@ class Server:
             for number, stream in streams.items():
                 os.dup2(stream, number)
             self._let_go({told, channel, stacks, self._lifeline, self._mark.file})
-            row, modules = boot.read(told)
-            host.protect(stacks, self._lifeline)
-            mark = phases.Mark(self._mark.file, row)
+            row, modules = bootstrap.read(told)
+            process_main.protect(stacks, self._lifeline)
+            mark = phases.PhaseMark(self._mark.file, row)
             surroundings.restore_signals()
             numpy: Any = sys.modules["numpy"]
             numpy.random.seed()  # as in a fresh interpreter; Python's own generator does so by itself
-            host.work(channel, stacks, modules, mark)
+            process_main.work(channel, stacks, modules, mark)
         except BaseException:
             os.write(stacks, traceback.format_exc().encode())
         finally:
@@ -223,7 +222,7 @@ class Server:
         self._control.detach()
         for _, link in self._children.values():
             link.detach()
-        for number in checks.descriptors():
+        for number in fork_safety.descriptors():
             if number > 2 and number not in keep:
                 try:
                     os.close(number)

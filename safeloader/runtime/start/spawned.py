@@ -7,12 +7,12 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from .. import system
-from . import boot, phases, turnstile
-from .lifeline import lifeline
+from safeloader.runtime import system
+from safeloader.runtime.start import bootstrap, import_slots, phases
+from safeloader.runtime.start.parent_watch import lifeline
 
 if TYPE_CHECKING:
-    from .surroundings import Surroundings
+    from safeloader.runtime.start.surroundings import Surroundings
 
 __all__ = ["LOST", "Spawned"]
 
@@ -36,10 +36,10 @@ class Spawned:
     why_lost = "how is not known, as the program ignores SIGCHLD"
 
     def __init__(self, given: Surroundings, channel: int, stacks: int, modules: tuple[str, ...]) -> None:
-        turns, place = turnstile.place()
+        turns, place = import_slots.place()
         starts, self._row = phases.row()
         descriptors = [channel, stacks, lifeline(), turns, starts]
-        self._popen = boot.launch("host", given, descriptors, place, self._row, modules)
+        self._popen = bootstrap.launch("child.process_main", given, descriptors, place, self._row, modules)
         self.pidfd = system.pidfd(self._popen.pid)
 
     @property

@@ -76,7 +76,7 @@ class Surroundings:
     """
 
     def __init__(self) -> None:
-        from .hashing import seed
+        from safeloader.runtime.start.hashing import seed
 
         executable = _executable()
         _occupy_streams()
@@ -148,7 +148,7 @@ def _executable() -> str:
     """
     from multiprocessing import spawn
 
-    from ...errors import StartError
+    from safeloader.errors import StartError
 
     executable = os.fsdecode(spawn.get_executable() or "")
     if executable and not (getattr(sys, "frozen", False) and executable == sys.executable):
@@ -327,7 +327,7 @@ def _set_affinity(given: Facts) -> None:
 
 def _set_mask(given: Facts) -> None:
     """As in the trainer, but for what ends programs, and what is said to this process itself."""
-    from ..system import INTERRUPT_SIGNAL, STACK_SIGNAL
+    from safeloader.runtime.system import INTERRUPT_SIGNAL, STACK_SIGNAL
 
     free = {STACK_SIGNAL, INTERRUPT_SIGNAL, signal.SIGALRM, *(getattr(signal, name) for name in _ENDING)}
     signal.pthread_sigmask(signal.SIG_SETMASK, set(given.blocked) - free)

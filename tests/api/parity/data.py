@@ -23,8 +23,6 @@ class OddError(Exception):
         super().__init__(f"{code}: {text}")
 
 
-
-
 def draw(kinds: Draws) -> list[float]:
     """Numbers of the global generators, among them normals, of which Python and numpy keep halves."""
     drawn: list[float] = []
@@ -65,9 +63,7 @@ class Items(Dataset[Any]):
         bad: which sample raises an error.
     """
 
-    def __init__(
-        self, length: int, draws: Draws = (), shows_worker: bool = False, bad: int | None = None
-    ) -> None:
+    def __init__(self, length: int, draws: Draws = (), shows_worker: bool = False, bad: int | None = None) -> None:
         self.length = length
         self.draws = draws
         self.shows_worker = shows_worker

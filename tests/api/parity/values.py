@@ -222,7 +222,26 @@ def _views(base: torch.Tensor) -> tuple[torch.Tensor, ...]:
 # ---------------------------------------------------------------- arrays
 
 _STRUCTURE = np.dtype([("name", "U8"), ("box", "<i4", (2, 2)), ("score", ">f8")])
-_CODES = ["?", "i1", "u2", "i4", "u8", "f2", "f4", "f8", "g", "F", "D", ">i4", ">f8", "S5", "U7", "M8[s]", "m8[ms]", "V3"]
+_CODES = [
+    "?",
+    "i1",
+    "u2",
+    "i4",
+    "u8",
+    "f2",
+    "f4",
+    "f8",
+    "g",
+    "F",
+    "D",
+    ">i4",
+    ">f8",
+    "S5",
+    "U7",
+    "M8[s]",
+    "m8[ms]",
+    "V3",
+]
 
 
 def _array(*shape: int) -> np.ndarray[Any, Any]:

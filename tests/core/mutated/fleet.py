@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 from safeloader.core import messages as m
+from safeloader.core.dispatch import Dispatch
 from safeloader.core.fleet import Fleet
 from safeloader.core.policy import RestartWindow
-from safeloader.core.records import Process, ProcessState, Resume, Task, Worker
+from safeloader.core.records import ProcessRecord, ProcessState, Resume, Task, WorkerRecord
 from safeloader.core.recovery import Recovery
 from safeloader.core.shadows import Shadow
-from safeloader.core.traffic import Traffic
 
 from . import altered, mutant
 
@@ -51,8 +51,8 @@ class RareFaultsAreBorneForEver(RestartWindow):
 
 
 @mutant
-class AGoodTaskChangesNothing(Traffic):
-    def _finish_task(self, event: m.TaskLoaded | m.TaskRaised | m.WorkerEnded) -> tuple[Task, Worker] | None:
+class AGoodTaskChangesNothing(Dispatch):
+    def _finish_task(self, event: m.TaskLoaded | m.TaskRaised | m.WorkerEnded) -> tuple[Task, WorkerRecord] | None:
         row = self._sup.fleet.faults.row
         finished = super()._finish_task(event)
         self._sup.fleet.faults.row = row
@@ -91,8 +91,8 @@ class AStartingProcessIsLeftBehind(Fleet):
 
 @mutant
 class ALossByAnothersDoingIsAFault(Recovery):
-    def _lose(self, process: Process, event: m.ProcessExited | None) -> None:
-        process.innocent = False
+    def _lose(self, process: ProcessRecord, event: m.ProcessExited | None) -> None:
+        process.killed_elsewhere = False
         super()._lose(process, event)
 
 
@@ -101,13 +101,13 @@ class ALossByAnothersDoingIsAFault(Recovery):
 
 @mutant
 class WhatKillsIsTriedInTheTrainer(Fleet):
-    def _belongs_inline(self, worker: Worker) -> bool:
+    def _belongs_inline(self, worker: WorkerRecord) -> bool:
         return self.rung == 0
 
 
 @mutant
 class AWorkerMovesWithTasksInFlight(Fleet):
-    def _move_if_drained(self, worker: Worker) -> None:
+    def _move_if_drained(self, worker: WorkerRecord) -> None:
         if worker.host is None:
             return
         process = self.processes[worker.host]
@@ -121,40 +121,40 @@ class AWorkerMovesWithTasksInFlight(Fleet):
 
 @mutant
 class AWorkerThatShouldMoveStays(Fleet):
-    def progressed(self, worker: Worker) -> None:
+    def progressed(self, worker: WorkerRecord) -> None:
         if not worker.moving:
             super().progressed(worker)
 
 
 @mutant
-class TheGeneratorsStayBehind(Traffic):
-    def set_up(self, worker: Worker, process: Process) -> None:
+class TheGeneratorsStayBehind(Dispatch):
+    def set_up(self, worker: WorkerRecord, process: ProcessRecord) -> None:
         with altered(self._sup.emit, m.HostWorker, lambda command: command._replace(snapshot=worker.epoch_snapshot)):
             super().set_up(worker, process)
 
 
 @mutant
-class AnIteratorBeginsAnew(Traffic):
-    def set_up(self, worker: Worker, process: Process) -> None:
+class AnIteratorBeginsAnew(Dispatch):
+    def set_up(self, worker: WorkerRecord, process: ProcessRecord) -> None:
         with altered(self._sup.emit, m.HostWorker, lambda command: command._replace(position=0)):
             super().set_up(worker, process)
 
 
 @mutant
-class AWorkerIsHostedInAnotherEpoch(Traffic):
-    def set_up(self, worker: Worker, process: Process) -> None:
+class AWorkerIsHostedInAnotherEpoch(Dispatch):
+    def set_up(self, worker: WorkerRecord, process: ProcessRecord) -> None:
         with altered(self._sup.emit, m.HostWorker, lambda command: command._replace(epoch=self._sup.epoch)):
             super().set_up(worker, process)
 
 
 @mutant
-class AWorkerIsToldTheEpochBefore(Traffic):
-    def _resume(self, worker: Worker, process: Process, item: Resume) -> None:
+class AWorkerIsToldTheEpochBefore(Dispatch):
+    def _resume(self, worker: WorkerRecord, process: ProcessRecord, item: Resume) -> None:
         super()._resume(worker, process, Resume(worker.epoch, item.before))
 
 
 @mutant
-class TheEpochsFirstStateIsNotKept(Traffic):
+class TheEpochsFirstStateIsNotKept(Dispatch):
     def _worker_resumed(self, event: m.WorkerResumed) -> None:
         worker = self._sup.workers[event.worker]
         before = worker.epoch_snapshot
@@ -163,13 +163,13 @@ class TheEpochsFirstStateIsNotKept(Traffic):
 
 
 @mutant
-class MakingANewIteratorMovesNothing(Traffic):
+class MakingANewIteratorMovesNothing(Dispatch):
     def _worker_resumed(self, event: m.WorkerResumed) -> None:
         super()._worker_resumed(event._replace(snapshot=None))
 
 
 @mutant
-class MakingTheFirstIteratorMovesNothing(Traffic):
+class MakingTheFirstIteratorMovesNothing(Dispatch):
     def _worker_ready(self, event: m.WorkerReady) -> None:
         super()._worker_ready(event._replace(snapshot=None))
 
@@ -218,7 +218,7 @@ class StandbysStartWithTheFirst(Fleet):
 
 @mutant
 class ACondemnedStandbyTakesOver(Fleet):
-    def standby(self) -> Process | None:
+    def standby(self) -> ProcessRecord | None:
         return super().standby() or next((p for p in self.processes.values() if p.standby), None)
 
 
@@ -237,9 +237,9 @@ class StandbysAreTriedForEver(Fleet):
 
 @mutant
 class ALostStandbyCountsAgainstTheLadder(Recovery):
-    def _lose(self, process: Process, event: m.ProcessExited | None) -> None:
+    def _lose(self, process: ProcessRecord, event: m.ProcessExited | None) -> None:
         super()._lose(process, event)
-        if process.standby and not (process.asked or process.innocent or self._sup.closed):
+        if process.standby and not (process.asked or process.killed_elsewhere or self._sup.closed):
             self._decide(None, self._cause(process, event))
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from safeloader.core import messages as m
-from safeloader.core.blame import Blame
-from safeloader.core.records import Task, Work, Worker
+from safeloader.core.deadlines import DeadlineWatch
+from safeloader.core.quarantine import Quarantine
+from safeloader.core.records import Task, Work, WorkerRecord
 from safeloader.core.recovery import Recovery
-from safeloader.core.watch import Watch
 
 from . import mutant
 
 
 @mutant
-class AnyDeathDoublesTheDeadline(Blame):
+class AnyDeathDoublesTheDeadline(Quarantine):
     def charge(self, task: Task, cause: str, sample: int | None, stack: str | None) -> None:
         super().charge(task, "hung", sample, stack)
         assert task.case is not None
@@ -20,7 +20,7 @@ class AnyDeathDoublesTheDeadline(Blame):
 
 
 @mutant
-class AHangDoublesNothing(Blame):
+class AHangDoublesNothing(Quarantine):
     def charge(self, task: Task, cause: str, sample: int | None, stack: str | None) -> None:
         super().charge(task, cause, sample, stack)
         assert task.case is not None
@@ -28,10 +28,10 @@ class AHangDoublesNothing(Blame):
 
 
 @mutant
-class AnyDeathWhileSettingUpDoublesTheDeadline(Watch):
+class AnyDeathWhileSettingUpDoublesTheDeadline(DeadlineWatch):
     def _allowed(self, work: Work) -> float:
         worker = self._sup.workers[work.worker]
-        worker.setup_hangs = worker.setup_hurt
+        worker.setup_hangs = worker.setup_failures
         return super()._allowed(work)
 
 
@@ -50,16 +50,16 @@ class WhatHurtIsGivenUpTooEarly(Recovery):
 
 
 @mutant
-class WhatHurtWaitsForAProcessForEver(Blame):
+class WhatHurtWaitsForAProcessForEver(Quarantine):
     def do_without(self, task: Task) -> None:
         pass
 
 
 @mutant
-class WhatWasRefusedIsTriedAgainInTheTrainer(Worker):
+class WhatWasRefusedIsTriedAgainInTheTrainer(WorkerRecord):
     @property
     def needs_process(self) -> bool:
-        return self.tainted
+        return self.quarantined
 
 
 @mutant
@@ -79,7 +79,7 @@ class WhatWasRefusedIsLeftOutAtOnce(Recovery):
 
 @mutant
 class ARefusedWorkerStaysInWork(Recovery):
-    def _take_out(self, worker: Worker) -> None:
+    def _take_out(self, worker: WorkerRecord) -> None:
         inline = self._sup.fleet.processes[m.INLINE]
         before = inline.work
         super()._take_out(worker)

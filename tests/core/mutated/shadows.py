@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from safeloader.core import messages as m
-from safeloader.core.records import Process, Task, Worker
+from safeloader.core.dispatch import Dispatch
+from safeloader.core.records import ProcessRecord, Task, WorkerRecord
 from safeloader.core.shadows import Shadow, Shadows
 from safeloader.core.state import Redo
-from safeloader.core.traffic import Traffic
 
 from . import mutant, without
 
@@ -19,14 +19,14 @@ class AShadowIsNotUsed(Shadows):
 
 @mutant
 class WhatWasDoneSinceAShadowIsNotRedone(Shadows):
-    def claim(self, worker: Worker, process: Process) -> tuple[Redo, ...] | None:
+    def claim(self, worker: WorkerRecord, process: ProcessRecord) -> tuple[Redo, ...] | None:
         redo = super().claim(worker, process)
         return redo and redo[1:]
 
 
 @mutant
 class AnEpochIsNotRedone(Shadows):
-    def log(self, worker: Worker, item: Task | int, digest: bytes = b"") -> None:
+    def log(self, worker: WorkerRecord, item: Task | int, digest: bytes = b"") -> None:
         if not isinstance(item, int):
             super().log(worker, item, digest)
 
@@ -42,27 +42,27 @@ class ANewShadowDoesNotReplaceTheOld(Shadows):
 
 @mutant
 class ACopyOfAWorkerThatIsNotReadyCounts(Shadows):
-    def _is_as_the_books_say(self, process: Process) -> bool:
+    def _is_as_the_books_say(self, process: ProcessRecord) -> bool:
         hunted = any(self._sup.workers[number].hunt is not None for number in process.workers)
-        return bool(process.workers) and not (process.asked or process.innocent or hunted)
+        return bool(process.workers) and not (process.asked or process.killed_elsewhere or hunted)
 
 
 @mutant
 class ACopyOfAWorkerThatIsProbedCounts(Shadows):
-    def _is_as_the_books_say(self, process: Process) -> bool:
-        if process.asked or process.innocent or not process.workers:
+    def _is_as_the_books_say(self, process: ProcessRecord) -> bool:
+        if process.asked or process.killed_elsewhere or not process.workers:
             return False
         return all(work.kind != "setup" for work in process.work)
 
 
 @mutant
 class ACopyOfAProcessThatWasProbedCounts(Shadows):
-    def _is_as_the_books_say(self, process: Process) -> bool:
-        innocent, process.innocent = process.innocent, False
+    def _is_as_the_books_say(self, process: ProcessRecord) -> bool:
+        killed_elsewhere, process.killed_elsewhere = process.killed_elsewhere, False
         try:
             return super()._is_as_the_books_say(process)
         finally:
-            process.innocent = innocent
+            process.killed_elsewhere = killed_elsewhere
 
 
 @mutant
@@ -87,19 +87,19 @@ class ALostShadowIsAsked(Shadows):
 
 @mutant
 class AWorkerThatMovedStaysInItsShadow(Shadows):
-    def settled(self, worker: Worker, process: Process) -> None:
+    def settled(self, worker: WorkerRecord, process: ProcessRecord) -> None:
         pass
 
 
 @mutant
 class AWorkerGoesToAnotherThanItsShadowsProcess(Shadows):
-    def suits(self, worker: Worker, process: Process) -> bool:
+    def suits(self, worker: WorkerRecord, process: ProcessRecord) -> bool:
         return False
 
 
 @mutant
-class AProbedCopyGoesOnAlthoughThereIsAShadow(Traffic):
-    def _refresh(self, worker: Worker) -> None:
+class AProbedCopyGoesOnAlthoughThereIsAShadow(Dispatch):
+    def _refresh(self, worker: WorkerRecord) -> None:
         shadows, behind = self._sup.shadows, dict(self._sup.shadows.behind)
         shadows.behind.clear()
         try:
@@ -110,12 +110,12 @@ class AProbedCopyGoesOnAlthoughThereIsAShadow(Traffic):
 
 @mutant
 class AShadowThatHoldsNobodyStays(Shadows):
-    def settled(self, worker: Worker, process: Process) -> None:
+    def settled(self, worker: WorkerRecord, process: ProcessRecord) -> None:
         with without(self._drop):
             super().settled(worker, process)
 
 
 @mutant
 class AWorkerLeavesWhatOnlyItsShadowKeeps(Shadows):
-    def holds(self, worker: Worker, process: Process) -> bool:
+    def holds(self, worker: WorkerRecord, process: ProcessRecord) -> bool:
         return False

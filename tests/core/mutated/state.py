@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+from safeloader.core import consumer
 from safeloader.core import messages as m
-from safeloader.core import progress
-from safeloader.core.ledger import Ledger
-from safeloader.core.progress import Progress
-from safeloader.core.records import Resume, Worker
-from safeloader.core.returning import replayed
-from safeloader.core.state import Mark, Standing, State
+from safeloader.core.consumer import ConsumerProgress
+from safeloader.core.records import Resume, WorkerRecord
+from safeloader.core.restoring import replayed
+from safeloader.core.schedule import Schedule
+from safeloader.core.state import DatasetSnapshot, State, WorkerCursor
 
 from . import instead_of, mutant
 
-_forget = progress._forget
+_forget = consumer._forget
 
 
 @mutant
-class WhatWasPrefetchedCountsAsGot(Progress):
-    def _standing(self, worker: Worker) -> Standing:
+class WhatWasPrefetchedCountsAsGot(ConsumerProgress):
+    def _standing(self, worker: WorkerRecord) -> WorkerCursor:
         return super()._standing(worker)._replace(snapshot=worker.snapshot)
 
 
 @mutant
-class WhatWasHandedOverCountsAsGot(Progress):
+class WhatWasHandedOverCountsAsGot(ConsumerProgress):
     def _requested(self, event: m.StateRequested) -> None:
         if not self._sup.closed:
             self.confirm()
@@ -30,53 +30,55 @@ class WhatWasHandedOverCountsAsGot(Progress):
 
 
 @mutant
-class AStateBeforeAllHaveBegunTheEpoch(Progress):
+class AStateBeforeAllHaveBegunTheEpoch(ConsumerProgress):
     def advance(self) -> None:
         self.wanted = False
-        self._sup.emit(m.TellState(self.state()))
+        self._sup.emit(m.GiveState(self.state()))
 
 
 @mutant
-class WhoIsBehindInTheTrainerIsWaitedFor(Progress):
+class WhoIsBehindInTheTrainerIsWaitedFor(ConsumerProgress):
     def advance(self) -> None:
         if not any(isinstance(item, Resume) for w in self._sup.workers for item in (*w.waiting, *w.sent)):
             super().advance()
 
 
 @mutant
-class AMarkOfWhatWasNotGot(Progress):
-    def _standing(self, worker: Worker) -> Standing:
+class AMarkOfWhatWasNotGot(ConsumerProgress):
+    def _standing(self, worker: WorkerRecord) -> WorkerCursor:
         mark = worker.marks[-1] if worker.marks else None
         return super()._standing(worker)._replace(mark=mark, replay=replayed(worker, mark, worker.got))
 
 
 @instead_of(_forget)
-def the_log_before_the_first_mark_is_forgotten(worker: Worker) -> None:
+def the_log_before_the_first_mark_is_forgotten(worker: WorkerRecord) -> None:
     _forget(worker)
     for _ in range(len(worker.log) - (worker.position - worker.marks[0].position)):
         worker.log.popleft()
 
 
 @instead_of(replayed)
-def too_much_is_replayed(worker: Worker, mark: Mark | None, until: int) -> tuple[tuple[object, tuple[int, ...]], ...]:
+def too_much_is_replayed(
+    worker: WorkerRecord, mark: DatasetSnapshot | None, until: int
+) -> tuple[tuple[object, tuple[int, ...]], ...]:
     return replayed(worker, mark, worker.position)
 
 
 @mutant
-class TheTurnIsNotRestored(Ledger):
+class TheTurnIsNotRestored(Schedule):
     def restore(self, state: State) -> None:
         super().restore(state._replace(turn=self.turn))
 
 
 @mutant
-class DrawsAreNotCountedOn(Ledger):
+class DrawsAreNotCountedOn(Schedule):
     def restore(self, state: State) -> None:
         super().restore(state)
         self._first_of_epoch = 0
 
 
 @mutant
-class NoStateAfterTheEnd(Progress):
+class NoStateAfterTheEnd(ConsumerProgress):
     def close(self) -> None:
         super().close()
         self._final.pop(True, None)

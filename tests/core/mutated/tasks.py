@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Literal
 
 from safeloader.core import messages as m
+from safeloader.core.deadlines import DeadlineWatch
+from safeloader.core.dispatch import Dispatch
 from safeloader.core.leases import Leases
-from safeloader.core.ledger import Ledger
-from safeloader.core.records import Process, Resume, Task, TaskState, Work, Worker
+from safeloader.core.records import ProcessRecord, Resume, Task, TaskState, Work, WorkerRecord
 from safeloader.core.recovery import Recovery
+from safeloader.core.schedule import Schedule
 from safeloader.core.supervisor import Supervisor
-from safeloader.core.traffic import Traffic
-from safeloader.core.watch import Watch
 
 from . import altered, mutant, without
 
@@ -23,7 +23,7 @@ Kind = Literal["setup", "resume", "task", "probe"]
 
 
 @mutant
-class AnAnswerCountsWhoeverGivesIt(Traffic):
+class AnAnswerCountsWhoeverGivesIt(Dispatch):
     def _finish(self, number: int, kind: Kind, about: int, finished_at: float) -> Work | None:
         everyone = self._sup.fleet.processes
         if number not in everyone:
@@ -32,7 +32,7 @@ class AnAnswerCountsWhoeverGivesIt(Traffic):
 
 
 @mutant
-class AnAnswerIsTakenForAnother(Traffic):
+class AnAnswerIsTakenForAnother(Dispatch):
     def _finish(self, number: int, kind: Kind, about: int, finished_at: float) -> Work | None:
         process = self._sup.fleet.processes.get(number)
         if process is not None and process.work:
@@ -42,7 +42,7 @@ class AnAnswerIsTakenForAnother(Traffic):
 
 @mutant
 class AnAbandonedProcessStaysOnTheBooks(Recovery):
-    def _lose(self, process: Process, event: m.ProcessExited | None) -> None:
+    def _lose(self, process: ProcessRecord, event: m.ProcessExited | None) -> None:
         super()._lose(process, event)
         if event is None:
             self._sup.fleet.processes[process.id] = process
@@ -52,8 +52,8 @@ class AnAbandonedProcessStaysOnTheBooks(Recovery):
 
 
 @mutant
-class ALeaseIsFreedAtTheKill(Watch):
-    def _kill(self, process: Process) -> None:
+class ALeaseIsFreedAtTheKill(DeadlineWatch):
+    def _kill(self, process: ProcessRecord) -> None:
         super()._kill(process)
         for work in process.work:
             if work.kind == "task" and work.task is not None:
@@ -83,7 +83,7 @@ class ASurplusSlotIsUsedAgain(Leases):
 
 
 @mutant
-class ASmallBatchKeepsItsLease(Traffic):
+class ASmallBatchKeepsItsLease(Dispatch):
     def _task_loaded(self, event: m.TaskLoaded) -> None:
         task = self._sup.tasks.get(event.task)
         with contextlib.nullcontext() if task is None or task.abandoned else without(self._sup.ledger.free_lease):
@@ -91,7 +91,7 @@ class ASmallBatchKeepsItsLease(Traffic):
 
 
 @mutant
-class AnAbandonedBatchKeepsItsLease(Ledger):
+class AnAbandonedBatchKeepsItsLease(Schedule):
     def _forget(self, task: Task) -> None:
         with without(self.free_lease):
             super()._forget(task)
@@ -102,7 +102,7 @@ class AnAbandonedBatchKeepsItsLease(Ledger):
 
 @mutant
 class ALostTaskGoesLast(Recovery):
-    def _take_back(self, worker: Worker, abandoned: bool) -> None:
+    def _take_back(self, worker: WorkerRecord, abandoned: bool) -> None:
         lost = len(worker.sent)
         super()._take_back(worker, abandoned)
         worker.waiting.rotate(-lost)
@@ -110,7 +110,7 @@ class ALostTaskGoesLast(Recovery):
 
 @mutant
 class ALostTaskIsForgotten(Recovery):
-    def _take_back(self, worker: Worker, abandoned: bool) -> None:
+    def _take_back(self, worker: WorkerRecord, abandoned: bool) -> None:
         lost = len(worker.sent)
         super()._take_back(worker, abandoned)
         for _ in range(lost):
@@ -118,7 +118,7 @@ class ALostTaskIsForgotten(Recovery):
 
 
 @mutant
-class AnAbandonedTaskIsDelivered(Ledger):
+class AnAbandonedTaskIsDelivered(Schedule):
     def settle(self, task: Task, result: m.Deliver | m.DeliverError | m.DeliverBadSample | None) -> None:
         abandoned, task.abandoned = task.abandoned, False
         super().settle(task, result)
@@ -126,7 +126,7 @@ class AnAbandonedTaskIsDelivered(Ledger):
 
 
 @mutant
-class AnAbandonedTaskIsNotFinished(Ledger):
+class AnAbandonedTaskIsNotFinished(Schedule):
     def begin(self, epoch: int) -> None:
         super().begin(epoch)
         for worker in self._sup.workers:
@@ -136,7 +136,7 @@ class AnAbandonedTaskIsNotFinished(Ledger):
 
 
 @mutant
-class TheNewEpochIsNotAnnounced(Ledger):
+class TheNewEpochIsNotAnnounced(Schedule):
     def begin(self, epoch: int) -> None:
         super().begin(epoch)
         for worker in self._sup.workers:
@@ -145,13 +145,13 @@ class TheNewEpochIsNotAnnounced(Ledger):
 
 
 @mutant
-class BatchesLeaveAsTheyCome(Ledger):
+class BatchesLeaveAsTheyCome(Schedule):
     def _due(self) -> Task | None:
         return super()._due() or next((task for task in self.queue if task.state is TaskState.SETTLED), None)
 
 
 @mutant
-class ADrawIsForgotten(Ledger):
+class ADrawIsForgotten(Schedule):
     def _leave_queue(self, task: Task) -> None:
         last_but_one = len(self.queue) == 2
         with altered(self._sup.emit, m.PlanTask, lambda command: None if last_but_one else command):
@@ -159,14 +159,14 @@ class ADrawIsForgotten(Ledger):
 
 
 @mutant
-class ADrawTooMany(Ledger):
+class ADrawTooMany(Schedule):
     def plan_ahead(self) -> None:
         super().plan_ahead()
         self._sup.emit(m.PlanTask())
 
 
 @mutant
-class TheTurnIsNotKept(Ledger):
+class TheTurnIsNotKept(Schedule):
     def begin(self, epoch: int) -> None:
         turn = self.turn
         super().begin(epoch)
@@ -174,8 +174,8 @@ class TheTurnIsNotKept(Ledger):
 
 
 @mutant
-class AnEndedIteratorStaysInTurn(Ledger):
-    def worker_ended(self, worker: Worker) -> None:
+class AnEndedIteratorStaysInTurn(Schedule):
+    def worker_ended(self, worker: WorkerRecord) -> None:
         pass
 
 
@@ -183,13 +183,13 @@ class AnEndedIteratorStaysInTurn(Ledger):
 
 
 @mutant
-class WhatIsOnItsWayAndAbandonedIsBegun(Traffic):
-    def pass_over(self, before: int) -> None:
+class WhatIsOnItsWayAndAbandonedIsBegun(Dispatch):
+    def cancel_before(self, before: int) -> None:
         pass
 
 
 @mutant
-class WhatWaitsAndIsAbandonedIsSent(Ledger):
+class WhatWaitsAndIsAbandonedIsSent(Schedule):
     def abandon_rest(self) -> None:
         with without(self.leave_undone):
             super().abandon_rest()
@@ -197,29 +197,29 @@ class WhatWaitsAndIsAbandonedIsSent(Ledger):
 
 @mutant
 class WhatWasLostAndIsAbandonedIsSentAgain(Recovery):
-    def lose(self, process: Process, event: m.ProcessExited | None) -> None:
+    def lose(self, process: ProcessRecord, event: m.ProcessExited | None) -> None:
         with without(self._sup.ledger.leave_undone):
             super().lose(process, event)
 
 
 @mutant
-class WhatIsWantedIsPassedOver(Traffic):
-    def pass_over(self, before: int) -> None:
-        super().pass_over(before + 1)
+class WhatIsWantedIsPassedOver(Dispatch):
+    def cancel_before(self, before: int) -> None:
+        super().cancel_before(before + 1)
 
 
 @mutant
-class WhatMovesGeneratorsIsLeftUndone(Ledger):
+class WhatMovesGeneratorsIsLeftUndone(Schedule):
     def abandon_rest(self) -> None:
         settings = self._sup.settings
-        self._sup.settings = replace(settings, memoryless=True)
+        self._sup.settings = replace(settings, stateless=True)
         super().abandon_rest()
         self._sup.settings = settings
 
 
 @mutant
-class WhatWasPassedOverKeepsItsMemory(Traffic):
-    def _task_passed(self, event: m.TaskPassed) -> None:
+class WhatWasPassedOverKeepsItsMemory(Dispatch):
+    def _task_passed(self, event: m.TaskCancelled) -> None:
         with without(self._sup.ledger.free_lease):
             super()._task_passed(event)
 

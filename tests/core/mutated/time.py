@@ -6,30 +6,30 @@ import math
 from dataclasses import replace
 
 from safeloader.core import messages as m
+from safeloader.core.deadlines import DeadlineWatch
+from safeloader.core.dispatch import Dispatch
 from safeloader.core.policy import Deadlines
-from safeloader.core.records import Process, ProcessState, Work
-from safeloader.core.traffic import Traffic
-from safeloader.core.watch import Watch
+from safeloader.core.records import ProcessRecord, ProcessState, Work
 
 from . import mutant, without
 
 
 @mutant
-class NoDeadlineIsSet(Traffic):
-    def _put(self, process: Process, work: Work) -> None:
+class NoDeadlineIsSet(Dispatch):
+    def _put(self, process: ProcessRecord, work: Work) -> None:
         with without(self._sup.watch.arm):
             super()._put(process, work)
 
 
 @mutant
-class ProgressIsNotSeen(Watch):
+class ProgressIsNotSeen(DeadlineWatch):
     def _process_inspected(self, event: m.ProcessInspected) -> None:
         super()._process_inspected(event._replace(progressed_at=-math.inf))
 
 
 @mutant
-class SilenceIsNotSeen(Watch):
-    def _condemn(self, process: Process, cause: str, stalled: float) -> None:
+class SilenceIsNotSeen(DeadlineWatch):
+    def _condemn(self, process: ProcessRecord, cause: str, stalled: float) -> None:
         if cause == "failed_start":
             super()._condemn(process, cause, stalled)
         else:
@@ -37,15 +37,15 @@ class SilenceIsNotSeen(Watch):
 
 
 @mutant
-class OnlyTheOldestMessageCanHoldUp(Watch):
+class OnlyTheOldestMessageCanHoldUp(DeadlineWatch):
     @staticmethod
-    def _named(process: Process, event: m.ProcessInspected) -> Work | None:
-        named = Watch._named(process, event)
+    def _named(process: ProcessRecord, event: m.ProcessInspected) -> Work | None:
+        named = DeadlineWatch._named(process, event)
         return named if named is process.work[0] else None
 
 
 @mutant
-class StacksDoNotLeadToTheKill(Watch):
+class StacksDoNotLeadToTheKill(DeadlineWatch):
     def _stacks_captured(self, event: m.StacksCaptured) -> None:
         process = self._sup.fleet.processes.get(event.process)
         if process is not None and process.state is ProcessState.CAPTURING:
@@ -53,30 +53,30 @@ class StacksDoNotLeadToTheKill(Watch):
 
 
 @mutant
-class AnUnkillableProcessIsWaitedFor(Watch):
-    def _await_exit(self, process: Process) -> None:
+class AnUnkillableProcessIsWaitedFor(DeadlineWatch):
+    def _await_exit(self, process: ProcessRecord) -> None:
         super()._await_exit(process)
         process.deadline = math.inf
 
 
 @mutant
-class AProcessThatDoesNotEndIsWaitedFor(Watch):
-    def ask_to_end(self, process: Process) -> None:
+class AProcessThatDoesNotEndIsWaitedFor(DeadlineWatch):
+    def ask_to_end(self, process: ProcessRecord) -> None:
         super().ask_to_end(process)
         if process.state is ProcessState.STOPPING:
             process.deadline = math.inf
 
 
 @mutant
-class AFalseAlarmKills(Watch):
-    def acquit(self, process: Process) -> None:
+class AFalseAlarmKills(DeadlineWatch):
+    def acquit(self, process: ProcessRecord) -> None:
         if process.state is not ProcessState.CAPTURING or process.cause == "failed_start":
             super().acquit(process)
 
 
 @mutant
-class WhatWaitedForAFalseAlarmIsNotSent(Watch):
-    def acquit(self, process: Process) -> None:
+class WhatWaitedForAFalseAlarmIsNotSent(DeadlineWatch):
+    def acquit(self, process: ProcessRecord) -> None:
         unbalanced = self._sup.fleet.unbalanced
         super().acquit(process)
         self._sup.fleet.unbalanced = unbalanced
@@ -89,7 +89,6 @@ class ASecondAttemptHasNoMoreTime(Deadlines):
 
     def startup(self, attempts: int) -> float:
         return super().startup(0)
-
 
     def start(self, attempts: int) -> float:
         return super().start(0)
@@ -111,16 +110,16 @@ class ASlowStartIsTakenForOneThatStands(Deadlines):
 
 
 @mutant
-class ASlowStartIsKilledWhenItIsTold(Watch):
-    def _start_is_late(self, process: Process) -> None:
+class ASlowStartIsKilledWhenItIsTold(DeadlineWatch):
+    def _start_is_late(self, process: ProcessRecord) -> None:
         super()._start_is_late(process)
         if process.slow_start_told and process.state is ProcessState.STARTING:
             self._condemn(process, "failed_start", 0.0)
 
 
 @mutant
-class ASlowStartIsToldAgainAndAgain(Watch):
-    def _start_is_late(self, process: Process) -> None:
+class ASlowStartIsToldAgainAndAgain(DeadlineWatch):
+    def _start_is_late(self, process: ProcessRecord) -> None:
         super()._start_is_late(process)
         process.slow_start_told = False
 
@@ -129,13 +128,13 @@ class ASlowStartIsToldAgainAndAgain(Watch):
 
 
 @mutant
-class WhatAnotherHadKilledGetsWork(Watch):
-    def _process_forfeited(self, event: m.ProcessForfeited) -> None:
+class WhatAnotherHadKilledGetsWork(DeadlineWatch):
+    def _process_forfeited(self, event: m.ProcessLostElsewhere) -> None:
         with without(self._await_exit):
             super()._process_forfeited(event)
 
 
-class _Inspecting(Watch):
+class _Inspecting(DeadlineWatch):
     def _is(self, event: m.ProcessInspected, state: ProcessState) -> bool:
         process = self._sup.fleet.processes.get(event.process)
         return process is not None and process.state is state
@@ -168,8 +167,8 @@ class WhoWorksForAnotherIsNeverLookedAtAgain(_Inspecting):
 
 
 @mutant
-class ASharedProcessThatStartsIsKilled(Watch):
-    def ask_to_end(self, process: Process) -> None:
+class ASharedProcessThatStartsIsKilled(DeadlineWatch):
+    def ask_to_end(self, process: ProcessRecord) -> None:
         settings = self._sup.settings
         self._sup.settings = replace(settings, shared=False)
         super().ask_to_end(process)

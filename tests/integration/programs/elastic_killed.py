@@ -29,7 +29,15 @@ def main() -> None:
     with open(folder / f"used.{os.getpid()}.jsonl", "a", buffering=1) as notes:
 
         def used(epoch: int, step: int, samples: list[int]) -> None:
-            line = {"run": run.item(), "start": start, "world": dist.get_world_size(), "rank": rank, "epoch": epoch, "step": step, "samples": samples}
+            line = {
+                "run": run.item(),
+                "start": start,
+                "world": dist.get_world_size(),
+                "rank": rank,
+                "epoch": epoch,
+                "step": step,
+                "samples": samples,
+            }
             print(json.dumps(line), file=notes)
             me = f"{start}:{rank}:{step}"
             if f"{me}:host" in kills:

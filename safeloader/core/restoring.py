@@ -1,0 +1,139 @@
+"""How a worker comes back to its place in another process, in an order of trust.
+
+A dataset's own state is only the second best witness: the most used ones are not exact. So an iterable dataset is read
+again from where this reading of the epoch began, and each batch is compared with the one that was delivered; its own
+state is taken where it is known to be exact. What was loaded since that state is compared as well, and a way that
+turns out wrong is not taken again: the next one leads further back. Where none leads to what was delivered, policy
+says whether the loader ends or goes on with what comes.
+
+A map-style dataset that tells a state is brought to its last one; what it loaded since is loaded again, and compared.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from safeloader.core import messages as m
+from safeloader.core.state import DIGEST, DatasetSnapshot
+
+if TYPE_CHECKING:
+    from safeloader.core.records import WorkerRecord
+    from safeloader.core.state import Redo
+    from safeloader.core.supervisor import Supervisor
+
+__all__ = ["Returning", "replayed"]
+
+
+class Returning:
+    """Brings workers to their places."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._sup = supervisor
+        self._indexed = supervisor.settings.indexed
+        self._exact = supervisor.settings.exact_state
+
+    def begin(self, worker: WorkerRecord) -> None:
+        """It begins a new epoch."""
+        worker.digests.clear()
+        worker.first, worker.way, worker.taken, worker.begun = None, 0, False, True
+
+    def host(self, worker: WorkerRecord, process: int, redo: tuple[Redo, ...] | None = None) -> m.HostWorker:
+        """What leads the worker to its place. Until it is there, nothing is sent to it. ``redo``: it is in the process
+        as its shadow had it, and that goes before all other ways."""
+        if redo is not None:
+            worker.checking = len(redo) > 0
+            return m.HostWorker(
+                process, worker.id, worker.epoch, worker.position, worker.exhausted,
+                worker.epoch_snapshot, worker.snapshot, redo=redo,
+            )  # fmt: skip
+        mark, again = self._way(worker), self._again(worker)
+        replay = replayed(worker, mark, worker.position) if self._indexed else ()
+        digests = bytes(worker.digests[-DIGEST * again :]) if again else b""
+        anew = worker.way > 0 or (worker.begun and not self._indexed)  # what earlier epochs left in it may be missing
+        worker.checking = again > 0 or mark is not None or anew
+        return m.HostWorker(
+            process, worker.id, worker.epoch, worker.position, worker.exhausted,
+            worker.epoch_snapshot, worker.snapshot, mark, replay, digests, worker.lenient,
+        )  # fmt: skip
+
+    def _ways(self, worker: WorkerRecord) -> list[DatasetSnapshot | None]:
+        """The states to begin with, best first; None: the dataset as it was at first."""
+        ways: list[DatasetSnapshot | None] = []
+        if worker.marks and (self._exact or self._indexed):
+            ways.append(worker.marks[-1])
+        if worker.first is not None and not self._indexed and worker.first not in ways:
+            ways.append(worker.first)
+        if not self._indexed or len(worker.log) == worker.position:
+            ways.append(None)
+        return ways
+
+    def _way(self, worker: WorkerRecord) -> DatasetSnapshot | None:
+        ways = self._ways(worker)
+        return ways[min(worker.way, len(ways) - 1)] if ways else None
+
+    def _again(self, worker: WorkerRecord) -> int:
+        """How many batches are loaded again."""
+        mark = self._way(worker)
+        if self._indexed:
+            return len(replayed(worker, mark, worker.position))
+        return worker.position - (mark.position if mark is not None else 0)
+
+    def again(self, workers: list[WorkerRecord]) -> int | None:
+        """How many batches are loaded again for workers that lost their process; None where it is known that none
+        has to be: a map-style dataset's batches are loaded by their indices."""
+        if self._indexed and not self._sup.settings.stateful:
+            return None
+        return sum([self._again(worker) for worker in workers])
+
+    # ------------------------------------------------------------ what came of it
+
+    def arrived(self, worker: WorkerRecord, compared: int, redone: bool) -> None:
+        """It stands at its place, or where policy takes what comes."""
+        if redone:
+            if compared and not worker.taken:
+                self._report(worker, "same", worker.position, compared, "", "goes on", "shadow")
+            worker.checking = False
+            return
+        believed = self._exact and self._way(worker) is not None
+        if worker.checking and not worker.taken and (compared or not believed):
+            self._report(worker, "same" if compared else "unknown", worker.position, compared, "", "goes on")
+        worker.checking = worker.taken = False
+
+    def missed(self, worker: WorkerRecord, event: m.WorkerDiverged, redone: bool) -> bool:
+        """It does not. True if it is to be set up again."""
+        worker.checking = False
+        if redone:
+            self._report(worker, event.how, event.at, 0, event.detail, "reads again", "shadow")
+            self._sup.shadows.distrust(worker)
+            return True
+        if worker.way + 1 < len(self._ways(worker)):
+            self._report(worker, event.how, event.at, 0, event.detail, "reads again")
+            worker.way += 1
+            return True
+        if self._sup.settings.on_divergence == "raise" or event.how == "refused":
+            said = self._report(worker, event.how, event.at, 0, event.detail, "raises")
+            self._sup.give_up("diverged", said, "")
+            return False
+        self._report(worker, event.how, event.at, 0, event.detail, "goes on")
+        worker.taken = True
+        worker.digests.clear()
+        return True
+
+    def _report(
+        self, worker: WorkerRecord, outcome: str, at: int, compared: int, detail: str, action: str, source: str = ""
+    ) -> m.ReportReplay:
+        source = source or ("beginning" if self._way(worker) is None else "state")
+        said = m.ReportReplay(
+            worker.id, worker.epoch, outcome, source, at, worker.position, compared, detail, action
+        )  # fmt: skip
+        self._sup.emit(said)
+        return said
+
+
+def replayed(
+    worker: WorkerRecord, mark: DatasetSnapshot | None, until: int
+) -> tuple[tuple[object, tuple[int, ...]], ...]:
+    """What was finished after a mark and before a position."""
+    first = worker.position - len(worker.log)  # the position of the first task in the log
+    begin = first if mark is None else mark.position
+    return tuple(worker.log)[begin - first : until - first]

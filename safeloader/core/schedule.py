@@ -1,0 +1,245 @@
+"""Which tasks are planned, which are finished, and whose turn it is.
+
+torch's rules: ``prefetch_factor * num_workers`` draws when an epoch begins, then one for each batch that leaves; the
+task goes to the next worker in turn, past those whose iterators have ended. Out of order: to the next worker that has
+less than its share.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from safeloader.core import messages as m
+from safeloader.core.records import Case, Resume, Task, TaskState, WorkerRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from safeloader.core.state import State
+    from safeloader.core.supervisor import Supervisor
+
+__all__ = ["Schedule"]
+
+_PLAN = m.PlanTask()
+
+
+class Schedule:
+    """The tasks, from the sampler to the consumer."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        settings = supervisor.settings
+        self._sup = supervisor
+        self._in_order = settings.in_order
+        self.window = settings.prefetch_factor * settings.num_workers
+        self.tasks: dict[int, Task] = {}
+        self.queue: deque[Task] = deque()  # this epoch's undelivered tasks, in plan order
+        self.arrived: deque[Task] = deque()  # those that may be delivered now, out of order
+        self.epoch = -1
+        self.delivered: deque[tuple[int, int, int | None, object]] = deque(maxlen=16)  # epoch, batch, worker, indices
+        self.requested = False  # the consumer waits
+        self.plan_over = False
+        self._active = settings.num_workers  # workers that have not ended in this epoch
+        self._next_task = 0
+        self._first_of_epoch = 0
+        self._restored = 0  # tasks planned elsewhere, perhaps with a larger window
+        self.turn = 0  # the worker that the next task goes to
+
+    def handlers(self) -> dict[type, Callable[[Any], None]]:
+        return {
+            m.TaskPlanned: self._task_planned,
+            m.PlanEnded: self._plan_ended,
+            m.BatchRequested: self._batch_requested,
+        }
+
+    # ------------------------------------------------------------ planning
+
+    def begin(self, epoch: int) -> None:
+        """Start an epoch; what the last one left is abandoned."""
+        first = self.epoch < 0
+        self.abandon_rest()
+        self.epoch, self._first_of_epoch, self.turn = epoch, self._next_task, 0
+        self.requested = self.plan_over = False
+        self._sup.progress.begin()
+        self._active = len(self._sup.workers)
+        for worker in self._sup.workers:
+            worker.ended, worker.outstanding = False, 0
+            if first:
+                worker.epoch = epoch
+            else:
+                worker.waiting.append(Resume(epoch, self._next_task))
+
+    def plan_ahead(self) -> None:
+        """Draw the first tasks of an epoch."""
+        for _ in range(self.window - len(self.queue)):
+            self._sup.emit(_PLAN)
+
+    def restore(self, state: State) -> None:
+        """Plan what was planned where this state was taken."""
+        self.epoch, self.turn, self.plan_over = state.epoch, state.turn, state.exhausted
+        self._active = sum([not worker.ended for worker in self._sup.workers])
+        for batch, number, indices, skip in state.planned:
+            worker = self._sup.workers[number]
+            task = self._add(worker, batch, indices)
+            if skip:
+                task.case = Case(skip=skip)
+                if not self._sup.blame.positions(task):
+                    worker.waiting.remove(task)
+                    self.settle(task, None)
+        self._first_of_epoch = self._next_task - state.drawn
+        self._restored = len(state.planned)
+
+    @property
+    def drawn(self) -> int:
+        """How many tasks of this epoch were planned."""
+        return self._next_task - self._first_of_epoch
+
+    def abandon_rest(self) -> None:
+        """What was loaded is freed. What was sent or planned is finished and dropped, since torch lets its workers
+        finish it too, and their generators move on with it; unless nobody could tell: then it is not begun."""
+        for task in self.queue:
+            task.abandoned = True
+            if task.state is TaskState.SETTLED:
+                self._forget(task)
+        self.queue.clear()
+        self.arrived.clear()
+        if self._sup.settings.stateless and not self._sup.closed:
+            self.leave_undone()
+            self._sup.traffic.cancel_before(self._next_task)
+
+    def leave_undone(self) -> None:
+        """Drop what was abandoned and waits, except what is being probed."""
+        for worker in self._sup.workers:
+            for task in [item for item in worker.waiting if isinstance(item, Task) and item.abandoned]:
+                if worker.hunt is None or task is not worker.waiting[0]:
+                    worker.waiting.remove(task)
+                    self.settle(task, None)
+
+    def _task_planned(self, event: m.TaskPlanned) -> None:
+        worker = self._next_worker()
+        if worker is None:
+            return
+        self._add(worker, self._next_task - self._first_of_epoch, event.indices)
+        self._sup.traffic.feed(worker)
+
+    def _add(self, worker: WorkerRecord, batch: int, indices: object) -> Task:
+        number = self._next_task
+        self._next_task = number + 1
+        task = Task(number, self.epoch, batch, worker.id, indices)
+        self.tasks[number] = task
+        self.queue.append(task)
+        worker.outstanding += 1
+        worker.waiting.append(task)
+        return task
+
+    def _next_worker(self) -> WorkerRecord | None:
+        workers = self._sup.workers
+        share = None if self._in_order else max(self.window // max(self._active, 1), 1)
+        for _ in workers:
+            worker = workers[self.turn]
+            self.turn = (self.turn + 1) % len(workers)
+            if not worker.ended and (share is None or worker.outstanding < share):
+                return worker
+        return None
+
+    def _plan_ended(self, event: m.PlanEnded) -> None:
+        self.plan_over = True
+
+    def worker_ended(self, worker: WorkerRecord) -> None:
+        """A worker's iterator has nothing left for this epoch."""
+        if not worker.ended:
+            worker.ended = True
+            self._active -= 1
+
+    # ------------------------------------------------------------ delivery
+
+    def _batch_requested(self, event: m.BatchRequested) -> None:
+        self._sup.progress.confirm()
+        self.requested = True
+
+    def settle(self, task: Task, result: m.Deliver | m.DeliverError | m.DeliverBadSample | None) -> None:
+        """A task has its result; None: there is nothing to deliver."""
+        task.state, task.result = TaskState.SETTLED, result
+        if task.abandoned:
+            self._forget(task)
+        elif not self._in_order:
+            self.arrived.append(task)
+
+    def advance(self) -> None:
+        """The consumer waits: hand over the next batch if its turn has come."""
+        while True:
+            task = self._due()
+            if task is None:
+                break
+            self._leave_queue(task)
+            result, task.result = task.result, None
+            self._sup.progress.left.append((task, result is not None))
+            if result is not None:
+                self._deliver(task, result)
+                return
+        if self.queue:
+            self._sup.traffic.load_inline()
+        elif self.plan_over or self._active == 0:
+            self.requested = False
+            self._sup.progress.end()
+            self._sup.emit(m.EndEpoch())
+
+    def _due(self) -> Task | None:
+        if not self._in_order:
+            return self.arrived.popleft() if self.arrived else None
+        queue = self.queue
+        return queue[0] if queue and queue[0].state is TaskState.SETTLED else None
+
+    def _leave_queue(self, task: Task) -> None:
+        if self.queue[0] is task:
+            self.queue.popleft()
+        else:
+            self.queue.remove(task)
+        del self.tasks[task.id]
+        self._sup.workers[task.worker].outstanding -= 1
+        if not self.plan_over and len(self.queue) < self.window:  # there may be more where a state was restored
+            self._sup.emit(_PLAN)
+
+    def _deliver(self, task: Task, result: m.Deliver | m.DeliverError | m.DeliverBadSample) -> None:
+        self.requested = False
+        self._sup.emit(result)
+        if type(result) is m.Deliver:
+            task.lease = None  # it is the consumer's now, and comes back as LeaseReturned
+            self.delivered.append((task.epoch, task.batch, task.worker, task.indices))
+            self._sup.fleet.good_batch()
+
+    # ------------------------------------------------------------ leases
+
+    def free_lease(self, task: Task) -> None:
+        """A task needs its memory no longer."""
+        if task.lease is not None:
+            self.give_back(task.lease)
+            task.lease = None
+
+    def give_back(self, lease: m.Lease) -> None:
+        """Free a lease, and its memory too if enough is free."""
+        surplus = self._sup.leases.give_back(lease)
+        if surplus is not None:
+            self._sup.emit(m.FreeSlot(surplus))
+
+    def _forget(self, task: Task) -> None:
+        self.free_lease(task)
+        del self.tasks[task.id]
+
+    # ------------------------------------------------------------ invariants, for tests
+
+    def validate(self) -> None:
+        """Raise AssertionError if a task is lost or kept twice."""
+        queued = [task.id for task in self.queue]
+        assert queued == sorted(set(queued)), "a task is queued twice, or out of plan order"
+        assert len(queued) <= max(self.window, self._restored), "more tasks are outstanding than torch would draw"
+        known = set(queued)
+        assert known <= self.tasks.keys(), "a queued task is forgotten"
+        for task in self.tasks.values():
+            assert self._sup.closed or task.abandoned != (task.id in known), f"task {task.id} is lost"
+            assert task.lease is None or self._sup.leases.holds(task.lease), f"task {task.id} lost its lease"
+        unsettled = [task for task in self.tasks.values() if task.state is not TaskState.SETTLED]
+        listed = [i for worker in self._sup.workers for i in (*worker.waiting, *worker.sent) if isinstance(i, Task)]
+        assert len(listed) == len(unsettled) and set(listed) == set(unsettled), "a task is in no queue, or in two"
+        assert self._active == sum([not worker.ended for worker in self._sup.workers])

@@ -1,0 +1,337 @@
+"""A loader's iterators: torch's own for one process, and the one whose batches come from supervised processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+import weakref
+from types import GeneratorType
+from typing import TYPE_CHECKING, Any, Literal
+
+from safeloader import torch_private
+from safeloader.core.policy import CoreSettings
+from safeloader.resume.inline import restore_dataset, restore_iterator, worth_keeping
+from safeloader.runtime import system
+from safeloader.runtime.child.dataset_state import is_exact, is_stateful
+from safeloader.runtime.child.generators import Generators
+from safeloader.runtime.child.sample_rng import Keyed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from safeloader.config import Settings
+    from safeloader.loader import DataLoader
+    from safeloader.runtime.trainer.driver import Driver
+    from safeloader.runtime.trainer.staff import Post
+    from safeloader.runtime.trainer.whereabouts import Whereabouts
+
+__all__ = ["ProcessIterator", "SingleProcessIterator"]
+
+
+class _Unprofiled(torch_private.BaseIterator):
+    """Batches without torch's profiler range, a tenth of a small batch's time, while nobody profiles."""
+
+    if TYPE_CHECKING:  # torch's says that it never returns
+
+        def _next_data(self) -> Any: ...
+
+    def __next__(self) -> Any:
+        if torch_private.profiling() or torch_private.length_was_asked(self):
+            return super().__next__()
+        data = self._next_data()
+        self._num_yielded += 1
+        return data
+
+
+class SingleProcessIterator(_Unprofiled, torch_private.SingleProcessIterator):
+    """torch's own, except that no ``StopIteration`` of a sample ends the epoch."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        keeper, point = loader._safe.keeper, loader._safe.keeper.waits()
+        self._epoch = epoch = keeper.begin(loader, loader._safe.epochs)
+        restore_dataset(loader.dataset, point)
+        super().__init__(loader)
+        restore_iterator(self._dataset_fetcher, point)
+        state, self._sampler_iter = keeper.go_on(loader, epoch, self._sampler_iter)
+        if state is not None and not state.over:
+            self._sampler_iter = keeper.planned_first(state, self._sampler_iter)
+            self._num_yielded = epoch.batch = state.batch
+        self._loader_state = loader._safe
+        self._among_ranks = loader._safe.guard.current
+        loader._safe.begin_pass(loader)
+        loader._safe.epochs = epoch.number + 1
+        epoch.fetcher = self._dataset_fetcher if worth_keeping(self._dataset_fetcher) else None
+        if (seed := keeper.seed_for_samples(loader)) is not None:
+            self._dataset_fetcher.dataset = Keyed(self._dataset, seed, epoch.number)
+        self._own_generators = Generators() if seed is not None else None
+        self._indexed = not torch_private.is_iterable(loader)
+        self._profile_name = "enumerate(DataLoader)#_SingleProcessDataLoaderIter.__next__"
+
+    def _next_data(self) -> Any:
+        state = self._loader_state
+        state.asks()
+        try:
+            data = self._next_loaded()
+        except BaseException as error:
+            state.failed(error)
+            if isinstance(error, StopIteration):
+                state.guard.ended(self._among_ranks, self._num_yielded)
+            raise
+        state.got()
+        state.recorder.batches += 1
+        return data
+
+    def _next_loaded(self) -> Any:
+        epoch = self._epoch
+        try:
+            index = self._next_index()  # type: ignore[no-untyped-call]
+        except StopIteration:
+            epoch.over, epoch.draws = True, None
+            raise
+        epoch.taken = [index]
+        try:
+            data = self._fetch(index)
+        except StopIteration as stop:
+            if not self._indexed:
+                epoch.over, epoch.draws, epoch.taken = True, None, None
+                raise
+            self._got(index)
+            raise RuntimeError(
+                f"the dataset raised StopIteration while batch {index!r} was loaded; torch would take that for the end "
+                "of the epoch. Look for a bare next(...) in the dataset, its transforms or the collate function"
+            ) from stop
+        except Exception:
+            self._got(index)
+            raise
+        if self._pin_memory:
+            data = torch_private.pin(data, self._pin_memory_device)
+        self._loader_state.delivered.append((epoch.number, self._num_yielded, None, index))
+        self._got(index)
+        return data
+
+    def _got(self, index: Any) -> None:
+        """This draw is done with."""
+        epoch = self._epoch
+        epoch.last, epoch.taken = index, None
+        epoch.batch += 1
+
+    def _fetch(self, index: Any) -> Any:
+        if self._own_generators is None:
+            return self._dataset_fetcher.fetch(index)
+        mine = self._own_generators.capture()  # samples set the generators; the program's own are not theirs to move
+        try:
+            return self._dataset_fetcher.fetch(index)
+        finally:
+            self._own_generators.restore(mine)
+
+
+class ProcessIterator(_Unprofiled):
+    """Batches from supervised processes."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        keep = loader._safe.keeper.keep_generators(loader)
+        super().__init__(loader)
+        keep()
+        if loader.prefetch_factor == 0:  # torch's constructor lets it pass, its iterator says this
+            raise AssertionError("prefetch_factor must be greater than 0 for MultiProcessingDataLoaderIter")
+        self._loader_state = loader._safe
+        self._persistent = loader.persistent_workers
+        self._profile_name = "enumerate(DataLoader)#_MultiProcessingDataLoaderIter.__next__"
+        self._take_seeds(loader)
+        self._driver = self._make_driver(loader)
+        self._loader_state.delivered = self._driver.delivered
+        self._finalizer = weakref.finalize(self, _close_driver, self._driver)
+        loader._safe.iterators.add(self)
+        self._ended = False
+        self._reset(loader, first_iter=True)
+
+    def _take_seeds(self, loader: DataLoader[Any]) -> None:
+        """Where an epoch, or its living workers, are gone on with, the workers have the seeds that they had."""
+        point = loader._safe.keeper.waits()
+        if point is not None and (loader.persistent_workers or not point.state.over):
+            self._base_seed, self._shared_seed = point.base_seed, point.shared_seed
+
+    def _make_driver(self, loader: DataLoader[Any]) -> Driver:
+        from safeloader.runtime.child.worker import LoadSpec
+        from safeloader.runtime.payload import HostConfig, Payload, authkey
+        from safeloader.runtime.trainer.driver import Driver
+
+        settings = loader._safe.settings
+        self._pool = None if loader.policy is None else loader.policy.pool
+        crew = None if self._pool is None else self._pool.crew()
+        iterable = torch_private.is_iterable(loader)
+        load = LoadSpec(
+            num_workers=loader.num_workers,
+            iterable=iterable,
+            auto_collation=self._auto_collation,
+            batch_size=loader.batch_size or 1,
+            drop_last=loader.drop_last,
+            base_seed=int(self._base_seed),
+            skip_raising=settings.on_bad_sample == "skip",
+            sample_seed=loader._safe.keeper.seed_for_samples(loader),
+            mark_every=_own_share(loader.snapshot_every_n_steps, loader.num_workers),
+            digests=iterable or is_stateful(loader.dataset),
+        )
+        config = HostConfig(
+            load, uuid.uuid4().hex, authkey(), loader._safe.name, settings.accelerators, settings.trace,
+            _chaos(settings), shadow=_shadow(loader, settings),
+        )  # fmt: skip
+        if settings.shadow is True and crew is not None:
+            loader._safe.recorder.unshadowed("its processes are a pool's, which others share")
+        init_fn = torch_private.sharded_init_fn(self._dataset, loader.worker_init_fn, self._world_size, self._rank)
+        spec = Payload(config, self._dataset, self._collate_fn, init_fn)
+        starting = loader._safe.starting
+        way = starting.way(loader.multiprocessing_context, spec) if crew is None else crew.way
+        core = _core_settings(loader, settings, iterable, shared=crew is not None)
+        core = loader._safe.patience.fit(dataclasses.replace(core, slowest_start=way.slowest_start))
+        return Driver(spec, way, core, loader._safe.recorder, self._finish(), starting.stock, crew)
+
+    def _finish(self) -> Callable[[Any], Any] | None:
+        if not self._pin_memory:
+            return None
+        device = self._pin_memory_device
+        return lambda batch: torch_private.pin(batch, device)
+
+    def _reset(self, loader: Any, first_iter: bool = False) -> None:
+        seed_at_start, safe, keeper = self._shared_seed, loader._safe, loader._safe.keeper
+        self._epoch = epoch = keeper.begin(loader, safe.epochs)
+        super()._reset(loader, first_iter)
+        state, self._sampler_iter = keeper.go_on(loader, epoch, self._sampler_iter)
+        self._ended = False
+        # torch draws another shared seed even for a new iterator, whose workers it has given the one before.
+        seed = seed_at_start if first_iter else self._shared_seed
+        epoch.base_seed, epoch.shared_seed, epoch.driver = int(self._base_seed), seed, self._driver
+        epoch.iterator = weakref.ref(self)
+        if state is not None:
+            self._num_yielded = 0 if state.over else state.batch
+            state = keeper.packed(state, self._driver.spec.classes) if self._persistent or not state.over else None
+        self._among_ranks = safe.guard.current
+        safe.begin_pass(loader)
+        self._driver.begin_epoch(epoch.number, self, seed, safe.told_epoch, state)
+        safe.epochs = epoch.number + 1
+
+    def draw(self, drawn: list[Any]) -> None:
+        """Ask the sampler, by one call into C: what it gives is in the list then, whatever interrupts this thread."""
+        drawn.extend(map(next, (self._sampler_iter,)))
+
+    def mend_draws(self, count: int) -> None:
+        """An exception came while the sampler was asked; if that ended it, bring another to its place."""
+        if isinstance(self._sampler_iter, GeneratorType) and self._sampler_iter.gi_frame is None:
+            self._sampler_iter = self._loader_state.keeper.drawn_anew(self._loader_state.loader, self._epoch, count)
+
+    def __next__(self) -> Any:
+        driver, number = self._driver, self._num_yielded
+        # fmt: off
+        try:
+            super().__next__()
+        except BaseException as error:
+            if error is driver.raised: driver.outcome = driver.raised = driver.shield.job = None; raise  # noqa: E701, E702 - nothing can come between
+            raise
+        outcome = driver.outcome
+        assert outcome is not None, "a batch was taken by somebody else"
+        self._num_yielded = number + 1; driver.outcome = None; return outcome.batch  # noqa: E702 - nothing can come between
+        # fmt: on
+
+    def _next_data(self) -> Any:
+        if self._ended:
+            raise StopIteration
+        state = self._loader_state
+        state.asks()
+        try:
+            data = self._driver.next(self)
+        except BaseException as error:
+            state.failed(error)
+            if isinstance(error, StopIteration):
+                self._ended, self._epoch.draws = True, None
+                if not self._persistent:
+                    self.close()
+                state.guard.ended(self._among_ranks, self._num_yielded)
+            raise
+        state.recorder.timings.given(state.got())
+        return data
+
+    def shared_memory(self) -> int:
+        """Bytes of shared memory that its batches take now."""
+        return self._driver.arena.used()
+
+    @property
+    def drawing(self) -> bool:
+        """True while the sampler is asked for indices; may be asked from another thread."""
+        return self._driver.drawing
+
+    def whereabouts(self) -> Whereabouts:
+        """Where the batch is that is due; may be asked from another thread."""
+        from safeloader.runtime.trainer.whereabouts import whereabouts
+
+        return whereabouts(self._driver)
+
+    def staff(self) -> list[Post]:
+        """Who serves its workers; may be asked from another thread."""
+        from safeloader.runtime.trainer.staff import staff
+
+        return staff(self._driver)
+
+    @property
+    def closed(self) -> bool:
+        """True when its processes are gone for good."""
+        return self._driver.closed
+
+    def close(self) -> None:
+        """End this iterator's processes."""
+        self._driver.close()
+        self._finalizer.detach()
+
+
+def _chaos(settings: Settings) -> tuple[str, str] | None:
+    """The faults that are to be made on purpose."""
+    if settings.chaos is None:
+        return None
+    from safeloader.testing.program import handed
+
+    plan, tally = handed(settings.chaos)
+    return plan, tally
+
+
+def _shadow(loader: DataLoader[Any], settings: Settings) -> bool | Literal["auto"]:
+    """Whether processes copy themselves: nobody needs it where samples set the generators, and nothing else matters."""
+    if not (system.HAS_PIDFD and system.HAS_SIGNAL_ON_HANGUP):
+        if settings.shadow is True:
+            loader._safe.recorder.unshadowed("this system has no descriptors of processes (pidfd)")
+        return False
+    if settings.shadow == "auto" and loader._safe.keeper.seed_for_samples(loader) is not None:
+        return "auto" if is_stateful(loader.dataset) else False
+    return settings.shadow
+
+
+def _close_driver(driver: Driver) -> None:
+    driver.close()
+
+
+def _own_share(steps: int | None, num_workers: int) -> int | None:
+    """Of so many batches, how many are one worker's."""
+    return max(steps // num_workers, 1) if steps else None
+
+
+def _core_settings(loader: DataLoader[Any], settings: Settings, iterable: bool, shared: bool) -> CoreSettings:
+    return CoreSettings(
+        num_workers=loader.num_workers,
+        prefetch_factor=int(loader.prefetch_factor or 0),
+        in_order=loader.in_order,
+        indexed=not iterable,
+        batched=loader._auto_collation,
+        stateful=is_stateful(loader.dataset),
+        exact_state=settings.trust_state or is_exact(loader.dataset),
+        on_divergence="raise" if settings.strict else settings.on_divergence,
+        stateless=loader._safe.keeper.seed_for_samples(loader) is not None and not is_stateful(loader.dataset),
+        batch_timeout=settings.batch_timeout,
+        startup_timeout=settings.startup_timeout,
+        max_restarts=settings.max_restarts,
+        restart_period=settings.restart_period,
+        fallback=settings.fallback,
+        recover_after=settings.recover_after,
+        on_bad_sample=settings.on_bad_sample,
+        bad_sample_attempts=settings.bad_sample_attempts,
+        max_processes=settings.max_processes,
+        standby=0 if shared else settings.standby,
+        shared=shared,
+    )

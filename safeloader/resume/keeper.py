@@ -1,0 +1,365 @@
+"""What a loader keeps for its state: the epoch that was begun last, and a state that waits to be gone on from.
+
+The order of going on, at the next ``iter()``: generators as at the epoch's beginning, sampler brought to its place,
+supervisor told where it stands, generators as they were when the state was taken.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DistributedSampler
+
+from safeloader import torch_private
+from safeloader.core.state import DatasetSnapshot, PlannedTask, State, WorkerCursor
+from safeloader.distributed import ElasticDistributedSampler
+from safeloader.errors import StateError
+from safeloader.lengths import length_of
+from safeloader.resume.checkpoint import LoaderCheckpoint, Moment, logical, moved_on, read, write
+from safeloader.resume.fingerprint import check_same, facts_of
+from safeloader.resume.held_generators import held_now, put_back
+from safeloader.resume.sampler_state import Sampling, chain_of, generators_of
+from safeloader.runtime import by_value
+from safeloader.runtime.child import dataset_state, sample_rng
+from safeloader.runtime.child.generators import Generators
+
+if TYPE_CHECKING:
+    import weakref
+    from collections.abc import Callable
+
+    from safeloader.iterators import ProcessIterator
+    from safeloader.loader import DataLoader
+    from safeloader.runtime.trainer.driver import Driver
+
+__all__ = ["EpochState", "ResumeKeeper"]
+
+_PER_RANK = frozenset({"ranks", "num_workers", "persistent_workers", "batch_size", "batches", "generator", "drop_last"})
+_NOWHERE = State(0, 0, 0, 0, False, None, (), ())
+
+
+@dataclass
+class EpochState:
+    """What is kept of a running epoch. With workers the supervisor's books say the rest; without, the counts here."""
+
+    number: int
+    begin: Moment
+    begins: dict[str, Any]
+    base_seed: int = 0
+    shared_seed: int | None = None
+    draws: Any = None  # the sampler's iterator, while it is worth keeping
+    driver: Driver | None = None
+    iterator: weakref.ref[ProcessIterator] | None = None
+    batch: int = 0  # without workers: what was got ...
+    last: Any = None  # ... the indices of the last ...
+    taken: list[Any] | None = None  # ... and of one that is being loaded
+    over: bool = False
+    fetcher: Any = None  # without workers: where an iterable dataset's iterator is
+
+
+class ResumeKeeper:
+    """Keeps one loader's state."""
+
+    def __init__(self) -> None:
+        self.pending: LoaderCheckpoint | None = None
+        self.epoch: EpochState | None = None
+        self.sample_seed: int | None = None
+        self._generators: Generators | None = None
+        self._epoch_seen: int | None = None  # by a distributed sampler
+        self._warned = False
+        self._ended = False  # the sampler stands at an epoch's end where it was put
+
+    # ------------------------------------------------------------ generators
+
+    def _moment(self, loader: DataLoader[Any]) -> Moment:
+        if self._generators is None:
+            self._generators = Generators()
+        own = {place: generator.get_state() for place, generator in generators_of(loader).items()}
+        return Moment(self._generators.capture(), own, held_now(loader))
+
+    def _put(self, loader: DataLoader[Any], moment: Moment, own: bool = True) -> None:
+        if self._generators is None:
+            self._generators = Generators()
+        put_back(loader, moment.held, samplers=own)
+        self._generators.restore(moment.program)
+        for place, generator in generators_of(loader).items() if own else ():
+            if place in moment.own:
+                generator.set_state(moment.own[place])
+
+    # ------------------------------------------------------------ numbers
+
+    def tell_epoch(self, loader: DataLoader[Any], epoch: int) -> None:
+        """Tell samplers and dataset the number of the next epoch."""
+        for sampler in chain_of(torch_private.index_sampler(loader)):
+            if callable(getattr(sampler, "set_epoch", None)):
+                sampler.set_epoch(epoch)
+        sample_rng.tell_epoch(loader.dataset, epoch)
+
+    def seed_for_samples(self, loader: DataLoader[Any]) -> int | None:
+        """The seed of ``sample_rng``: the sampler's, which all ranks share, else that of the generator that is used."""
+        if not loader._safe.settings.sample_rng or torch_private.is_iterable(loader):
+            return None
+        if self.sample_seed is None:
+            seeds = [getattr(sampler, "seed", None) for sampler in chain_of(torch_private.index_sampler(loader))]
+            generator = loader.generator if loader.generator is not None else torch.default_generator
+            known = [seed for seed in seeds if type(seed) is int]
+            self.sample_seed = (known[0] if known else generator.initial_seed()) & (2**63 - 1)
+        return self.sample_seed
+
+    def watch_epoch(self, loader: DataLoader[Any]) -> None:
+        """Warn once of a distributed sampler that shuffles each epoch alike; for ``__iter__`` to call."""
+        if self.waits() is not None:
+            return
+        for sampler in chain_of(torch_private.index_sampler(loader)):
+            if isinstance(sampler, (DistributedSampler, ElasticDistributedSampler)) and sampler.shuffle:
+                known, self._epoch_seen = self._epoch_seen, sampler.epoch
+                if known == sampler.epoch and not self._warned:
+                    self._warned = True
+                    warnings.warn(
+                        f"{loader._safe.name}: a second epoch begins, and nobody has called set_epoch: the "
+                        "DistributedSampler gives the same order again. Call loader.set_epoch(epoch) before each epoch",
+                        UserWarning,
+                        stacklevel=3,
+                    )
+
+    def keep_generators(self, loader: DataLoader[Any]) -> Callable[[], None]:
+        """Where living workers are gone on with, their iterator draws no seed: it was made long ago.
+
+        Returns:
+            What is to be called when it is made anew.
+        """
+        point = self.waits()
+        if point is None or not (point.state.over and loader.persistent_workers):
+            return lambda: None
+        before = self._moment(loader)
+        return lambda: self._put(loader, before)
+
+    # ------------------------------------------------------------ an epoch begins
+
+    def waits(self) -> LoaderCheckpoint | None:
+        """The state that the next iterator goes on from; None if it begins an epoch of its own."""
+        return self.pending if self.pending is not None and self.pending.begun else None
+
+    def begins_at(self) -> int:
+        """The batch with which the next iterator begins."""
+        point = self.waits()
+        return 0 if point is None or point.state.over else point.state.batch
+
+    def begin(self, loader: DataLoader[Any], number: int) -> EpochState:
+        """Before the sampler is asked for anything."""
+        point = self.waits()
+        if point is not None and not point.state.over:
+            self._put(loader, point.begin)
+            if loader.num_workers and not point.facts["num_workers"]:  # without workers, that is before the seed
+                torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
+        sampling = Sampling(torch_private.index_sampler(loader))
+        self.epoch = EpochState(number, self._moment(loader), sampling.begins)
+        if point is not None and not point.state.over:
+            sampling.load({}, point.begins)
+            self.epoch.begins = point.begins
+        return self.epoch
+
+    def go_on(self, loader: DataLoader[Any], epoch: EpochState, draws: Any) -> tuple[State | None, Any]:
+        """The sampler's iterator is made: bring it to its place. Returns where to go on, and the iterator."""
+        point = self.waits()
+        sampling = Sampling(torch_private.index_sampler(loader))
+        if point is None or point.state.over:
+            self.pending, epoch.draws = None, sampling.past_the_end(draws) if self._ended else draws
+            self._ended = False
+            return None if point is None else point.state, epoch.draws
+        if point.facts["num_workers"] and not loader.num_workers:
+            self._put(loader, point.begin)  # with workers, that is after the seed
+            draws = iter(sampling.sampler)
+        if point.sampler["way"] != "replay":
+            sampling.load(point.sampler, {})
+            draws = iter(sampling.sampler)
+        sampling.go_on(point.sampler, draws, point.state)
+        self._ended = point.state.exhausted and point.sampler["way"] != "replay"
+        self._put(loader, point.now, own=point.sampler["way"] == "replay")
+        self.pending = None
+        epoch.draws = draws
+        return point.state, draws
+
+    def drawn_anew(self, loader: DataLoader[Any], epoch: EpochState, count: int) -> Any:
+        """Another iterator of the sampler, after so many draws of this epoch, with the program's generators as now.
+
+        Raises:
+            StateError: the sampler can be iterated once only.
+        """
+        sampling, now = Sampling(torch_private.index_sampler(loader)), self._moment(loader)
+        self._put(loader, epoch.begin)
+        sampling.load({}, epoch.begins)
+        draws = iter(sampling.sampler)
+        if draws is epoch.draws:
+            raise StateError("the sampler was interrupted, and cannot be iterated again")
+        for _ in range(count):
+            next(draws)
+        if count:
+            self._put(loader, now)
+        epoch.draws = draws
+        return draws
+
+    # ------------------------------------------------------------ out
+
+    def state_dict(self, loader: DataLoader[Any]) -> dict[str, Any]:
+        """Where the loader stands, in plain words."""
+        if self.pending is not None:
+            return dict(self.pending.raw)
+        epoch = self.epoch
+        state = _NOWHERE._replace(epoch=loader._safe.epochs) if epoch is None else self._where(loader, epoch)
+        sampling, now = Sampling(torch_private.index_sampler(loader)), self._moment(loader)
+        told = sampling.tell(None if epoch is None else epoch.draws, state)
+        if told["way"] == "rewind":
+            if loader.num_workers and not loader.in_order:
+                raise StateError(
+                    "out of order, what an elastic sampler's ranks have seen has no one place in the epoch",
+                    hint="in_order=True",
+                )
+            state = state._replace(
+                planned=(), drawn=state.drawn - len(state.planned), exhausted=state.over,
+                turn=(state.drawn - len(state.planned)) % max(loader.num_workers, 1),
+            )  # fmt: skip
+        batches = length_of(sampling.sampler)
+        if told["way"] == "jump" and batches is not None and not torch_private.is_iterable(loader):
+            state = state._replace(exhausted=state.exhausted or state.drawn >= batches)
+        if epoch is None or state.over:
+            resting, begins, begin = True, sampling.begins, now
+        else:
+            resting, begins, begin = False, epoch.begins, epoch.begin
+        if resting and not loader.persistent_workers and loader.num_workers:
+            state = state._replace(workers=())
+        return write(
+            LoaderCheckpoint(
+                facts=facts_of(loader),
+                begun=epoch is not None,
+                state=state,
+                base_seed=epoch.base_seed if epoch is not None else 0,
+                shared_seed=epoch.shared_seed if epoch is not None else None,
+                sample_seed=self.sample_seed,
+                sampler=told,
+                begins=begins,
+                begin=begin,
+                now=now,
+                raw={},
+            )
+        )
+
+    def moved_on(self, loader: DataLoader[Any], state: dict[str, Any]) -> dict[str, Any]:
+        """A state that was taken a while ago, with the generators as they are now."""
+        return moved_on(state, self._moment(loader))
+
+    def _where(self, loader: DataLoader[Any], epoch: EpochState) -> State:
+        if epoch.driver is None:
+            return self._where_alone(loader, epoch)
+        iterator = epoch.iterator() if epoch.iterator is not None else None
+        state = epoch.driver.state(iterator if iterator is not None else _NoDraws())
+        if state is None:
+            raise StateError(
+                "the loader ended before its workers had begun the epoch, so where they stood is not known",
+                where=loader._safe.name,
+                hint="take the state before close(), or go on from an earlier one",
+            )
+        classes = epoch.driver.spec.classes
+        return state._replace(workers=tuple(_opened(standing, classes) for standing in state.workers))
+
+    def _where_alone(self, loader: DataLoader[Any], epoch: EpochState) -> State:
+        """Without workers: the dataset is asked itself."""
+        iterable = torch_private.is_iterable(loader)
+        iterator = getattr(epoch.fetcher, "dataset_iter", None)
+        said = dataset_state.told(loader.dataset, iterator)
+        _refuse_error(said)
+        mark = DatasetSnapshot(epoch.batch, said, None) if said is not None else None
+        ended = bool(getattr(epoch.fetcher, "ended", False))
+        alone = WorkerCursor(epoch.batch, ended, None, None, mark)
+        planned = () if epoch.taken is None or iterable else (PlannedTask(epoch.batch, 0, epoch.taken[0]),)
+        last = PlannedTask(epoch.batch - 1, 0, epoch.last) if epoch.batch and not iterable else None
+        drawn = epoch.batch + len(planned)
+        return State(epoch.number, epoch.batch, drawn, 0, epoch.over, last, planned, (alone,))
+
+    # ------------------------------------------------------------ in
+
+    def load(self, loader: DataLoader[Any], told: dict[str, Any]) -> None:
+        """Check a state and keep it for the next ``iter()``.
+
+        Raises:
+            StateError: it does not fit; nothing has changed then.
+        """
+        if told == {}:
+            self.pending = self.epoch = None
+            return
+        point, here, sampling = read(told), facts_of(loader), Sampling(torch_private.index_sampler(loader))
+        elastic = sampling.elastic and point.sampler["way"] == "rewind"
+        by_sample = here["sample_rng"] and here["style"] == "map" and not here["dataset_state"]
+        check_same(point.facts, here, _PER_RANK if elastic else _WORKERS if by_sample else frozenset())
+        if elastic and any(point.facts.get(name) != here[name] for name in _PER_RANK):
+            self._load_elsewhere(loader, point)
+            return
+        if point.facts["num_workers"] != here["num_workers"]:
+            point = logical(point, loader.num_workers)
+        else:
+            _check_workers(point, max(loader.num_workers, 1))
+        if not point.begun or point.state.over:  # between epochs; in one, this waits for its sampler's iterator
+            sampling.load(point.sampler, point.begins)
+        self._ended = point.begun and point.state.over and point.sampler["way"] != "replay"
+        self.pending, self.epoch, self.sample_seed = point, None, point.sample_seed
+        loader._safe.epochs = point.state.epoch + (point.begun and point.state.over)
+        self._put(loader, point.now, own=not point.begun or point.sampler["way"] == "replay")
+
+    def _load_elsewhere(self, loader: DataLoader[Any], point: LoaderCheckpoint) -> None:
+        """Another rank, world or batch size: only what all ranks share counts."""
+        Sampling(torch_private.index_sampler(loader)).load(point.sampler, {})
+        self.pending, self.epoch, self.sample_seed = None, None, point.sample_seed
+        self._ended = point.begun and point.state.over
+        loader._safe.epochs = point.state.epoch + self._ended
+
+    @staticmethod
+    def packed(state: State, classes: list[type]) -> State:
+        """The same with what datasets said of themselves packed for the workers."""
+        return state._replace(workers=tuple(_closed(standing, classes) for standing in state.workers))
+
+    @staticmethod
+    def planned_first(state: State, draws: Any) -> Any:
+        """Without workers: what was planned elsewhere comes before further draws."""
+        planned = [task.indices for task in state.planned]
+        return itertools.chain(planned, () if state.exhausted else draws) if planned or state.exhausted else draws
+
+
+def _check_workers(point: LoaderCheckpoint, count: int) -> None:
+    state = point.state
+    needed = point.begun and (not state.over or point.facts["persistent_workers"])
+    if (needed and len(state.workers) != count) or any(task.worker not in range(count) for task in state.planned):
+        raise StateError("this state is damaged: it does not speak of each worker once")
+
+
+_WORKERS = frozenset({"num_workers", "persistent_workers"})
+
+
+class _NoDraws:
+    """The sampler has nothing."""
+
+    def draw(self, drawn: list[Any]) -> None: ...
+
+    def mend_draws(self, count: int) -> None: ...
+
+
+def _refuse_error(said: dict[str, Any] | None) -> None:
+    if said is not None and "error" in said:
+        raise StateError(f"the dataset's state_dict failed: {said['error']}")
+
+
+def _opened(standing: WorkerCursor, classes: list[type]) -> WorkerCursor:
+    """What the dataset said, as the user's own objects."""
+    if standing.mark is None or not isinstance(standing.mark.content, bytes):
+        return standing
+    said = by_value.loads(standing.mark.content, classes)
+    _refuse_error(said)
+    return standing._replace(mark=standing.mark._replace(content=said))
+
+
+def _closed(standing: WorkerCursor, classes: list[type]) -> WorkerCursor:
+    if standing.mark is None:
+        return standing
+    return standing._replace(mark=standing.mark._replace(content=by_value.dumps(standing.mark.content, classes)))

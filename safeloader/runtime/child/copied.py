@@ -1,0 +1,100 @@
+"""What a host does because its process may copy itself, and be made from a copy."""
+
+from __future__ import annotations
+
+import multiprocessing.process
+import socket
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from safeloader.runtime import protocol as p
+from safeloader.runtime.channel import Blocking
+from safeloader.runtime.child.birth import name_of
+from safeloader.runtime.child.heartbeat import Heartbeat
+from safeloader.runtime.child.worker import Marks, Worker, WorkerPlace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from safeloader.runtime.channel import NonBlocking
+    from safeloader.runtime.child.active_worker import ActiveWorker
+    from safeloader.runtime.memory.arena import Arena
+    from safeloader.runtime.payload import HostConfig
+    from safeloader.runtime.shadow.taker import ShadowTaker
+
+__all__ = ["Copied", "PageMarks"]
+
+
+class PageMarks(Marks):
+    def __init__(self, page: Heartbeat) -> None:
+        self.turn_to(page)
+
+    def turn_to(self, page: Heartbeat) -> None:
+        self.sample = page.sample  # type: ignore[method-assign]
+        self.replayed = page.replayed  # type: ignore[method-assign]
+        self.collate = page.collate  # type: ignore[method-assign]
+
+
+class Copied:
+    """The base of a host."""
+
+    _config: HostConfig
+    _inherited: list[int]
+    _link: Blocking | NonBlocking
+    _floor: ActiveWorker
+    _arena: Arena
+    _page: Heartbeat
+    _marks: PageMarks
+    _workers: dict[int, Worker]
+    _recalls: dict[int, Callable[[], None]]
+    _tables: dict[int, list[type]]
+
+    def _make_keeper(self) -> ShadowTaker | None:
+        """Who copies this process now and then, if that is wanted."""
+        wanted = self._config.shadow
+        if not wanted or self._config.shared:
+            return None
+        from safeloader.runtime.shadow.taker import ShadowTaker
+
+        return ShadowTaker(self, wanted is True or self._config.load.iterable, self._inherited)
+
+    @property
+    def channel(self) -> Blocking:
+        assert isinstance(self._link, Blocking)
+        return self._link
+
+    @property
+    def iterable(self) -> bool:
+        return self._config.load.iterable
+
+    def is_clean(self) -> bool:
+        """True if no lease is written into, and no worker is about to come."""
+        return not self._recalls and not any(message[0] == p.HOST for message in self.channel.arrived())
+
+    def belongings(self, worker: int) -> tuple[Any, ...]:
+        """What a worker has of the user's."""
+        return self._workers[worker].belongings
+
+    def succeed(self, number: int, channel: int) -> None:
+        """Be another process from now on: one that a shadow made."""
+        self._link = Blocking(socket.socket(fileno=channel))
+        self._page = Heartbeat(self._arena.page(number))
+        self._marks.turn_to(self._page)
+        multiprocessing.process.current_process().name = name_of(number)
+        self._link.send((p.READY, monotonic()))
+
+    def _redo(self, worker: Worker, place: WorkerPlace) -> None:
+        """Bring a worker that came with this process to where it stands."""
+        self._floor.give(worker)
+        classes = self._tables[worker.id]
+        redo = [(begins, self._read(what, classes), *more) for begins, what, *more in place.redo or ()]
+        worker.redo(redo, place.snapshot)
+        if (found := worker.diverged) is not None:
+            self._link.send((p.DIVERGED, worker.id, self._page.rest(), found.how, found.at, found.detail))
+            return
+        states = worker.moved()
+        self._link.send((p.HOSTED, worker.id, states, self._page.rest(), None, worker.compared, ()))
+
+    @staticmethod
+    def _read(indices: Any, classes: list[type]) -> Any:
+        raise NotImplementedError

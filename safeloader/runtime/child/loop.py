@@ -1,0 +1,315 @@
+"""What a process does with each message."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import pickle
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from safeloader import torch_private
+from safeloader.runtime import by_value
+from safeloader.runtime import protocol as p
+from safeloader.runtime.channel import Blocking
+from safeloader.runtime.child import lookahead
+from safeloader.runtime.child.active_worker import ActiveWorker
+from safeloader.runtime.child.copied import Copied, PageMarks
+from safeloader.runtime.child.generators import States
+from safeloader.runtime.child.heartbeat import Heartbeat
+from safeloader.runtime.child.main_script import Script
+from safeloader.runtime.child.unsendable import unsendable
+from safeloader.runtime.child.worker import Ended, Loaded, Worker, WorkerPlace
+from safeloader.runtime.memory.codec import Encoder
+from safeloader.runtime.memory.collate import collating_into
+from safeloader.runtime.memory.slot_writer import SlotWriter
+from safeloader.runtime.payload import HostConfig, open_parts, open_script
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from safeloader.runtime.channel import NonBlocking
+    from safeloader.runtime.memory.arena import Arena
+
+__all__ = ["WorkerHost"]
+
+
+class WorkerHost(Copied):
+    """Hosts workers, one of which is in at a time.
+
+    Args:
+        config: plain values for this loader.
+        spec: descriptor of the file with the user's objects.
+        inherited: descriptors that those objects share with the trainer.
+        arena: this process's side of the arena.
+        process: this process's number.
+        link: the channel.
+        floor: who is in; other hosts in this process have the same.
+    """
+
+    def __init__(
+        self,
+        config: HostConfig,
+        spec: int,
+        inherited: list[int],
+        arena: Arena,
+        process: int,
+        link: Blocking | NonBlocking,
+        floor: ActiveWorker | None = None,
+    ) -> None:
+        self._config = config
+        self._spec = spec
+        self._inherited = inherited
+        self._link = link
+        self._floor = floor or ActiveWorker()
+        self.refused = False  # the dataset cannot be rebuilt here
+        self._arena = arena
+        self._page = Heartbeat(arena.page(process))
+        self._marks = PageMarks(self._page)
+        self.writer = self._writer = SlotWriter(arena)
+        self._encoder = Encoder(self._writer, config.token)
+        self._generators = self._floor.generators
+        self._workers: dict[int, Worker] = {}
+        self._recalls: dict[int, Callable[[], None]] = {}  # by slot: whose lease the dataset writes into already
+        self._tables: dict[int, list[type]] = {}  # each worker has its own classes of the main script
+        self._handlers: dict[int, Callable[..., None]] = {
+            p.HOST: self._host,
+            p.DROP: self._drop,
+            p.RESUME: self._resume,
+            p.TASK: self._task,
+            p.PROBE: self._probe,
+            p.MORE: lambda: None,
+        }
+        self._keeper = self._make_keeper()
+
+    def serve(self) -> None:
+        """Until the trainer closes the channel, which is this host's alone."""
+        assert isinstance(self._link, Blocking)
+        with collating_into(self._writer), lookahead.showing(self._waiting):
+            while True:
+                if self._keeper is not None:
+                    self._keeper.wait()
+                message = self._link.receive()
+                if message is None or self.left:
+                    return
+                self.handle(message)
+                if self._keeper is not None:
+                    self._keeper.look(message)
+
+    def handle(self, message: Any) -> None:
+        """Do what one message asks, and answer it."""
+        self._handlers[message[0]](*message[1:])
+
+    @property
+    def left(self) -> bool:
+        """True once the loader wants nothing of this process any more."""
+        return self._page.left
+
+    @property
+    def awaited(self) -> bool:
+        """True while the loader's consumer waits."""
+        return self._page.awaited
+
+    def leave(self) -> None:
+        """Let go of all workers."""
+        for worker in list(self._workers):
+            self._drop(worker)
+
+    # ------------------------------------------------------------ workers
+
+    def _host(self, place: WorkerPlace) -> None:
+        place = WorkerPlace(*place)
+        self._page.take_setup(place.worker)
+        if place.redo is not None:
+            self._redo(self._workers[place.worker], place)
+            return
+        self._floor.give(None)
+        script = Script(open_script(self._spec))
+        script.be_main()
+        try:
+            parts = open_parts(self._spec, self._inherited)
+        except Exception as error:
+            self.refused = True
+            self._page.refuse()
+            self._link.send((p.REFUSED, self._exception(error, f"in worker process {os.getpid()}")))
+            raise  # this process is of no use
+        self._tables[place.worker] = classes = parts.classes
+        script.know(classes)
+        place = place._replace(replay=[(self._read(indices, classes), skip) for indices, skip in place.replay])
+        if place.mark is not None:
+            position, said, states = place.mark
+            place = place._replace(mark=(position, by_value.loads(said, classes), states and States(*states)))
+        self._encoder.numbers.update({cls: number for number, cls in enumerate(parts.classes)})
+        if self._config.accelerators:  # a worker seeds the CPU's generator only, being in the trainer at times
+            torch.manual_seed(self._config.load.base_seed + place.worker)
+        worker = self._worker_class()(
+            self._config.load, parts.dataset, parts.collate_fn, parts.worker_init_fn, place,
+            self._generators, self._marks, parts.generators,
+        )  # fmt: skip
+        self._workers[worker.id] = self._floor.holder = worker
+        self._floor.scripts[worker] = script
+        if (found := worker.diverged) is not None:
+            self._link.send((p.DIVERGED, worker.id, self._page.rest(), found.how, found.at, found.detail))
+            return
+        states = worker.first_states()
+        self._link.send(
+            (p.HOSTED, worker.id, states, self._page.rest(), worker.begin, worker.compared, tuple(worker.lost))
+        )
+
+    def _worker_class(self) -> Callable[..., Worker]:
+        if self._config.chaos is None:
+            return Worker
+        from safeloader.testing.chaotic import ChaoticWorker
+        from safeloader.testing.program import Handed
+
+        return functools.partial(ChaoticWorker, Handed(*self._config.chaos), self._config.name)
+
+    def _drop(self, worker: int) -> None:
+        gone = self._workers.pop(worker, None)
+        if gone is self._floor.holder:
+            self._floor.give(None)
+
+    def _resume(self, worker: int, shared_seed: int | None, epoch: int, told_epoch: int | None) -> None:
+        self._page.take_setup(worker)
+        self._floor.give(self._workers[worker])
+        try:
+            self._workers[worker].resume(shared_seed, epoch, told_epoch)
+        except Exception as error:
+            self._workers[worker].failure = error
+        said = self._said(self._workers[worker], always=True)
+        self._link.send((p.RESUMED, worker, self._workers[worker].moved(), self._page.rest(), said))
+
+    # ------------------------------------------------------------ tasks
+
+    def _task(self, number: int, task: int, indices: Any, skip: tuple[int, ...], slot: int) -> None:
+        recall = self._recalls.pop(slot, None)
+        if self._page.is_cancelled(task):
+            if recall is not None:
+                recall()
+                self._writer.take_back(slot)
+            self._link.send((p.CANCELLED, task, monotonic()))
+            return
+        taken_at = self._page.take_task(task)
+        worker = self._workers[number]
+        self._floor.give(worker)
+        try:
+            message = self._load(worker, task, indices, skip, slot, taken_at)
+        finally:
+            self._writer.close()
+        self._link.send(message)
+
+    def _load(self, worker: Worker, task: int, indices: Any, skip: tuple[int, ...], slot: int, taken_at: float) -> Any:
+        try:
+            self._writer.open(slot)
+            loaded = worker.load(self._indices(indices), skip)
+        except Ended:
+            return (p.ENDED, task, worker.moved(), self._page.rest())
+        except Exception as error:
+            return self._raised(worker, task, error, unpicklable=False)
+        try:
+            return self._loaded(worker, task, loaded, taken_at)
+        except Exception as error:
+            told = unsendable(error, loaded.batch, indices, self._classes())
+            return self._raised(worker, task, told, unpicklable=True)
+
+    def _waiting(self, recall: Callable[[], None]) -> list[lookahead.WaitingTask]:
+        """The next tasks of the worker that is in, as far as they have arrived and their leases are not reserved.
+
+        What lies behind any other message, such as a new epoch, is not next.
+        """
+        assert isinstance(self._link, Blocking)
+        if self._floor.holder is None:  # it is being brought to its place: what it loads is thrown away
+            return []
+        following = (p.TASK, self._floor.holder.id)
+        tasks = itertools.takewhile(lambda message: message[:2] == following, self._link.arrived())
+        return [
+            lookahead.WaitingTask(self._indices(indices), functools.partial(self._reserve, slot, recall))
+            for _, _, _, indices, _, slot in tasks
+            if slot not in self._recalls
+        ]
+
+    def _reserve(self, slot: int, recall: Callable[[], None], sizes: list[int]) -> list[torch.Tensor]:
+        tensors = self._writer.reserve(slot, sizes)
+        self._recalls[slot] = recall
+        return tensors
+
+    def _loaded(self, worker: Worker, task: int, loaded: Loaded, taken_at: float) -> Any:
+        if loaded.empty:
+            return (p.EMPTY, task, worker.moved(), taken_at, self._page.rest(), loaded.dropped, worker.digest)
+        collated_at = self._page.progressed_at
+        stream, pieces = self._encoder.encode(loaded.batch)
+        place = None
+        if len(stream) > p.STREAM_IN_MESSAGE:
+            place, stream = (self._writer.write(stream), len(stream)), b""
+        nbytes = self._writer.used if pieces or place else 0
+        states_at = self._put_states(worker)
+        said = self._said(worker)
+        said_at = None if said is None else (self._writer.write(said), len(said))
+        if said is not None:
+            worker.noted()
+        return (
+            p.LOADED, task, nbytes, stream, place, pieces, states_at, taken_at, self._page.rest(), loaded.dropped,
+            said_at, collated_at, worker.digest,
+        )  # fmt: skip
+
+    def _put_states(self, worker: Worker) -> tuple[int, int] | None:
+        states = worker.moved()
+        if states is None:
+            return None
+        data = pickle.dumps(tuple(states), protocol=5)
+        return self._writer.write(data), len(data)
+
+    def _said(self, worker: Worker, always: bool = False) -> bytes | None:
+        """What the worker's dataset says of itself, if that is to be told now."""
+        said = worker.said(always)
+        if said is None:
+            return None
+        try:
+            return by_value.dumps(said, self._classes())
+        except Exception as error:
+            return by_value.dumps({"error": f"it cannot leave the worker: {type(error).__name__}: {error}"})
+
+    def _raised(self, worker: Worker, task: int, error: Exception, unpicklable: bool) -> Any:
+        wrapped = self._exception(error, f"in DataLoader worker process {worker.id}")
+        states = worker.moved()
+        return (p.RAISED, task, wrapped, worker.sample, unpicklable, states, self._page.rest(), worker.digest)
+
+    def _exception(self, error: BaseException, where: str) -> bytes:
+        """torch's wrapper, so that the same error comes out as from torch's workers; as text if its class cannot."""
+        wrapper = torch_private.wrap_exception(error, where)
+        try:
+            return by_value.dumps(wrapper, self._classes())
+        except Exception:
+            name = wrapper.exc_type.__name__
+            wrapper.exc_type = RuntimeError
+            wrapper.exc_msg = f"(its class, {name}, cannot leave the worker)\n{wrapper.exc_msg}"
+            return by_value.dumps(wrapper)
+
+    def _classes(self) -> list[type]:
+        inside = self._floor.holder
+        return self._tables.get(inside.id, []) if inside is not None else []
+
+    def _indices(self, indices: Any) -> Any:
+        return self._read(indices, self._classes())
+
+    @staticmethod
+    def _read(indices: Any, classes: list[type]) -> Any:
+        if isinstance(indices, p.Packed):
+            return pickle.loads(indices.data)
+        return by_value.loads(indices.data, classes) if isinstance(indices, p.Carried) else indices
+
+    def _probe(self, number: int, task: int, indices: Any, positions: tuple[int, ...]) -> None:
+        self._page.take_task(task)
+        worker = self._workers[number]
+        self._floor.give(worker)
+        wanted = self._indices(indices)
+        others = tuple(i for i in range(len(wanted)) if i not in positions)
+        try:
+            worker.load(wanted, others)
+        except Exception:  # an exception kills nobody
+            pass
+        self._page.rest()
+        self._link.send((p.PROBED, task, monotonic()))

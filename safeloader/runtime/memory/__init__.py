@@ -1,0 +1,1 @@
+"""Leased shared memory, and batches in it."""

@@ -1,0 +1,276 @@
+"""A batch becomes bytes in a lease and a short pickle stream; the stream and the lease become the batch again.
+
+Tensors and arrays go out of band (pickle protocol 5): what the collate function already put into the lease stays where
+it is, the rest is copied there once. Reading makes views of the lease; a view keeps it alive.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy
+import torch
+
+from safeloader import torch_private
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["ClassTable", "Decoded", "Encoder", "decode"]
+
+_DTYPES: list[torch.dtype] = sorted({v for v in vars(torch).values() if isinstance(v, torch.dtype)}, key=str)
+_WAYS = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__slots__")
+_CODES = {dtype: code for code, dtype in enumerate(_DTYPES)}
+
+_BY_ROW, _BY_COLUMN = ("crow_indices", "col_indices", "values"), ("ccol_indices", "row_indices", "values")
+_PARTS = {
+    torch.sparse_coo: ("_indices", "_values"),
+    torch.sparse_csr: _BY_ROW,
+    torch.sparse_bsr: _BY_ROW,
+    torch.sparse_csc: _BY_COLUMN,
+    torch.sparse_bsc: _BY_COLUMN,
+}
+_ARRAY_KINDS = "biufcmMSUV"
+
+ClassTable = list[type]
+_tables: dict[str, ClassTable] = {}
+
+
+class Writer(Protocol):
+    """Memory that a batch is put into, piece after piece; pieces are named by their offset."""
+
+    def tensor(self, dtype: torch.dtype, count: int) -> tuple[torch.Tensor, int]: ...
+    def room(self, nbytes: int) -> tuple[memoryview, int]: ...
+    def write(self, data: memoryview | bytes) -> int: ...
+    def offset_of(self, address: int, nbytes: int) -> int | None: ...
+
+
+class Memory(Protocol):
+    """Memory that a batch is read from, by slices of offsets."""
+
+    def __getitem__(self, wanted: slice, /) -> memoryview: ...
+
+
+class Encoder:
+    """Encodes the batches of one process.
+
+    Args:
+        writer: where large pieces go.
+        token: names the table of classes.
+        classes: classes of the main script that this process got by value; the trainer knows them by number.
+    """
+
+    def __init__(self, writer: Writer, token: str = "", classes: Sequence[type] = ()) -> None:
+        self._writer = writer
+        self.token = token
+        self.numbers = {cls: number for number, cls in enumerate(classes)}
+
+    def encode(self, batch: Any) -> tuple[bytes, list[tuple[int, int]]]:
+        """Returns the stream and, for each out-of-band piece in order, its (offset, bytes) in the lease.
+
+        Raises:
+            Whatever pickling raises for what cannot be carried.
+        """
+        file = io.BytesIO()
+        places = _Places(self._writer)
+        _Pickler(file, places, self).dump(batch)
+        return file.getvalue(), places.pieces
+
+
+class _Places:
+    """Where the out-of-band pieces of one batch lie. Apart from the pickler, which would else refer to itself and keep
+    the batch until the next garbage collection."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.pieces: list[tuple[int, int]] = []
+        self._writer = writer
+        self._placed: dict[int, tuple[int, int]] = {}
+
+    def add(self, buffer: pickle.PickleBuffer) -> bool:
+        """Pickle's callback for each buffer, in order: note where it lies, copying it there unless it does."""
+        piece = self._placed.pop(id(buffer), None)
+        if piece is None:
+            raw = buffer.raw()
+            piece = (self._writer.write(raw), len(raw))
+        self.pieces.append(piece)
+        return False
+
+    def place(self, tensor: torch.Tensor, span: int, contiguous: bool) -> pickle.PickleBuffer:
+        """Put a tensor's ``span`` elements into the lease, unless they are there; the buffer only marks the place."""
+        nbytes = span * tensor.dtype.itemsize
+        offset = self._writer.offset_of(tensor.data_ptr(), nbytes)
+        if offset is None:
+            flat, offset = self._writer.tensor(tensor.dtype, span)
+            source = tensor.detach()
+            flat.copy_(source.reshape(-1) if contiguous else source.as_strided((span,), (1,)))
+        return self._mark(offset, nbytes)
+
+    def place_array(self, array: numpy.ndarray[Any, Any], dtype: numpy.dtype[Any], order: Any) -> pickle.PickleBuffer:
+        """The same for an array, which becomes contiguous."""
+        offset = None
+        if dtype is array.dtype and (array.flags.c_contiguous or array.flags.f_contiguous):
+            offset = self._writer.offset_of(array.__array_interface__["data"][0], array.nbytes)
+        if offset is None:
+            memory, offset = self._writer.room(array.nbytes)
+            numpy.copyto(numpy.ndarray(array.shape, dtype, memory, order=order), array)
+        return self._mark(offset, array.nbytes)
+
+    def _mark(self, offset: int, nbytes: int) -> pickle.PickleBuffer:
+        buffer = pickle.PickleBuffer(bytearray())
+        self._placed[id(buffer)] = (offset, nbytes)
+        return buffer
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, file: io.BytesIO, places: _Places, encoder: Encoder) -> None:
+        super().__init__(file, protocol=5, buffer_callback=places.add)
+        self._places = places
+        self._encoder = encoder
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, torch.Tensor):
+            return self._tensor(obj)
+        if type(obj) is numpy.ndarray:
+            return self._array(obj)
+        if isinstance(obj, type):
+            number = self._encoder.numbers.get(obj)
+            if number is not None:
+                return _known_class, (self._encoder.token, number)
+        return NotImplemented
+
+    def _tensor(self, tensor: torch.Tensor) -> Any:
+        if tensor.requires_grad and not tensor.is_leaf:
+            raise RuntimeError(
+                "a tensor that carries a gradient graph cannot be sent from a worker: "
+                "call .detach() on it in the dataset or the collate function"
+            )
+        if type(tensor) is not torch.Tensor:
+            return _reduce_subclass(tensor)
+        if tensor.layout in _PARTS:
+            return _reduce_sparse(tensor)
+        if not _is_plain(tensor):
+            return NotImplemented
+        shape, stride = tuple(tensor.shape), tensor.stride()
+        code = _CODES[tensor.dtype]
+        if tensor.numel() == 0:
+            return _empty, (code, shape, stride, tensor.requires_grad)
+        contiguous = tensor.is_contiguous()
+        span = tensor.numel() if contiguous else 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
+        buffer = self._places.place(tensor, span, contiguous)
+        if tensor.requires_grad or not contiguous or 1 in shape:  # a dimension of one has any stride
+            return _strided, (buffer, code, shape, stride, tensor.requires_grad)
+        return _contiguous, (buffer, code, shape)
+
+    def _array(self, array: numpy.ndarray[Any, Any]) -> Any:
+        """As from torch's workers, who send arrays by an older protocol: native, writable, contiguous."""
+        dtype = array.dtype
+        if dtype.hasobject or dtype.kind not in _ARRAY_KINDS:
+            return NotImplemented
+        if dtype.byteorder not in "=|":
+            dtype = dtype.newbyteorder("=")
+        order = "F" if array.flags.fnc else "C"
+        name = dtype if dtype.kind == "V" else dtype.str
+        if array.nbytes == 0:
+            return array.__reduce__()
+        return _array, (self._places.place_array(array, dtype, order), name, array.shape, order)
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return (
+        tensor.layout is torch.strided
+        and tensor.device.type == "cpu"
+        and not tensor.is_quantized
+        and not tensor.is_nested
+        and not tensor.is_conj()
+        and not tensor.is_neg()
+        and all(s >= 0 for s in tensor.stride())
+    )
+
+
+def _reduce_sparse(tensor: torch.Tensor) -> Any:
+    """Not by torch's pickling, which keeps a sparse tensor that it rebuilt for ever, to validate it."""
+    plain = tensor.detach()
+    parts = tuple(getattr(plain, part)() for part in _PARTS[plain.layout])
+    coalesced = plain.is_coalesced() if plain.layout is torch.sparse_coo else None
+    return _sparse, (plain.layout, parts, tuple(plain.shape), coalesced, tensor.requires_grad)
+
+
+def _has_a_way_of_its_own(cls: type) -> bool:
+    own = cls.__mro__[: cls.__mro__.index(torch.Tensor)]
+    return any(name in vars(base) for base in own for name in _WAYS)
+
+
+def _reduce_subclass(tensor: torch.Tensor) -> Any:
+    """A subclass without a way of its own travels as a plain tensor, its class and its attributes."""
+    cls = type(tensor)
+    if isinstance(tensor, torch.nn.Parameter) or _has_a_way_of_its_own(cls):
+        return NotImplemented
+    plain = torch_private.plain_tensor(tensor)
+    if not _is_plain(plain) or type(plain) is not torch.Tensor:
+        return NotImplemented
+    return _subclass, (plain, cls, tensor.__dict__, tensor.requires_grad)
+
+
+# ---------------------------------------------------------------- reading
+
+
+class Decoded:
+    """Where the classes of a loader's main script are found by number."""
+
+    @staticmethod
+    def register(token: str, classes: ClassTable) -> None:
+        _tables[token] = classes
+
+    @staticmethod
+    def forget(token: str) -> None:
+        _tables.pop(token, None)
+
+
+def decode(stream: bytes | memoryview, pieces: Sequence[tuple[int, int]], memory: Memory | None) -> Any:
+    """Make the batch again; its tensors and arrays are views of ``memory``."""
+    if not pieces:
+        return pickle.loads(stream)
+    if memory is None:
+        memory = memoryview(bytearray())  # all pieces are empty
+    return pickle.loads(stream, buffers=[memory[start : start + length] for start, length in pieces])
+
+
+def _known_class(token: str, number: int) -> type:
+    return _tables[token][number]
+
+
+def _contiguous(buffer: memoryview, code: int, shape: tuple[int, ...]) -> torch.Tensor:
+    # Changed in place, not viewed: a view could not be detached in place, as a tensor of torch's workers can.
+    return torch.frombuffer(buffer, dtype=_DTYPES[code]).resize_(shape)
+
+
+def _strided(
+    buffer: memoryview, code: int, shape: tuple[int, ...], stride: tuple[int, ...], requires_grad: bool
+) -> torch.Tensor:
+    tensor = torch.frombuffer(buffer, dtype=_DTYPES[code]).as_strided_(shape, stride)
+    return tensor.requires_grad_() if requires_grad else tensor
+
+
+def _empty(code: int, shape: tuple[int, ...], stride: tuple[int, ...], requires_grad: bool) -> torch.Tensor:
+    return torch.empty_strided(shape, stride, dtype=_DTYPES[code], requires_grad=requires_grad)
+
+
+def _sparse(
+    layout: torch.layout, parts: Any, shape: tuple[int, ...], coalesced: bool | None, requires_grad: bool
+) -> torch.Tensor:
+    make: Any = torch.sparse_coo_tensor if layout is torch.sparse_coo else torch.sparse_compressed_tensor
+    more = {"is_coalesced": coalesced} if layout is torch.sparse_coo else {"layout": layout}
+    tensor: torch.Tensor = make(*parts, shape, check_invariants=False, **more)
+    return tensor.requires_grad_() if requires_grad else tensor
+
+
+def _array(buffer: memoryview, dtype: Any, shape: tuple[int, ...], order: Any) -> Any:
+    return numpy.ndarray(shape, dtype, buffer, order=order)
+
+
+def _subclass(plain: torch.Tensor, cls: type, attributes: dict[str, Any], requires_grad: bool) -> torch.Tensor:
+    tensor: torch.Tensor = plain.as_subclass(cls)
+    tensor.__dict__.update(attributes)
+    return tensor.requires_grad_() if requires_grad else tensor

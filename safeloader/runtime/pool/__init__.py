@@ -1,0 +1,1 @@
+"""Processes that several loaders share, from the trainer's side."""

@@ -1,0 +1,125 @@
+"""How a loader's processes come to be: spawned, or forked from a clean server where there is one to be had."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from safeloader.runtime import system
+from safeloader.runtime.start.spawned import LOST, Spawned
+
+if TYPE_CHECKING:
+    from safeloader.runtime.start.client import ForkServer
+    from safeloader.runtime.start.surroundings import Surroundings
+
+__all__ = ["LOST", "Body", "Launcher"]
+
+_slowest: dict[str, float] = {}  # by method
+
+
+class Body(Protocol):
+    """What the trainer holds of an operating-system process."""
+
+    why_lost: str
+
+    @property
+    def pid(self) -> int:
+        """0 until it is known."""
+
+    @property
+    def pidfd(self) -> int:
+        """Becomes readable when ``poll`` has news; -1 where the system has no such thing."""
+
+    def poll(self) -> int | None:
+        """Its exit code, or minus the signal that ended it; None while it lives."""
+
+    def settle(self) -> None:
+        """It spoke: its pid can be known from now on."""
+
+    @property
+    def phase(self) -> str:
+        """How far its start is, for people."""
+
+    def send_signal(self, number: int) -> None:
+        """Nothing if it is gone, or does not know the signal yet."""
+
+    def close(self) -> None:
+        """Close what the trainer holds of it."""
+
+
+class Launcher:
+    """One loader's way to start processes. Holds the fork server for as long as the loader may need it.
+
+    Args:
+        method: "spawn" or "forkserver".
+        accelerators: whether devices stay visible in its processes.
+        strict: complaints are errors.
+
+    Attributes:
+        preload: modules that a fork server should import.
+        complaints: why processes are spawned although a fork server was asked for; to be told, and cleared.
+        outdated: files that changed since a server imported them.
+    """
+
+    def __init__(
+        self, method: Literal["spawn", "forkserver"] = "spawn", accelerators: bool = False, strict: bool = False
+    ) -> None:
+        self.method = method
+        self.strict = strict
+        self.preload: tuple[str, ...] = ()
+        self.complaints: list[str] = []
+        self.outdated: list[str] = []
+        self._accelerators = accelerators
+        self._server: ForkServer | None = None
+        self._said: set[str] = set()
+
+    def begin(self, given: Surroundings, channel: int, stacks: int, modules: tuple[str, ...]) -> Body:
+        """Start a process.
+
+        Args:
+            given: what it takes over from the trainer.
+            channel: its end of the channel; stays open here.
+            stacks: where its Python stacks are written; stays open here.
+            modules: what it imports before it says that it is ready.
+
+        Raises:
+            OSError: the system cannot start another process.
+        """
+        if self.method == "forkserver" and not (system.HAS_PIDFD and system.HAS_SIGNAL_ON_HANGUP):
+            self.complain("this system has no descriptors of processes (pidfd)")
+            self.method = "spawn"
+        if self.method == "spawn":
+            return Spawned(given, channel, stacks, modules)
+        from safeloader.runtime.start.forked import Forked
+
+        return Forked(self, given, channel, stacks, modules)
+
+    def server(self, given: Surroundings | None = None) -> ForkServer:
+        """The trainer's fork server for these surroundings, or for those of now.
+
+        Raises:
+            Unavailable: there is none to be had.
+        """
+        from safeloader.runtime.start import client
+        from safeloader.runtime.start.surroundings import Surroundings
+
+        self._server = client.obtain(self.preload, self._accelerators, given or Surroundings())
+        return self._server
+
+    @property
+    def slowest_start(self) -> float:
+        """Seconds of the slowest start that this program has seen; 0: none."""
+        return _slowest.get(self.method, 0.0)
+
+    def learn(self, seconds: float) -> None:
+        """A process was ready after so many seconds."""
+        _slowest[self.method] = max(self.slowest_start, seconds)
+
+    def complain(self, why: str) -> None:
+        """Processes are spawned instead. Each reason is told once."""
+        if why not in self._said:
+            self._said.add(why)
+            self.complaints.append(why)
+
+    def close(self) -> None:
+        """This loader needs no further process. The server ends with the last loader that holds it."""
+        self._server = None

@@ -1,0 +1,163 @@
+"""Which leases the consumer's batches hold, and when their memory may be used again.
+
+A batch is made of views of one array, the *anchor*. When the last view dies, so does the anchor, and the lease is back.
+A fork of the trainer sees the batches that are alive at that moment, through mappings that it shares with the trainer.
+So the slots of those leases are not used again before every fork that sees them has ended: the batch of a fork never
+changes under it, and a fork copies nothing. What a fork may see is noted by a *witness*, a mapping that lives as long
+as any of the forks does.
+
+::
+
+    before the fork: hold what comes back ──▶ fork ──▶ parent: leases alive now are tied to the witness
+                                                  └──▶ child: the witness stays mapped; the loader's files are closed
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy
+
+from safeloader.runtime import system
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from safeloader.core.messages import Lease
+
+__all__ = ["ForkSensitive", "Views", "track"]
+
+
+class _Seen(NamedTuple):
+    """A fork, and the serial numbers of the leases that it may see."""
+
+    witness: system.Witness
+    serials: frozenset[int]
+
+
+class Views:
+    """The leases that are with one loader's consumer."""
+
+    def __init__(self) -> None:
+        self.returned: deque[Lease] = deque()  # the last view is dead
+        self.kept: list[Lease] = []  # those of them that a fork may see
+        self._anchors: dict[int, weakref.ref[Any]] = {}
+        self._open: tuple[int, Any] | None = None  # a batch that is being made: its lease must not come back meanwhile
+        self._forks: list[_Seen] = []
+        self._forking: set[int] = set()  # threads that are about to fork
+
+    def anchor(self, lease: Lease, memory: memoryview, nbytes: int) -> Any:
+        """An array over the lease that all views refer to: when it dies, the lease comes back.
+
+        That may be in any thread and inside anything, so all that happens then is an append, which is atomic. Until
+        ``handed_over``, it is the same array each time.
+        """
+        if self._open is not None and self._open[0] == lease.serial:
+            anchor = self._open[1]
+        else:
+            anchor = numpy.frombuffer(memory, dtype=numpy.uint8, count=nbytes)
+            self._open = lease.serial, anchor
+        if lease.serial in self._anchors:
+            return anchor
+        returned, anchors = self.returned, self._anchors
+
+        def back(_: Any) -> None:
+            returned.append(lease)
+            anchors.pop(lease.serial, None)
+
+        anchors[lease.serial] = weakref.ref(anchor, back)
+        return anchor
+
+    def handed_over(self) -> None:
+        """Only the batch keeps its lease from now on."""
+        self._open = None
+
+    def tell_free(self, tell: Callable[[Iterable[Lease]], None]) -> None:
+        """Tell the leases that came back and that nobody can see any more. If interrupted, some may be told again."""
+        if self._forking:
+            return
+        if not self._forks and not self.kept:
+            back = list(self.returned)
+            tell(back)
+            for _ in back:
+                self.returned.popleft()
+            return
+        while self.returned:
+            self.kept.extend(map(deque.popleft, (self.returned,)))
+        self._forget_ended()
+        visible: set[int] = set().union(*(seen.serials for seen in self._forks))
+        tell([lease for lease in self.kept if lease.serial not in visible])
+        self.kept = [lease for lease in self.kept if lease.serial in visible] if visible else []
+
+    # ------------------------------------------------------------ forks
+
+    def _forget_ended(self) -> None:
+        for seen in [seen for seen in self._forks if seen.witness.gone()]:
+            self._forks.remove(seen)
+
+    @property
+    def alive(self) -> bool:
+        """Whether a fork made now would see a batch."""
+        return bool(self._anchors or self.returned or self.kept)
+
+    def hold(self) -> None:
+        """A fork begins: what comes back from now on, it may see."""
+        self._forking.add(threading.get_ident())
+
+    def forked(self, witness: system.Witness | None) -> None:
+        """The fork is made (or failed); in the parent."""
+        if witness is not None:
+            self._forget_ended()  # a loader that stands idle while others fork must not gather witnesses
+            serials = {*self._anchors, *(lease.serial for lease in (*self.returned, *self.kept))}
+            if serials:
+                self._forks.append(_Seen(witness, frozenset(serials)))
+        self._forking.discard(threading.get_ident())
+
+
+class ForkSensitive(Protocol):
+    """Who has views of shared memory, or files that a fork should not keep."""
+
+    views: Views
+
+    def leave(self) -> None:
+        """This process is a fork: let go of what is the parent's, without a word to anybody."""
+
+
+_tracked: weakref.WeakSet[ForkSensitive] = weakref.WeakSet()
+_forks: dict[int, tuple[list[ForkSensitive], system.Witness | None]] = {}  # that are being made, by thread
+
+
+def track(who: ForkSensitive) -> None:
+    """Take part in the forks of this process for as long as ``who`` lives."""
+    _tracked.add(who)
+
+
+def _before() -> None:
+    tracked = list(_tracked)
+    for one in tracked:
+        one.views.hold()
+    seen = any(one.views.alive for one in tracked)
+    _forks[threading.get_ident()] = tracked, system.Witness() if seen else None
+
+
+def _in_parent() -> None:
+    tracked, witness = _forks.pop(threading.get_ident(), ([], None))
+    if witness is not None:
+        witness.made()
+    for one in tracked:
+        one.views.forked(witness)
+
+
+def _in_child() -> None:
+    _forks.clear()  # the witness stays mapped for as long as this process lives
+    tracked = list(_tracked)
+    _tracked.clear()
+    for one in tracked:
+        one.leave()
+
+
+os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

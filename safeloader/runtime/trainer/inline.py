@@ -1,0 +1,264 @@
+"""Workers hosted by the trainer itself, at the lowest rung: same code, same bytes, no process.
+
+Nothing of the trainer's reaches a sample, and nothing of a worker's stays in the trainer (``isolation``): generators,
+worker info and all ambient states are put back after every batch. What could not be put back is refused, and the worker
+goes to a process. A watchdog thread interrupts a batch past its deadline where Python can be interrupted: a signal
+whose handler raises wakes even a sleep or a lock.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import traceback
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from safeloader import clock, torch_private
+from safeloader.runtime import by_value, system
+from safeloader.runtime.child.generators import Generators, States
+from safeloader.runtime.child.unsendable import unsendable
+from safeloader.runtime.child.worker import Loaded, LoadSpec, Marks, Worker, WorkerPlace
+from safeloader.runtime.isolation import Ambient, Irreversible, View
+from safeloader.runtime.memory import codec
+from safeloader.runtime.memory.collate import collating_into
+from safeloader.runtime.memory.heap_memory import PrivateMemory
+from safeloader.runtime.trainer.indices import own_copy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from safeloader.runtime.payload import Payload
+
+__all__ = ["InlineBatch", "InlineHost", "Interrupted", "Irreversible", "NotEncodable"]
+
+T = TypeVar("T")
+
+
+class InlineBatch:
+    """A batch that never left the trainer, or the error in its place, until the consumer has got it.
+
+    What the supervisor was told is kept for a while (see ``journal``). That must not keep the batch.
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class NotEncodable(Exception):
+    """A batch was loaded, but a process could not have sent it. The error that tells is ``error``."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class Interrupted(BaseException):
+    """A batch took too long; not an Exception, so that no dataset swallows it."""
+
+    def __init__(self, stack: str = "") -> None:
+        super().__init__(stack)
+        self.stack = stack
+
+
+class InlineHost:
+    """Hosts workers in this process.
+
+    Args:
+        load: plain values for this loader.
+        spec: where the workers' copies come from.
+        tell: is told what a worker did, or would have done, that cannot be undone (see ``Ambient``).
+    """
+
+    def __init__(self, load: LoadSpec, spec: Payload, tell: Callable[[int, str, bool], None]) -> None:
+        self._load = load
+        self._spec = spec
+        self._token = spec.config.token
+        self._generators: Generators | None = None
+        self._places: dict[int, WorkerPlace] = {}
+        self._workers: dict[int, Worker] = {}
+        self._trainers: tuple[States, Any] | None = None  # generators and worker info, while a worker is in
+        self._before: tuple[object, States | None] = None, None  # the batch begun last, its worker's generators before
+        self._views: dict[int, View] = {}
+        self._in = -1
+        self._ambient = Ambient(lambda what, left_out: tell(self._in, what, left_out))
+
+    def host(self, place: WorkerPlace, lenient: bool) -> Worker | None:
+        """Take a worker in. It is set up when it is first needed; at once, and returned, where it has an iterator
+        (which may draw random numbers) or is to be compared with what was delivered.
+
+        Args:
+            place: where it stands.
+            lenient: what it does that could not be undone here is left out, not refused.
+        """
+        self._places[place.worker] = place
+        self._views[place.worker] = self._ambient.view(lenient)
+        if not (self._load.iterable or place.digests or place.mark):
+            return None
+        return self._as_worker(place.worker, lambda hosted: hosted)
+
+    def drop(self, worker: int) -> None:
+        self._places.pop(worker, None)
+        self._workers.pop(worker, None)
+        self._views.pop(worker, None)
+
+    def resume(self, worker: int, shared_seed: int | None, epoch: int, told_epoch: int | None) -> bytes | None:
+        """Begin a new epoch. Returns what the dataset says of itself."""
+
+        def begin(hosted: Worker) -> None:
+            try:
+                hosted.resume(shared_seed, epoch, told_epoch)
+            except Exception as error:
+                hosted.failure = error
+
+        self._as_worker(worker, begin)
+        return self.said(worker, always=True)
+
+    def said(self, worker: int, always: bool = False) -> bytes | None:
+        """What a worker's dataset says of itself after its last batch, if that is to be told."""
+        there = self._workers.get(worker)
+        if there is None or not there.asked(always):
+            return None
+
+        def ask(hosted: Worker) -> bytes | None:
+            said = hosted.said(always=True)
+            data = None if said is None else by_value.dumps(said, self._spec.classes)
+            hosted.noted()
+            return data
+
+        return self._as_worker(worker, ask)
+
+    def load(self, worker: int, indices: Any, skip: tuple[int, ...], timeout: float, key: object = None) -> Loaded:
+        """Load one batch now; under the same ``key`` again, if an interrupt has broken that off.
+
+        Raises:
+            Ended: the worker has nothing left.
+            Interrupted: it took longer than ``timeout`` seconds and could be interrupted.
+            NotEncodable: a process could not have sent this batch.
+            Irreversible: something was about to be done that cannot be undone here.
+            Exception: whatever the dataset raised.
+        """
+        memory = PrivateMemory()
+        self._rewind(worker, key)
+
+        def work(hosted: Worker) -> Loaded:
+            with _watched(timeout):
+                loaded = hosted.load(own_copy(indices), skip)
+                if loaded.empty:
+                    return loaded
+                try:
+                    encoded = codec.Encoder(memory, self._token, self._spec.classes).encode(loaded.batch)
+                except Exception as error:
+                    raise NotEncodable(unsendable(error, loaded.batch, indices, self._spec.classes)) from error
+                return loaded._replace(batch=encoded)
+
+        loaded = self._as_worker(worker, work)
+        if loaded.empty:
+            return loaded
+        stream, pieces = loaded.batch
+        return loaded._replace(batch=codec.decode(stream, pieces, memory))
+
+    def _rewind(self, worker: int, key: object) -> None:
+        """Let a batch begin where the worker stood when it was begun first."""
+        hosted = self._workers.get(worker)
+        if key is None or self._before[0] != key:
+            self._before = key, None if hosted is None else hosted.states
+        elif self._before[1] is None:
+            self._workers.pop(worker, None)  # it is set up anew
+        elif hosted is not None:
+            hosted.states = self._before[1]
+
+    def states(self, worker: int) -> States | None:
+        """The generators of a worker after its last batch."""
+        hosted = self._workers.get(worker)
+        return hosted.states if hosted is not None else None
+
+    def digest(self, worker: int) -> bytes:
+        """Of what a worker loaded last."""
+        hosted = self._workers.get(worker)
+        return hosted.digest if hosted is not None else b""
+
+    def sample(self, worker: int) -> int | None:
+        hosted = self._workers.get(worker)
+        return hosted.sample if hosted is not None else None
+
+    def _as_worker(self, number: int, act: Callable[[Worker], T]) -> T:
+        """Do something as a worker, in its own surroundings."""
+        self._in = number
+        return self._ambient.inside(self._views[number], lambda: self._with_generators(number, act))
+
+    def _with_generators(self, number: int, act: Callable[[Worker], T]) -> T:
+        if self._generators is None:
+            self._generators = Generators()
+        generators = self._generators
+        if self._trainers is None:  # else an interrupt has kept them from being put back
+            self._trainers = generators.capture(), torch_private.get_worker_info()
+        try:
+            with collating_into(None):
+                hosted = self._workers.get(number) or self._set_up(number, generators)
+                hosted.enter()
+                try:
+                    return act(hosted)
+                finally:
+                    hosted.leave()
+        except SystemExit as end:
+            what = f"sys.exit({end.code!r})"
+            if self._views[number].lenient:
+                raise RuntimeError(f"{what} would end the main process, where this worker is hosted now") from end
+            raise Irreversible(what) from end
+        finally:
+            mine, info = self._trainers
+            torch_private.put_worker_info(info)
+            generators.restore(mine)
+            self._trainers = None
+
+    def _set_up(self, number: int, generators: Generators) -> Worker:
+        parts, place = self._spec.parts(), self._places[number]
+        if place.mark is not None:
+            position, said, states = place.mark
+            place = place._replace(mark=(position, by_value.loads(said, self._spec.classes), states))
+        worker = Worker(
+            self._load, parts.dataset, parts.collate_fn, parts.worker_init_fn, place, generators, Marks(),
+            parts.generators,
+        )  # fmt: skip
+        self._workers[number] = worker
+        return worker
+
+
+@contextmanager
+def _watched(timeout: float) -> Iterator[None]:
+    """Interrupt the block after ``timeout`` seconds; only in the main thread, where Python runs signal handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    main = threading.get_ident()
+    over = threading.Event()
+    stack: list[str] = []
+
+    def interrupt(signum: int, frame: Any) -> None:
+        if not over.is_set():
+            over.set()
+            raise Interrupted(stack[0] if stack else "")
+
+    def watch() -> None:
+        end = clock.now() + timeout
+        while not over.wait(max(end - clock.now(), 0.0)):
+            if clock.now() < end:  # the program did not run for a while
+                continue
+            frame = sys._current_frames().get(main)
+            stack.append("".join(traceback.format_stack(frame)) if frame is not None else "")
+            signal.pthread_kill(main, system.INTERRUPT_SIGNAL)
+            return
+
+    before = signal.signal(system.INTERRUPT_SIGNAL, interrupt)
+    watcher = threading.Thread(target=watch, daemon=True, name="safeloader-watchdog")
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+        signal.signal(system.INTERRUPT_SIGNAL, before)

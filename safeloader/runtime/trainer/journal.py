@@ -1,0 +1,185 @@
+"""The supervisor's books, kept so that an exception between any two instructions of them loses nothing.
+
+::
+
+    inbox ──move──▶ taken ──▶ told (events, time) ──supervisor──▶ answers (commands) ──▶ carried out, one by one
+
+An exception can arrive anywhere (see ``shield``). Every arrow is one step: something moves by a single call into C, or
+is noted by a single store, after it was done. So whoever comes next sees how far the last one came, and goes on there.
+Only the supervisor changes much at a time. It is pure, so what it was told since a copy was made of it makes it again:
+if an exception breaks it off, the copy is told everything once more.
+A command may be begun twice, if the first time was broken off: it is told so.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from safeloader import clock
+from safeloader.core.duplicate import duplicate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from safeloader.core import messages as m
+    from safeloader.core.supervisor import Supervisor
+    from safeloader.runtime.trainer.process import Process
+    from safeloader.runtime.trainer.shield import Shield
+
+__all__ = ["ArrivedEvents", "Journal", "Key"]
+
+_LONG = 512
+"""Events after which the supervisor is copied anew."""
+
+Key = tuple[int, int]
+"""A command: which answer it is in, and where there. Later ones are greater."""
+
+
+class ArrivedEvents(NamedTuple):
+    """A message of a process. ``number`` counts those of its channel."""
+
+    process: Process
+    number: int
+    message: tuple[Any, ...]
+
+
+class _Produced(NamedTuple):
+    """An event that carrying out a command has led to."""
+
+    key: Key
+    event: m.Event
+
+
+class _Page:
+    """What happened since the supervisor was copied."""
+
+    def __init__(self, base: Supervisor, number: int) -> None:
+        self.base = base
+        self.number = number  # of the first answer
+        self.taken: list[Any] = []
+        self.told: list[tuple[list[m.Event], float]] = []
+        self.begun = 0  # how many the supervisor was told of
+        self.answers: list[list[m.Command]] = []
+        self.cursor = (0, 0)  # answer, command: the next one to be carried out
+        self.tried: Key | None = None  # the command that was begun last
+
+
+class Journal:
+    """Tells one supervisor what happened, and has its commands carried out.
+
+    Args:
+        supervisor: it, before its first event.
+        shield: does what must not be broken off.
+        events: what a message means.
+        execute: carries out a command; whether it was begun before is said.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        shield: Shield,
+        events: Callable[[ArrivedEvents], list[m.Event]],
+        execute: Callable[[Any, Key, bool], None],
+    ) -> None:
+        self.supervisor = supervisor
+        self.inbox: deque[Any] = deque()
+        self._shield = shield
+        self._events = events
+        self._execute = execute
+        self._page = _Page(duplicate(supervisor), 0)
+
+    @property
+    def torn(self) -> bool:
+        """True while the supervisor is at work, or was broken off."""
+        return self._page.begun > len(self._page.answers)
+
+    def close(self) -> None:
+        """Nothing is told any more: let go of who would hear it, and of processes that told something."""
+        del self._events, self._execute
+        for told in (self.inbox, self._page.taken, self._page.told):
+            told.clear()
+
+    def later(self, key: Key, event: m.Event, again: bool) -> None:
+        """Tell what a command has led to; once, though it may be carried out again."""
+        if not again or not any(_is_produced(item, key, type(event)) for item in list(self.inbox)):
+            self.inbox.append(_Produced(key, event))
+
+    def run(self) -> None:
+        """Until nothing is left to be told or carried out."""
+        while True:
+            page = self._page
+            if page.cursor[0] < len(page.answers):
+                self._carry_out(page)
+            elif len(page.told) > len(page.answers):
+                self._answer(page)
+            elif not self._take(page):
+                return
+
+    def _carry_out(self, page: _Page) -> None:
+        at, first = page.cursor
+        number = page.number + at
+        commands = page.answers[at]
+        for step in range(first, len(commands)):
+            key = number, step
+            again, page.tried = page.tried == key, key
+            self._execute(commands[step], key, again)
+            page.cursor = at, step + 1
+        page.cursor = at + 1, 0
+
+    def _answer(self, page: _Page) -> None:
+        if page.begun == len(page.told):
+            self._shield.run(("rebuild", page.number + page.begun), self._rebuild)
+            return
+        events, now = page.told[-1]
+        page.begun = len(page.told)
+        if len(events) == 1:
+            commands = self.supervisor.handle(events[0], now)
+        else:
+            commands = [command for event in events for command in self.supervisor.handle(event, now)]
+        page.answers.append(commands)
+
+    def _take(self, page: _Page) -> bool:
+        if len(page.taken) == len(page.told):
+            inbox = self.inbox
+            if not inbox:
+                return False
+            if page.taken and type(last := page.taken[-1]) is ArrivedEvents:
+                last.process.channel.heard = last.number
+            if len(page.told) >= _LONG:
+                self._page = page = _Page(duplicate(self.supervisor), page.number + len(page.answers))
+            if type(item := inbox[0]) is ArrivedEvents and item.number <= item.process.channel.heard:
+                inbox.popleft()  # it was put there twice
+                return True
+            page.taken.extend(map(deque.popleft, (inbox,)))  # one step: it is in the one or in the other
+        item = page.taken[-1]
+        kind = type(item)
+        events = [item.event] if kind is _Produced else self._events(item) if kind is ArrivedEvents else [item]
+        page.told.append((events, clock.now()))
+        return True
+
+    def _rebuild(self) -> None:
+        """The supervisor was broken off: make it again from its copy. Runs in the shield's thread."""
+        page, broken = self._page, self.supervisor
+        again = page.base
+        story, again.story = broken.story, type(broken.story)(1)
+        *before, (events, now) = page.told
+        for earlier, time in before:
+            for event in earlier:
+                again.handle(event, time)
+        fresh = _Page(duplicate(again), page.number + len(before))
+        commands = [command for event in events for command in again.handle(event, now)]
+        again.story = story
+        story.add(now, events[-1], commands) if events else None
+        delivered, again.ledger.delivered = again.ledger.delivered, broken.ledger.delivered
+        again.ledger.delivered.clear()
+        again.ledger.delivered.extend(delivered)
+        fresh.taken.append(page.taken[-1])
+        fresh.told.append((events, now))
+        fresh.answers.append(commands)
+        fresh.begun, fresh.tried = 1, page.tried
+        self.supervisor, self._page = again, fresh
+
+
+def _is_produced(item: Any, key: Key, kind: type) -> bool:
+    return isinstance(item, _Produced) and item.key == key and type(item.event) is kind

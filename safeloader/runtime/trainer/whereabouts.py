@@ -1,0 +1,86 @@
+"""What a driver's processes are at, for a stall report: read from another thread while the driver waits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from safeloader import clock
+from safeloader.core import messages as m
+from safeloader.core.records import ProcessState, Task, TaskState
+from safeloader.runtime.trainer.reporting import sample_name
+
+if TYPE_CHECKING:
+    from safeloader.runtime.trainer.driver import Driver
+
+__all__ = ["Whereabouts", "whereabouts"]
+
+
+class Whereabouts(NamedTuple):
+    """The batch that is due, and who has it.
+
+    Attributes:
+        ready: batches that are loaded and wait for the consumer.
+        epoch: epoch, from 0.
+        batch: number of the batch that is due; None if none is planned.
+        worker: whose it is.
+        process: pid of the process that hosts that worker; None if none does.
+        sample: the sample in work there, where known.
+        seconds: how long it has been in work.
+        doing: words for what holds it up.
+    """
+
+    ready: int
+    epoch: int
+    batch: int | None = None
+    worker: int | None = None
+    process: int | None = None
+    sample: Any = None
+    seconds: float = 0.0
+    doing: str = ""
+
+
+def whereabouts(driver: Driver) -> Whereabouts:
+    """Where the batch is that is due next."""
+    for _ in range(3):
+        try:
+            return _look(driver)
+        except (RuntimeError, KeyError):  # the books changed meanwhile: so it goes on
+            continue
+    return Whereabouts(0, -1, doing="the loader is at work")
+
+
+def _look(driver: Driver) -> Whereabouts:
+    ledger = driver.supervisor.ledger
+    tasks = list(ledger.queue)
+    ready = sum(task.state is TaskState.SETTLED for task in tasks)
+    due = next((task for task in tasks if task.state is not TaskState.SETTLED), None)
+    if due is None:
+        return Whereabouts(ready, ledger.epoch, doing="no further batch is planned")
+    seat = driver.supervisor.workers[due.worker].host
+    process = None if seat is None else driver.processes.get(seat)
+    if seat == m.INLINE:
+        return _at(ready, due, driver.pid_of(m.INLINE), None, 0.0, "the main process loads it")
+    if process is None:
+        return _at(ready, due, None, None, 0.0, f"worker {due.worker} waits for a process")
+    if driver.supervisor.fleet.processes[process.number].state is ProcessState.STARTING:
+        pid = driver.pid_of(process.number)  # a fork server may not have said it yet
+        starting = f"{'a process' if pid is None else f'process {pid}'} is starting for worker {due.worker}"
+        return _at(ready, due, pid, None, clock.now() - process.started_at, starting)
+    page, pid = process.page.read(), driver.pid_of(process.number)
+    who = f"worker {due.worker} (pid {pid})"
+    if page.setup is not None:
+        again = f": it has loaded {page.replayed:,} of {page.of:,} batches again" if page.of else ""
+        return _at(ready, due, pid, None, clock.now() - clock.at(page.taken_at), f"{who} is being set up{again}")
+    if page.task == due.id:
+        sample = None if page.sample is None else sample_name(due.indices, page.sample)
+        seconds = clock.now() - (clock.at(page.taken_at if sample is None else page.progressed_at))
+        doing = f"{who} has worked on " + ("it" if sample is None else f"sample {sample!r}")
+        return _at(ready, due, pid, sample, seconds, doing)
+    other = driver.supervisor.tasks.get(page.task) if page.task is not None else None
+    at = "an earlier batch" if other is None else f"batch {other.batch}"
+    doing = f"{who} is idle" if page.task is None else f"{who} is at {at}"
+    return _at(ready, due, pid, None, clock.now() - clock.at(page.progressed_at), doing)
+
+
+def _at(ready: int, due: Task, pid: int | None, sample: Any, seconds: float, doing: str) -> Whereabouts:
+    return Whereabouts(ready, due.epoch, due.batch, due.worker, pid, sample, seconds, doing)

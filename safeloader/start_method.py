@@ -1,0 +1,122 @@
+"""How one loader starts its processes: by which method, which of them beforehand, from which server."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch.multiprocessing
+
+from safeloader.errors import ForkRefusedError
+
+if TYPE_CHECKING:
+    from safeloader.config import Settings
+    from safeloader.loader import DataLoader
+    from safeloader.runtime.payload import Payload
+    from safeloader.runtime.start.launcher import Launcher
+    from safeloader.runtime.start.prestarted import Prestarted
+
+__all__ = ["Starting", "without_fork"]
+
+Method = Literal["spawn", "forkserver"]
+
+
+class Starting:
+    """One loader's.
+
+    Args:
+        settings: what policy wants.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._way: Launcher | None = None
+        self.stock: Prestarted | None = None
+
+    def prestart(self, loader: DataLoader[Any]) -> None:
+        """Start the processes of the first iteration now, if policy wants that."""
+        wanted = loader.num_workers
+        if self._settings.max_processes is not None:
+            wanted = min(wanted, self._settings.max_processes)
+        if not self._settings.prestart or self._settings.disable or wanted == 0:
+            return
+        from safeloader.runtime.start.preload import homes, installed
+        from safeloader.runtime.start.prestarted import Prestarted
+        from safeloader.runtime.start.surroundings import Surroundings
+
+        way = self._chosen(loader.multiprocessing_context)
+        modules = homes(loader.dataset, loader.collate_fn, loader.worker_init_fn)
+        if way.method == "forkserver":
+            way.preload = (*installed(modules), *self._settings.preload)
+        self.stock = Prestarted(way, Surroundings(), wanted, modules)
+        weakref.finalize(self, self.stock.close)
+
+    def way(self, context: Any, spec: Payload | None = None) -> Launcher:
+        """How the processes of an iterator come to be; those of a pool do not know yet what they will serve."""
+        way = self._chosen(context)
+        if way.method == "forkserver":
+            from safeloader.runtime.start.preload import installed
+
+            way.preload = (*installed(spec.modules if spec is not None else ()), *self._settings.preload)
+        return way
+
+    def _chosen(self, context: Any) -> Launcher:
+        from safeloader.runtime.start.launcher import Launcher
+
+        method = _method(context, self._settings)
+        if self._way is None or self._way.method != method:
+            self._way = Launcher(method, self._settings.accelerators, self._settings.strict)
+            weakref.finalize(self, self._way.close)  # a closed driver, which holds it too, may await a collection
+        return self._way
+
+    def close(self) -> None:
+        """No process will be needed any more. An exception from outside breaks nothing of this off."""
+        if self.stock is not None or self._way is not None:
+            from safeloader.runtime.trainer.shield import Shield
+
+            Shield().do(self._close)
+
+    def _close(self) -> None:
+        if self.stock is not None:
+            self.stock.close()
+        if self._way is not None:
+            self._way.close()
+
+
+def _method(context: Any, settings: Settings) -> Method:
+    """The policy's argument, else the loader's context, else the environment, else the program's start method."""
+    source = settings.sources["start_method"]
+    if source == "argument":
+        return settings.start_method
+    if context is not None:
+        return _of(context if isinstance(context, str) else context.get_start_method())
+    if source != "default":
+        return settings.start_method
+    return _of(torch.multiprocessing.get_start_method(allow_none=True))
+
+
+def _of(name: str | None) -> Method:
+    return "forkserver" if name == "forkserver" else "spawn"
+
+
+def without_fork(context: Any, num_workers: int, settings: Settings, stacklevel: int) -> Any:
+    """Refuse fork, whoever asks for it: the argument (name or context object), or the program's start method."""
+    if num_workers == 0 or settings.disable:
+        return context
+    asked_by = ""
+    if context is not None:
+        method = context if isinstance(context, str) else getattr(context, "get_start_method", lambda: None)()
+        asked_by = "multiprocessing_context" if method == "fork" else ""
+    elif torch.multiprocessing.get_start_method(allow_none=True) == "fork":
+        asked_by = "the program's start method"
+    if not asked_by:
+        return context
+    text = (
+        f"{asked_by} asks for fork: a forked worker inherits held locks, threads' half-done work and the accelerator's "
+        'context, and hangs. safeloader starts its processes with spawn instead; to silence this, ask for "spawn"'
+    )
+    if settings.strict:
+        raise ForkRefusedError(text, hint='give multiprocessing_context="spawn", or unset SAFELOADER_STRICT')
+    warnings.warn(text, UserWarning, stacklevel=stacklevel)
+    return "spawn" if context is not None else None

@@ -1,0 +1,78 @@
+"""Faults in how a worker comes back to its place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from unittest import mock
+
+from safeloader.core import messages as m
+from safeloader.core.consumer import ConsumerProgress
+from safeloader.core.dispatch import Dispatch
+from safeloader.core.records import WorkerRecord
+from safeloader.core.restoring import Returning
+from safeloader.core.state import DatasetSnapshot, Redo, WorkerCursor
+from tests.core.mutated import mutant
+
+
+@mutant
+class WhatIsLoadedAgainIsNotCompared(Returning):
+    def host(self, worker: WorkerRecord, process: int, redo: tuple[Redo, ...] | None = None) -> m.HostWorker:
+        return super().host(worker, process, redo)._replace(digests=b"")
+
+
+@mutant
+class ADatasetIsBelieved(Returning):
+    def _ways(self, worker: WorkerRecord) -> list[DatasetSnapshot | None]:
+        return [*([worker.marks[-1]] if worker.marks else []), *super()._ways(worker)]
+
+
+@mutant
+class AWayThatIsWrongIsTheLast(Returning):
+    def missed(self, worker: WorkerRecord, event: m.WorkerDiverged, redone: bool) -> bool:
+        worker.way = 99
+        return super().missed(worker, event, redone)
+
+
+@mutant
+class PolicyIsNotAskedWhatToDoAboutIt(Returning):
+    def missed(self, worker: WorkerRecord, event: m.WorkerDiverged, redone: bool) -> bool:
+        settings = self._sup.settings
+        other = replace(settings, on_divergence="raise" if settings.on_divergence == "warn" else "warn")
+        with mock.patch.object(self._sup, "settings", other):
+            return super().missed(worker, event, redone)
+
+
+@mutant
+class WhoBeginsAnewIsNotToldOf(Returning):
+    def host(self, worker: WorkerRecord, process: int, redo: tuple[Redo, ...] | None = None) -> m.HostWorker:
+        command = super().host(worker, process, redo)
+        worker.checking = bool(command.mark or command.digests or redo)
+        return command
+
+
+@mutant
+class WhoWentWrongOnceIsTakenAsItComes(Returning):
+    def arrived(self, worker: WorkerRecord, compared: int, redone: bool) -> None:
+        super().arrived(worker, compared, redone)
+        worker.taken = True
+
+
+@mutant
+class TasksAreSentToWhoIsNotAtItsPlace(Dispatch):
+    def feed(self, worker: WorkerRecord) -> None:
+        checking, worker.checking = worker.checking, False
+        super().feed(worker)
+        worker.checking = checking
+
+
+@mutant
+class ARaisedTaskHasNoDigest(Dispatch):
+    def _task_raised(self, event: m.TaskRaised) -> None:
+        super()._task_raised(event._replace(digest=b""))
+
+
+@mutant
+class DigestsOfWhatWasNotGotGoAlong(ConsumerProgress):
+    def _standing(self, worker: WorkerRecord) -> WorkerCursor:
+        standing = super()._standing(worker)
+        return standing._replace(digests=bytes(worker.digests)) if standing.digests else standing
