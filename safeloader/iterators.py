@@ -225,7 +225,7 @@ class ProcessIterator(_Unprofiled):
         try:
             super().__next__()
         except BaseException as error:
-            if error is driver.raised: driver.outcome = driver.raised = driver.shield.job = None; raise  # noqa: E701, E702 - nothing can come between
+            if error is driver.raised: driver.outcome = driver.raised = driver.shield.job = driver.here.value = None; raise  # noqa: E501, E701, E702 - nothing can come between
             raise
         outcome = driver.outcome
         assert outcome is not None, "a batch was taken by somebody else"

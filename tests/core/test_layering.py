@@ -71,8 +71,10 @@ def test_every_module_of_the_core_is_in_the_order() -> None:
 
 
 def test_this_test_notices_an_import_that_acts() -> None:
-    assert list(imports(ast.parse("import time\nfrom os import path\nfrom . import fleet"))) == [
+    text = "import time\nfrom os import path\nfrom safeloader.core import fleet\nfrom safeloader.core.state import Mark"
+    assert list(imports(ast.parse(text))) == [
         ("time", False),
         ("os", False),
         ("fleet", True),
+        ("state", True),
     ]

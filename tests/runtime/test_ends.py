@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from torch.utils.data import DataLoader as TorchLoader
 
-from safeloader import DataLoader
+from safeloader import DataLoader, Policy
 from tests.fixtures_data import Draws, Orders
 from tests.runtime.conftest import Rig
 from tests.runtime.harness import (
@@ -50,6 +50,25 @@ def test_an_exception_in_the_loop_leaves_nothing() -> None:
 
     with pytest.raises(ArithmeticError):
         train(loader)
+    del loader
+
+
+class Fails(Draws):
+    """Its sixth sample cannot be read."""
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 5:
+            raise ArithmeticError("sample 5")
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_an_error_about_a_sample_that_ends_the_loop_leaves_nothing(processes: int) -> None:
+    """Its traceback knows the loader, so whoever is left behind must not know the error."""
+    loader = make(Fails(COUNT), shuffle=False, policy=Policy(max_processes=processes))
+    with pytest.raises(ArithmeticError, match="sample 5"):
+        for _ in loader:
+            pass
     del loader
 
 

@@ -162,7 +162,7 @@ def made(dataset: Any, way: str, **more: Any) -> Iterator[DataLoader[Any]]:
             loader.policy.pool.close()
 
 
-PARTS = {"driver.py", "acting.py", "journal.py", "channel.py", "hearing.py", "codec.py", "supervisor.py", "sampler.py"}
+PARTS = {"driver.py", "executor.py", "journal.py", "channel.py", "inbox.py", "codec.py", "supervisor.py", "sampler.py"}
 
 
 @pytest.mark.parametrize(
@@ -175,13 +175,16 @@ def test_an_exception_at_any_line_loses_nothing(way: str, kind: type[BaseExcepti
     with made(Numbers(count), way, shuffle=True) as loader:
         wanted = undisturbed(loader)
     with made(Numbers(count), way, shuffle=True) as loader:
-        interrupt = Interrupt(kind)
-        got, bells = interrupted(loader, interrupt)
-        assert same(got, wanted), (len(got), len(wanted))
-        assert loader.report().faults == []
-    assert bells > 300
-    if way == "processes":
-        assert PARTS - {"sampler.py"} <= {file for file, _ in interrupt.places}
+        interrupt, missed = Interrupt(kind), PARTS - {"sampler.py"} if way == "processes" else set()
+        for epoch in range(6):
+            got, bells = interrupted(loader, interrupt)
+            assert same(got, wanted), (len(got), len(wanted))
+            assert loader.report().faults == []
+            assert bells > 300 or epoch
+            missed = missed - {file for file, _ in interrupt.places}
+            if not missed:  # where an exception arrives depends on when messages do
+                break
+    assert not missed
 
 
 def test_an_exception_at_any_instruction_loses_nothing() -> None:

@@ -25,6 +25,7 @@ from safeloader.runtime.shadow.trainer_side import ShadowProcesses
 from safeloader.runtime.trainer.executor import Executor
 from safeloader.runtime.trainer.fork_views import Views, track
 from safeloader.runtime.trainer.inbox import Inbox
+from safeloader.runtime.trainer.inline import InlineBatch
 from safeloader.runtime.trainer.journal import Journal
 from safeloader.runtime.trainer.process import Process
 from safeloader.runtime.trainer.reporting import Reporter
@@ -87,6 +88,7 @@ class Driver:
         self._pids: dict[int, int] = {m.INLINE: os.getpid()}  # of those that are gone
         self.views = Views()
         self.outcome: Outcome | None = None  # what the consumer gets next; it stays until that is certain
+        self.here = InlineBatch(None)  # what the trainer made and the consumer has not got, as far as is known
         self.told: list[m.GiveState] = []
         self.closed = False
         self.drawing = False  # the sampler is asked for indices
@@ -104,11 +106,11 @@ class Driver:
         self._close_wanted = False
         self._owner = os.getpid()
         codec.Decoded.register(spec.config.token, spec.classes)
-        self._teller = teller = Reporter(self, recorder)
+        self._reporter = teller = Reporter(self, recorder)
         self.shadows = ShadowProcesses(self, teller.shadowed)
-        self._hearing = Inbox(self, teller)
-        self._acting = Executor(self, teller, self._hearing, finish)
-        self.journal = Journal(Supervisor(settings), self.shield, self._hearing.events, self._acting.execute)
+        self._inbox = Inbox(self, teller)
+        self.executor = Executor(self, teller, self._inbox, finish)
+        self.journal = Journal(Supervisor(settings), self.shield, self._inbox.events, self.executor.execute)
         if crew is not None:
             crew.join(self)
             if self._news >= 0:
@@ -134,17 +136,17 @@ class Driver:
         with self._alone():
             self.journal.run()  # what an interrupt has left undone is the last epoch's
             self.outcome = None
-            self._acting.new_epoch(epoch, shared_seed, told_epoch, 0 if state is None or state.over else state.drawn)
-        with self._alone(), self._acting.drawing(draws):
+            self.executor.new_epoch(epoch, shared_seed, told_epoch, 0 if state is None or state.over else state.drawn)
+        with self._alone(), self.executor.drawing(draws):
             self._look(0.0)
             if state is not None:
                 self.tell(m.EpochResumed(state))
             if state is None or state.over:
                 self.tell(m.EpochBegan(epoch))
-            self.shield.do(self._acting.inspect_stopped)
+            self.shield.do(self.executor.inspect_stopped)
             self.journal.run()
             if self.way.complaints:
-                self._teller.spawned_instead()
+                self._reporter.spawned_instead()
 
     def state(self, draws: Draws) -> State | None:
         """Where the consumer stands; None if the loader ended before that could be known.
@@ -155,7 +157,7 @@ class Driver:
         if self.closed:
             told = [] if self.journal.torn else self.supervisor.handle(request, clock.now())
             return next((c.state for c in told if isinstance(c, m.GiveState)), None)
-        with self._alone(), self._acting.drawing(draws):
+        with self._alone(), self.executor.drawing(draws):
             self.journal.run()
             request = m.StateRequested(self.outcome is None)
             self.told.clear()
@@ -174,10 +176,10 @@ class Driver:
             SafeLoaderError: no further batch can be had, or this one is bad.
             Exception: what loading this batch raised.
         """
-        with self._alone(), self._acting.drawing(draws):
+        with self._alone(), self.executor.drawing(draws):
             self.journal.run()
             if self.outcome is None:  # else an interrupt came between a batch and its consumer
-                self._acting.received()
+                self.here.value = None  # the consumer has got it: nothing here keeps it any more
                 self.tell(m.BatchRequested())
             with self._awaiting():
                 while self.outcome is None:
@@ -185,7 +187,7 @@ class Driver:
                     if self._close_wanted:
                         raise self._closed_error()
             if self.way.complaints:
-                self._teller.spawned_instead()
+                self._reporter.spawned_instead()
             outcome = self.outcome
             error = None if outcome.fail is None else self._error(outcome.fail)
         if error is None:
@@ -237,7 +239,7 @@ class Driver:
                     raise self._closed_error()
                 if not self._whole:
                     for process in list(self.processes.values()):
-                        self._hearing.hear(process)  # it may have been read, and not been understood
+                        self._inbox.hear(process)  # it may have been read, and not been understood
                 self._whole = False
                 yield
                 self.due, self._whole = self.supervisor.next_deadline(), True
@@ -281,7 +283,7 @@ class Driver:
 
     def _tell_losses(self) -> None:
         for loss in self._crew.losses() if self._crew is not None else ():
-            self._teller.standby_lost(loss)
+            self._reporter.standby_lost(loss)
 
     def _look(self, seconds: float) -> None:
         """Hear everything there is to hear, waiting at most ``seconds`` for the first thing."""
@@ -324,7 +326,7 @@ class Driver:
             if not self.closed:
                 self._look(0.0)
                 if stopped:
-                    self.shield.do(self._acting.inspect_stopped)
+                    self.shield.do(self.executor.inspect_stopped)
                     self.journal.run()
                 self.due = self.supervisor.next_deadline()
         finally:
@@ -364,9 +366,9 @@ class Driver:
     def add(self, process: Process) -> None:
         """A process was started: listen to it."""
         self.processes[process.number] = process
-        self.listen(process.channel.fileno(), process, self._hearing.hear)
+        self.listen(process.channel.fileno(), process, self._inbox.hear)
         if process.pidfd >= 0:
-            self.listen(process.pidfd, process, self._hearing.notice_exit)
+            self.listen(process.pidfd, process, self._inbox.notice_exit)
 
     def remove(self, process: Process) -> None:
         """A process is gone, or abandoned."""
@@ -454,7 +456,7 @@ class Driver:
         self.spec.close()
         self.arena.close()
         self.journal.close()  # what it calls refers to this object, which else would wait for the garbage collector
-        self._acting = self._hearing = self._teller = self.shadows = None  # type: ignore[assignment]
+        self.executor = self._inbox = self._reporter = self.shadows = None  # type: ignore[assignment]
 
 
 _ENTRIES = frozenset(method.__code__ for method in (Driver.begin_epoch, Driver.state, Driver.next, Driver.close))

@@ -53,8 +53,8 @@ class Executor:
 
     def __init__(self, driver: Driver, teller: Reporter, hearing: Inbox, finish: Callable[[Any], Any] | None) -> None:
         self._driver = driver
-        self._teller = teller
-        self._hearing = hearing
+        self._reporter = teller
+        self._inbox = hearing
         self._finish = finish
         self._inline = InlineHost(driver.spec.config.load, driver.spec, teller.not_undone)
         self._draws: Draws | None = None
@@ -66,7 +66,6 @@ class Executor:
         self._told_epoch: int | None = None
         self._epochs: dict[int, tuple[int | None, int, int | None]] = {}  # what each begins with
         self._drawn: tuple[Key, list[Any]] = (0, -1), []
-        self._here: InlineBatch | None = None  # what the trainer made and the consumer has not got, as far as is known
         self._actions()
 
     def execute(self, command: m.Command, key: Key, again: bool) -> None:
@@ -81,7 +80,7 @@ class Executor:
             self._driver.shield.run(("command", *key), lambda: self._seldom[type(command)](command, key))
 
     def _actions(self) -> None:
-        teller = self._teller
+        teller = self._reporter
         self._usual: dict[type, Callable[[Any, Key, bool], None]] = {
             m.PlanTask: self._plan_task,
             m.SendTask: self._send_task,
@@ -107,7 +106,7 @@ class Executor:
             m.CancelBefore: lambda c, _: self._with(c.process, lambda process: process.page.cancel_before(c.before)),
             m.SendProbe: self._send_probe,
             m.InspectProcess: self._inspect,
-            m.CaptureStacks: lambda c, _: self._with(c.process, self._hearing.await_stacks),
+            m.CaptureStacks: lambda c, _: self._with(c.process, self._inbox.await_stacks),
             m.KillProcess: lambda c, _: self._with(c.process, lambda process: process.kill()),
             m.StopProcess: lambda c, _: self._with(c.process, lambda process: process.ask_to_end()),
             m.AbandonProcess: lambda c, _: self._with(c.process, self._abandon),
@@ -216,7 +215,7 @@ class Executor:
         else:
             self._driver.add(process)
             if process.ready:
-                self._teller.started(process)
+                self._reporter.started(process)
                 self._tell(m.ProcessReady(c.process))
 
     def _tell(self, event: m.Event) -> None:
@@ -265,7 +264,7 @@ class Executor:
         if (found := hosted.diverged) is not None:
             return m.WorkerDiverged(m.INLINE, worker, clock.now(), found.how, found.at, found.detail)
         if hosted.lost:
-            self._teller.not_restored(worker, hosted.lost)
+            self._reporter.not_restored(worker, hosted.lost)
         return m.WorkerReady(m.INLINE, worker, clock.now(), self._inline.states(worker), hosted.begin, hosted.compared)
 
     @contextlib.contextmanager
@@ -345,7 +344,7 @@ class Executor:
             batch = None if loaded.empty else InlineBatch(loaded.batch)
             states = inline.states(c.worker)
             event = m.TaskLoaded(m.INLINE, c.task, batch, 0, states, taken_at, clock.now(), loaded.dropped, digest())
-            self._teller.loaded_here(c.task, c.worker, event.finished_at - taken_at)
+            self._reporter.loaded_here(c.task, c.worker, event.finished_at - taken_at)
         self._driver.journal.later(key, event, again)
         if isinstance(event, m.TaskLoaded):
             with self._refusing(c.worker, key, again):
@@ -355,17 +354,11 @@ class Executor:
 
     # ------------------------------------------------------------ outcomes
 
-    def received(self) -> None:
-        """The consumer has got what was handed over: if the trainer made it, nothing here keeps it any more."""
-        if self._here is not None:
-            self._here.value = None
-            self._here = None
-
     def _deliver_error(self, c: m.DeliverError, *_: Any) -> None:
         error = c.error
         if isinstance(error, InlineBatch):
-            self._here, error = error, error.value
-        self._fail_with(lambda: self._teller.raise_error(error, self._driver.spec.classes))
+            self._driver.here, error = error, error.value
+        self._fail_with(lambda: self._reporter.raise_error(error, self._driver.spec.classes))
 
     def _fail_with(self, act: Callable[[], Any]) -> None:
         if self._driver.outcome is None:
@@ -383,12 +376,12 @@ class Executor:
             if self._was_interrupted(c):
                 raise
             failure = error
-            self._fail_with(lambda: self._teller.raise_undecodable(c.task, failure))
+            self._fail_with(lambda: self._reporter.raise_undecodable(c.task, failure))
         else:
             if driver.outcome is None:
                 driver.outcome = Outcome(batch, None)
         driver.views.handed_over()
-        self._teller.delivered(c.task, clock.now() - begun)
+        self._reporter.delivered(c.task, clock.now() - begun)
 
     def _was_interrupted(self, c: m.Deliver) -> bool:
         """Whether a batch can be decoded, so that what was raised meanwhile came from outside: a signal, say."""
@@ -400,7 +393,7 @@ class Executor:
 
     def _decode(self, c: m.Deliver) -> Any:
         if isinstance(c.batch, InlineBatch):
-            self._here = c.batch
+            self._driver.here = c.batch
             return c.batch.value
         stream, place, pieces, nbytes = cast("_Batch", c.batch)
         if c.lease is None:
@@ -413,12 +406,12 @@ class Executor:
 
     def _give_up(self, c: m.GiveUp) -> Any:
         try:
-            self._teller.raise_given_up(c)
+            self._reporter.raise_given_up(c)
         finally:
             self._driver.close()
 
     def _end_epoch(self) -> Any:
-        self._teller.epoch_ended()
+        self._reporter.epoch_ended()
         if self._draw_error is not None:
             error, self._draw_error = self._draw_error, None
             raise error

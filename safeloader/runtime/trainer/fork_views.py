@@ -88,14 +88,15 @@ class Views:
             return
         while self.returned:
             self.kept.extend(map(deque.popleft, (self.returned,)))
-        self._forget_ended()
+        self.forget_ended()
         visible: set[int] = set().union(*(seen.serials for seen in self._forks))
         tell([lease for lease in self.kept if lease.serial not in visible])
         self.kept = [lease for lease in self.kept if lease.serial in visible] if visible else []
 
     # ------------------------------------------------------------ forks
 
-    def _forget_ended(self) -> None:
+    def forget_ended(self) -> None:
+        """Close the witnesses of forks that have ended."""
         for seen in [seen for seen in self._forks if seen.witness.gone()]:
             self._forks.remove(seen)
 
@@ -111,7 +112,7 @@ class Views:
     def forked(self, witness: system.Witness | None) -> None:
         """The fork is made (or failed); in the parent."""
         if witness is not None:
-            self._forget_ended()  # a loader that stands idle while others fork must not gather witnesses
+            self.forget_ended()  # a loader that stands idle while others fork must not gather witnesses
             serials = {*self._anchors, *(lease.serial for lease in (*self.returned, *self.kept))}
             if serials:
                 self._forks.append(_Seen(witness, frozenset(serials)))
@@ -134,6 +135,12 @@ _forks: dict[int, tuple[list[ForkSensitive], system.Witness | None]] = {}  # tha
 def track(who: ForkSensitive) -> None:
     """Take part in the forks of this process for as long as ``who`` lives."""
     _tracked.add(who)
+
+
+def forget_ended() -> None:
+    """Let go of what was kept for forks that have ended; each loader also does so at its next batch, or fork."""
+    for one in list(_tracked):
+        one.views.forget_ended()
 
 
 def _before() -> None:

@@ -32,7 +32,7 @@ class Inbox:
 
     def __init__(self, driver: Driver, teller: Reporter) -> None:
         self._driver = driver
-        self._teller = teller
+        self._reporter = teller
         self._hearers: dict[int, Callable[..., list[m.Event]]] = {
             p.READY: self._ready,
             p.HOSTED: self._hosted,
@@ -82,7 +82,7 @@ class Inbox:
         at = clock.at(at)
         process.settle()
         self._driver.way.learn(at - process.started_at)
-        self._teller.started(process)
+        self._reporter.started(process)
         return [m.ProcessReady(process.number, at)]
 
     def _left(self, process: Process) -> list[m.Event]:
@@ -93,18 +93,18 @@ class Inbox:
         return [self._driver.shadows.taken(process.number, pid, private, *files.take())]
 
     def _unshadowed(self, process: Process, why: str) -> list[m.Event]:
-        self._teller.unshadowed(why)
+        self._reporter.unshadowed(why)
         return []
 
     def _differs(self, process: Process, *told: Any) -> list[m.Event]:
-        self._teller.differs(process, *told)
+        self._reporter.differs(process, *told)
         return []
 
     def _hosted(
         self, process: Process, worker: int, states: Any, at: float, begin: Any, compared: int, lost: tuple[str, ...]
     ) -> list[m.Event]:
         if lost:
-            self._teller.not_restored(worker, lost)
+            self._reporter.not_restored(worker, lost)
         return [m.WorkerReady(process.number, worker, clock.at(at), states, begin, compared)]
 
     @staticmethod
@@ -115,7 +115,7 @@ class Inbox:
         self, process: Process, task: int, nbytes: int, stream: bytes, place: Any, pieces: Any, states_at: Any,
         taken_at: float, finished_at: float, dropped: Any, said_at: Any, collated_at: float, digest: bytes,
     ) -> list[m.Event]:  # fmt: skip
-        self._teller.loaded(process, task, taken_at, collated_at, finished_at, nbytes)
+        self._reporter.loaded(process, task, taken_at, collated_at, finished_at, nbytes)
         states = said = None
         if said_at is not None:
             record = self._driver.supervisor.tasks.get(task)
