@@ -7,12 +7,14 @@
     TaskLoaded, ProcessExited,   ---->  | Supervisor |     KillProcess, Deliver, ReportFault, ...
     LeaseReturned, ClockAdvanced        +------------+     ---->
                                               |    next_deadline()
-        ledger    which tasks are planned, finished, due   fleet     how many processes, who hosts whom
-        leases    who holds which piece of memory          traffic   what is in flight to them
-        progress  what the consumer got: the state         watch     how long that may take
-        story     what happened, replayable                state     where a loader stands
-        seats     who sits where in a pool's processes     recovery  what follows when one is gone
-        shadows   which copies of processes there are      blame     which task or sample did it (hunt)
+        books       what the parts share                 dispatch    what is in flight to the processes
+        schedule    which tasks are planned, done, due   consumer    what the consumer got: the state
+        shadows     which copies of processes there are  fleet       how many processes, who hosts whom
+        restoring   how a worker comes to its place      recovery    what follows when one is gone
+        deadlines   how long a wait may take             story       what happened, replayable
+        quarantine  which task or sample did it          state       where a loader stands
+
+    besides: placement (who sits where in a pool's processes), policy, leases, bisection, records
 
 The rules:
 
@@ -26,6 +28,9 @@ The rules:
 6. Every wait has an end: what is in flight has a deadline, and what fails in a row leads down the ladder, or to an
    error.
 
-Read in this order: ``messages``, ``records``, ``state``, ``supervisor``, ``ledger``, ``fleet``, ``traffic``, ``watch``,
-``shadows``, ``recovery``, ``blame``, ``progress``.
+A part knows the books and the parts before it in this order, never one after it; a test holds that, too:
+``messages``, ``records``, ``state``, ``books``, ``shadows``, ``restoring``, ``schedule``, ``deadlines``,
+``quarantine``, ``dispatch``, ``consumer``, ``fleet``, ``recovery``, ``supervisor``. What a part finds for one after it,
+it marks in the books, or returns to the supervisor. Only the end of the loader is called for from below: the parts that
+may demand it are given ``give_up``.
 """

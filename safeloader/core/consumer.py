@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING
 
 from safeloader.core import messages as m
 from safeloader.core.records import Resume, Task, WorkerRecord
-from safeloader.core.restoring import replayed
-from safeloader.core.state import DIGEST, KEPT, DatasetSnapshot, PlannedTask, State, WorkerCursor
+from safeloader.core.restoring import forget, marked, replayed
+from safeloader.core.state import DIGEST, KEPT, PlannedTask, State, WorkerCursor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from safeloader.core.supervisor import Supervisor
+    from safeloader.core.books import Books
+    from safeloader.core.deadlines import DeadlineWatch
+    from safeloader.core.dispatch import Dispatch
+    from safeloader.core.schedule import Schedule
 
 __all__ = ["ConsumerProgress"]
 
@@ -26,11 +29,13 @@ __all__ = ["ConsumerProgress"]
 class ConsumerProgress:
     """What the consumer got."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._sup = supervisor
-        self._indexed = supervisor.settings.indexed
+    def __init__(self, books: Books, schedule: Schedule, watch: DeadlineWatch, dispatch: Dispatch) -> None:
+        self._books = books
+        self._schedule = schedule
+        self._watch = watch
+        self._dispatch = dispatch
+        self._indexed = books.settings.indexed
         self.wanted = False  # somebody waits for the state
-        self.left: list[tuple[Task, bool]] = []  # left the queue since the consumer came last, and whether delivered
         self._end_told = False
         self._over = False
         self._batch = 0
@@ -39,13 +44,17 @@ class ConsumerProgress:
         self._final: dict[bool, State] = {}  # when the loader ended: by whether its last batch was received
 
     def handlers(self) -> dict[type, Callable[[Any], None]]:
-        return {m.StateRequested: self._requested, m.WorkerMarked: self._marked}
+        return {
+            m.BatchRequested: self._batch_requested,
+            m.StateRequested: self._requested,
+            m.WorkerMarked: self._marked,
+        }
 
     # ------------------------------------------------------------ what happens
 
     def begin(self) -> None:
         """A new epoch."""
-        self.left.clear()
+        self._schedule.left.clear()
         self._end_told = self._over = False
         self._batch, self._turn, self._last = 0, 0, None
 
@@ -53,43 +62,38 @@ class ConsumerProgress:
         """The consumer is told that the epoch is over."""
         self._end_told = True
 
+    def _batch_requested(self, event: m.BatchRequested) -> None:
+        self.confirm()
+        self._schedule.requested = True
+
     def confirm(self) -> None:
         """The consumer has got what was handed over."""
-        for task, delivered in self.left:
-            worker = self._sup.workers[task.worker]
+        for task, delivered in self._schedule.left:
+            worker = self._books.workers[task.worker]
             if task.place is not None:
                 worker.got, worker.got_snapshot = task.place, task.snapshot
                 if worker.marks:
-                    _forget(worker)
+                    forget(worker)
             worker.got_end = worker.got_end or task.last
             self._last = task
             if self._indexed or delivered:
                 self._batch += 1
-                self._turn = (task.worker + 1) % len(self._sup.workers)
-        self.left.clear()
+                self._turn = (task.worker + 1) % len(self._books.workers)
+        self._schedule.left.clear()
         self._over = self._end_told
 
     # ------------------------------------------------------------ what datasets say of themselves
 
     def _marked(self, event: m.WorkerMarked) -> None:
-        worker = self._sup.workers[event.worker]
-        if worker.host == event.process and event.process in self._sup.fleet.processes:
-            self.mark(worker, event.content)
-
-    @staticmethod
-    def mark(worker: WorkerRecord, content: object) -> None:
-        """A worker's dataset told its state, after all that the worker has finished."""
-        mark = DatasetSnapshot(worker.position, content, worker.snapshot)
-        if worker.marks and worker.marks[-1].position >= mark.position:
-            worker.marks.pop()
-        worker.marks.append(mark)
-        _forget(worker)
+        worker = self._books.workers[event.worker]
+        if worker.host == event.process and event.process in self._books.processes:
+            marked(worker, event.content)
 
     # ------------------------------------------------------------ the state
 
     def _requested(self, event: m.StateRequested) -> None:
-        if self._sup.closed:
-            self._sup.emit(m.GiveState(self._final.get(event.received)))
+        if self._books.closed:
+            self._books.emit(m.GiveState(self._final.get(event.received)))
             return
         if event.received:
             self.confirm()
@@ -97,48 +101,48 @@ class ConsumerProgress:
 
     def advance(self) -> None:
         """Tell the state once every worker has begun this epoch; one that waits in the trainer is made to."""
-        behind = [worker for worker in self._sup.workers if _is_behind(worker)]
+        behind = [worker for worker in self._books.workers if _is_behind(worker)]
         if not behind:
             self.wanted = False
-            self._sup.emit(m.GiveState(self.state()))
+            self._books.emit(m.GiveState(self.state()))
         for worker in behind:
             if worker.host == m.INLINE:
-                self._sup.traffic.load_inline(worker)
+                self._dispatch.load_inline(worker)
                 return
 
     def close(self) -> None:
         """The loader ends: keep where the consumer stands, for whoever asks later."""
-        if self._sup.epoch < 0 or any(map(_is_behind, self._sup.workers)):
+        if self._books.epoch < 0 or any(map(_is_behind, self._books.workers)):
             if self.wanted:
-                self._sup.emit(m.GiveState(None))
+                self._books.emit(m.GiveState(None))
             return
         self._final[False] = self.state()
         if self.wanted:
-            self._sup.emit(m.GiveState(self._final[False]))
+            self._books.emit(m.GiveState(self._final[False]))
         self.confirm()
         self._final[True] = self.state()
 
     def state(self) -> State:
         """Where the consumer stands."""
-        ledger, last = self._sup.ledger, self._last
-        tasks = [*(task for task, _ in self.left), *ledger.queue] if self._indexed else []
+        schedule, last = self._schedule, self._last
+        tasks = [*(task for task, _ in self._schedule.left), *schedule.queue] if self._indexed else []
         return State(
-            epoch=ledger.epoch,
+            epoch=self._books.epoch,
             batch=self._batch,
-            drawn=ledger.drawn if self._indexed else self._batch,
-            turn=ledger.turn if self._indexed else self._turn,
+            drawn=schedule.drawn if self._indexed else self._batch,
+            turn=schedule.turn if self._indexed else self._turn,
             over=self._over,
             last=PlannedTask(last.batch, last.worker, last.indices) if last is not None and self._indexed else None,
             planned=tuple(PlannedTask(task.batch, task.worker, task.indices, task.skip) for task in tasks),
-            workers=tuple(self._standing(worker) for worker in self._sup.workers),
-            slowest=self._sup.watch.deadlines.learned,
-            exhausted=ledger.plan_over,
+            workers=tuple(self._standing(worker) for worker in self._books.workers),
+            slowest=self._watch.deadlines.learned,
+            exhausted=schedule.plan_over,
         )
 
     def _standing(self, worker: WorkerRecord) -> WorkerCursor:
         marks = [mark for mark in worker.marks if mark.position <= worker.got]
         mark = marks[-1] if marks else None
-        if self._over and mark is None and not self._sup.settings.stateful:  # nothing of this epoch matters any more
+        if self._over and mark is None and not self._books.settings.stateful:  # nothing of this epoch matters any more
             return WorkerCursor(0, ended=True, epoch_snapshot=None, snapshot=worker.got_snapshot)
         replay = replayed(worker, mark, worker.got)
         digests = _digests(worker)
@@ -150,7 +154,7 @@ class ConsumerProgress:
         """Begin where another loader stood."""
         self._batch, self._turn, self._last = state.batch, state.turn, state.last
         self._over = self._end_told = state.over
-        for worker, standing in zip(self._sup.workers, state.workers, strict=True):
+        for worker, standing in zip(self._books.workers, state.workers, strict=True):
             worker.epoch, worker.epoch_snapshot = state.epoch, standing.epoch_snapshot
             worker.position = worker.got = standing.position
             worker.snapshot = worker.got_snapshot = standing.snapshot
@@ -166,15 +170,6 @@ def _digests(worker: WorkerRecord) -> bytes:
     """Of the last of the tasks that the consumer got."""
     end = max(len(worker.digests) - DIGEST * (worker.position - worker.got), 0)
     return bytes(worker.digests[max(end - DIGEST * KEPT, 0) : end])
-
-
-def _forget(worker: WorkerRecord) -> None:
-    """Drop marks, and what was logged, from before the newest mark that the consumer has reached."""
-    while len(worker.marks) > 1 and worker.marks[1].position <= worker.got:
-        worker.marks.popleft()
-    if worker.marks[0].position <= worker.got:
-        for _ in range(len(worker.log) - (worker.position - worker.marks[0].position)):
-            worker.log.popleft()
 
 
 def _is_behind(worker: WorkerRecord) -> bool:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from safeloader.core.supervisor import Supervisor
+    from safeloader.core.books import Books
 
 __all__ = ["FORK_TIMEOUT", "DeadlineWatch"]
 
@@ -38,9 +38,9 @@ _DOUBLINGS = 2  # of the time to start: what needs more than four times of it wi
 class DeadlineWatch:
     """The supervisor's view of time."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        settings = supervisor.settings
-        self._sup = supervisor
+    def __init__(self, books: Books) -> None:
+        settings = books.settings
+        self._books = books
         self.deadlines = Deadlines(
             settings.batch_timeout, settings.startup_timeout, settings.learned_ceiling, settings.slowest_start
         )
@@ -48,7 +48,6 @@ class DeadlineWatch:
 
     def handlers(self) -> dict[type, Callable[[Any], None]]:
         return {
-            m.ClockAdvanced: self._clock_advanced,
             m.ProcessInspected: self._process_inspected,
             m.ProcessLostElsewhere: self._process_forfeited,
             m.StacksCaptured: self._stacks_captured,
@@ -58,7 +57,7 @@ class DeadlineWatch:
 
     def started(self, process: ProcessRecord) -> None:
         """A process begins to start."""
-        process.since = self._sup.now
+        process.since = self._books.now
         self._arm_start(process)
 
     def _arm_start(self, process: ProcessRecord) -> None:
@@ -73,12 +72,12 @@ class DeadlineWatch:
         """A process finished its start; the others are measured by it."""
         self._slow_starts = 0
         if not process.kept:
-            self.deadlines.started((self._sup.now if at is None else at) - process.since)
-        for other in self._sup.fleet.processes.values():
+            self.deadlines.started((self._books.now if at is None else at) - process.since)
+        for other in self._books.processes.values():
             if other.state is _STARTING and other is not process:
                 self._arm_start(other)
         if process.standby:
-            self._sup.fleet.standby_is_ready()
+            self._books.standby_faults.row = 0
         self.acquit(process)
         self.arm(process)
 
@@ -95,22 +94,22 @@ class DeadlineWatch:
     def learn(self, event: m.TaskLoaded, worker: WorkerRecord) -> None:
         """Let automatic deadlines know how long a batch took; what is in flight behind it profits at once."""
         self.deadlines.observe(event.finished_at - event.taken_at, first=worker.position == 1)
-        self.arm(self._sup.fleet.processes[event.process])
+        self.arm(self._books.processes[event.process])
 
     def ask_to_end(self, process: ProcessRecord) -> None:
         """Let a process end by itself, soon; one that still starts has nothing to finish, and is killed (unless
         others wait for it, too: then it is only left)."""
-        if process.state is ProcessState.STARTING and not self._sup.settings.shared:
+        if process.state is ProcessState.STARTING and not self._books.settings.shared:
             process.asked = True
             self._kill(process)
             return
         process.state, process.asked = ProcessState.STOPPING, True
-        process.deadline = self._sup.now + self._sup.settings.stop_timeout
-        self._sup.emit(m.StopProcess(process.id))
+        process.deadline = self._books.now + self._books.settings.stop_timeout
+        self._books.emit(m.StopProcess(process.id))
 
     def acquit(self, process: ProcessRecord) -> None:
         """It works; if it was condemned, that was a false alarm."""
-        self._sup.fleet.unbalanced = process.state is ProcessState.CAPTURING or self._sup.fleet.unbalanced
+        self._books.unbalanced = process.state is ProcessState.CAPTURING or self._books.unbalanced
         process.state, process.cause, process.suspect, process.stack = ProcessState.READY, None, None, None
 
     def patience(self, setting_up: bool) -> float:
@@ -118,8 +117,8 @@ class DeadlineWatch:
         return self.deadlines.startup(0) if setting_up else self.deadlines.batch(0, first=True)
 
     def _allowed(self, work: Work) -> float:
-        worker, task = self._sup.workers[work.worker], work.task
-        if work.kind == "resume" and self._sup.settings.indexed:  # there is next to nothing to do
+        worker, task = self._books.workers[work.worker], work.task
+        if work.kind == "resume" and self._books.settings.indexed:  # there is next to nothing to do
             return self.deadlines.batch(worker.setup_hangs, first=True)
         if task is None:
             return self.deadlines.startup(worker.setup_hangs)
@@ -127,27 +126,28 @@ class DeadlineWatch:
 
     # ------------------------------------------------------------ when one passes
 
-    def _clock_advanced(self, event: m.ClockAdvanced) -> None:
-        now = self._sup.now
-        for process in list(self._sup.fleet.processes.values()):
-            if process.deadline > now:
-                continue
-            if process.state is _READY or (process.state is _STARTING and self._sup.settings.shared):
-                process.deadline = now + self._sup.settings.capture_timeout  # should nobody answer
-                self._sup.emit(m.InspectProcess(process.id))
-            elif process.state is _STARTING:
-                self._start_is_late(process)
-            elif process.state is ProcessState.KILLING:
-                self._sup.emit(m.AbandonProcess(process.id))
-                self._sup.recovery.lose(process, None)
-            else:
-                self._kill(process)
+    def passed(self, process: ProcessRecord) -> bool:
+        """See to a process if its deadline has passed. True if it could not be killed, so that it is lost."""
+        now = self._books.now
+        if process.deadline > now:
+            return False
+        if process.state is _READY or (process.state is _STARTING and self._books.settings.shared):
+            process.deadline = now + self._books.settings.capture_timeout  # should nobody answer
+            self._books.emit(m.InspectProcess(process.id))
+        elif process.state is _STARTING:
+            self._start_is_late(process)
+        elif process.state is ProcessState.KILLING:
+            self._books.emit(m.AbandonProcess(process.id))
+            return True
+        else:
+            self._kill(process)
+        return False
 
     def _process_inspected(self, event: m.ProcessInspected) -> None:
-        process = self._sup.fleet.processes.get(event.process)
+        process = self._books.processes.get(event.process)
         if process is not None and process.state is _STARTING:
             if event.elsewhere:
-                process.deadline = self._sup.now + self.deadlines.start(self._slow_starts)
+                process.deadline = self._books.now + self.deadlines.start(self._slow_starts)
             else:
                 self._start_is_late(process)
             return
@@ -158,7 +158,7 @@ class DeadlineWatch:
             if process.standby and stopped:
                 self._condemn(process, "stopped", 0.0)
             return
-        named, now = self._named(process, event), self._sup.now
+        named, now = self._named(process, event), self._books.now
         head, on_it = named or process.work[0], named is not None
         if event.elsewhere:  # it has not come to our work yet, and what it does there is not ours to judge
             process.deadline = now + self._allowed(head)
@@ -188,20 +188,20 @@ class DeadlineWatch:
     def _start_is_late(self, process: ProcessRecord) -> None:
         """Tell so once, and give it up when its time is over."""
         if process.kept:  # there is only a fork to be done
-            self._condemn(process, "failed_start", self._sup.now - process.since)
+            self._condemn(process, "failed_start", self._books.now - process.since)
             return
-        if self._sup.now < process.since + self.deadlines.start(self._slow_starts):
-            if not process.slow_start_told and self._sup.now >= process.since + self.deadlines.slow_start():
+        if self._books.now < process.since + self.deadlines.start(self._slow_starts):
+            if not process.slow_start_told and self._books.now >= process.since + self.deadlines.slow_start():
                 process.slow_start_told = True
-                self._sup.emit(m.ReportSlowStart(process.id, self._sup.now - process.since))
+                self._books.emit(m.ReportSlowStart(process.id, self._books.now - process.since))
             self._arm_start(process)
             return
         self._slow_starts = min(self._slow_starts + 1, _DOUBLINGS)
-        self._condemn(process, "failed_start", self._sup.now - process.since)
+        self._condemn(process, "failed_start", self._books.now - process.since)
 
     def _process_forfeited(self, event: m.ProcessLostElsewhere) -> None:
         """It gets no more work, and its exit lays no blame; should it not come, the process is abandoned."""
-        process = self._sup.fleet.processes.get(event.process)
+        process = self._books.processes.get(event.process)
         if process is None or process.asked or process.state is ProcessState.KILLING:
             return
         process.killed_elsewhere, process.cause = True, None
@@ -211,7 +211,7 @@ class DeadlineWatch:
         task = head.task
         if task is not None and process.slow_reported != task.id:
             process.slow_reported = task.id
-            self._sup.emit(m.ReportSlow(head.worker, task.id, task.epoch, task.batch, seconds, sample))
+            self._books.emit(m.ReportSlow(head.worker, task.id, task.epoch, task.batch, seconds, sample))
 
     def _condemn(self, process: ProcessRecord, cause: str, stalled: float) -> None:
         process.cause, process.stalled = cause, stalled
@@ -219,11 +219,11 @@ class DeadlineWatch:
             self._kill(process)
             return
         process.state = ProcessState.CAPTURING
-        process.deadline = self._sup.now + self._sup.settings.capture_timeout
-        self._sup.emit(m.CaptureStacks(process.id))
+        process.deadline = self._books.now + self._books.settings.capture_timeout
+        self._books.emit(m.CaptureStacks(process.id))
 
     def _stacks_captured(self, event: m.StacksCaptured) -> None:
-        process = self._sup.fleet.processes.get(event.process)
+        process = self._books.processes.get(event.process)
         if process is not None and process.state is ProcessState.CAPTURING:
             process.stack = event.text
             self._kill(process)
@@ -235,8 +235,8 @@ class DeadlineWatch:
 
     def _kill(self, process: ProcessRecord) -> None:
         self._await_exit(process)
-        self._sup.emit(m.KillProcess(process.id))
+        self._books.emit(m.KillProcess(process.id))
 
     def _await_exit(self, process: ProcessRecord) -> None:
         process.state = ProcessState.KILLING
-        process.deadline = self._sup.now + self._sup.settings.kill_timeout
+        process.deadline = self._books.now + self._books.settings.kill_timeout

@@ -14,12 +14,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from safeloader.core import messages as m
-from safeloader.core.policy import RestartWindow, ladder
+from safeloader.core.policy import ladder
 from safeloader.core.records import ProcessRecord, ProcessState, Task, Work, WorkerRecord
 
 if TYPE_CHECKING:
-    from safeloader.core.shadows import Shadow
-    from safeloader.core.supervisor import Supervisor
+    from safeloader.core.books import Books
+    from safeloader.core.deadlines import DeadlineWatch
+    from safeloader.core.dispatch import Dispatch
+    from safeloader.core.shadows import Shadow, Shadows
 
 __all__ = ["Fleet"]
 
@@ -27,26 +29,29 @@ __all__ = ["Fleet"]
 class Fleet:
     """The processes and what they host."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        settings = supervisor.settings
-        self._sup = supervisor
+    def __init__(self, books: Books, shadows: Shadows, watch: DeadlineWatch, dispatch: Dispatch) -> None:
+        settings = books.settings
+        self._books = books
+        self._shadows = shadows
+        self._watch = watch
+        self._dispatch = dispatch
         top = settings.num_workers
         if settings.max_processes is not None:
             top = min(top, settings.max_processes)
         self.rungs = ladder(top, settings.fallback)
         self.rung = top
-        self.faults = RestartWindow(settings.max_restarts, settings.restart_period)
-        self.processes: dict[int, ProcessRecord] = {m.INLINE: ProcessRecord(m.INLINE, ProcessState.READY)}
-        self.unbalanced = False  # something changed: balance() has to look
-        self.proven = False  # a process has set a worker up: what it was given can be rebuilt
         self._next_process = m.INLINE + 1
         self._good = 0
         self._standby = settings.standby  # how many are kept at the top rung
-        self._standby_faults = RestartWindow(settings.max_restarts, settings.restart_period)
+
+    @property
+    def processes(self) -> dict[int, ProcessRecord]:
+        """By their numbers."""
+        return self._books.processes
 
     def next_deadline(self) -> float:
         """The earliest deadline of any process."""
-        return min([p.deadline for p in self.processes.values()])
+        return min([p.deadline for p in self._books.processes.values()])
 
     # ------------------------------------------------------------ the ladder
 
@@ -54,7 +59,7 @@ class Fleet:
         """One rung down the ladder. False if there is none."""
         if self.rung == self.rungs[-1]:
             return False
-        self.faults.clear()
+        self._books.faults.clear()
         self._change_rung(next(rung for rung in self.rungs if rung < self.rung), why)
         return True
 
@@ -62,18 +67,18 @@ class Fleet:
         """Count a delivered batch; enough of them lead one rung up."""
         if self.rung == self.rungs[0]:
             return
-        if self.rung > 0 and self._sup.shadows.behind:  # a worker that moves leaves behind what only shadows keep
+        if self.rung > 0 and self._shadows.behind:  # a worker that moves leaves behind what only shadows keep
             return
         self._good += 1
-        if self._good >= self._sup.settings.recover_after:
+        if self._good >= self._books.settings.recover_after:
             above = [rung for rung in self.rungs if rung > self.rung]
             self._change_rung(above[-1], f"{self._good} good batches")
             self.balance()
 
     def _change_rung(self, rung: int, why: str) -> None:
-        self._good, self.unbalanced = 0, True
+        self._good, self._books.unbalanced = 0, True
         old, self.rung = self.rung, rung
-        self._sup.emit(m.ReportRung(old, rung, why))
+        self._books.emit(m.ReportRung(old, rung, why))
 
     # ------------------------------------------------------------ how many
 
@@ -87,10 +92,10 @@ class Fleet:
 
     def balance(self) -> None:
         """Make the processes as many as the rung says, give every worker a home, and every home its tasks."""
-        self.unbalanced = False
-        if self._sup.closed:
+        self._books.unbalanced = False
+        if self._books.closed:
             return
-        escort = self.rung == 0 and any(worker.needs_process for worker in self._sup.workers)
+        escort = self.rung == 0 and any(worker.needs_process for worker in self._books.workers)
         wanted = 1 if escort else self.rung
         staff = self.staff()
         for _ in range(wanted - len(staff) - self.dying()):
@@ -98,19 +103,19 @@ class Fleet:
         emptiest = sorted(staff, key=lambda p: (len(p.workers), -p.id))
         for process in emptiest[: max(len(staff) - wanted, 0)]:
             self._retire(process)
-        for worker in sorted(self._sup.workers, key=lambda w: not self._sup.shadows.awaits(w)):
+        for worker in sorted(self._books.workers, key=lambda w: not self._shadows.awaits(w)):
             if worker.host is None:
                 self._place(worker)
         self._spread()
-        for worker in self._sup.workers:
+        for worker in self._books.workers:
             if worker.host is None:
                 self._place(worker)
-            self._sup.traffic.feed(worker)
+            self._dispatch.feed(worker)
         self._keep_standbys()
 
     def _employ(self) -> None:
         """One more process to work: made from the shadow of one that is lost, or a standby, or a new one."""
-        shadow = self._sup.shadows.next()
+        shadow = self._shadows.next()
         if shadow is not None:
             self._start(shadow=shadow)
             return
@@ -120,16 +125,16 @@ class Fleet:
             return
         process.standby = False
         if process.state is ProcessState.READY:
-            self._sup.emit(m.InspectProcess(process.id))  # it may have been stopped while it was idle
+            self._books.emit(m.InspectProcess(process.id))  # it may have been stopped while it was idle
 
     def _start(self, standby: bool = False, shadow: Shadow | None = None) -> None:
         process = ProcessRecord(self._next_process, standby=standby)
         self._next_process += 1
         self.processes[process.id] = process
         if shadow is not None:
-            self._sup.shadows.stand_behind(shadow, process)
-        self._sup.watch.started(process)
-        self._sup.emit(m.StartProcess(process.id, standby, None if shadow is None else shadow.id))
+            self._shadows.stand_behind(shadow, process)
+        self._watch.started(process)
+        self._books.emit(m.StartProcess(process.id, standby, None if shadow is None else shadow.id))
 
     # ------------------------------------------------------------ standbys
 
@@ -144,34 +149,31 @@ class Fleet:
         kept = [p for p in self.processes.values() if p.standby and not p.asked]
         for process in kept[wanted:]:
             if process.alive:
-                self._sup.watch.ask_to_end(process)
+                self._watch.ask_to_end(process)
         if all(p.state is ProcessState.READY for p in self.staff()) and not self.dying():
             for _ in range(wanted - len(kept)):
                 self._start(standby=True)
 
-    def standby_is_ready(self) -> None:
-        self._standby_faults.row = 0
-
     def standby_lost(self, cause: str) -> None:
         """It hosted nobody, so nobody is harmed. But one that dies again and again, or of memory, is not worth it."""
-        if self._standby_faults.add(self._sup.now) or cause == "oom":
+        if self._books.standby_faults.add(self._books.now) or cause == "oom":
             self._standby = 0
 
     def _retire(self, process: ProcessRecord) -> None:
         process.retiring = True
         for number in sorted(process.workers):
-            self._send_off(self._sup.workers[number])
+            self._send_off(self._books.workers[number])
         self._stop_if_empty(process)
 
     def _stop_if_empty(self, process: ProcessRecord) -> None:
         if process.retiring and not process.workers and process.alive:
-            self._sup.watch.ask_to_end(process)
+            self._watch.ask_to_end(process)
 
     def stop_all(self) -> None:
         """Ask all processes to end."""
         for process in self.processes.values():
             if process.id != m.INLINE and process.alive:
-                self._sup.watch.ask_to_end(process)
+                self._watch.ask_to_end(process)
 
     # ------------------------------------------------------------ who hosts whom
 
@@ -183,16 +185,16 @@ class Fleet:
             staff = self.staff()
             if not staff:
                 return
-            suits = self._sup.shadows.suits
+            suits = self._shadows.suits
             process = min(
                 staff, key=lambda p: (not suits(worker, p), len(p.workers), p.state is not ProcessState.READY, p.id)
             )
-        self._sup.shadows.settled(worker, process)
+        self._shadows.settled(worker, process)
         worker.host, worker.moving = process.id, False
         process.workers.add(worker.id)
         if process.state is ProcessState.READY:
-            self._sup.traffic.set_up(worker, process)
-            self._sup.traffic.feed(worker)
+            self._dispatch.set_up(worker, process)
+            self._dispatch.feed(worker)
 
     def _belongs_inline(self, worker: WorkerRecord) -> bool:
         return self.rung == 0 and not worker.needs_process
@@ -203,8 +205,8 @@ class Fleet:
         if self.rung == 0 or not ready:
             return
         for number in sorted(self.processes[m.INLINE].workers):
-            self._send_off(self._sup.workers[number])
-        staying = {p.id: [i for i in sorted(p.workers) if not self._sup.workers[i].moving] for p in ready}
+            self._send_off(self._books.workers[number])
+        staying = {p.id: [i for i in sorted(p.workers) if not self._books.workers[i].moving] for p in ready}
         while True:
             fullest = max(staying.values(), key=len)
             emptiest = min(staying.values(), key=len)
@@ -220,14 +222,14 @@ class Fleet:
     def _mover(self, numbers: list[int]) -> WorkerRecord | None:
         """Which of these may move: one that a shadow holds would leave behind what only the shadow keeps."""
         for number in reversed(numbers):
-            worker = self._sup.workers[number]
+            worker = self._books.workers[number]
             if not self._is_held(worker):
                 return worker
         return None
 
     def _is_held(self, worker: WorkerRecord) -> bool:
         process = self.processes.get(worker.host or m.INLINE)
-        return process is not None and self._sup.shadows.holds(worker, process)
+        return process is not None and self._shadows.holds(worker, process)
 
     def _send_off(self, worker: WorkerRecord) -> None:
         worker.moving = True
@@ -241,10 +243,10 @@ class Fleet:
         if not process.alive or any(work.worker == worker.id for work in process.work):
             return
         if not (process.retiring or self._belongs_inline(worker)) and self._is_held(worker):
-            worker.moving, self.unbalanced = False, True  # a shadow was taken meanwhile
+            worker.moving, self._books.unbalanced = False, True  # a shadow was taken meanwhile
             return
         if process.state is ProcessState.READY:
-            self._sup.emit(m.DropWorker(process.id, worker.id))
+            self._books.emit(m.DropWorker(process.id, worker.id))
         process.workers.discard(worker.id)
         worker.host = None
         self._place(worker)
@@ -256,7 +258,7 @@ class Fleet:
             self._move_if_drained(worker)
         elif self.rung == 0 and worker.host != m.INLINE and self._belongs_inline(worker):
             self._send_off(worker)
-            self.unbalanced = True
+            self._books.unbalanced = True
 
     # ------------------------------------------------------------ invariants, for tests
 
@@ -273,14 +275,14 @@ class Fleet:
                     f"{work} in the trainer"
                 )
                 in_flight.setdefault(work.worker, []).append(work)
-        for worker in self._sup.workers:
+        for worker in self._books.workers:
             assert worker.host == homes.get(worker.id), f"worker {worker.id} is not at home"
             works = [w.task for w in in_flight.get(worker.id, ()) if w.kind in ("task", "resume")]
             sent = [item if isinstance(item, Task) else None for item in worker.sent]
             assert works == sent, f"worker {worker.id}: in flight {works}, sent {sent}"
-        if not self._sup.closed and self._sup.epoch >= 0:
+        if not self._books.closed and self._books.epoch >= 0:
             staff = len(self.staff())
-            assert len(homes) == len(self._sup.workers) or self.dying(), "a worker is homeless"
+            assert len(homes) == len(self._books.workers) or self.dying(), "a worker is homeless"
             assert staff or self.rung == 0 or self.dying(), "nobody is left to work"
             assert staff <= max(self.rung, 1), "more processes than the rung allows"
         for process in self.processes.values():

@@ -13,7 +13,8 @@ from safeloader.core.bisection import Bisection
 from safeloader.core.records import Case, Task, WorkerRecord
 
 if TYPE_CHECKING:
-    from safeloader.core.supervisor import Supervisor
+    from safeloader.core.books import Books
+    from safeloader.core.schedule import Schedule
 
 __all__ = ["Quarantine"]
 
@@ -21,8 +22,9 @@ __all__ = ["Quarantine"]
 class Quarantine:
     """Charges, verdicts and hunts."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._sup = supervisor
+    def __init__(self, books: Books, schedule: Schedule) -> None:
+        self._books = books
+        self._schedule = schedule
 
     # ------------------------------------------------------------ charges and verdicts
 
@@ -38,7 +40,7 @@ class Quarantine:
     def judge(self, task: Task) -> None:
         """Decide what is done with a task that was charged: it waits, first in its worker's queue."""
         case = _case(task)
-        if case.failures > self._sup.settings.bad_sample_attempts:
+        if case.failures > self._books.settings.bad_sample_attempts:
             if task.abandoned:  # nobody wants it, so nobody asks who did it
                 self._drop(task, None)
             else:
@@ -46,15 +48,15 @@ class Quarantine:
 
     def _find_culprit(self, task: Task, case: Case) -> None:
         left = self.positions(task)
-        if not self._sup.settings.indexed:
-            if self._sup.workers[task.worker].exhausted:  # there was nothing left to load
+        if not self._books.settings.indexed:
+            if self._books.workers[task.worker].exhausted:  # there was nothing left to load
                 self._drop(task, None)
             else:
                 self._fail(task, ())
         elif len(left) == 1 or (case.same_sample and case.sample in left):
             self._convict(task, self._suspects(task, left))
         else:
-            self._sup.workers[task.worker].hunt = Bisection(left)
+            self._books.workers[task.worker].hunt = Bisection(left)
 
     @staticmethod
     def _suspects(task: Task, left: tuple[int, ...]) -> tuple[int, ...]:
@@ -64,44 +66,40 @@ class Quarantine:
     def do_without(self, task: Task) -> None:
         """No process can be had to find out more about a waiting task that was charged: what is suspected is given up,
         since it must not be loaded in the trainer."""
-        worker, left = self._sup.workers[task.worker], self.positions(task)
+        worker, left = self._books.workers[task.worker], self.positions(task)
         suspects = self._suspects(task, left)
         if worker.hunt is not None and worker.waiting[0] is task:
             suspects, worker.hunt = worker.hunt.suspects, None
-        if task.abandoned or (not self._sup.settings.indexed and worker.exhausted):
+        if task.abandoned or (not self._books.settings.indexed and worker.exhausted):
             self._drop(task, None)
-        elif not self._sup.settings.indexed:
+        elif not self._books.settings.indexed:
             self._fail(task, (), unresolved=True)
         else:
             self._convict(task, suspects, unresolved=True)
 
     def positions(self, task: Task) -> tuple[int, ...]:
         """The positions of a batch that are not left out."""
-        try:
-            count = len(task.indices) if self._sup.settings.batched else 1  # type: ignore[arg-type]
-        except TypeError:
-            count = 1
-        return tuple(i for i in range(count) if i not in task.skip)
+        return task.positions(self._books.settings.batched)
 
     def _convict(self, task: Task, positions: tuple[int, ...], unresolved: bool = False) -> None:
         case = _case(task)
-        self._sup.fleet.faults.forgive(case.failures)
-        if self._sup.settings.on_bad_sample != "skip":
+        self._books.faults.forgive(case.failures)
+        if self._books.settings.on_bad_sample != "skip":
             self._fail(task, positions, unresolved)
             return
         case.skip = tuple(sorted((*case.skip, *positions)))
         case.failures = 0
         names = task.names(positions)
-        self._sup.emit(m.ReportSkipped(task.id, task.epoch, task.batch, names, case.cause, unresolved))
+        self._books.emit(m.ReportSkipped(task.id, task.epoch, task.batch, names, case.cause, unresolved))
         if not self.positions(task):
             self._drop(task, None)
 
     def _fail(self, task: Task, positions: tuple[int, ...], unresolved: bool = False) -> None:
         case = _case(task)
-        if not self._sup.settings.indexed:  # its iterator cannot get past this point
-            worker = self._sup.workers[task.worker]
+        if not self._books.settings.indexed:  # its iterator cannot get past this point
+            worker = self._books.workers[task.worker]
             worker.exhausted = task.last = True
-            self._sup.ledger.worker_ended(worker)
+            self._schedule.worker_ended(worker)
         error = m.DeliverBadSample(
             task.id, task.worker, task.epoch, task.batch, task.names(positions), case.cause, case.attempts, case.stack,
             unresolved,
@@ -110,8 +108,8 @@ class Quarantine:
 
     def _drop(self, task: Task, result: m.DeliverBadSample | None) -> None:
         """It is not loaded again."""
-        self._sup.workers[task.worker].waiting.remove(task)
-        self._sup.ledger.settle(task, result)
+        self._books.workers[task.worker].waiting.remove(task)
+        self._schedule.settle(task, result)
 
     # ------------------------------------------------------------ the hunt
 

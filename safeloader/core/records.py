@@ -80,6 +80,14 @@ class Task:
     def skip(self) -> tuple[int, ...]:
         return () if self.case is None else self.case.skip
 
+    def positions(self, batched: bool) -> tuple[int, ...]:
+        """The positions of the batch that are not left out."""
+        try:
+            count = len(self.indices) if batched else 1  # type: ignore[arg-type]
+        except TypeError:
+            count = 1
+        return tuple(i for i in range(count) if i not in self.skip)
+
     def names(self, positions: tuple[int, ...]) -> tuple[object, ...]:
         """The indices at these positions, as the sampler named them."""
         return tuple(self._name(position) for position in positions)

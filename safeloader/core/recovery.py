@@ -16,16 +16,36 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from safeloader.core.supervisor import Supervisor
+    from safeloader.core.books import Books
+    from safeloader.core.fleet import Fleet
+    from safeloader.core.quarantine import Quarantine
+    from safeloader.core.restoring import Returning
+    from safeloader.core.schedule import Schedule
+    from safeloader.core.shadows import Shadows
 
 __all__ = ["Recovery"]
 
 
 class Recovery:
-    """Turns faults into new work."""
+    """Turns faults into new work. ``give_up`` ends the loader with an error."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._sup = supervisor
+    def __init__(
+        self,
+        books: Books,
+        shadows: Shadows,
+        returning: Returning,
+        schedule: Schedule,
+        quarantine: Quarantine,
+        fleet: Fleet,
+        give_up: Callable[[str, object, str], None],
+    ) -> None:
+        self._books = books
+        self._shadows = shadows
+        self._returning = returning
+        self._schedule = schedule
+        self._quarantine = quarantine
+        self._fleet = fleet
+        self._give_up = give_up
 
     def handlers(self) -> dict[type, Callable[[Any], None]]:
         return {
@@ -37,15 +57,15 @@ class Recovery:
 
     def _start_refused(self, event: m.StartRefused) -> None:
         """No retry can help, unless it went well before: then the exit that follows is a fault like any other."""
-        process = self._sup.fleet.processes.get(event.process)
+        process = self._books.processes.get(event.process)
         if process is None:
             return
-        failures = self._sup.workers[process.work[0].worker].setup_failures if process.work else 0
-        if not self._sup.fleet.proven or failures >= self._sup.settings.bad_sample_attempts:
-            self._sup.give_up("refused", event.error, "")
+        failures = self._books.workers[process.work[0].worker].setup_failures if process.work else 0
+        if not self._books.proven or failures >= self._books.settings.bad_sample_attempts:
+            self._give_up("refused", event.error, "")
 
     def _process_exited(self, event: m.ProcessExited) -> None:
-        process = self._sup.fleet.processes.get(event.process)
+        process = self._books.processes.get(event.process)
         if process is not None and process.id != m.INLINE:
             self.lose(process, event)
 
@@ -54,31 +74,31 @@ class Recovery:
     def lose(self, process: ProcessRecord, event: m.ProcessExited | None) -> None:
         """Take a process off the books; ``event`` is None if it could not be killed and is abandoned."""
         self._lose(process, event)
-        if self._sup.settings.stateless and not self._sup.closed:
-            self._sup.ledger.leave_undone()
+        if self._books.settings.stateless and not self._books.closed:
+            self._schedule.leave_undone()
 
     def _lose(self, process: ProcessRecord, event: m.ProcessExited | None) -> None:
-        del self._sup.fleet.processes[process.id]
-        self._sup.fleet.unbalanced = True
+        del self._books.processes[process.id]
+        self._books.unbalanced = True
         work, sample = self._in_work(process, event)
         redone = work is not None and work.kind == "setup" and work.redone
-        self._sup.shadows.process_lost(process, hurt_setting_up=redone)
+        self._shadows.process_lost(process, hurt_setting_up=redone)
         for number in sorted(process.workers):
-            self._take_back(self._sup.workers[number], abandoned=event is None)
+            self._take_back(self._books.workers[number], abandoned=event is None)
         if process.asked or process.killed_elsewhere:
             return
         cause = self._cause(process, event)
         task = work.task if work is not None else None
         stack = process.stack or (event.stack if event is not None else None)
         if work is not None and task is None and not redone:
-            self._sup.workers[work.worker].setup_failures += 1
-            self._sup.workers[work.worker].setup_hangs += cause == "hung"
+            self._books.workers[work.worker].setup_failures += 1
+            self._books.workers[work.worker].setup_hangs += cause == "hung"
         if work is not None and task is not None and work.kind == "task":
-            self._sup.blame.charge(task, cause, sample, stack)
+            self._quarantine.charge(task, cause, sample, stack)
         self._tell(process, event, cause, work, sample, stack)
         if process.standby:
-            self._sup.fleet.standby_lost(cause)
-        elif not self._sup.closed:
+            self._fleet.standby_lost(cause)
+        elif not self._books.closed:
             self._decide(work, cause)
 
     def _in_work(self, process: ProcessRecord, event: m.ProcessExited | None) -> tuple[Work | None, int | None]:
@@ -108,9 +128,9 @@ class Recovery:
         for item in reversed(worker.sent):
             if isinstance(item, Task):
                 if abandoned and item.lease is not None:
-                    self._sup.leases.retire(item.lease)
+                    self._books.leases.retire(item.lease)
                     item.lease = None
-                self._sup.ledger.free_lease(item)
+                self._schedule.free_lease(item)
                 item.state = TaskState.WAITING
             worker.waiting.appendleft(item)
         worker.sent.clear()
@@ -127,7 +147,7 @@ class Recovery:
     ) -> None:
         worker = work.worker if work is not None else min(process.workers) if len(process.workers) == 1 else None
         action = self._action(process, event)
-        self._sup.report(
+        self._books.report(
             cause,
             event.detail if event is not None else "could not be killed",
             process.id,
@@ -138,9 +158,9 @@ class Recovery:
             stalled=process.stalled if process.cause is not None else 0.0,
             action=action,
             again=(
-                self._sup.shadows.again(process)
+                self._shadows.again(process)
                 if action == "restored"
-                else self._sup.returning.again([self._sup.workers[i] for i in process.workers])
+                else self._returning.again([self._books.workers[i] for i in process.workers])
             ),
         )
 
@@ -149,9 +169,9 @@ class Recovery:
             return "standby"
         if event is None:
             return "abandoned"
-        if self._sup.shadows.holds_one_of(process):
+        if self._shadows.holds_one_of(process):
             return "restored"
-        standby = self._sup.fleet.standby()
+        standby = self._fleet.standby()
         ready = event.relieved or (standby is not None and standby.state is ProcessState.READY)
         return "handed over" if ready else "restarted"
 
@@ -159,16 +179,16 @@ class Recovery:
 
     def _decide(self, work: Work | None, cause: str) -> None:
         if work is not None and work.kind == "probe":
-            self._sup.blame.probe_died(self._sup.workers[work.worker])
+            self._quarantine.probe_died(self._books.workers[work.worker])
             return
         self._count(work, cause)
-        if self._sup.closed or work is None:
+        if self._books.closed or work is None:
             return
         if work.task is not None:
             if work.task.state is TaskState.WAITING:
-                self._sup.blame.judge(work.task)
-        elif self._sup.workers[work.worker].setup_failures > self._sup.settings.bad_sample_attempts:
-            self._sup.give_up("setup", None, cause)
+                self._quarantine.judge(work.task)
+        elif self._books.workers[work.worker].setup_failures > self._books.settings.bad_sample_attempts:
+            self._give_up("setup", None, cause)
 
     def _count(self, work: Work | None, cause: str) -> None:
         """Too many faults in too short a time, or too little memory: fewer processes.
@@ -176,11 +196,11 @@ class Recovery:
         At the lowest rung what is blamed on a task does not end the loader, unless policy wants no fallback: a verdict
         on the task will follow.
         """
-        fleet, fallback = self._sup.fleet, self._sup.settings.fallback
+        fleet, fallback = self._fleet, self._books.settings.fallback
         blamed = work is not None and work.kind == "task"
         if blamed and fallback != "off" and fleet.rung == fleet.rungs[-1]:
             return
-        too_many = fleet.faults.add(self._sup.now)
+        too_many = self._books.faults.add(self._books.now)
         if cause == "oom":
             lowered = fleet.lower("memory is short")
         else:
@@ -189,48 +209,48 @@ class Recovery:
             if fleet.rung == 0:
                 self._do_without_processes(cause)
             else:
-                self._sup.give_up("restarts", None, cause)
+                self._give_up("restarts", None, cause)
 
     def _do_without_processes(self, cause: str) -> None:
         """No process can be had, and the trainer needs none: only what hurt one before is given up."""
-        self._sup.fleet.faults.clear()
-        self._sup.fleet.unbalanced = True
-        if any(worker.setup_failures for worker in self._sup.workers):
-            self._sup.give_up("starts", None, cause)
+        self._books.faults.clear()
+        self._books.unbalanced = True
+        if any(worker.setup_failures for worker in self._books.workers):
+            self._give_up("starts", None, cause)
             return
-        for worker in self._sup.workers:
+        for worker in self._books.workers:
             worker.lenient = worker.lenient or worker.barred
             for task in [item for item in worker.waiting if isinstance(item, Task) and item.quarantined]:
-                self._sup.blame.do_without(task)
+                self._quarantine.do_without(task)
 
     # ------------------------------------------------------------ in the trainer
 
     def _inline_refused(self, event: m.InlineRefused) -> None:
         """A worker did what the trainer could not change back, or would end by: it goes on in a process."""
-        worker = self._sup.workers[event.worker]
+        worker = self._books.workers[event.worker]
         if worker.host == m.INLINE:
             worker.barred = True
             self._take_out(worker)
-            self._sup.emit(m.ReportRefused(worker.id, event.what))
+            self._books.emit(m.ReportRefused(worker.id, event.what))
 
     def _take_out(self, worker: WorkerRecord) -> None:
         """A worker leaves the trainer with what it has in work."""
-        inline = self._sup.fleet.processes[m.INLINE]
+        inline = self._books.processes[m.INLINE]
         inline.work = deque(work for work in inline.work if work.worker != worker.id)
         inline.workers.discard(worker.id)
         self._take_back(worker, abandoned=False)
-        self._sup.emit(m.DropWorker(m.INLINE, worker.id))
-        self._sup.fleet.unbalanced = True
+        self._books.emit(m.DropWorker(m.INLINE, worker.id))
+        self._books.unbalanced = True
 
     def _inline_interrupted(self, event: m.InlineInterrupted) -> None:
-        inline = self._sup.fleet.processes[m.INLINE]
+        inline = self._books.processes[m.INLINE]
         work = inline.work[0] if inline.work else None
         if work is None or work.task is None or work.task.id != event.task:
             return
-        self._take_out(self._sup.workers[work.worker])
-        self._sup.blame.charge(work.task, "hung", event.sample, event.stack)
-        self._sup.report(
+        self._take_out(self._books.workers[work.worker])
+        self._quarantine.charge(work.task, "hung", event.sample, event.stack)
+        self._books.report(
             "hung", "interrupted in the trainer", m.INLINE, work.task,
             sample=event.sample, stack=event.stack, action="moved to a process",
         )  # fmt: skip
-        self._sup.blame.judge(work.task)
+        self._quarantine.judge(work.task)

@@ -17,20 +17,31 @@ from safeloader.core import messages as m
 from safeloader.core.state import DIGEST, DatasetSnapshot
 
 if TYPE_CHECKING:
-    from safeloader.core.records import WorkerRecord
-    from safeloader.core.state import Redo
-    from safeloader.core.supervisor import Supervisor
+    from collections.abc import Callable
 
-__all__ = ["Returning", "replayed"]
+    from safeloader.core.books import Books
+    from safeloader.core.records import WorkerRecord
+    from safeloader.core.shadows import Shadows
+    from safeloader.core.state import Redo
+
+__all__ = ["Returning", "forget", "marked", "replayed"]
 
 
 class Returning:
-    """Brings workers to their places."""
+    """Brings workers to their places.
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._sup = supervisor
-        self._indexed = supervisor.settings.indexed
-        self._exact = supervisor.settings.exact_state
+    Args:
+        books: the shared records.
+        shadows: which copies of processes there are.
+        give_up: ends the loader with an error.
+    """
+
+    def __init__(self, books: Books, shadows: Shadows, give_up: Callable[[str, object, str], None]) -> None:
+        self._books = books
+        self._shadows = shadows
+        self._give_up = give_up
+        self._indexed = books.settings.indexed
+        self._exact = books.settings.exact_state
 
     def begin(self, worker: WorkerRecord) -> None:
         """It begins a new epoch."""
@@ -81,7 +92,7 @@ class Returning:
     def again(self, workers: list[WorkerRecord]) -> int | None:
         """How many batches are loaded again for workers that lost their process; None where it is known that none
         has to be: a map-style dataset's batches are loaded by their indices."""
-        if self._indexed and not self._sup.settings.stateful:
+        if self._indexed and not self._books.settings.stateful:
             return None
         return sum([self._again(worker) for worker in workers])
 
@@ -104,15 +115,15 @@ class Returning:
         worker.checking = False
         if redone:
             self._report(worker, event.how, event.at, 0, event.detail, "reads again", "shadow")
-            self._sup.shadows.distrust(worker)
+            self._shadows.distrust(worker)
             return True
         if worker.way + 1 < len(self._ways(worker)):
             self._report(worker, event.how, event.at, 0, event.detail, "reads again")
             worker.way += 1
             return True
-        if self._sup.settings.on_divergence == "raise" or event.how == "refused":
+        if self._books.settings.on_divergence == "raise" or event.how == "refused":
             said = self._report(worker, event.how, event.at, 0, event.detail, "raises")
-            self._sup.give_up("diverged", said, "")
+            self._give_up("diverged", said, "")
             return False
         self._report(worker, event.how, event.at, 0, event.detail, "goes on")
         worker.taken = True
@@ -126,7 +137,7 @@ class Returning:
         said = m.ReportReplay(
             worker.id, worker.epoch, outcome, source, at, worker.position, compared, detail, action
         )  # fmt: skip
-        self._sup.emit(said)
+        self._books.emit(said)
         return said
 
 
@@ -137,3 +148,21 @@ def replayed(
     first = worker.position - len(worker.log)  # the position of the first task in the log
     begin = first if mark is None else mark.position
     return tuple(worker.log)[begin - first : until - first]
+
+
+def marked(worker: WorkerRecord, content: object) -> None:
+    """A worker's dataset told its state, after all that the worker has finished."""
+    mark = DatasetSnapshot(worker.position, content, worker.snapshot)
+    if worker.marks and worker.marks[-1].position >= mark.position:
+        worker.marks.pop()
+    worker.marks.append(mark)
+    forget(worker)
+
+
+def forget(worker: WorkerRecord) -> None:
+    """Drop marks, and what was logged, from before the newest mark that the consumer has reached."""
+    while len(worker.marks) > 1 and worker.marks[1].position <= worker.got:
+        worker.marks.popleft()
+    if worker.marks[0].position <= worker.got:
+        for _ in range(len(worker.log) - (worker.position - worker.marks[0].position)):
+            worker.log.popleft()

@@ -17,53 +17,46 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from safeloader.core.books import Books
     from safeloader.core.state import State
-    from safeloader.core.supervisor import Supervisor
 
 __all__ = ["Schedule"]
 
-_PLAN = m.PlanTask()
+_PLAN, _END = m.PlanTask(), m.EndEpoch()
 
 
 class Schedule:
     """The tasks, from the sampler to the consumer."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        settings = supervisor.settings
-        self._sup = supervisor
-        self._in_order = settings.in_order
-        self.window = settings.prefetch_factor * settings.num_workers
+    def __init__(self, books: Books) -> None:
+        self._books = books
+        self._in_order = books.settings.in_order
         self.tasks: dict[int, Task] = {}
         self.queue: deque[Task] = deque()  # this epoch's undelivered tasks, in plan order
         self.arrived: deque[Task] = deque()  # those that may be delivered now, out of order
-        self.epoch = -1
         self.delivered: deque[tuple[int, int, int | None, object]] = deque(maxlen=16)  # epoch, batch, worker, indices
+        self.left: list[tuple[Task, bool]] = []  # left the queue since the consumer came last, and whether delivered
         self.requested = False  # the consumer waits
         self.plan_over = False
-        self._active = settings.num_workers  # workers that have not ended in this epoch
+        self._active = len(books.workers)  # workers that have not ended in this epoch
         self._next_task = 0
         self._first_of_epoch = 0
         self._restored = 0  # tasks planned elsewhere, perhaps with a larger window
         self.turn = 0  # the worker that the next task goes to
 
     def handlers(self) -> dict[type, Callable[[Any], None]]:
-        return {
-            m.TaskPlanned: self._task_planned,
-            m.PlanEnded: self._plan_ended,
-            m.BatchRequested: self._batch_requested,
-        }
+        return {m.PlanEnded: self._plan_ended, m.LeaseReturned: self._lease_returned}
 
     # ------------------------------------------------------------ planning
 
     def begin(self, epoch: int) -> None:
         """Start an epoch; what the last one left is abandoned."""
-        first = self.epoch < 0
+        first = self._books.epoch < 0
         self.abandon_rest()
-        self.epoch, self._first_of_epoch, self.turn = epoch, self._next_task, 0
+        self._books.epoch, self._first_of_epoch, self.turn = epoch, self._next_task, 0
         self.requested = self.plan_over = False
-        self._sup.progress.begin()
-        self._active = len(self._sup.workers)
-        for worker in self._sup.workers:
+        self._active = len(self._books.workers)
+        for worker in self._books.workers:
             worker.ended, worker.outstanding = False, 0
             if first:
                 worker.epoch = epoch
@@ -72,19 +65,19 @@ class Schedule:
 
     def plan_ahead(self) -> None:
         """Draw the first tasks of an epoch."""
-        for _ in range(self.window - len(self.queue)):
-            self._sup.emit(_PLAN)
+        for _ in range(self._books.window - len(self.queue)):
+            self._books.emit(_PLAN)
 
     def restore(self, state: State) -> None:
         """Plan what was planned where this state was taken."""
-        self.epoch, self.turn, self.plan_over = state.epoch, state.turn, state.exhausted
-        self._active = sum([not worker.ended for worker in self._sup.workers])
+        self._books.epoch, self.turn, self.plan_over = state.epoch, state.turn, state.exhausted
+        self._active = sum([not worker.ended for worker in self._books.workers])
         for batch, number, indices, skip in state.planned:
-            worker = self._sup.workers[number]
+            worker = self._books.workers[number]
             task = self._add(worker, batch, indices)
             if skip:
                 task.case = Case(skip=skip)
-                if not self._sup.blame.positions(task):
+                if not task.positions(self._books.settings.batched):
                     worker.waiting.remove(task)
                     self.settle(task, None)
         self._first_of_epoch = self._next_task - state.drawn
@@ -104,44 +97,45 @@ class Schedule:
                 self._forget(task)
         self.queue.clear()
         self.arrived.clear()
-        if self._sup.settings.stateless and not self._sup.closed:
+        if self._books.settings.stateless and not self._books.closed:
             self.leave_undone()
-            self._sup.traffic.cancel_before(self._next_task)
+            self.cancel_before(self._next_task)
 
     def leave_undone(self) -> None:
         """Drop what was abandoned and waits, except what is being probed."""
-        for worker in self._sup.workers:
+        for worker in self._books.workers:
             for task in [item for item in worker.waiting if isinstance(item, Task) and item.abandoned]:
                 if worker.hunt is None or task is not worker.waiting[0]:
                     worker.waiting.remove(task)
                     self.settle(task, None)
 
-    def _task_planned(self, event: m.TaskPlanned) -> None:
-        worker = self._next_worker()
-        if worker is None:
-            return
-        self._add(worker, self._next_task - self._first_of_epoch, event.indices)
-        self._sup.traffic.feed(worker)
+    def cancel_before(self, before: int) -> None:
+        """Let no process begin a task that is numbered below this."""
+        for process in self._books.processes.values():
+            if process.id != m.INLINE and any(work.kind == "task" for work in process.work):
+                self._books.emit(m.CancelBefore(process.id, before))
+
+    def plan(self, indices: object) -> WorkerRecord | None:
+        """Give a task to the next worker in turn. Returns the worker, None if all have ended."""
+        workers = self._books.workers
+        share = None if self._in_order else max(self._books.window // max(self._active, 1), 1)
+        for _ in workers:
+            worker = workers[self.turn]
+            self.turn = (self.turn + 1) % len(workers)
+            if not worker.ended and (share is None or worker.outstanding < share):
+                self._add(worker, self._next_task - self._first_of_epoch, indices)
+                return worker
+        return None
 
     def _add(self, worker: WorkerRecord, batch: int, indices: object) -> Task:
         number = self._next_task
         self._next_task = number + 1
-        task = Task(number, self.epoch, batch, worker.id, indices)
+        task = Task(number, self._books.epoch, batch, worker.id, indices)
         self.tasks[number] = task
         self.queue.append(task)
         worker.outstanding += 1
         worker.waiting.append(task)
         return task
-
-    def _next_worker(self) -> WorkerRecord | None:
-        workers = self._sup.workers
-        share = None if self._in_order else max(self.window // max(self._active, 1), 1)
-        for _ in workers:
-            worker = workers[self.turn]
-            self.turn = (self.turn + 1) % len(workers)
-            if not worker.ended and (share is None or worker.outstanding < share):
-                return worker
-        return None
 
     def _plan_ended(self, event: m.PlanEnded) -> None:
         self.plan_over = True
@@ -154,10 +148,6 @@ class Schedule:
 
     # ------------------------------------------------------------ delivery
 
-    def _batch_requested(self, event: m.BatchRequested) -> None:
-        self._sup.progress.confirm()
-        self.requested = True
-
     def settle(self, task: Task, result: m.Deliver | m.DeliverError | m.DeliverBadSample | None) -> None:
         """A task has its result; None: there is nothing to deliver."""
         task.state, task.result = TaskState.SETTLED, result
@@ -166,24 +156,23 @@ class Schedule:
         elif not self._in_order:
             self.arrived.append(task)
 
-    def advance(self) -> None:
-        """The consumer waits: hand over the next batch if its turn has come."""
+    def advance(self) -> m.Deliver | m.DeliverError | m.DeliverBadSample | m.EndEpoch | None:
+        """The consumer waits: hand over the next batch if its turn has come. Returns what is handed over."""
         while True:
             task = self._due()
             if task is None:
                 break
             self._leave_queue(task)
             result, task.result = task.result, None
-            self._sup.progress.left.append((task, result is not None))
+            self.left.append((task, result is not None))
             if result is not None:
                 self._deliver(task, result)
-                return
-        if self.queue:
-            self._sup.traffic.load_inline()
-        elif self.plan_over or self._active == 0:
-            self.requested = False
-            self._sup.progress.end()
-            self._sup.emit(m.EndEpoch())
+                return result
+        if self.queue or not (self.plan_over or self._active == 0):
+            return None
+        self.requested = False
+        self._books.emit(_END)
+        return _END
 
     def _due(self) -> Task | None:
         if not self._in_order:
@@ -197,19 +186,21 @@ class Schedule:
         else:
             self.queue.remove(task)
         del self.tasks[task.id]
-        self._sup.workers[task.worker].outstanding -= 1
-        if not self.plan_over and len(self.queue) < self.window:  # there may be more where a state was restored
-            self._sup.emit(_PLAN)
+        self._books.workers[task.worker].outstanding -= 1
+        if not self.plan_over and len(self.queue) < self._books.window:  # there may be more where a state was restored
+            self._books.emit(_PLAN)
 
     def _deliver(self, task: Task, result: m.Deliver | m.DeliverError | m.DeliverBadSample) -> None:
         self.requested = False
-        self._sup.emit(result)
+        self._books.emit(result)
         if type(result) is m.Deliver:
             task.lease = None  # it is the consumer's now, and comes back as LeaseReturned
             self.delivered.append((task.epoch, task.batch, task.worker, task.indices))
-            self._sup.fleet.good_batch()
 
     # ------------------------------------------------------------ leases
+
+    def _lease_returned(self, event: m.LeaseReturned) -> None:
+        self.give_back(event.lease)
 
     def free_lease(self, task: Task) -> None:
         """A task needs its memory no longer."""
@@ -219,9 +210,9 @@ class Schedule:
 
     def give_back(self, lease: m.Lease) -> None:
         """Free a lease, and its memory too if enough is free."""
-        surplus = self._sup.leases.give_back(lease)
+        surplus = self._books.leases.give_back(lease)
         if surplus is not None:
-            self._sup.emit(m.FreeSlot(surplus))
+            self._books.emit(m.FreeSlot(surplus))
 
     def _forget(self, task: Task) -> None:
         self.free_lease(task)
@@ -233,13 +224,15 @@ class Schedule:
         """Raise AssertionError if a task is lost or kept twice."""
         queued = [task.id for task in self.queue]
         assert queued == sorted(set(queued)), "a task is queued twice, or out of plan order"
-        assert len(queued) <= max(self.window, self._restored), "more tasks are outstanding than torch would draw"
+        assert len(queued) <= max(self._books.window, self._restored), (
+            "more tasks are outstanding than torch would draw"
+        )
         known = set(queued)
         assert known <= self.tasks.keys(), "a queued task is forgotten"
         for task in self.tasks.values():
-            assert self._sup.closed or task.abandoned != (task.id in known), f"task {task.id} is lost"
-            assert task.lease is None or self._sup.leases.holds(task.lease), f"task {task.id} lost its lease"
+            assert self._books.closed or task.abandoned != (task.id in known), f"task {task.id} is lost"
+            assert task.lease is None or self._books.leases.holds(task.lease), f"task {task.id} lost its lease"
         unsettled = [task for task in self.tasks.values() if task.state is not TaskState.SETTLED]
-        listed = [i for worker in self._sup.workers for i in (*worker.waiting, *worker.sent) if isinstance(i, Task)]
+        listed = [i for worker in self._books.workers for i in (*worker.waiting, *worker.sent) if isinstance(i, Task)]
         assert len(listed) == len(unsettled) and set(listed) == set(unsettled), "a task is in no queue, or in two"
-        assert self._active == sum([not worker.ended for worker in self._sup.workers])
+        assert self._active == sum([not worker.ended for worker in self._books.workers])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from safeloader.core.supervisor import Supervisor
+    from safeloader.core.books import Books
 
 __all__ = ["Shadow", "Shadows"]
 
@@ -42,8 +42,8 @@ class Shadow:
 class Shadows:
     """Which shadow stands behind which process."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._sup = supervisor
+    def __init__(self, books: Books) -> None:
+        self._books = books
         self.behind: dict[int, Shadow] = {}  # by the process that it would stand in for
         self.orphans: list[Shadow] = []  # their process is lost
 
@@ -54,9 +54,9 @@ class Shadows:
 
     def taken(self, event: m.ShadowTaken) -> None:
         """A process has a new shadow. It is of no use if a worker in it is not yet, or no longer, as the books say."""
-        process = self._sup.fleet.processes.get(event.process)
-        if self._sup.closed or process is None or not self._is_as_the_books_say(process):
-            self._sup.emit(m.DropShadow(event.shadow))
+        process = self._books.processes.get(event.process)
+        if self._books.closed or process is None or not self._is_as_the_books_say(process):
+            self._books.emit(m.DropShadow(event.shadow))
             return
         self._drop(self.behind.pop(process.id, None))
         self.behind[process.id] = Shadow(event.shadow, {worker: [] for worker in process.workers})
@@ -65,7 +65,7 @@ class Shadows:
         """False while a worker in it is being set up, or has loaded what was only a probe."""
         if process.asked or process.killed_elsewhere or not process.workers:
             return False
-        hunted = any(self._sup.workers[number].hunt is not None for number in process.workers)
+        hunted = any(self._books.workers[number].hunt is not None for number in process.workers)
         return not hunted and all(work.kind in ("task", "resume") for work in process.work)
 
     def _lost(self, event: m.ShadowLost) -> None:
@@ -74,12 +74,12 @@ class Shadows:
         for number, shadow in list(self.behind.items()):
             if shadow.id == event.shadow:
                 shadow.gone = True
-                if not self._sup.fleet.processes[number].kept:
+                if not self._books.processes[number].kept:
                     del self.behind[number]
 
     def _drop(self, shadow: Shadow | None) -> None:
         if shadow is not None and not shadow.gone:
-            self._sup.emit(m.DropShadow(shadow.id))
+            self._books.emit(m.DropShadow(shadow.id))
 
     def drop_all(self) -> None:
         """The loader ends."""
@@ -129,7 +129,7 @@ class Shadows:
             return
         shadow.failures = shadow.failures + 1 if process.kept or hurt_setting_up else 0
         stuck = process.cause == "failed_start"  # so it is the shadow that does not answer
-        useless = process.asked or self._sup.closed or stuck or shadow.gone or shadow.failures >= _ATTEMPTS
+        useless = process.asked or self._books.closed or stuck or shadow.gone or shadow.failures >= _ATTEMPTS
         if useless:
             self._drop(shadow)
         else:
@@ -137,7 +137,7 @@ class Shadows:
 
     def next(self) -> Shadow | None:
         """One that a successor can be made from, for a worker that has no home."""
-        workers = self._sup.workers
+        workers = self._books.workers
         return next((s for s in self.orphans if any(workers[i].host is None for i in s.redo)), None)
 
     def stand_behind(self, shadow: Shadow, process: ProcessRecord) -> None:
@@ -167,7 +167,7 @@ class Shadows:
         """A worker has found a home: shadows of other processes need not hold it any more."""
         for number, shadow in list(self.behind.items()):
             if number != process.id and shadow.redo.pop(worker.id, None) is not None:
-                self._sup.fleet.processes[number].kept.discard(worker.id)
+                self._books.processes[number].kept.discard(worker.id)
                 if not shadow.redo:
                     self._drop(self.behind.pop(number))
         for shadow in list(self.orphans):
@@ -180,9 +180,9 @@ class Shadows:
     def validate(self) -> None:
         """Raise AssertionError if a shadow stands behind nobody, or holds a worker that lives elsewhere."""
         for number, shadow in self.behind.items():
-            process = self._sup.fleet.processes.get(number)
+            process = self._books.processes.get(number)
             assert process is not None, f"shadow {shadow.id} stands behind process {number}, which is gone"
             for worker in shadow.redo:
-                assert self._sup.workers[worker].host in (number, None), f"shadow {shadow.id} holds worker {worker}"
+                assert self._books.workers[worker].host in (number, None), f"shadow {shadow.id} holds worker {worker}"
         for shadow in self.orphans:
-            assert all(self._sup.workers[i].host is None for i in shadow.redo), f"shadow {shadow.id} is of no use"
+            assert all(self._books.workers[i].host is None for i in shadow.redo), f"shadow {shadow.id} is of no use"

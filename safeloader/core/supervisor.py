@@ -1,15 +1,16 @@
 """The one door of the core: ``handle(event, now) -> list[Command]``, and ``next_deadline()``.
 
-Theory of operation. The *ledger* knows which tasks are planned and whose turn it is; the *fleet* which processes there
-are and which worker lives where; *traffic* what is in flight to them; the *watch* how long that may take; the
-*shadows* which copies of processes there are. When a
-process is gone, *recovery* puts the books right, *blame* judges the task that was in work, and
-*returning* leads its workers back to their places. They are parts of one
-state, speak to each other through the supervisor, and write commands to one list, in the order in which they are to be
-carried out.
+Theory of operation. The *books* hold what all parts share, and the list of commands, in the order in which they are to
+be carried out. The *schedule* knows which tasks are planned and whose turn it is; the *fleet* which processes there are
+and which worker lives where; *dispatch* what is in flight to them; *deadlines* how long that may take; the *shadows*
+which copies of processes there are. When a process is gone, *recovery* puts the books right, *quarantine* judges the
+task that was in work, and *restoring* leads its workers back to their places. A part knows the books and the parts
+before it; the supervisor alone knows all.
 
-After each event the door itself does what any of them may have made possible: it balances the fleet, and hands over the
-next batch if the consumer waits. Closing replaces the table of handlers: then only the end of processes counts.
+``handle()`` goes through fixed phases. One part takes the *event*, and marks in the books what others have to see to.
+Then the supervisor lets a worker *move* of which something is finished, *balances* the fleet, which also sends what
+waits, gives the *state* if somebody asked for it, and *delivers* the next batch if the consumer waits. Closing replaces
+the table of handlers: then only the end of processes counts.
 Wart: ``handle`` is not reentrant; the driver queues the events that carrying out a command produces.
 """
 
@@ -18,13 +19,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from safeloader.core import messages as m
+from safeloader.core.books import Books
 from safeloader.core.consumer import ConsumerProgress
 from safeloader.core.deadlines import DeadlineWatch
 from safeloader.core.dispatch import Dispatch
 from safeloader.core.fleet import Fleet
-from safeloader.core.leases import Leases
 from safeloader.core.quarantine import Quarantine
-from safeloader.core.records import Task, WorkerRecord
 from safeloader.core.recovery import Recovery
 from safeloader.core.restoring import Returning
 from safeloader.core.schedule import Schedule
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from safeloader.core.leases import Leases
     from safeloader.core.policy import CoreSettings
+    from safeloader.core.records import Task, WorkerRecord
 
 __all__ = ["Supervisor"]
 
@@ -49,29 +51,26 @@ class Supervisor:
     """
 
     def __init__(self, settings: CoreSettings, story_length: int = 512) -> None:
-        self.settings = settings
-        self.now = 0.0
-        self.closed = False
         self.story = Story(story_length)
-        self.workers = [WorkerRecord(number) for number in range(settings.num_workers)]
-        self.progress = ConsumerProgress(self)
-        self.ledger = Schedule(self)
-        self.leases = Leases(keep=self.ledger.window + 8)
-        self.fleet = Fleet(self)
-        self.shadows = Shadows(self)
-        self.returning = Returning(self)
-        self.traffic = Dispatch(self)
-        self.watch = DeadlineWatch(self)
-        self.blame = Quarantine(self)
-        self.recovery = Recovery(self)
+        self._books = books = Books(settings)
+        self.shadows = Shadows(books)
+        self.returning = Returning(books, self.shadows, self.give_up)
+        self.ledger = Schedule(books)
+        self.watch = DeadlineWatch(books)
+        self.blame = Quarantine(books, self.ledger)
+        self.traffic = Dispatch(books, self.shadows, self.returning, self.ledger, self.watch, self.blame)
+        self.progress = ConsumerProgress(books, self.ledger, self.watch, self.traffic)
+        self.fleet = Fleet(books, self.shadows, self.watch, self.traffic)
+        self.recovery = Recovery(
+            books, self.shadows, self.returning, self.ledger, self.blame, self.fleet, self.give_up
+        )  # fmt: skip
         self._given_up: m.GiveUp | None = None
-        self._out: list[m.Command] = []
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.EpochBegan: self._epoch_began,
             m.EpochResumed: self._epoch_resumed,
-            **self.progress.handlers(),
-            m.LeaseReturned: self._lease_returned,
+            m.ClockAdvanced: self._clock_advanced,
             m.CloseRequested: self._close_requested,
+            **self.progress.handlers(),
             **self.ledger.handlers(),
             **self.traffic.handlers(),
             **self.watch.handlers(),
@@ -83,30 +82,52 @@ class Supervisor:
 
     def handle(self, event: m.Event, now: float) -> list[m.Command]:
         """Take one fact, return what is to be done, in order."""
+        books = self._books
         out: list[m.Command] = []
-        self._out, self.now = out, now
+        books.out, books.now = out, now
         self._handlers[type(event)](event)
-        if self.fleet.unbalanced:
+        if books.progressed is not None:
+            worker, books.progressed = books.progressed, None
+            self.fleet.progressed(worker)
+        if books.unbalanced:
             self.fleet.balance()
         if self.progress.wanted:
             self.progress.advance()
         if self.ledger.requested:
-            self.ledger.advance()
+            given = self.ledger.advance()
+            if type(given) is m.Deliver:
+                self.fleet.good_batch()
+            elif type(given) is m.EndEpoch:
+                self.progress.end()
+            elif given is None and self.ledger.queue:
+                self.traffic.load_inline()
         self.story.add(now, event, out)
-        self._out = []  # what was said is the driver's: keep no batch alive
+        books.out = []  # what was said is the driver's: keep no batch alive
         return out
 
     def next_deadline(self) -> float:
         """The time at which ``ClockAdvanced`` should be told, ``inf`` if none."""
         return self.fleet.next_deadline()
 
-    def emit(self, command: m.Command) -> None:
-        """Add to what is to be done."""
-        self._out.append(command)
+    @property
+    def settings(self) -> CoreSettings:
+        return self._books.settings
+
+    @property
+    def closed(self) -> bool:
+        return self._books.closed
 
     @property
     def epoch(self) -> int:
-        return self.ledger.epoch
+        return self._books.epoch
+
+    @property
+    def leases(self) -> Leases:
+        return self._books.leases
+
+    @property
+    def workers(self) -> list[WorkerRecord]:
+        return self._books.workers
 
     @property
     def tasks(self) -> dict[int, Task]:
@@ -117,6 +138,7 @@ class Supervisor:
 
     def _epoch_began(self, event: m.EpochBegan) -> None:
         self.ledger.begin(event.epoch)
+        self.progress.begin()
         self.fleet.balance()
         self.ledger.plan_ahead()
 
@@ -129,8 +151,10 @@ class Supervisor:
         if not event.state.exhausted:
             self.ledger.plan_ahead()
 
-    def _lease_returned(self, event: m.LeaseReturned) -> None:
-        self.ledger.give_back(event.lease)
+    def _clock_advanced(self, event: m.ClockAdvanced) -> None:
+        for process in list(self._books.processes.values()):
+            if self.watch.passed(process):
+                self.recovery.lose(process, None)
 
     def _close_requested(self, event: m.CloseRequested) -> None:
         self.close()
@@ -140,7 +164,7 @@ class Supervisor:
         if self.closed:
             return
         self.progress.close()
-        self.closed = True
+        self._books.closed = True
         self.ledger.requested = self.progress.wanted = False
         self.ledger.abandon_rest()
         self.shadows.drop_all()
@@ -156,37 +180,12 @@ class Supervisor:
     def give_up(self, cause: str, error: object, detail: str) -> None:
         """End the loader with an error."""
         self._given_up = m.GiveUp(cause, error, detail)
-        self.emit(self._given_up)
+        self._books.emit(self._given_up)
         self.close()
 
     def _refuse(self, event: m.BatchRequested) -> None:
         if self._given_up is not None:
-            self.emit(self._given_up)
-
-    # ------------------------------------------------------------ telling
-
-    def report(
-        self,
-        cause: str,
-        detail: str,
-        process: int,
-        task: Task | None,
-        *,
-        worker: int | None = None,
-        sample: int | None = None,
-        stack: str | None = None,
-        stalled: float = 0.0,
-        action: str,
-        again: int | None = None,
-    ) -> None:
-        """Tell of a fault."""
-        self.emit(
-            m.ReportFault(
-                cause, detail, process, task.worker if task else worker, task.id if task else None,
-                task.epoch if task else self.epoch, task.batch if task else None, task.indices if task else None,
-                sample, stack, task.attempts if task else 0, stalled, action, again,
-            )
-        )  # fmt: skip
+            self._books.emit(self._given_up)
 
     # ------------------------------------------------------------ invariants, for tests
 

@@ -328,7 +328,7 @@ class Undisturbed:
             task = tasks[self._next_task]
             self.tasks[task.id] = TaskInfo(task.epoch, task.indices, task.worker, task.skip)
             self._next_task += 1
-            if task.skip and not self._world.sup.blame.positions(task):  # found bad in another program
+            if task.skip and not task.positions(self._world.sup.settings.batched):  # found bad in another program
                 self.tasks[task.id].settled = "passed"
             else:
                 self._ahead[task.worker].append(task.id)

@@ -55,7 +55,7 @@ def _look(driver: Driver) -> Whereabouts:
     ready = sum(task.state is TaskState.SETTLED for task in tasks)
     due = next((task for task in tasks if task.state is not TaskState.SETTLED), None)
     if due is None:
-        return Whereabouts(ready, ledger.epoch, doing="no further batch is planned")
+        return Whereabouts(ready, driver.supervisor.epoch, doing="no further batch is planned")
     seat = driver.supervisor.workers[due.worker].host
     process = None if seat is None else driver.processes.get(seat)
     if seat == m.INLINE:

@@ -53,9 +53,9 @@ class RareFaultsAreBorneForEver(RestartWindow):
 @mutant
 class AGoodTaskChangesNothing(Dispatch):
     def _finish_task(self, event: m.TaskLoaded | m.TaskRaised | m.WorkerEnded) -> tuple[Task, WorkerRecord] | None:
-        row = self._sup.fleet.faults.row
+        row = self._books.faults.row
         finished = super()._finish_task(event)
-        self._sup.fleet.faults.row = row
+        self._books.faults.row = row
         return finished
 
 
@@ -75,18 +75,18 @@ class AReplacementBeforeTheExit(Fleet):
 @mutant
 class SomethingStartsAfterTheEnd(Fleet):
     def balance(self) -> None:
-        closed, self._sup.closed = self._sup.closed, False
+        closed, self._books.closed = self._books.closed, False
         super().balance()
-        self._sup.closed = closed or self._sup.closed
+        self._books.closed = closed or self._books.closed
 
 
 @mutant
 class AStartingProcessIsLeftBehind(Fleet):
     def stop_all(self) -> None:
-        everyone = self.processes
-        self.processes = {p.id: p for p in everyone.values() if p.state is ProcessState.READY}
+        everyone = self._books.processes
+        self._books.processes = {p.id: p for p in everyone.values() if p.state is ProcessState.READY}
         super().stop_all()
-        self.processes = everyone
+        self._books.processes = everyone
 
 
 @mutant
@@ -112,7 +112,7 @@ class AWorkerMovesWithTasksInFlight(Fleet):
             return
         process = self.processes[worker.host]
         if process.state is ProcessState.READY:
-            self._sup.emit(m.DropWorker(process.id, worker.id))
+            self._books.emit(m.DropWorker(process.id, worker.id))
         process.workers.discard(worker.id)
         worker.host = None
         self._place(worker)
@@ -129,21 +129,21 @@ class AWorkerThatShouldMoveStays(Fleet):
 @mutant
 class TheGeneratorsStayBehind(Dispatch):
     def set_up(self, worker: WorkerRecord, process: ProcessRecord) -> None:
-        with altered(self._sup.emit, m.HostWorker, lambda command: command._replace(snapshot=worker.epoch_snapshot)):
+        with altered(self._books.emit, m.HostWorker, lambda command: command._replace(snapshot=worker.epoch_snapshot)):
             super().set_up(worker, process)
 
 
 @mutant
 class AnIteratorBeginsAnew(Dispatch):
     def set_up(self, worker: WorkerRecord, process: ProcessRecord) -> None:
-        with altered(self._sup.emit, m.HostWorker, lambda command: command._replace(position=0)):
+        with altered(self._books.emit, m.HostWorker, lambda command: command._replace(position=0)):
             super().set_up(worker, process)
 
 
 @mutant
 class AWorkerIsHostedInAnotherEpoch(Dispatch):
     def set_up(self, worker: WorkerRecord, process: ProcessRecord) -> None:
-        with altered(self._sup.emit, m.HostWorker, lambda command: command._replace(epoch=self._sup.epoch)):
+        with altered(self._books.emit, m.HostWorker, lambda command: command._replace(epoch=self._books.epoch)):
             super().set_up(worker, process)
 
 
@@ -156,7 +156,7 @@ class AWorkerIsToldTheEpochBefore(Dispatch):
 @mutant
 class TheEpochsFirstStateIsNotKept(Dispatch):
     def _worker_resumed(self, event: m.WorkerResumed) -> None:
-        worker = self._sup.workers[event.worker]
+        worker = self._books.workers[event.worker]
         before = worker.epoch_snapshot
         super()._worker_resumed(event)
         worker.epoch_snapshot = before
@@ -239,12 +239,12 @@ class StandbysAreTriedForEver(Fleet):
 class ALostStandbyCountsAgainstTheLadder(Recovery):
     def _lose(self, process: ProcessRecord, event: m.ProcessExited | None) -> None:
         super()._lose(process, event)
-        if process.standby and not (process.asked or process.killed_elsewhere or self._sup.closed):
+        if process.standby and not (process.asked or process.killed_elsewhere or self._books.closed):
             self._decide(None, self._cause(process, event))
 
 
 @mutant
 class AStandbyThatWasStoppedIsNotLookedAt(Fleet):
     def _employ(self) -> None:
-        with altered(self._sup.emit, m.InspectProcess, lambda command: None):
+        with altered(self._books.emit, m.InspectProcess, lambda command: None):
             super()._employ()

@@ -30,7 +30,7 @@ class AHangDoublesNothing(Quarantine):
 @mutant
 class AnyDeathWhileSettingUpDoublesTheDeadline(DeadlineWatch):
     def _allowed(self, work: Work) -> float:
-        worker = self._sup.workers[work.worker]
+        worker = self._books.workers[work.worker]
         worker.setup_hangs = worker.setup_failures
         return super()._allowed(work)
 
@@ -38,14 +38,14 @@ class AnyDeathWhileSettingUpDoublesTheDeadline(DeadlineWatch):
 @mutant
 class StartsThatFailEndALoaderThatNeedsNone(Recovery):
     def _do_without_processes(self, cause: str) -> None:
-        self._sup.give_up("restarts", None, cause)
+        self._give_up("restarts", None, cause)
 
 
 @mutant
 class WhatHurtIsGivenUpTooEarly(Recovery):
     def _count(self, work: Work | None, cause: str) -> None:
         super()._count(work, cause)
-        if self._sup.fleet.rung == 0 and not self._sup.closed:
+        if self._fleet.rung == 0 and not self._books.closed:
             self._do_without_processes(cause)
 
 
@@ -66,7 +66,7 @@ class WhatWasRefusedIsTriedAgainInTheTrainer(WorkerRecord):
 class ARefusedWorkerWaitsForAProcessForEver(Recovery):
     def _do_without_processes(self, cause: str) -> None:
         super()._do_without_processes(cause)
-        for worker in self._sup.workers:
+        for worker in self._books.workers:
             worker.lenient = False
 
 
@@ -74,13 +74,13 @@ class ARefusedWorkerWaitsForAProcessForEver(Recovery):
 class WhatWasRefusedIsLeftOutAtOnce(Recovery):
     def _inline_refused(self, event: m.InlineRefused) -> None:
         super()._inline_refused(event)
-        self._sup.workers[event.worker].lenient = True
+        self._books.workers[event.worker].lenient = True
 
 
 @mutant
 class ARefusedWorkerStaysInWork(Recovery):
     def _take_out(self, worker: WorkerRecord) -> None:
-        inline = self._sup.fleet.processes[m.INLINE]
+        inline = self._books.processes[m.INLINE]
         before = inline.work
         super()._take_out(worker)
         inline.work = before

@@ -23,16 +23,16 @@ class ABadSampleIsTriedForEver(Quarantine):
 @mutant
 class JudgedTooEarly(Quarantine):
     def judge(self, task: Task) -> None:
-        settings = self._sup.settings
-        self._sup.settings = replace(settings, bad_sample_attempts=settings.bad_sample_attempts - 1)
+        settings = self._books.settings
+        self._books.settings = replace(settings, bad_sample_attempts=settings.bad_sample_attempts - 1)
         super().judge(task)
-        self._sup.settings = settings
+        self._books.settings = settings
 
 
 @mutant
 class TheWrongSampleIsConvicted(Quarantine):
     def _find_culprit(self, task: Task, case: Case) -> None:
-        if self._sup.settings.indexed and len(self.positions(task)) > 1:
+        if self._books.settings.indexed and len(self.positions(task)) > 1:
             self._convict(task, (case.sample or 0,))
         else:
             super()._find_culprit(task, case)
@@ -41,7 +41,7 @@ class TheWrongSampleIsConvicted(Quarantine):
 @mutant
 class ASkippedSampleIsLoaded(Dispatch):
     def _send_next(self, worker: WorkerRecord, process: ProcessRecord) -> None:
-        with altered(self._sup.emit, m.SendTask, lambda command: command._replace(skip=())):
+        with altered(self._books.emit, m.SendTask, lambda command: command._replace(skip=())):
             super()._send_next(worker, process)
 
 
@@ -60,17 +60,17 @@ class AHuntLooksInTheWrongHalf(Bisection):
 @mutant
 class ARefusalIsTakenLightly(Recovery):
     def _start_refused(self, event: m.StartRefused) -> None:
-        proven, self._sup.fleet.proven = self._sup.fleet.proven, True
+        proven, self._books.proven = self._books.proven, True
         super()._start_refused(event)
-        self._sup.fleet.proven = proven
+        self._books.proven = proven
 
 
 @mutant
 class AnyRefusalEndsIt(Recovery):
     def _start_refused(self, event: m.StartRefused) -> None:
-        proven, self._sup.fleet.proven = self._sup.fleet.proven, False
+        proven, self._books.proven = self._books.proven, False
         super()._start_refused(event)
-        self._sup.fleet.proven = proven
+        self._books.proven = proven
 
 
 @mutant

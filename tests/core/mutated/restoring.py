@@ -36,9 +36,9 @@ class AWayThatIsWrongIsTheLast(Returning):
 @mutant
 class PolicyIsNotAskedWhatToDoAboutIt(Returning):
     def missed(self, worker: WorkerRecord, event: m.WorkerDiverged, redone: bool) -> bool:
-        settings = self._sup.settings
+        settings = self._books.settings
         other = replace(settings, on_divergence="raise" if settings.on_divergence == "warn" else "warn")
-        with mock.patch.object(self._sup, "settings", other):
+        with mock.patch.object(self._books, "settings", other):
             return super().missed(worker, event, redone)
 
 

@@ -34,7 +34,7 @@ class AnEpochIsNotRedone(Shadows):
 @mutant
 class ANewShadowDoesNotReplaceTheOld(Shadows):
     def taken(self, event: m.ShadowTaken) -> None:
-        process = self._sup.fleet.processes.get(event.process)
+        process = self._books.processes.get(event.process)
         if process is not None and self._is_as_the_books_say(process):
             self.behind.pop(event.process, None)
         super().taken(event)
@@ -43,7 +43,7 @@ class ANewShadowDoesNotReplaceTheOld(Shadows):
 @mutant
 class ACopyOfAWorkerThatIsNotReadyCounts(Shadows):
     def _is_as_the_books_say(self, process: ProcessRecord) -> bool:
-        hunted = any(self._sup.workers[number].hunt is not None for number in process.workers)
+        hunted = any(self._books.workers[number].hunt is not None for number in process.workers)
         return bool(process.workers) and not (process.asked or process.killed_elsewhere or hunted)
 
 
@@ -75,7 +75,7 @@ class ShadowsAreLeftAtTheEnd(Shadows):
 @mutant
 class AShadowTakenAtTheEndIsLeft(Shadows):
     def taken(self, event: m.ShadowTaken) -> None:
-        if not self._sup.closed:
+        if not self._books.closed:
             super().taken(event)
 
 
@@ -100,7 +100,7 @@ class AWorkerGoesToAnotherThanItsShadowsProcess(Shadows):
 @mutant
 class AProbedCopyGoesOnAlthoughThereIsAShadow(Dispatch):
     def _refresh(self, worker: WorkerRecord) -> None:
-        shadows, behind = self._sup.shadows, dict(self._sup.shadows.behind)
+        shadows, behind = self._shadows, dict(self._shadows.behind)
         shadows.behind.clear()
         try:
             super()._refresh(worker)

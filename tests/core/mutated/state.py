@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from safeloader.core import consumer
 from safeloader.core import messages as m
 from safeloader.core.consumer import ConsumerProgress
 from safeloader.core.records import Resume, WorkerRecord
-from safeloader.core.restoring import replayed
+from safeloader.core.restoring import forget, replayed
 from safeloader.core.schedule import Schedule
 from safeloader.core.state import DatasetSnapshot, State, WorkerCursor
 
 from . import instead_of, mutant
-
-_forget = consumer._forget
 
 
 @mutant
@@ -24,7 +21,7 @@ class WhatWasPrefetchedCountsAsGot(ConsumerProgress):
 @mutant
 class WhatWasHandedOverCountsAsGot(ConsumerProgress):
     def _requested(self, event: m.StateRequested) -> None:
-        if not self._sup.closed:
+        if not self._books.closed:
             self.confirm()
         super()._requested(event)
 
@@ -33,13 +30,13 @@ class WhatWasHandedOverCountsAsGot(ConsumerProgress):
 class AStateBeforeAllHaveBegunTheEpoch(ConsumerProgress):
     def advance(self) -> None:
         self.wanted = False
-        self._sup.emit(m.GiveState(self.state()))
+        self._books.emit(m.GiveState(self.state()))
 
 
 @mutant
 class WhoIsBehindInTheTrainerIsWaitedFor(ConsumerProgress):
     def advance(self) -> None:
-        if not any(isinstance(item, Resume) for w in self._sup.workers for item in (*w.waiting, *w.sent)):
+        if not any(isinstance(item, Resume) for w in self._books.workers for item in (*w.waiting, *w.sent)):
             super().advance()
 
 
@@ -50,9 +47,9 @@ class AMarkOfWhatWasNotGot(ConsumerProgress):
         return super()._standing(worker)._replace(mark=mark, replay=replayed(worker, mark, worker.got))
 
 
-@instead_of(_forget)
+@instead_of(forget)
 def the_log_before_the_first_mark_is_forgotten(worker: WorkerRecord) -> None:
-    _forget(worker)
+    forget(worker)
     for _ in range(len(worker.log) - (worker.position - worker.marks[0].position)):
         worker.log.popleft()
 

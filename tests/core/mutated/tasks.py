@@ -25,7 +25,7 @@ Kind = Literal["setup", "resume", "task", "probe"]
 @mutant
 class AnAnswerCountsWhoeverGivesIt(Dispatch):
     def _finish(self, number: int, kind: Kind, about: int, finished_at: float) -> Work | None:
-        everyone = self._sup.fleet.processes
+        everyone = self._books.processes
         if number not in everyone:
             number = next((p.id for p in everyone.values() if p.work and p.work[0].about == about), number)
         return super()._finish(number, kind, about, finished_at)
@@ -34,7 +34,7 @@ class AnAnswerCountsWhoeverGivesIt(Dispatch):
 @mutant
 class AnAnswerIsTakenForAnother(Dispatch):
     def _finish(self, number: int, kind: Kind, about: int, finished_at: float) -> Work | None:
-        process = self._sup.fleet.processes.get(number)
+        process = self._books.processes.get(number)
         if process is not None and process.work:
             kind, about = process.work[0].kind, process.work[0].about
         return super()._finish(number, kind, about, finished_at)
@@ -45,7 +45,7 @@ class AnAbandonedProcessStaysOnTheBooks(Recovery):
     def _lose(self, process: ProcessRecord, event: m.ProcessExited | None) -> None:
         super()._lose(process, event)
         if event is None:
-            self._sup.fleet.processes[process.id] = process
+            self._books.processes[process.id] = process
 
 
 # ---------------------------------------------------------------- memory
@@ -56,8 +56,9 @@ class ALeaseIsFreedAtTheKill(DeadlineWatch):
     def _kill(self, process: ProcessRecord) -> None:
         super()._kill(process)
         for work in process.work:
-            if work.kind == "task" and work.task is not None:
-                self._sup.ledger.free_lease(work.task)
+            if work.task is not None and work.task.lease is not None:
+                self._books.leases.give_back(work.task.lease)
+                work.task.lease = None
 
 
 @mutant
@@ -85,8 +86,8 @@ class ASurplusSlotIsUsedAgain(Leases):
 @mutant
 class ASmallBatchKeepsItsLease(Dispatch):
     def _task_loaded(self, event: m.TaskLoaded) -> None:
-        task = self._sup.tasks.get(event.task)
-        with contextlib.nullcontext() if task is None or task.abandoned else without(self._sup.ledger.free_lease):
+        task = self._schedule.tasks.get(event.task)
+        with contextlib.nullcontext() if task is None or task.abandoned else without(self._schedule.free_lease):
             super()._task_loaded(event)
 
 
@@ -129,7 +130,7 @@ class AnAbandonedTaskIsDelivered(Schedule):
 class AnAbandonedTaskIsNotFinished(Schedule):
     def begin(self, epoch: int) -> None:
         super().begin(epoch)
-        for worker in self._sup.workers:
+        for worker in self._books.workers:
             for task in [item for item in worker.waiting if isinstance(item, Task)]:
                 worker.waiting.remove(task)
                 self._forget(task)
@@ -139,7 +140,7 @@ class AnAbandonedTaskIsNotFinished(Schedule):
 class TheNewEpochIsNotAnnounced(Schedule):
     def begin(self, epoch: int) -> None:
         super().begin(epoch)
-        for worker in self._sup.workers:
+        for worker in self._books.workers:
             if worker.waiting and isinstance(worker.waiting[-1], Resume):
                 worker.waiting.pop()
 
@@ -154,7 +155,7 @@ class BatchesLeaveAsTheyCome(Schedule):
 class ADrawIsForgotten(Schedule):
     def _leave_queue(self, task: Task) -> None:
         last_but_one = len(self.queue) == 2
-        with altered(self._sup.emit, m.PlanTask, lambda command: None if last_but_one else command):
+        with altered(self._books.emit, m.PlanTask, lambda command: None if last_but_one else command):
             super()._leave_queue(task)
 
 
@@ -162,7 +163,7 @@ class ADrawIsForgotten(Schedule):
 class ADrawTooMany(Schedule):
     def plan_ahead(self) -> None:
         super().plan_ahead()
-        self._sup.emit(m.PlanTask())
+        self._books.emit(m.PlanTask())
 
 
 @mutant
@@ -183,7 +184,7 @@ class AnEndedIteratorStaysInTurn(Schedule):
 
 
 @mutant
-class WhatIsOnItsWayAndAbandonedIsBegun(Dispatch):
+class WhatIsOnItsWayAndAbandonedIsBegun(Schedule):
     def cancel_before(self, before: int) -> None:
         pass
 
@@ -198,12 +199,12 @@ class WhatWaitsAndIsAbandonedIsSent(Schedule):
 @mutant
 class WhatWasLostAndIsAbandonedIsSentAgain(Recovery):
     def lose(self, process: ProcessRecord, event: m.ProcessExited | None) -> None:
-        with without(self._sup.ledger.leave_undone):
+        with without(self._schedule.leave_undone):
             super().lose(process, event)
 
 
 @mutant
-class WhatIsWantedIsPassedOver(Dispatch):
+class WhatIsWantedIsPassedOver(Schedule):
     def cancel_before(self, before: int) -> None:
         super().cancel_before(before + 1)
 
@@ -211,16 +212,16 @@ class WhatIsWantedIsPassedOver(Dispatch):
 @mutant
 class WhatMovesGeneratorsIsLeftUndone(Schedule):
     def abandon_rest(self) -> None:
-        settings = self._sup.settings
-        self._sup.settings = replace(settings, stateless=True)
+        settings = self._books.settings
+        self._books.settings = replace(settings, stateless=True)
         super().abandon_rest()
-        self._sup.settings = settings
+        self._books.settings = settings
 
 
 @mutant
 class WhatWasPassedOverKeepsItsMemory(Dispatch):
     def _task_passed(self, event: m.TaskCancelled) -> None:
-        with without(self._sup.ledger.free_lease):
+        with without(self._schedule.free_lease):
             super()._task_passed(event)
 
 

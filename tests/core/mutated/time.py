@@ -17,7 +17,7 @@ from . import mutant, without
 @mutant
 class NoDeadlineIsSet(Dispatch):
     def _put(self, process: ProcessRecord, work: Work) -> None:
-        with without(self._sup.watch.arm):
+        with without(self._watch.arm):
             super()._put(process, work)
 
 
@@ -33,7 +33,7 @@ class SilenceIsNotSeen(DeadlineWatch):
         if cause == "failed_start":
             super()._condemn(process, cause, stalled)
         else:
-            process.deadline = self._sup.now
+            process.deadline = self._books.now
 
 
 @mutant
@@ -47,7 +47,7 @@ class OnlyTheOldestMessageCanHoldUp(DeadlineWatch):
 @mutant
 class StacksDoNotLeadToTheKill(DeadlineWatch):
     def _stacks_captured(self, event: m.StacksCaptured) -> None:
-        process = self._sup.fleet.processes.get(event.process)
+        process = self._books.processes.get(event.process)
         if process is not None and process.state is ProcessState.CAPTURING:
             process.stack, process.deadline = event.text, math.inf
 
@@ -77,9 +77,9 @@ class AFalseAlarmKills(DeadlineWatch):
 @mutant
 class WhatWaitedForAFalseAlarmIsNotSent(DeadlineWatch):
     def acquit(self, process: ProcessRecord) -> None:
-        unbalanced = self._sup.fleet.unbalanced
+        unbalanced = self._books.unbalanced
         super().acquit(process)
-        self._sup.fleet.unbalanced = unbalanced
+        self._books.unbalanced = unbalanced
 
 
 @mutant
@@ -136,7 +136,7 @@ class WhatAnotherHadKilledGetsWork(DeadlineWatch):
 
 class _Inspecting(DeadlineWatch):
     def _is(self, event: m.ProcessInspected, state: ProcessState) -> bool:
-        process = self._sup.fleet.processes.get(event.process)
+        process = self._books.processes.get(event.process)
         return process is not None and process.state is state
 
 
@@ -163,13 +163,13 @@ class WhoWorksForAnotherIsNeverLookedAtAgain(_Inspecting):
     def _process_inspected(self, event: m.ProcessInspected) -> None:
         super()._process_inspected(event)
         if event.elsewhere and self._is(event, ProcessState.READY):
-            self._sup.fleet.processes[event.process].deadline = math.inf
+            self._books.processes[event.process].deadline = math.inf
 
 
 @mutant
 class ASharedProcessThatStartsIsKilled(DeadlineWatch):
     def ask_to_end(self, process: ProcessRecord) -> None:
-        settings = self._sup.settings
-        self._sup.settings = replace(settings, shared=False)
+        settings = self._books.settings
+        self._books.settings = replace(settings, shared=False)
         super().ask_to_end(process)
-        self._sup.settings = settings
+        self._books.settings = settings
