@@ -13,9 +13,9 @@ import safeloader.core
 PURE = {"__future__", "typing", "collections", "collections.abc", "dataclasses", "enum", "math"}
 FILES = sorted(Path(safeloader.core.__path__[0]).glob("*.py"))
 ORDER = (
-    "state", "messages", "policy", "placement", "leases", "bisection", "records", "story", "books", "shadows",
-    "restoring", "schedule", "deadlines", "quarantine", "dispatch", "consumer", "fleet", "recovery", "supervisor",
-    "duplicate",
+    "state", "events", "commands", "messages", "policy", "placement", "leases", "bisection", "records", "story",
+    "books", "shadows", "restoring", "schedule", "deadlines", "quarantine", "dispatch", "consumer", "fleet",
+    "recovery", "supervisor", "duplicate",
 )  # fmt: skip
 BUILTINS = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"}
 
