@@ -24,7 +24,8 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 CORE = Path(__file__).resolve().parents[1] / "safeloader" / "core"
 WALKS = 400
 _ORDER = (
-    "schedule", "consumer", "dispatch", "deadlines", "shadows", "recovery", "quarantine", "fleet", "supervisor",
+    "schedule", "consumer", "dispatch", "restoring", "deadlines", "shadows", "recovery", "quarantine", "fleet",
+    "books", "supervisor",
 )  # fmt: skip
 _PLACES = {
     "": (20, 80), "STARTING": (130, 80), "READY": (400, 80), "CAPTURING": (250, 220), "KILLING": (250, 360),
@@ -50,6 +51,8 @@ def parts() -> list[tuple[str, str, list[str], list[str]]]:
         words = (importlib.import_module(f"safeloader.core.{name}").__doc__ or "").splitlines()[0]
         found.append((name, words, takes.pop(name, []), [c.__name__ for c in m.COMMANDS if c.__name__ in made]))
     assert not takes, f"no place in the picture for {set(takes)}"
+    left = {command.__name__ for command in m.COMMANDS}.difference(*(gives for _, _, _, gives in found))
+    assert not left, f"no place in the picture for {left}"
     return found
 
 
