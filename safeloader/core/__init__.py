@@ -7,12 +7,13 @@
     TaskLoaded, ProcessExited,   ---->  | Supervisor |     KillProcess, Deliver, ReportFault, ...
     LeaseReturned, ClockAdvanced        +------------+     ---->
                                               |    next_deadline()
-        books       what the parts share                 dispatch    what is in flight to the processes
+        books       what the parts share                 answers     what the processes say
         schedule    which tasks are planned, done, due   consumer    what the consumer got: the state
         shadows     which copies of processes there are  fleet       how many processes, who hosts whom
         restoring   how a worker comes to its place      recovery    what follows when one is gone
         deadlines   how long a wait may take             story       what happened, replayable
         quarantine  which task or sample did it          state       where a loader stands
+        dispatch    what goes out to the processes
 
     besides: placement (who sits where in a pool's processes), policy, leases, bisection, records
 
@@ -30,7 +31,7 @@ The rules:
 
 A part knows the books and the parts before it in this order, never one after it; a test holds that, too:
 ``messages``, ``records``, ``state``, ``books``, ``shadows``, ``restoring``, ``schedule``, ``deadlines``,
-``quarantine``, ``dispatch``, ``consumer``, ``fleet``, ``recovery``, ``supervisor``. What a part finds for one after it,
-it marks in the books, or returns to the supervisor. Only the end of the loader is called for from below: the parts that
-may demand it are given ``give_up``.
+``quarantine``, ``dispatch``, ``answers``, ``consumer``, ``fleet``, ``recovery``, ``supervisor``. What a part finds for
+one after it, it marks in the books, or returns to the supervisor. Only the end of the loader is called for from below:
+the parts that may demand it are given ``give_up``.
 """

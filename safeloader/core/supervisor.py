@@ -2,10 +2,10 @@
 
 Theory of operation. The *books* hold what all parts share, and the list of commands, in the order in which they are to
 be carried out. The *schedule* knows which tasks are planned and whose turn it is; the *fleet* which processes there are
-and which worker lives where; *dispatch* what is in flight to them; *deadlines* how long that may take; the *shadows*
-which copies of processes there are. When a process is gone, *recovery* puts the books right, *quarantine* judges the
-task that was in work, and *restoring* leads its workers back to their places. A part knows the books and the parts
-before it; the supervisor alone knows all.
+and which worker lives where; *dispatch* what goes out to them, *answers* what comes back, *deadlines* how long that may
+take; the *shadows* which copies of processes there are. When a process is gone, *recovery* puts the books right,
+*quarantine* judges the task that was in work, and *restoring* leads its workers back to their places. A part knows the
+books and the parts before it; the supervisor alone knows all.
 
 ``handle()`` goes through fixed phases. One part takes the *event*, and marks in the books what others have to see to.
 Then the supervisor lets a worker *move* of which something is finished, *balances* the fleet, which also sends what
@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from safeloader.core import messages as m
+from safeloader.core.answers import Answers
 from safeloader.core.books import Books
 from safeloader.core.consumer import ConsumerProgress
 from safeloader.core.deadlines import DeadlineWatch
@@ -58,7 +59,9 @@ class Supervisor:
         self.ledger = Schedule(books)
         self.watch = DeadlineWatch(books)
         self.blame = Quarantine(books, self.ledger)
-        self.traffic = Dispatch(books, self.shadows, self.returning, self.ledger, self.watch, self.blame)
+        sending = (books, self.shadows, self.returning, self.ledger, self.watch, self.blame)
+        self.traffic = Dispatch(*sending)
+        self.answers = Answers(*sending, self.traffic)
         self.progress = ConsumerProgress(books, self.ledger, self.watch, self.traffic)
         self.fleet = Fleet(books, self.shadows, self.watch, self.traffic)
         self.recovery = Recovery(
@@ -73,6 +76,7 @@ class Supervisor:
             **self.progress.handlers(),
             **self.ledger.handlers(),
             **self.traffic.handlers(),
+            **self.answers.handlers(),
             **self.watch.handlers(),
             **self.shadows.handlers(),
             **self.recovery.handlers(),

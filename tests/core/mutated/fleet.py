@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from safeloader.core import messages as m
+from safeloader.core.answers import Answers
 from safeloader.core.dispatch import Dispatch
 from safeloader.core.fleet import Fleet
 from safeloader.core.policy import RestartWindow
@@ -51,7 +52,7 @@ class RareFaultsAreBorneForEver(RestartWindow):
 
 
 @mutant
-class AGoodTaskChangesNothing(Dispatch):
+class AGoodTaskChangesNothing(Answers):
     def _finish_task(self, event: m.TaskLoaded | m.TaskRaised | m.WorkerEnded) -> tuple[Task, WorkerRecord] | None:
         row = self._books.faults.row
         finished = super()._finish_task(event)
@@ -154,7 +155,7 @@ class AWorkerIsToldTheEpochBefore(Dispatch):
 
 
 @mutant
-class TheEpochsFirstStateIsNotKept(Dispatch):
+class TheEpochsFirstStateIsNotKept(Answers):
     def _worker_resumed(self, event: m.WorkerResumed) -> None:
         worker = self._books.workers[event.worker]
         before = worker.epoch_snapshot
@@ -163,13 +164,13 @@ class TheEpochsFirstStateIsNotKept(Dispatch):
 
 
 @mutant
-class MakingANewIteratorMovesNothing(Dispatch):
+class MakingANewIteratorMovesNothing(Answers):
     def _worker_resumed(self, event: m.WorkerResumed) -> None:
         super()._worker_resumed(event._replace(snapshot=None))
 
 
 @mutant
-class MakingTheFirstIteratorMovesNothing(Dispatch):
+class MakingTheFirstIteratorMovesNothing(Answers):
     def _worker_ready(self, event: m.WorkerReady) -> None:
         super()._worker_ready(event._replace(snapshot=None))
 

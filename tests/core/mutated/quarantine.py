@@ -47,7 +47,7 @@ class ASkippedSampleIsLoaded(Dispatch):
 
 @mutant
 class AHuntLeavesItsTraces(Dispatch):
-    def _refresh(self, worker: WorkerRecord) -> None:
+    def refresh(self, worker: WorkerRecord) -> None:
         pass
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from unittest import mock
 
 from safeloader.core import messages as m
+from safeloader.core.answers import Answers
 from safeloader.core.consumer import ConsumerProgress
 from safeloader.core.dispatch import Dispatch
 from safeloader.core.records import WorkerRecord
@@ -66,7 +67,7 @@ class TasksAreSentToWhoIsNotAtItsPlace(Dispatch):
 
 
 @mutant
-class ARaisedTaskHasNoDigest(Dispatch):
+class ARaisedTaskHasNoDigest(Answers):
     def _task_raised(self, event: m.TaskRaised) -> None:
         super()._task_raised(event._replace(digest=b""))
 

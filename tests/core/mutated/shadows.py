@@ -99,11 +99,11 @@ class AWorkerGoesToAnotherThanItsShadowsProcess(Shadows):
 
 @mutant
 class AProbedCopyGoesOnAlthoughThereIsAShadow(Dispatch):
-    def _refresh(self, worker: WorkerRecord) -> None:
+    def refresh(self, worker: WorkerRecord) -> None:
         shadows, behind = self._shadows, dict(self._shadows.behind)
         shadows.behind.clear()
         try:
-            super()._refresh(worker)
+            super().refresh(worker)
         finally:
             shadows.behind.update(behind)
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Literal
 
 from safeloader.core import messages as m
+from safeloader.core.answers import Answers
 from safeloader.core.deadlines import DeadlineWatch
-from safeloader.core.dispatch import Dispatch
 from safeloader.core.leases import Leases
 from safeloader.core.records import ProcessRecord, Resume, Task, TaskState, Work, WorkerRecord
 from safeloader.core.recovery import Recovery
@@ -23,7 +23,7 @@ Kind = Literal["setup", "resume", "task", "probe"]
 
 
 @mutant
-class AnAnswerCountsWhoeverGivesIt(Dispatch):
+class AnAnswerCountsWhoeverGivesIt(Answers):
     def _finish(self, number: int, kind: Kind, about: int, finished_at: float) -> Work | None:
         everyone = self._books.processes
         if number not in everyone:
@@ -32,7 +32,7 @@ class AnAnswerCountsWhoeverGivesIt(Dispatch):
 
 
 @mutant
-class AnAnswerIsTakenForAnother(Dispatch):
+class AnAnswerIsTakenForAnother(Answers):
     def _finish(self, number: int, kind: Kind, about: int, finished_at: float) -> Work | None:
         process = self._books.processes.get(number)
         if process is not None and process.work:
@@ -84,7 +84,7 @@ class ASurplusSlotIsUsedAgain(Leases):
 
 
 @mutant
-class ASmallBatchKeepsItsLease(Dispatch):
+class ASmallBatchKeepsItsLease(Answers):
     def _task_loaded(self, event: m.TaskLoaded) -> None:
         task = self._schedule.tasks.get(event.task)
         with contextlib.nullcontext() if task is None or task.abandoned else without(self._schedule.free_lease):
@@ -219,7 +219,7 @@ class WhatMovesGeneratorsIsLeftUndone(Schedule):
 
 
 @mutant
-class WhatWasPassedOverKeepsItsMemory(Dispatch):
+class WhatWasPassedOverKeepsItsMemory(Answers):
     def _task_passed(self, event: m.TaskCancelled) -> None:
         with without(self._schedule.free_lease):
             super()._task_passed(event)
