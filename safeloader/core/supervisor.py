@@ -195,6 +195,7 @@ class Supervisor:
 
     def validate(self) -> None:
         """Raise AssertionError if the books do not balance."""
+        assert self._books.progressed is None and not self._books.out, "a mark was not seen to"
         self.leases.validate()
         self.ledger.validate()
         self.fleet.validate()

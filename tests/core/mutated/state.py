@@ -79,3 +79,17 @@ class NoStateAfterTheEnd(ConsumerProgress):
     def close(self) -> None:
         super().close()
         self._final.pop(True, None)
+
+
+@mutant
+class TheEndOfAnEpochIsNotKept(ConsumerProgress):
+    def end(self) -> None:
+        pass
+
+
+@mutant
+class WhatLeftTheQueueIsGotInTheNextEpoch(ConsumerProgress):
+    def begin(self) -> None:
+        left = list(self._schedule.left)
+        super().begin()
+        self._schedule.left.extend(left)

@@ -9,6 +9,7 @@ from typing import Literal
 from safeloader.core import messages as m
 from safeloader.core.answers import Answers
 from safeloader.core.deadlines import DeadlineWatch
+from safeloader.core.dispatch import Dispatch
 from safeloader.core.leases import Leases
 from safeloader.core.records import ProcessRecord, Resume, Task, TaskState, Work, WorkerRecord
 from safeloader.core.recovery import Recovery
@@ -178,6 +179,18 @@ class TheTurnIsNotKept(Schedule):
 class AnEndedIteratorStaysInTurn(Schedule):
     def worker_ended(self, worker: WorkerRecord) -> None:
         pass
+
+
+@mutant
+class APlannedTaskWaits(Dispatch):
+    def _task_planned(self, event: m.TaskPlanned) -> None:
+        self._schedule.plan(event.indices)
+
+
+@mutant
+class WhatWasHandedOverIsNotTold(Schedule):
+    def advance(self) -> None:
+        super().advance()
 
 
 # ---------------------------------------------------------------- what nobody wants

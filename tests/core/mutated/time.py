@@ -60,6 +60,13 @@ class AnUnkillableProcessIsWaitedFor(DeadlineWatch):
 
 
 @mutant
+class AnAbandonedProcessIsNotLost(DeadlineWatch):
+    def passed(self, process: ProcessRecord) -> bool:
+        super().passed(process)
+        return False
+
+
+@mutant
 class AProcessThatDoesNotEndIsWaitedFor(DeadlineWatch):
     def ask_to_end(self, process: ProcessRecord) -> None:
         super().ask_to_end(process)
