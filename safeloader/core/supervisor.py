@@ -31,6 +31,7 @@ from safeloader.core.restoring import Returning
 from safeloader.core.schedule import Schedule
 from safeloader.core.shadows import Shadows
 from safeloader.core.story import Story
+from safeloader.core.view import View, view
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,6 +113,10 @@ class Supervisor:
     def next_deadline(self) -> float:
         """The time at which ``ClockAdvanced`` should be told, ``inf`` if none."""
         return self.fleet.next_deadline()
+
+    def view(self) -> View:
+        """What an observer may see, from another thread, too."""
+        return view(self._books, self.ledger)
 
     @property
     def settings(self) -> CoreSettings:

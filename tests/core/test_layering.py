@@ -15,7 +15,7 @@ FILES = sorted(Path(safeloader.core.__path__[0]).glob("*.py"))
 ORDER = (
     "state", "events", "commands", "messages", "policy", "placement", "leases", "bisection", "records", "story",
     "books", "shadows", "restoring", "schedule", "deadlines", "quarantine", "dispatch", "answers", "consumer", "fleet",
-    "recovery", "supervisor", "duplicate",
+    "recovery", "view", "supervisor", "duplicate",
 )  # fmt: skip
 BUILTINS = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"}
 

@@ -10,7 +10,7 @@ from safeloader.core.records import ProcessState
 from safeloader.runtime.trainer.reporting import sample_name
 
 if TYPE_CHECKING:
-    from safeloader.core.records import WorkerRecord
+    from safeloader.core.view import View, WorkerView
     from safeloader.runtime.trainer.driver import Driver
 
 __all__ = ["Post", "staff"]
@@ -45,29 +45,29 @@ def staff(driver: Driver) -> list[Post]:
     """Every worker of a driver; an empty list if its books change too fast to be read."""
     for _ in range(3):
         try:
-            return [_post(driver, worker) for worker in driver.supervisor.workers]
+            seen = driver.supervisor.view()
+            return [_post(driver, seen, worker) for worker in seen.workers]
         except (RuntimeError, KeyError, ValueError, AttributeError):  # the books changed meanwhile
             continue
     return []
 
 
-def _post(driver: Driver, worker: WorkerRecord) -> Post:
-    queued = len(worker.waiting) + len(worker.sent)
-    seat = worker.host
+def _post(driver: Driver, seen: View, worker: WorkerView) -> Post:
+    queued, seat = worker.queued, worker.process
     if seat == m.INLINE:
         return Post(worker.id, driver.pid_of(m.INLINE), "in trainer", queued=queued)
     process = None if seat is None else driver.processes.get(seat)
     if process is None:
         return Post(worker.id, None, "without process", queued=queued)
-    now, books = clock.now(), driver.supervisor.fleet.processes[process.number]
-    if books.state is ProcessState.STARTING:
+    now = clock.now()
+    if worker.state is ProcessState.STARTING:
         return Post(worker.id, process.pid or None, "starting", age=now - process.started_at, queued=queued)
-    if books.state is not ProcessState.READY:
-        return Post(worker.id, process.pid or None, "ending", age=now - books.since, queued=queued)
+    if worker.state is not ProcessState.READY:
+        return Post(worker.id, process.pid or None, "ending", age=now - worker.since, queued=queued)
     page = process.page.read()
     if page.setup is not None:
         return Post(worker.id, process.pid or None, "set up", age=now - clock.at(page.taken_at), queued=queued)
-    task = None if page.task is None else driver.supervisor.tasks.get(page.task)
+    task = None if page.task is None else seen.tasks.get(page.task)
     if task is None:
         return Post(worker.id, process.pid or None, "idle", age=now - clock.at(page.progressed_at), queued=queued)
     if task.worker != worker.id:

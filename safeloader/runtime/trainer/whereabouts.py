@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safeloader import clock
 from safeloader.core import messages as m
-from safeloader.core.records import ProcessState, Task, TaskState
+from safeloader.core.records import ProcessState
 from safeloader.runtime.trainer.reporting import sample_name
 
 if TYPE_CHECKING:
+    from safeloader.core.view import TaskView
     from safeloader.runtime.trainer.driver import Driver
 
 __all__ = ["Whereabouts", "whereabouts"]
@@ -50,19 +51,17 @@ def whereabouts(driver: Driver) -> Whereabouts:
 
 
 def _look(driver: Driver) -> Whereabouts:
-    ledger = driver.supervisor.ledger
-    tasks = list(ledger.queue)
-    ready = sum(task.state is TaskState.SETTLED for task in tasks)
-    due = next((task for task in tasks if task.state is not TaskState.SETTLED), None)
+    seen = driver.supervisor.view()
+    ready, due = seen.ready, seen.due
     if due is None:
-        return Whereabouts(ready, driver.supervisor.epoch, doing="no further batch is planned")
-    seat = driver.supervisor.workers[due.worker].host
+        return Whereabouts(ready, seen.epoch, doing="no further batch is planned")
+    seat = seen.workers[due.worker].process
     process = None if seat is None else driver.processes.get(seat)
     if seat == m.INLINE:
         return _at(ready, due, driver.pid_of(m.INLINE), None, 0.0, "the main process loads it")
     if process is None:
         return _at(ready, due, None, None, 0.0, f"worker {due.worker} waits for a process")
-    if driver.supervisor.fleet.processes[process.number].state is ProcessState.STARTING:
+    if seen.workers[due.worker].state is ProcessState.STARTING:
         pid = driver.pid_of(process.number)  # a fork server may not have said it yet
         starting = f"{'a process' if pid is None else f'process {pid}'} is starting for worker {due.worker}"
         return _at(ready, due, pid, None, clock.now() - process.started_at, starting)
@@ -76,11 +75,11 @@ def _look(driver: Driver) -> Whereabouts:
         seconds = clock.now() - (clock.at(page.taken_at if sample is None else page.progressed_at))
         doing = f"{who} has worked on " + ("it" if sample is None else f"sample {sample!r}")
         return _at(ready, due, pid, sample, seconds, doing)
-    other = driver.supervisor.tasks.get(page.task) if page.task is not None else None
+    other = seen.tasks.get(page.task) if page.task is not None else None
     at = "an earlier batch" if other is None else f"batch {other.batch}"
     doing = f"{who} is idle" if page.task is None else f"{who} is at {at}"
     return _at(ready, due, pid, None, clock.now() - clock.at(page.progressed_at), doing)
 
 
-def _at(ready: int, due: Task, pid: int | None, sample: Any, seconds: float, doing: str) -> Whereabouts:
+def _at(ready: int, due: TaskView, pid: int | None, sample: Any, seconds: float, doing: str) -> Whereabouts:
     return Whereabouts(ready, due.epoch, due.batch, due.worker, pid, sample, seconds, doing)
