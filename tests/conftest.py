@@ -22,7 +22,7 @@ from safeloader.observe import stall
 from safeloader.runtime.start import import_slots, phases
 from safeloader.runtime.start.launcher import Launcher
 from safeloader.runtime.start.parent_watch import lifeline
-from safeloader.runtime.trainer import fork_views
+from safeloader.runtime.trainer import fork_views, shield, watchdog
 from tests import shared
 from tests.timing import Timing
 from tests.until import until
@@ -49,6 +49,8 @@ def pytest_configure(config: pytest.Config) -> None:
     stall.start()
     import_slots.place()
     phases.row()
+    watchdog.start()
+    shield.start()
 
 
 def pytest_collection_finish() -> None:

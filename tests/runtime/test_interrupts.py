@@ -7,6 +7,7 @@ import gc
 import linecache
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -18,6 +19,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 import safeloader
 from safeloader import DataLoader, Policy, WorkerPool
+from tests.runtime import broken_off
 
 pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.timeout(300)]
 
@@ -300,3 +302,57 @@ def test_an_error_of_a_sample_is_raised_once_though_next_is_interrupted() -> Non
             except ValueError:
                 errors += 1
         assert (got, errors) == (180, 20)
+
+
+# ---------------------------------------------------------------- in the dataset, where the trainer loads
+
+
+def in_the_dataset() -> Interrupt:
+    return Interrupt(KeyboardInterrupt, within=(broken_off.__file__,))
+
+
+def test_a_batch_that_is_broken_off_in_the_trainer_is_loaded_again_with_the_generators_of_its_beginning() -> None:
+    with made(broken_off.DrawsOfAllKinds(), "in the trainer", shuffle=True) as loader:
+        wanted = undisturbed(loader)
+    with made(broken_off.DrawsOfAllKinds(), "in the trainer", shuffle=True) as loader:
+        got, bells = interrupted(loader, in_the_dataset())
+        assert same(got, wanted), (len(got), len(wanted))
+        assert loader.report().faults == []
+    assert bells > 40
+
+
+def test_a_stream_that_is_broken_off_in_the_trainer_is_read_again_in_a_process(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with made(broken_off.Stream(), "in the trainer") as loader:
+        wanted = undisturbed(loader)
+    with made(broken_off.Stream(), "in the trainer") as loader:
+        got, bells = interrupted(loader, in_the_dataset())
+        assert same(got, wanted), (len(got), len(wanted))
+        assert loader.report().faults == []
+    assert bells >= 2
+    assert "broke off the iterator of the dataset" in caplog.text
+
+
+def test_a_dataset_that_changes_itself_is_named_when_a_batch_of_it_is_broken_off(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for dataset, said in ((broken_off.Counts(), 2), (broken_off.DrawsOfAllKinds(), 0)):  # a line a worker
+        caplog.clear()
+        with made(dataset, "in the trainer") as loader:
+            interrupted(loader, in_the_dataset())
+        assert caplog.text.count("loaded again and may come out differently") == said
+
+
+def test_what_was_left_behind_by_an_interrupt_interrupts_nothing_later() -> None:
+    """The limit of a batch that was broken off is over when that batch is."""
+    with made(Numbers(40), "in the trainer") as loader:
+        wanted = undisturbed(loader)
+    policy = Policy(max_processes=0, batch_timeout=1.0)
+    with DataLoader(Numbers(40), batch_size=2, num_workers=2, policy=policy) as loader:
+        got, _ = interrupted(loader, Interrupt(KeyboardInterrupt))
+        assert same(got, wanted)
+        for _ in range(12):  # as long as a limit that stayed would take
+            threading.Event().wait(0.1)
+            undisturbed(loader)
+        assert loader.report().faults == []

@@ -83,6 +83,7 @@ class Worker(Fetcher):
         self.id = place.worker
         self._generators = generators
         self.states: States | None = None  # while another worker is in
+        self._rewound = False  # the generators that the dataset holds stand elsewhere than these states say
         self.diverged: Diverged | None = None
         self.compared = 0  # batches that came again as they were
         self.begin: States | None = None  # the generators before the first iterator was made, where they may matter
@@ -121,8 +122,15 @@ class Worker(Fetcher):
         torch_private.set_worker_info(self.id, self._spec.num_workers, self._seed, self._dataset)
         self._own.enter(None if self.states is None else self.states.own)
         if self.states is not None:
+            if self._rewound:
+                self._own.restore(self.states.own)
+                self._rewound = False
             self._generators.restore(self.states)
             self.states = None
+
+    def rewind(self, states: States) -> None:
+        """What was broken off is begun again from here, with the next ``enter``."""
+        self.states, self._rewound = states, True
 
     def leave(self) -> None:
         """Keep the generators for the next ``enter``."""

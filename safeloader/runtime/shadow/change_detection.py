@@ -14,7 +14,10 @@ import itertools
 import random
 import sys
 import types
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Change", "digest"]
 
@@ -48,13 +51,14 @@ class Change:
         return digest(self._things) != self._before
 
 
-def digest(thing: Any) -> int:
-    """A number that changes with what ``thing`` holds."""
-    return _Walk().number(thing)
+def digest(thing: Any, besides: Callable[[Any], bool] | None = None) -> int:
+    """A number that changes with what ``thing`` holds, apart from objects for which ``besides`` is true."""
+    return _Walk(besides).number(thing)
 
 
 class _Walk:
-    def __init__(self) -> None:
+    def __init__(self, besides: Callable[[Any], bool] | None) -> None:
+        self._besides = besides
         self._left = _VALUES
         self._met: dict[int, int] = {}
 
@@ -64,7 +68,7 @@ class _Walk:
         if kind in _PLAIN:
             return hash((kind.__name__, repr(thing)))
         self._left -= 1
-        if self._left < 0 or isinstance(thing, _PASSED_BY):
+        if self._left < 0 or isinstance(thing, _PASSED_BY) or (self._besides is not None and self._besides(thing)):
             return hash(kind)
         if id(thing) in self._met:
             return self._met[id(thing)]

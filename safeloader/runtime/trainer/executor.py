@@ -17,11 +17,11 @@ from safeloader.runtime.trainer.indices import own_copy, pack
 from safeloader.runtime.trainer.inline import (
     InlineBatch,
     InlineHost,
-    Interrupted,
     Irreversible,
     NotEncodable,
 )
 from safeloader.runtime.trainer.outcome import Outcome
+from safeloader.runtime.trainer.watchdog import Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -291,7 +291,7 @@ class Executor:
 
     def _resume_inline(self, c: m.ResumeWorker, key: Key, again: bool) -> None:
         with self._refusing(c.worker, key, again):
-            said = self._inline.resume(c.worker, self._shared_seed, c.epoch, self._told_epoch)
+            said = self._inline.resume(c.worker, self._shared_seed, c.epoch, self._told_epoch, key)
             states = self._inline.states(c.worker)
             self._driver.journal.later(key, m.WorkerResumed(m.INLINE, c.worker, clock.now(), states, said), again)
 

@@ -8,15 +8,11 @@ whose handler raises wakes even a sleep or a lock.
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
-import traceback
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from safeloader import clock, torch_private
-from safeloader.runtime import by_value, system
+from safeloader import torch_private
+from safeloader.runtime import by_value
+from safeloader.runtime.child.generator_objects import is_generator
 from safeloader.runtime.child.generators import Generators, States
 from safeloader.runtime.child.unsendable import unsendable
 from safeloader.runtime.child.worker import Loaded, LoadSpec, Marks, Worker, WorkerPlace
@@ -24,16 +20,21 @@ from safeloader.runtime.isolation import Ambient, Irreversible, View
 from safeloader.runtime.memory import codec
 from safeloader.runtime.memory.collate import collating_into
 from safeloader.runtime.memory.heap_memory import PrivateMemory
+from safeloader.runtime.shadow import change_detection
 from safeloader.runtime.trainer.indices import own_copy
+from safeloader.runtime.trainer.watchdog import watched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from safeloader.runtime.payload import Payload
 
-__all__ = ["InlineBatch", "InlineHost", "Interrupted", "Irreversible", "NotEncodable"]
+__all__ = ["InlineBatch", "InlineHost", "Irreversible", "NotEncodable"]
 
 T = TypeVar("T")
+
+
+_CHANGE = "its dataset: an exception broke off a batch, which is loaded again and may come out differently"
 
 
 class InlineBatch:
@@ -56,14 +57,6 @@ class NotEncodable(Exception):
         self.error = error
 
 
-class Interrupted(BaseException):
-    """A batch took too long; not an Exception, so that no dataset swallows it."""
-
-    def __init__(self, stack: str = "") -> None:
-        super().__init__(stack)
-        self.stack = stack
-
-
 class InlineHost:
     """Hosts workers in this process.
 
@@ -76,12 +69,14 @@ class InlineHost:
     def __init__(self, load: LoadSpec, spec: Payload, tell: Callable[[int, str, bool], None]) -> None:
         self._load = load
         self._spec = spec
+        self._tell = tell
         self._token = spec.config.token
         self._generators: Generators | None = None
         self._places: dict[int, WorkerPlace] = {}
         self._workers: dict[int, Worker] = {}
         self._trainers: tuple[States, Any] | None = None  # generators and worker info, while a worker is in
         self._before: tuple[object, States | None] = None, None  # the batch begun last, its worker's generators before
+        self._at_first: dict[int, int] = {}  # digests of what workers had when they were set up
         self._views: dict[int, View] = {}
         self._in = -1
         self._ambient = Ambient(lambda what, left_out: tell(self._in, what, left_out))
@@ -94,6 +89,7 @@ class InlineHost:
             place: where it stands.
             lenient: what it does that could not be undone here is left out, not refused.
         """
+        self._workers.pop(place.worker, None)  # one that an interrupt kept from being hosted
         self._places[place.worker] = place
         self._views[place.worker] = self._ambient.view(lenient)
         if not (self._load.iterable or place.digests or place.mark):
@@ -105,8 +101,15 @@ class InlineHost:
         self._workers.pop(worker, None)
         self._views.pop(worker, None)
 
-    def resume(self, worker: int, shared_seed: int | None, epoch: int, told_epoch: int | None) -> bytes | None:
-        """Begin a new epoch. Returns what the dataset says of itself."""
+    def resume(
+        self, worker: int, shared_seed: int | None, epoch: int, told_epoch: int | None, key: object = None
+    ) -> bytes | None:
+        """Begin a new epoch; under the same ``key`` again, if an interrupt has broken that off.
+
+        Returns:
+            What the dataset says of itself.
+        """
+        self._rewind(worker, key)
 
         def begin(hosted: Worker) -> None:
             try:
@@ -142,10 +145,11 @@ class InlineHost:
             Exception: whatever the dataset raised.
         """
         memory = PrivateMemory()
-        self._rewind(worker, key)
+        if self._rewind(worker, key) and self._load.iterable and worker in self._workers:
+            self._refuse_iterator(worker)
 
         def work(hosted: Worker) -> Loaded:
-            with _watched(timeout):
+            with watched(timeout):
                 loaded = hosted.load(own_copy(indices), skip)
                 if loaded.empty:
                     return loaded
@@ -161,15 +165,34 @@ class InlineHost:
         stream, pieces = loaded.batch
         return loaded._replace(batch=codec.decode(stream, pieces, memory))
 
-    def _rewind(self, worker: int, key: object) -> None:
-        """Let a batch begin where the worker stood when it was begun first."""
+    def _rewind(self, worker: int, key: object) -> bool:
+        """Let a worker begin where it stood when this was begun first. True if it was begun before."""
         hosted = self._workers.get(worker)
         if key is None or self._before[0] != key:
             self._before = key, None if hosted is None else hosted.states
-        elif self._before[1] is None:
+            return False
+        if self._before[1] is None:
             self._workers.pop(worker, None)  # it is set up anew
         elif hosted is not None:
-            hosted.states = self._before[1]
+            hosted.rewind(self._before[1])
+            self._tell_of_change(worker, hosted)
+        return True
+
+    def _tell_of_change(self, worker: int, hosted: Worker) -> None:
+        """Generators are put back; what else a dataset changes in itself while it loads is not."""
+        told = self._views[worker].told
+        if not self._load.iterable and _CHANGE not in told and _digest(hosted) != self._at_first[worker]:
+            told.add(_CHANGE)
+            self._tell(worker, _CHANGE, False)
+
+    def _refuse_iterator(self, worker: int) -> None:
+        """An exception within an iterator ends it, or it has gone on by an unknown number of samples."""
+        what = "an exception that broke off the iterator of the dataset (Ctrl-C, a signal, a time-out)"
+        if not self._views[worker].lenient:
+            raise Irreversible(what)
+        self._workers[worker].failure = RuntimeError(
+            f"{what} cannot be undone, and no process can be had to read again"
+        )
 
     def states(self, worker: int) -> States | None:
         """The generators of a worker after its last batch."""
@@ -224,41 +247,11 @@ class InlineHost:
             self._load, parts.dataset, parts.collate_fn, parts.worker_init_fn, place, generators, Marks(),
             parts.generators,
         )  # fmt: skip
+        self._at_first[number] = 0 if self._load.iterable else _digest(worker)
         self._workers[number] = worker
         return worker
 
 
-@contextmanager
-def _watched(timeout: float) -> Iterator[None]:
-    """Interrupt the block after ``timeout`` seconds; only in the main thread, where Python runs signal handlers."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    main = threading.get_ident()
-    over = threading.Event()
-    stack: list[str] = []
-
-    def interrupt(signum: int, frame: Any) -> None:
-        if not over.is_set():
-            over.set()
-            raise Interrupted(stack[0] if stack else "")
-
-    def watch() -> None:
-        end = clock.now() + timeout
-        while not over.wait(max(end - clock.now(), 0.0)):
-            if clock.now() < end:  # the program did not run for a while
-                continue
-            frame = sys._current_frames().get(main)
-            stack.append("".join(traceback.format_stack(frame)) if frame is not None else "")
-            signal.pthread_kill(main, system.INTERRUPT_SIGNAL)
-            return
-
-    before = signal.signal(system.INTERRUPT_SIGNAL, interrupt)
-    watcher = threading.Thread(target=watch, daemon=True, name="safeloader-watchdog")
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watcher.join()
-        signal.signal(system.INTERRUPT_SIGNAL, before)
+def _digest(worker: Worker) -> int:
+    """Changes with what the worker's dataset and functions hold, apart from random generators."""
+    return change_detection.digest(worker.belongings, is_generator)

@@ -9,13 +9,19 @@ and he finds it done when he comes back.
 from __future__ import annotations
 
 import contextvars
+import os
+import queue
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Shield"]
+__all__ = ["Shield", "start"]
+
+_LOOK = 0.05  # seconds
+_LOOKS = 100  # until the work is done by the one who wants it
 
 
 class _Job:
@@ -30,35 +36,86 @@ class _Job:
         self._act: tuple[Any, Any] | None = (contextvars.copy_context().run, act)
         self._claim = threading.Lock()
         self._over = threading.Lock()
+        self._over.acquire()
 
     def run(self) -> None:
         if not self._claim.acquire(blocking=False):
             return
-        with self._over:
-            self.thread = threading.get_ident()
-            assert self._act is not None
-            run, act = self._act
-            try:
-                self.result = run(act)
-            except BaseException as error:
-                traceback = error.__traceback__
-                self.error = error.with_traceback(traceback and traceback.tb_next)  # this frame knows this object
-                del traceback
-            del run, act
-            self._act = None
-            self.thread = 0
-            self.done = True
-            del self  # the error's frames know this one, and it must not know the error
+        self.thread = threading.get_ident()
+        assert self._act is not None
+        run, act = self._act
+        try:
+            self.result = run(act)
+        except BaseException as error:
+            traceback = error.__traceback__
+            self.error = error.with_traceback(traceback and traceback.tb_next)  # this frame knows this object
+            del traceback
+        del run, act
+        self._act = None
+        self.thread = 0
+        self.done = True
+        self._over.release()
+        del self  # the error's frames know this one, and it must not know the error
 
     def wait(self) -> None:
+        """Until it is done; here, if no thread can be had, say, while the interpreter ends."""
+        looks = 0
         while not self.done:
-            if not self._claim.locked():
-                try:
-                    threading.Thread(target=self.run, name="safeloader-shield", daemon=True).start()
-                except RuntimeError:  # no thread can be had, say, while the interpreter ends
-                    self.run()
-            elif self._over.acquire(timeout=0.05):
+            if not looks:
+                _starter.start(self.run)
+            if self._over.acquire(timeout=_LOOK):
                 self._over.release()
+            looks += 1
+            if looks >= _LOOKS and not self._claim.locked():
+                self.run()
+
+
+class _Starter:
+    """A thread that starts the others.
+
+    ``PyThreadState_SetAsyncExc`` finds a thread by a number that one which is just born still has from the one that
+    starts it. It may end the newborn before ``threading.Thread.start`` hears of it, which then waits for ever. So
+    nobody who may be aimed at starts a thread.
+    """
+
+    def __init__(self) -> None:
+        self._wanted: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def start(self, run: Callable[[], None] | None = None) -> None:
+        """Run something in a thread; without it, only be ready."""
+        if self._thread is None and not sys.is_finalizing():
+            thread = threading.Thread(target=self._run, name="safeloader-starter", daemon=True)
+            thread.start()
+            self._thread = thread
+        if run is not None:
+            self._wanted.put(run)
+
+    def _run(self) -> None:
+        while True:
+            run = self._wanted.get()
+            try:
+                threading.Thread(target=run, name="safeloader-shield", daemon=True).start()
+            except RuntimeError:
+                run()
+            del run
+
+
+_starter = _Starter()
+
+
+def start() -> None:
+    """Begin the thread that starts the others, as the first work would."""
+    _starter.start()
+
+
+def _begin_anew() -> None:
+    global _starter  # noqa: PLW0603 - one a program
+    _starter = _Starter()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 class Shield:
