@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from safeloader import torch_private
 from safeloader.core.policy import CoreSettings
+from safeloader.resume.cursors import packed, planned_first
 from safeloader.resume.inline import restore_dataset, restore_iterator, worth_keeping
 from safeloader.runtime import system
 from safeloader.runtime.child.dataset_state import is_exact, is_stateful
@@ -19,8 +20,11 @@ from safeloader.runtime.child.sample_rng import Keyed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from safeloader.config import Settings
-    from safeloader.loader import DataLoader
+    from torch.utils.data import DataLoader
+
+    from safeloader.config import Pool
+    from safeloader.loader_state import LoaderState
+    from safeloader.runtime.pool.shared_pool import SharedPool
     from safeloader.runtime.trainer.driver import Driver
     from safeloader.runtime.trainer.staff import Post
     from safeloader.runtime.trainer.whereabouts import Whereabouts
@@ -46,20 +50,20 @@ class _Unprofiled(torch_private.BaseIterator):
 class SingleProcessIterator(_Unprofiled, torch_private.SingleProcessIterator):
     """torch's own, except that no ``StopIteration`` of a sample ends the epoch."""
 
-    def __init__(self, loader: DataLoader[Any]) -> None:
-        keeper, point = loader._safe.keeper, loader._safe.keeper.waits()
-        self._epoch = epoch = keeper.begin(loader, loader._safe.epochs)
+    def __init__(self, loader: DataLoader[Any], state: LoaderState) -> None:
+        keeper, point = state.keeper, state.keeper.waits()
+        self._epoch = epoch = keeper.begin(loader, state.epochs)
         restore_dataset(loader.dataset, point)
         super().__init__(loader)
         restore_iterator(self._dataset_fetcher, point)
-        state, self._sampler_iter = keeper.go_on(loader, epoch, self._sampler_iter)
-        if state is not None and not state.over:
-            self._sampler_iter = keeper.planned_first(state, self._sampler_iter)
-            self._num_yielded = epoch.batch = state.batch
-        self._loader_state = loader._safe
-        self._among_ranks = loader._safe.guard.current
-        loader._safe.begin_pass(loader)
-        loader._safe.epochs = epoch.number + 1
+        stood, self._sampler_iter = keeper.go_on(loader, epoch, self._sampler_iter)
+        if stood is not None and not stood.over:
+            self._sampler_iter = planned_first(stood, self._sampler_iter)
+            self._num_yielded = epoch.batch = stood.batch
+        self._loader_state = state
+        self._among_ranks = state.guard.current
+        state.begin_pass(loader)
+        state.epochs = epoch.number + 1
         epoch.fetcher = self._dataset_fetcher if worth_keeping(self._dataset_fetcher) else None
         if (seed := keeper.seed_for_samples(loader)) is not None:
             self._dataset_fetcher.dataset = Keyed(self._dataset, seed, epoch.number)
@@ -126,39 +130,45 @@ class SingleProcessIterator(_Unprofiled, torch_private.SingleProcessIterator):
 
 
 class ProcessIterator(_Unprofiled):
-    """Batches from supervised processes."""
+    """Batches from supervised processes.
 
-    def __init__(self, loader: DataLoader[Any]) -> None:
-        keep = loader._safe.keeper.keep_generators(loader)
+    Args:
+        loader: whose.
+        state: what it keeps.
+        pool: whose processes serve it; None: processes of its own.
+        snapshots: how many batches lie between two states of a worker's dataset; None: as often as costs nothing.
+    """
+
+    def __init__(self, loader: DataLoader[Any], state: LoaderState, pool: Pool | None, snapshots: int | None) -> None:
+        keep = state.keeper.keep_generators(loader)
         super().__init__(loader)
         keep()
         if loader.prefetch_factor == 0:  # torch's constructor lets it pass, its iterator says this
             raise AssertionError("prefetch_factor must be greater than 0 for MultiProcessingDataLoaderIter")
-        self._loader_state = loader._safe
+        self._loader_state, self._pool = state, pool
         self._persistent = loader.persistent_workers
         self._profile_name = "enumerate(DataLoader)#_MultiProcessingDataLoaderIter.__next__"
         self._take_seeds(loader)
-        self._driver = self._make_driver(loader)
+        self._driver = self._make_driver(loader, state, snapshots)
         self._loader_state.delivered = self._driver.delivered
         self._finalizer = weakref.finalize(self, _close_driver, self._driver)
-        loader._safe.iterators.add(self)
+        state.iterators.add(self)
         self._ended = False
         self._reset(loader, first_iter=True)
 
     def _take_seeds(self, loader: DataLoader[Any]) -> None:
         """Where an epoch, or its living workers, are gone on with, the workers have the seeds that they had."""
-        point = loader._safe.keeper.waits()
+        point = self._loader_state.keeper.waits()
         if point is not None and (loader.persistent_workers or not point.state.over):
             self._base_seed, self._shared_seed = point.base_seed, point.shared_seed
 
-    def _make_driver(self, loader: DataLoader[Any]) -> Driver:
+    def _make_driver(self, loader: DataLoader[Any], state: LoaderState, snapshots: int | None) -> Driver:
         from safeloader.runtime.child.worker import LoadSpec
         from safeloader.runtime.payload import HostConfig, Payload, authkey
         from safeloader.runtime.trainer.driver import Driver
 
-        settings = loader._safe.settings
-        self._pool = None if loader.policy is None else loader.policy.pool
-        crew = None if self._pool is None else self._pool.crew()
+        settings = state.settings
+        crew: SharedPool | None = None if self._pool is None else self._pool.crew()
         iterable = torch_private.is_iterable(loader)
         load = LoadSpec(
             num_workers=loader.num_workers,
@@ -168,23 +178,23 @@ class ProcessIterator(_Unprofiled):
             drop_last=loader.drop_last,
             base_seed=int(self._base_seed),
             skip_raising=settings.on_bad_sample == "skip",
-            sample_seed=loader._safe.keeper.seed_for_samples(loader),
-            mark_every=_own_share(loader.snapshot_every_n_steps, loader.num_workers),
+            sample_seed=state.keeper.seed_for_samples(loader),
+            mark_every=_own_share(snapshots, loader.num_workers),
             digests=iterable or is_stateful(loader.dataset),
         )
         config = HostConfig(
-            load, uuid.uuid4().hex, authkey(), loader._safe.name, settings.accelerators, settings.trace,
-            _chaos(settings), shadow=_shadow(loader, settings),
+            load, uuid.uuid4().hex, authkey(), state.name, settings.accelerators, settings.trace,
+            _chaotic_worker(state), shadow=_shadow(loader, state),
         )  # fmt: skip
         if settings.shadow is True and crew is not None:
-            loader._safe.recorder.unshadowed("its processes are a pool's, which others share")
+            state.recorder.unshadowed("its processes are a pool's, which others share")
         init_fn = torch_private.sharded_init_fn(self._dataset, loader.worker_init_fn, self._world_size, self._rank)
         spec = Payload(config, self._dataset, self._collate_fn, init_fn)
-        starting = loader._safe.starting
+        starting = state.starting
         way = starting.way(loader.multiprocessing_context, spec) if crew is None else crew.way
-        core = _core_settings(loader, settings, iterable, shared=crew is not None)
-        core = loader._safe.patience.fit(dataclasses.replace(core, slowest_start=way.slowest_start))
-        return Driver(spec, way, core, loader._safe.recorder, self._finish(), starting.stock, crew)
+        core = _core_settings(loader, state, iterable, shared=crew is not None)
+        core = state.patience.fit(dataclasses.replace(core, slowest_start=way.slowest_start))
+        return Driver(spec, way, core, state.recorder, self._finish(), starting.stock, crew)
 
     def _finish(self) -> Callable[[Any], Any] | None:
         if not self._pin_memory:
@@ -193,7 +203,7 @@ class ProcessIterator(_Unprofiled):
         return lambda batch: torch_private.pin(batch, device)
 
     def _reset(self, loader: Any, first_iter: bool = False) -> None:
-        seed_at_start, safe, keeper = self._shared_seed, loader._safe, loader._safe.keeper
+        seed_at_start, safe, keeper = self._shared_seed, self._loader_state, self._loader_state.keeper
         self._epoch = epoch = keeper.begin(loader, safe.epochs)
         super()._reset(loader, first_iter)
         state, self._sampler_iter = keeper.go_on(loader, epoch, self._sampler_iter)
@@ -204,7 +214,7 @@ class ProcessIterator(_Unprofiled):
         epoch.iterator = weakref.ref(self)
         if state is not None:
             self._num_yielded = 0 if state.over else state.batch
-            state = keeper.packed(state, self._driver.spec.classes) if self._persistent or not state.over else None
+            state = packed(state, self._driver.spec.classes) if self._persistent or not state.over else None
         self._among_ranks = safe.guard.current
         safe.begin_pass(loader)
         self._driver.begin_epoch(epoch.number, self, seed, safe.told_epoch, state)
@@ -282,23 +292,23 @@ class ProcessIterator(_Unprofiled):
         self._finalizer.detach()
 
 
-def _chaos(settings: Settings) -> tuple[str, str] | None:
-    """The faults that are to be made on purpose."""
-    if settings.chaos is None:
+def _chaotic_worker(state: LoaderState) -> tuple[str, tuple[str, ...]] | None:
+    """What makes the workers where faults are to be made on purpose; None: plain ones."""
+    if state.settings.chaos is None:
         return None
-    from safeloader.testing.program import handed
+    from safeloader.fault_tally import handed
 
-    plan, tally = handed(settings.chaos)
-    return plan, tally
+    return "safeloader.testing.chaotic:ChaoticWorker", (*handed(state.settings.chaos), state.name)
 
 
-def _shadow(loader: DataLoader[Any], settings: Settings) -> bool | Literal["auto"]:
+def _shadow(loader: DataLoader[Any], state: LoaderState) -> bool | Literal["auto"]:
     """Whether processes copy themselves: nobody needs it where samples set the generators, and nothing else matters."""
+    settings = state.settings
     if not (system.HAS_PIDFD and system.HAS_SIGNAL_ON_HANGUP):
         if settings.shadow is True:
-            loader._safe.recorder.unshadowed("this system has no descriptors of processes (pidfd)")
+            state.recorder.unshadowed("this system has no descriptors of processes (pidfd)")
         return False
-    if settings.shadow == "auto" and loader._safe.keeper.seed_for_samples(loader) is not None:
+    if settings.shadow == "auto" and state.keeper.seed_for_samples(loader) is not None:
         return "auto" if is_stateful(loader.dataset) else False
     return settings.shadow
 
@@ -312,7 +322,8 @@ def _own_share(steps: int | None, num_workers: int) -> int | None:
     return max(steps // num_workers, 1) if steps else None
 
 
-def _core_settings(loader: DataLoader[Any], settings: Settings, iterable: bool, shared: bool) -> CoreSettings:
+def _core_settings(loader: DataLoader[Any], state: LoaderState, iterable: bool, shared: bool) -> CoreSettings:
+    settings = state.settings
     return CoreSettings(
         num_workers=loader.num_workers,
         prefetch_factor=int(loader.prefetch_factor or 0),
@@ -322,7 +333,7 @@ def _core_settings(loader: DataLoader[Any], settings: Settings, iterable: bool, 
         stateful=is_stateful(loader.dataset),
         exact_state=settings.trust_state or is_exact(loader.dataset),
         on_divergence="raise" if settings.strict else settings.on_divergence,
-        stateless=loader._safe.keeper.seed_for_samples(loader) is not None and not is_stateful(loader.dataset),
+        stateless=state.keeper.seed_for_samples(loader) is not None and not is_stateful(loader.dataset),
         batch_timeout=settings.batch_timeout,
         startup_timeout=settings.startup_timeout,
         max_restarts=settings.max_restarts,

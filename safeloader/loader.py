@@ -22,6 +22,7 @@ from safeloader.errors import LoaderClosedError, StateError
 from safeloader.iterators import ProcessIterator, SingleProcessIterator
 from safeloader.loader_state import LoaderState
 from safeloader.recent_batches import Delivered, delivered
+from safeloader.resume.epoch_numbers import tell_epoch
 from safeloader.start_method import without_fork
 
 if TYPE_CHECKING:
@@ -123,10 +124,11 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         if settings.disable:
             return super()._get_iterator()
         if self.num_workers == 0:
-            return SingleProcessIterator(self)
+            return SingleProcessIterator(self, self._safe)
         without_fork(self.multiprocessing_context, self.num_workers, settings, 5)
         self.check_worker_number_rationality()
-        return ProcessIterator(self)
+        pool = None if self.policy is None else self.policy.pool
+        return ProcessIterator(self, self._safe, pool, self.snapshot_every_n_steps)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands: what was delivered, not what was prefetched.
@@ -174,7 +176,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         if epoch < 0:
             raise ValueError(f"epoch must be at least 0, not {epoch}")
         self._safe.epochs = self._safe.told_epoch = epoch
-        self._safe.keeper.tell_epoch(self, epoch)
+        tell_epoch(self, epoch)
 
     if not TYPE_CHECKING:  # else every attribute would seem to exist
 

@@ -6,7 +6,7 @@ import itertools
 import weakref
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch.utils import data as tud
 
@@ -15,6 +15,7 @@ from safeloader.dist_env import group
 from safeloader.distributed.rank_check import RankCheck
 from safeloader.distributed.timeouts import GroupTimeout
 from safeloader.lengths import length_of
+from safeloader.loader_face import LoaderFace
 from safeloader.observe import Recorder, stall
 from safeloader.observe.memory import own_memory
 from safeloader.observe.status import PassStatus, loader_status
@@ -25,39 +26,81 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from safeloader.config import Settings
-    from safeloader.iterators import ProcessIterator
-    from safeloader.loader import DataLoader
     from safeloader.observe import Report
-    from safeloader.observe.stall import Stall
+    from safeloader.observe.stall_place import Stall
     from safeloader.progress_bar import Phase
+    from safeloader.runtime.trainer.staff import Post
+    from safeloader.runtime.trainer.whereabouts import Whereabouts
 
-__all__ = ["LoaderState"]
+__all__ = ["LoaderState", "RunningIterator", "moved_on", "speak_through"]
 
 _counter = itertools.count(1)
 
 
+class RunningIterator(Protocol):
+    """An iterator with processes: a `safeloader.iterators.ProcessIterator`. All but `close` is for any thread."""
+
+    @property
+    def closed(self) -> bool:
+        """True when its processes are gone for good."""
+
+    @property
+    def drawing(self) -> bool:
+        """True while the sampler is asked for indices."""
+
+    def shared_memory(self) -> int:
+        """Bytes of shared memory that its batches take now."""
+
+    def whereabouts(self) -> Whereabouts:
+        """Where the batch is that is due."""
+
+    def staff(self) -> list[Post]:
+        """Who serves its workers."""
+
+    def close(self) -> None:
+        """End its processes."""
+
+
 class LoaderState:
-    """What a loader keeps besides torch's attributes."""
+    """What a loader keeps besides torch's attributes. Its parts see the `face` of it."""
 
     def __init__(self, name: str | None, settings: Settings, num_workers: int) -> None:
-        self.guard = RankCheck(name, settings)
-        self.name = name = name or f"loader {next(_counter)}"
+        given, self.name = name, name or f"loader {next(_counter)}"
         self.settings = settings
-        self.patience = GroupTimeout(name, settings)
-        self.recorder = Recorder(name, settings, workers=num_workers)
+        self.face = LoaderFace(self.name, settings, Recorder(self.name, settings, workers=num_workers))
         self._pulse = self.recorder.pulse
+        self.guard = RankCheck(given, self.face)
+        self.patience = GroupTimeout(self.name, settings)
         self.starting = Starting(settings)
-        self.iterators: weakref.WeakSet[ProcessIterator] = weakref.WeakSet()
+        self.iterators: weakref.WeakSet[RunningIterator] = weakref.WeakSet()
         self.closed = False
-        self.epochs = 0  # the number of the next one
         self.told_epoch: int | None = None  # by set_epoch
-        self.keeper = ResumeKeeper()
+        self.keeper = ResumeKeeper(self.face)
         self.delivered: deque[tuple[int, int, int | None, object]] = deque(maxlen=16)
         self.shown: Phase | None = None  # of the pass that is under way, under SAFELOADER_PROGRESS
         self.shown_by_hand = False
         self._watched = False
         self._pass: PassStatus | None = None
         self._loader: weakref.ref[Any] | None = None
+
+    @property
+    def recorder(self) -> Recorder:
+        """Who is told what happens."""
+        return self.face.recorder
+
+    @property
+    def epochs(self) -> int:
+        """The number of the next epoch."""
+        return self.face.epochs
+
+    @epochs.setter
+    def epochs(self, number: int) -> None:
+        self.face.epochs = number
+
+    def speak_through(self, recorder: Any) -> None:
+        """Have somebody else told of faults, who shows the passes and watches for stalls himself."""
+        self.face.recorder = recorder
+        self.shown_by_hand = self._watched = True
 
     def begin_pass(self, loader: Any) -> None:
         """A consumer begins to iterate: watch it for stalls, and show it where that is asked for."""
@@ -76,13 +119,13 @@ class LoaderState:
             self.shown = Phase(f"{self.name}, epoch {self.epochs + 1}", length_of(loader))
 
     @property
-    def loader(self) -> DataLoader[Any]:
+    def loader(self) -> tud.DataLoader[Any]:
         """The loader that is iterated.
 
         Raises:
             ReferenceError: it is gone.
         """
-        loader: DataLoader[Any] | None = None if self._loader is None else self._loader()
+        loader: tud.DataLoader[Any] | None = None if self._loader is None else self._loader()
         if loader is None:
             raise ReferenceError("the loader is gone")
         return loader
@@ -148,6 +191,17 @@ class LoaderState:
         due = alive[-1].whereabouts()._asdict() if alive else None
         shared = sum(iterator.shared_memory() for iterator in alive)
         return loader_status(self.recorder, self._pass, self.epochs - 1, _known_length(loader), crew, due, shared)
+
+
+def speak_through(loader: Any, recorder: Any) -> None:
+    """A DataLoader that works inside of another loader tells its faults there (`LoaderState.speak_through`)."""
+    loader._safe.speak_through(recorder)
+
+
+def moved_on(loader: Any, state: dict[str, Any]) -> dict[str, Any]:
+    """A DataLoader's state that was taken a while ago, with the generators as they are now."""
+    moved: dict[str, Any] = loader._safe.keeper.moved_on(loader, state)
+    return moved
 
 
 def _known_length(loader: Any) -> int | None:

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+from safeloader.spelling import nearest
 
-__all__ = ["Explained", "Kind", "choice", "count", "faults", "flag", "names", "nearest", "path", "seconds"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Explained", "Kind", "choice", "count", "faults", "flag", "names", "path", "seconds"]
 
 _YES = ("true", "1", "yes", "on")
 _NO = ("false", "0", "no", "off")
@@ -151,7 +153,7 @@ def faults() -> Kind:
     """A plan of faults, as `safeloader.testing` reads it. As text, ``none`` is None."""
 
     def check(value: object) -> str:
-        from safeloader.testing.plan import parse  # only who plans faults needs it
+        from safeloader.fault_plan import parse  # only who plans faults needs it
 
         if not isinstance(value, str):
             raise ValueError("not a text")
@@ -165,17 +167,3 @@ def faults() -> Kind:
         return None if text.lower() == "none" else check(text)
 
     return Kind("a plan of faults such as kill:worker=1,batch=12; hang:sample=77, or None", check, read)
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A question to put behind an error: ``did you mean "skip"?``; "" if nothing known is near.
-
-    Args:
-        word: What was given.
-        known: What would have been accepted.
-    """
-    import difflib  # only an error needs it, and every process imports this module
-
-    by_folded = {name.casefold(): name for name in known}
-    found = difflib.get_close_matches(word.casefold(), list(by_folded), n=1, cutoff=0.6)
-    return f'did you mean "{by_folded[found[0]]}"?' if found else ""

@@ -11,8 +11,9 @@ import torch.multiprocessing
 from safeloader.errors import ForkRefusedError
 
 if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
     from safeloader.config import Settings
-    from safeloader.loader import DataLoader
     from safeloader.runtime.payload import Payload
     from safeloader.runtime.start.launcher import Launcher
     from safeloader.runtime.start.prestarted import Prestarted

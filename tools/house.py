@@ -24,13 +24,18 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "safeloader"
 
 LAYERS = (
-    ("errors", "config", "setting_types", "torch_private", "dist_env", "lengths", "clock", "observe.format"),
+    (
+        *("errors", "config", "setting_table", "setting_types", "spelling", "fault_plan"),
+        *("torch_private", "torch_ambient", "dist_env", "lengths", "clock"),
+        # An error carries its loader's report, so a report and what it is made of, plain values and words, come first.
+        *("observe.report", "observe.events", "observe.messages", "observe.format"),
+        *("observe.timings", "observe.consumer_clock"),
+    ),
     ("core",),
     ("observe",),
     ("runtime",),
-    ("resume", "distributed"),
+    ("resume", "distributed", "loader_face"),
     (
-        "",
         "loader",
         "loader_state",
         "iterators",
@@ -41,19 +46,22 @@ LAYERS = (
         "progress_bar",
         "recent_batches",
         "main_module",
+        "fault_tally",
     ),
     ("ffcv", "training"),
-    ("auditing", "bisecting", "demo", "doctor", "tracing", "metrics", "telemetry", "tensorboard", "testing"),
-    ("cli", "__main__"),
+    ("auditing", "bisecting", "doctor", "tracing", "metrics", "tensorboard", "testing"),
+    # The public `__init__` names what all layers offer, and imports a name's home when it is asked for. So it stands
+    # above them all, beside the programs, which use it as anybody's do. Nothing below may import from it.
+    ("", "cli", "__main__", "demo", "telemetry"),
 )
 """The packages from the bottom up. A file belongs to the longest name here that it begins with."""
 APART = (6, 7)
 """Layers whose packages do not import each other."""
 
 INSIDE = {
-    "_safe": ("", "loader", "loader_state", "iterators", "start_method"),
+    "_safe": ("loader", "loader_state"),
     "supervisor": ("core", "runtime"),
-    "_driver": ("runtime",),
+    "_driver": ("runtime", "iterators"),  # an iterator makes its driver
 }
 """Attributes that only these packages and files may touch."""
 

@@ -164,7 +164,7 @@ class _Out:
         self._console.print(", ".join(f"{count} {verdict}" for verdict, count in counted.items() if count))
 
     def _as_dict(self) -> dict[str, Any]:
-        from safeloader.observe.event_file import plain
+        from safeloader.observe.format import plain
 
         told: dict[str, Any] = {"v": VERSION, "checks": [finding._asdict() for finding in self.findings]}
         if self.timing is not None:

@@ -93,7 +93,7 @@ class SendTask(NamedTuple):
 
 
 class CancelBefore(NamedTuple):
-    """Begin no task that is numbered below ``before``: nobody wants it. Each is answered with TaskPassed."""
+    """Begin no task that is numbered below ``before``: nobody wants it. Each is answered with TaskCancelled."""
 
     process: int
     before: int

@@ -192,7 +192,7 @@ class WorkerEnded(NamedTuple):
 
 
 class TaskCancelled(NamedTuple):
-    """A task was not begun, as PassOver said."""
+    """A task was not begun, as CancelBefore said."""
 
     process: int
     task: int

@@ -32,9 +32,10 @@ from safeloader.observe.log import logger
 from safeloader.resume.sampler_state import chain_of
 
 if TYPE_CHECKING:
-    from safeloader.config import Settings
+    from torch.utils.data import DataLoader
+
     from safeloader.distributed.store import GroupStore
-    from safeloader.loader import DataLoader
+    from safeloader.loader_face import LoaderFace
 
 __all__ = ["ComparedPass", "RankCheck"]
 
@@ -66,15 +67,17 @@ class RankCheck:
 
     Args:
         name: The loader's, if the program gave it one.
-        settings: In effect.
+        face: The loader's.
 
     Attributes:
         current: The pass that was begun last; None where it is not compared.
     """
 
-    def __init__(self, name: str | None, settings: Settings) -> None:
+    def __init__(self, name: str | None, face: LoaderFace) -> None:
+        settings = face.settings
         self.current: ComparedPass | None = None
         self._name = name
+        self._face = face
         self._mode = "off" if settings.disable else settings.rank_check
         self._strict = settings.strict
         self._identity = ""
@@ -115,7 +118,7 @@ class RankCheck:
         store = group_store()
         if store is None:
             return
-        facts, epoch = _facts(loader, dealer, at), str(getattr(dealer, "epoch", loader._safe.epochs))
+        facts, epoch = _facts(loader, dealer, at), str(getattr(dealer, "epoch", self._face.epochs))
         number = "begin"
         if self._passes:
             number = f"{epoch}.{self._passes[epoch]}"
@@ -124,7 +127,7 @@ class RankCheck:
         self._passes[epoch] += 1
         facts = json.loads(json.dumps(facts, default=str))
         self.current = ComparedPass(
-            f"compare/{self._identity}/{number}", f"{loader._safe.name}, epoch {epoch}", here[0], at, store
+            f"compare/{self._identity}/{number}", f"{self._face.name}, epoch {epoch}", here[0], at, store
         )
         other = self._first_of(self.current, "", facts)
         if other is not None:

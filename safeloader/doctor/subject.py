@@ -18,7 +18,7 @@ from safeloader.doctor.finding import Finding
 from safeloader.doctor.machine import GIB, units
 from safeloader.errors import NotCarriableError
 from safeloader.observe.format import duration, inline, many
-from safeloader.observe.stall import place_of
+from safeloader.observe.stall_place import place_of
 from safeloader.runtime import by_value
 from safeloader.runtime.memory import codec
 from safeloader.runtime.memory.arena import Arena

@@ -15,15 +15,15 @@ from safeloader.errors import SettingsError
 from safeloader.ffcv import arguments
 from safeloader.ffcv import pipelines as pipes
 from safeloader.ffcv.operations import Factory
-from safeloader.setting_types import nearest
+from safeloader.spelling import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from safeloader.ffcv.beton import Beton
-    from safeloader.ffcv.engine import Recipe
     from safeloader.ffcv.ladder import Ladder
     from safeloader.ffcv.order import SampleOrder
+    from safeloader.ffcv.recipe import Recipe
 
 __all__ = ["FFCVNames"]
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from safeloader.config import Settings
-    from safeloader.ffcv.engine import Engine, EnginePlace, Recipe
+    from safeloader.ffcv.engine import Engine
+    from safeloader.ffcv.recipe import EnginePlace, Recipe
     from safeloader.observe import Recorder
 
 __all__ = ["Arrived", "BadHere", "FellOver", "Step", "TrainerWay", "Backend", "steps"]

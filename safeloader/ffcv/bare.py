@@ -11,7 +11,7 @@ from safeloader.ffcv.require import require
 
 if TYPE_CHECKING:
     from safeloader.config import Settings
-    from safeloader.ffcv.engine import EnginePlace, Recipe
+    from safeloader.ffcv.recipe import EnginePlace, Recipe
     from safeloader.observe import Recorder
 
 __all__ = ["BareWay"]

@@ -13,43 +13,19 @@ import weakref
 from dataclasses import replace
 from queue import Empty
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from safeloader.ffcv.made import LOOK, Bad, Failed, Made
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import torch
 
-    from safeloader.ffcv.engine import EnginePlace
     from safeloader.ffcv.producer import Producer
+    from safeloader.ffcv.recipe import EnginePlace
 
 __all__ = ["LOOK", "Bad", "Batches", "Failed", "Made", "ThreadHung"]
-
-LOOK = 0.2  # seconds between two looks at the thread, should it end without a word
-
-
-class Made(NamedTuple):
-    """A batch: its values, its samples, samples that are bad, and what making it changed in the operations."""
-
-    values: tuple[Any, ...]
-    samples: Any
-    bad: tuple[Bad, ...]
-    changes: bytes | None = None
-
-
-class Bad(NamedTuple):
-    """A sample whose data is corrupt."""
-
-    position: int
-    why: str
-
-
-class Failed(Exception):
-    """A batch could not be made; the cause is ``__cause__``."""
-
-    def __init__(self, samples: Any) -> None:
-        super().__init__("a batch could not be made")
-        self.samples = samples
 
 
 class ThreadHung(Exception):

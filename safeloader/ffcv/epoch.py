@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -12,12 +12,36 @@ from safeloader.errors import BadSampleError, ConcurrentUseError
 from safeloader.observe.events import Fault
 
 if TYPE_CHECKING:
+    from collections import deque
+
+    from safeloader.config import Settings
     from safeloader.ffcv.backends import Arrived
-    from safeloader.ffcv.engine import EnginePlace
-    from safeloader.ffcv.loader import Loader
+    from safeloader.ffcv.beton import Beton
+    from safeloader.ffcv.ladder import Ladder
     from safeloader.ffcv.order import SampleOrder
+    from safeloader.ffcv.recipe import EnginePlace
+    from safeloader.loader_state import LoaderState
+    from safeloader.observe import Recorder, Report
 
 __all__ = ["Epoch"]
+
+
+class Iterated(Protocol):
+    """What an epoch needs of its loader, a `safeloader.ffcv.loader.Loader`, which lives as long as its epoch does."""
+
+    name: str
+    _beton: Beton
+    _delivered: deque[tuple[int, int, SampleOrder, set[int]]]
+    _ladder: Ladder
+    _recorder: Recorder
+    _settings: Settings
+    _state: LoaderState
+
+    def _usable(self) -> None:
+        """Raise if it was closed, or is a fork's."""
+
+    def report(self) -> Report:
+        """What happened so far."""
 
 
 class Epoch(Iterator[tuple[Any, ...]]):
@@ -29,7 +53,7 @@ class Epoch(Iterator[tuple[Any, ...]]):
         order: The order of its samples.
     """
 
-    def __init__(self, loader: Loader, place: EnginePlace, order: SampleOrder) -> None:
+    def __init__(self, loader: Iterated, place: EnginePlace, order: SampleOrder) -> None:
         self._loader, self._place, self.order = loader, place, order
         self._first = place.batch
         self._ended = self._busy = False

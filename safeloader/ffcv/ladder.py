@@ -10,7 +10,7 @@ from safeloader.ffcv.backends import Arrived, Backend, FellOver, Step, TrainerWa
 
 if TYPE_CHECKING:
     from safeloader.config import Settings
-    from safeloader.ffcv.engine import EnginePlace, Recipe
+    from safeloader.ffcv.recipe import EnginePlace, Recipe
     from safeloader.observe import Recorder
 
 __all__ = ["Ladder"]

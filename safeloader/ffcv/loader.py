@@ -19,11 +19,12 @@ from safeloader.ffcv import pipelines as pipes
 from safeloader.ffcv.attributes import FFCVNames
 from safeloader.ffcv.backends import Step, steps
 from safeloader.ffcv.checking import CheckReport, examine
-from safeloader.ffcv.engine import EnginePlace, Recipe, threading_layer
+from safeloader.ffcv.engine import threading_layer
 from safeloader.ffcv.epoch import Epoch
 from safeloader.ffcv.ladder import Ladder
 from safeloader.ffcv.operation_watch import OperationWatch, frozen, travels
 from safeloader.ffcv.order import SampleOrder
+from safeloader.ffcv.recipe import EnginePlace, Recipe
 from safeloader.ffcv.require import require
 from safeloader.ffcv.state import checked_state, state_of
 from safeloader.loader_state import LoaderState

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from safeloader.errors import PipelineError
 from safeloader.ffcv.resize import whole
-from safeloader.setting_types import nearest
+from safeloader.spelling import nearest
 
 if TYPE_CHECKING:
     from safeloader.ffcv.beton import Beton

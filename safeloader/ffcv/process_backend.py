@@ -13,11 +13,13 @@ from safeloader.config import Policy
 from safeloader.errors import SafeLoaderError
 from safeloader.ffcv.backends import Arrived, BadHere, FellOver, places, reason
 from safeloader.ffcv.batches import Batches, Failed
-from safeloader.ffcv.engine import Engine, EnginePlace, Recipe
+from safeloader.ffcv.engine import Engine
 from safeloader.ffcv.operations import Attributes, Factory
 from safeloader.ffcv.pipelines import operations_of
+from safeloader.ffcv.recipe import EnginePlace, Recipe
 from safeloader.ffcv.require import require
 from safeloader.loader import DataLoader
+from safeloader.loader_state import speak_through
 from safeloader.runtime.child import lookahead
 
 if TYPE_CHECKING:
@@ -195,13 +197,6 @@ class HostedFacts:
 
     def closed(self) -> None:
         """So it does that."""
-
-
-def speak_through(loader: DataLoader[Any], told: HostedFacts) -> None:
-    """Have an inner DataLoader tell its faults there, and leave bars and stalls to the loader outside."""
-    state: Any = loader._safe
-    state.recorder = told
-    state.shown_by_hand = state._watched = True
 
 
 class HostedWay:

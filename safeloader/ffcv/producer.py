@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from queue import Empty, Full
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -12,14 +12,15 @@ from ffcv.loader.epoch_iterator import IS_CUDA, EpochIterator
 from numba import njit
 
 from safeloader.ffcv import patches
-from safeloader.ffcv.batches import LOOK, Bad, Failed, Made
 from safeloader.ffcv.decoders import VERDICTS
+from safeloader.ffcv.made import LOOK, Bad, Failed, Made
 from safeloader.ffcv.order import mixed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from safeloader.ffcv.engine import Engine, EnginePlace
+    from safeloader.ffcv.leases import Slots
+    from safeloader.ffcv.recipe import EnginePlace, Recipe
 
 __all__ = ["Producer"]
 
@@ -29,6 +30,17 @@ _JOIN = 5.0
 @njit
 def _seed(key):  # type: ignore[no-untyped-def]  # compiled: the generator of numba in this thread
     np.random.seed(key)
+
+
+class Runs(Protocol):
+    """What the thread runs: a `safeloader.ffcv.engine.Engine`."""
+
+    recipe: Recipe
+    loader: Any
+    told: Callable[[], bytes | None] | None
+
+    def allocate(self, anew: bool | None) -> tuple[Any, list[Slots], list[tuple[Any, int | None, int | None]]]:
+        """Memory for an epoch: FFCV's buffers, those of them that are leased, and who wants keys or gives verdicts."""
 
 
 class Producer(EpochIterator):  # type: ignore[misc,unused-ignore]
@@ -41,7 +53,7 @@ class Producer(EpochIterator):  # type: ignore[misc,unused-ignore]
         anew: Take all code anew; None: none of it.
     """
 
-    def __init__(self, engine: Engine, samples: Any, place: EnginePlace, anew: bool | None = False) -> None:
+    def __init__(self, engine: Runs, samples: Any, place: EnginePlace, anew: bool | None = False) -> None:
         self._seed = engine.recipe.seed
         self._copy = engine.recipe.copy
         self._told = engine.told

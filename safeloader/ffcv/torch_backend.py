@@ -21,12 +21,13 @@ from safeloader.ffcv.pixels import decode_jpeg, resized
 from safeloader.ffcv.process_backend import fetched, inner_policy
 from safeloader.ffcv.require import require
 from safeloader.loader import DataLoader
+from safeloader.loader_state import speak_through
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from safeloader.config import Settings
-    from safeloader.ffcv.engine import EnginePlace, Recipe
+    from safeloader.ffcv.recipe import EnginePlace, Recipe
     from safeloader.observe import Recorder
 
 __all__ = ["PlainSamples", "PlainWay"]
@@ -252,7 +253,7 @@ class PlainWay:
 
     def begin(self, place: EnginePlace) -> None:
         """As `Way`."""
-        from safeloader.ffcv.process_backend import HostedFacts, HostedPlan, speak_through
+        from safeloader.ffcv.process_backend import HostedFacts, HostedPlan
 
         self.close()
         patches.threads_restored(require)

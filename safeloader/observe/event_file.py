@@ -8,13 +8,11 @@ that cannot be written never hurts training: that is told once, and the file giv
 from __future__ import annotations
 
 import json
-import math
 import os
 from dataclasses import fields
-from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
-from safeloader.observe.format import inline
+from safeloader.observe.format import inline, plain
 from safeloader.observe.log import logger
 
 if TYPE_CHECKING:
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
 
     from safeloader.observe.events import Happening
 
-__all__ = ["VERSION", "EventFile", "as_record", "plain"]
+__all__ = ["VERSION", "EventFile", "as_record"]
 
 VERSION = 1
 """Version of the lines. New keys and new events do not change it; a changed or removed one does."""
@@ -44,22 +42,6 @@ def as_record(event: Happening) -> dict[str, Any]:
         if field.name not in ("time", "loader"):
             record[field.name] = plain(getattr(event, field.name))
     return record
-
-
-def plain(value: object) -> Any:
-    """The nearest value JSON can hold: numbers of any library as numbers, unknown objects as text."""
-    if value is None or isinstance(value, (bool, str)):
-        return value
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, Real):
-        number = float(value)
-        return number if math.isfinite(number) else None
-    if isinstance(value, dict):
-        return {inline(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return inline(value)
 
 
 class EventFile:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["brief", "clock", "duration", "inline", "many", "samples", "stack_lines", "stack_place"]
+__all__ = ["brief", "clock", "duration", "inline", "many", "plain", "samples", "stack_lines", "stack_place"]
 
 # A row of a traceback, `File "x.py", line 3, in f`, or of faulthandler's, `File "x.py", line 3 in f`.
 _ROW = re.compile(r'^\s*File "(?P<file>.*)", line (?P<line>\d+),? in (?P<name>.+?)\s*$')
@@ -100,3 +102,19 @@ def _main_thread(stack: str) -> list[str]:
             blocks[-1].append(line.rstrip())
     current = [block for block in blocks if block[0].startswith("Current")]
     return (current or blocks)[-1]
+
+
+def plain(value: object) -> Any:
+    """The nearest value JSON can hold: numbers of any library as numbers, unknown objects as text."""
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        number = float(value)
+        return number if math.isfinite(number) else None
+    if isinstance(value, dict):
+        return {inline(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return inline(value)

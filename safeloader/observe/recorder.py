@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from safeloader.config import Settings
-    from safeloader.observe.stall import Stall
+    from safeloader.observe.stall_place import Stall
 
 __all__ = ["MOST_FAULTS", "Recorder", "keep_recorders"]
 

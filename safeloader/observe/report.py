@@ -6,9 +6,8 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from safeloader.observe.consumer_clock import Waits
-from safeloader.observe.event_file import plain
 from safeloader.observe.events import Fault, Replayed
-from safeloader.observe.format import brief, clock, duration, inline, many, samples, stack_lines
+from safeloader.observe.format import brief, clock, duration, inline, many, plain, samples, stack_lines
 from safeloader.observe.messages import line_for
 from safeloader.observe.timings import STAGES, WorkerTimes
 

@@ -7,7 +7,7 @@ import sys
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from safeloader.observe.event_file import plain
+from safeloader.observe.format import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

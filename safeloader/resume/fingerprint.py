@@ -12,7 +12,7 @@ from safeloader.resume.sampler_state import names_of
 from safeloader.runtime.child.dataset_state import is_stateful
 
 if TYPE_CHECKING:
-    from safeloader.loader import DataLoader
+    from torch.utils.data import DataLoader
 
 __all__ = ["check_same", "facts_of", "ranks"]
 
@@ -38,8 +38,13 @@ def ranks() -> list[int] | None:
     return None if here is None else list(here)
 
 
-def facts_of(loader: DataLoader[Any]) -> dict[str, Any]:
-    """What the stream of batches depends on, in plain words."""
+def facts_of(loader: DataLoader[Any], sample_rng: bool) -> dict[str, Any]:
+    """What the stream of batches depends on, in plain words.
+
+    Args:
+        loader: whose.
+        sample_rng: whether its policy keys generators by the sample.
+    """
     iterable = torch_private.is_iterable(loader)
     return {
         "style": "iterable" if iterable else "map",
@@ -52,7 +57,7 @@ def facts_of(loader: DataLoader[Any]) -> dict[str, Any]:
         "num_workers": loader.num_workers,
         "persistent_workers": bool(loader.persistent_workers),
         "generator": loader.generator is not None,
-        "sample_rng": loader._safe.settings.sample_rng,
+        "sample_rng": sample_rng,
         "ranks": ranks(),
     }
 

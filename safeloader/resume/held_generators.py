@@ -11,7 +11,7 @@ from safeloader import torch_private
 from safeloader.runtime.child.own_generators import OwnGenerators
 
 if TYPE_CHECKING:
-    from safeloader.loader import DataLoader
+    from torch.utils.data import DataLoader
 
 __all__ = ["held_now", "put_back"]
 
@@ -21,8 +21,8 @@ def held_now(loader: DataLoader[Any]) -> dict[str, Any] | None:
     return _held(loader, samplers=True).capture()
 
 
-def put_back(loader: DataLoader[Any], told: dict[str, Any] | None, samplers: bool) -> None:
-    """Set their states; those that are not there, since the dataset makes them later, are reported.
+def put_back(loader: DataLoader[Any], told: dict[str, Any] | None, samplers: bool) -> list[str]:
+    """Set their states. Returns the paths of those that are not there, since the dataset makes them later.
 
     Args:
         loader: whose they are.
@@ -30,14 +30,12 @@ def put_back(loader: DataLoader[Any], told: dict[str, Any] | None, samplers: boo
         samplers: those of the samplers, too, which did not restore themselves.
     """
     if told is None:
-        return
+        return []
     held = _held(loader, samplers)
     states = {path: entry for path, entry in told["states"].items() if samplers or not path.startswith("sampler")}
     here = held.known(states)
     held.restore({**told, "states": here})
-    if missing := [path for path in states if path not in here]:
-        safe = loader._safe
-        safe.recorder.replayed(0, safe.epochs, "missing", "generators", 0, 0, 0, ", ".join(missing), "goes on")
+    return [path for path in states if path not in here]
 
 
 def _held(loader: DataLoader[Any], samplers: bool) -> OwnGenerators:

@@ -6,34 +6,32 @@ supervisor told where it stands, generators as they were when the state was take
 
 from __future__ import annotations
 
-import itertools
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import DistributedSampler
 
 from safeloader import torch_private
 from safeloader.core.state import DatasetSnapshot, PlannedTask, State, WorkerCursor
-from safeloader.distributed import ElasticDistributedSampler
 from safeloader.errors import StateError
 from safeloader.lengths import length_of
 from safeloader.resume.checkpoint import LoaderCheckpoint, Moment, logical, moved_on, read, write
+from safeloader.resume.cursors import check_workers, opened, refuse_error
+from safeloader.resume.epoch_numbers import EpochWatch
 from safeloader.resume.fingerprint import check_same, facts_of
-from safeloader.resume.held_generators import held_now, put_back
-from safeloader.resume.sampler_state import Sampling, chain_of, generators_of
-from safeloader.runtime import by_value
-from safeloader.runtime.child import dataset_state, sample_rng
-from safeloader.runtime.child.generators import Generators
+from safeloader.resume.moments import Moments
+from safeloader.resume.sampler_state import Sampling, chain_of
+from safeloader.runtime.child import dataset_state
 
 if TYPE_CHECKING:
     import weakref
     from collections.abc import Callable
 
-    from safeloader.iterators import ProcessIterator
-    from safeloader.loader import DataLoader
+    from torch.utils.data import DataLoader
+
+    from safeloader.loader_face import LoaderFace
     from safeloader.runtime.trainer.driver import Driver
+    from safeloader.runtime.trainer.executor import Draws
 
 __all__ = ["EpochState", "ResumeKeeper"]
 
@@ -52,7 +50,7 @@ class EpochState:
     shared_seed: int | None = None
     draws: Any = None  # the sampler's iterator, while it is worth keeping
     driver: Driver | None = None
-    iterator: weakref.ref[ProcessIterator] | None = None
+    iterator: weakref.ref[Draws] | None = None
     batch: int = 0  # without workers: what was got ...
     last: Any = None  # ... the indices of the last ...
     taken: list[Any] | None = None  # ... and of one that is being loaded
@@ -61,46 +59,26 @@ class EpochState:
 
 
 class ResumeKeeper:
-    """Keeps one loader's state."""
+    """Keeps one loader's state.
 
-    def __init__(self) -> None:
+    Args:
+        face: the loader's.
+    """
+
+    def __init__(self, face: LoaderFace) -> None:
+        self._face = face
         self.pending: LoaderCheckpoint | None = None
         self.epoch: EpochState | None = None
         self.sample_seed: int | None = None
-        self._generators: Generators | None = None
-        self._epoch_seen: int | None = None  # by a distributed sampler
-        self._warned = False
+        self._moments = Moments(face)
+        self._epoch_watch = EpochWatch()
         self._ended = False  # the sampler stands at an epoch's end where it was put
-
-    # ------------------------------------------------------------ generators
-
-    def _moment(self, loader: DataLoader[Any]) -> Moment:
-        if self._generators is None:
-            self._generators = Generators()
-        own = {place: generator.get_state() for place, generator in generators_of(loader).items()}
-        return Moment(self._generators.capture(), own, held_now(loader))
-
-    def _put(self, loader: DataLoader[Any], moment: Moment, own: bool = True) -> None:
-        if self._generators is None:
-            self._generators = Generators()
-        put_back(loader, moment.held, samplers=own)
-        self._generators.restore(moment.program)
-        for place, generator in generators_of(loader).items() if own else ():
-            if place in moment.own:
-                generator.set_state(moment.own[place])
 
     # ------------------------------------------------------------ numbers
 
-    def tell_epoch(self, loader: DataLoader[Any], epoch: int) -> None:
-        """Tell samplers and dataset the number of the next epoch."""
-        for sampler in chain_of(torch_private.index_sampler(loader)):
-            if callable(getattr(sampler, "set_epoch", None)):
-                sampler.set_epoch(epoch)
-        sample_rng.tell_epoch(loader.dataset, epoch)
-
     def seed_for_samples(self, loader: DataLoader[Any]) -> int | None:
         """The seed of ``sample_rng``: the sampler's, which all ranks share, else that of the generator that is used."""
-        if not loader._safe.settings.sample_rng or torch_private.is_iterable(loader):
+        if not self._face.settings.sample_rng or torch_private.is_iterable(loader):
             return None
         if self.sample_seed is None:
             seeds = [getattr(sampler, "seed", None) for sampler in chain_of(torch_private.index_sampler(loader))]
@@ -111,19 +89,8 @@ class ResumeKeeper:
 
     def watch_epoch(self, loader: DataLoader[Any]) -> None:
         """Warn once of a distributed sampler that shuffles each epoch alike; for ``__iter__`` to call."""
-        if self.waits() is not None:
-            return
-        for sampler in chain_of(torch_private.index_sampler(loader)):
-            if isinstance(sampler, (DistributedSampler, ElasticDistributedSampler)) and sampler.shuffle:
-                known, self._epoch_seen = self._epoch_seen, sampler.epoch
-                if known == sampler.epoch and not self._warned:
-                    self._warned = True
-                    warnings.warn(
-                        f"{loader._safe.name}: a second epoch begins, and nobody has called set_epoch: the "
-                        "DistributedSampler gives the same order again. Call loader.set_epoch(epoch) before each epoch",
-                        UserWarning,
-                        stacklevel=3,
-                    )
+        if self.waits() is None:
+            self._epoch_watch.look(loader, self._face.name, stacklevel=3)
 
     def keep_generators(self, loader: DataLoader[Any]) -> Callable[[], None]:
         """Where living workers are gone on with, their iterator draws no seed: it was made long ago.
@@ -134,8 +101,8 @@ class ResumeKeeper:
         point = self.waits()
         if point is None or not (point.state.over and loader.persistent_workers):
             return lambda: None
-        before = self._moment(loader)
-        return lambda: self._put(loader, before)
+        before = self._moments.now(loader)
+        return lambda: self._moments.put(loader, before)
 
     # ------------------------------------------------------------ an epoch begins
 
@@ -152,11 +119,11 @@ class ResumeKeeper:
         """Before the sampler is asked for anything."""
         point = self.waits()
         if point is not None and not point.state.over:
-            self._put(loader, point.begin)
+            self._moments.put(loader, point.begin)
             if loader.num_workers and not point.facts["num_workers"]:  # without workers, that is before the seed
                 torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
         sampling = Sampling(torch_private.index_sampler(loader))
-        self.epoch = EpochState(number, self._moment(loader), sampling.begins)
+        self.epoch = EpochState(number, self._moments.now(loader), sampling.begins)
         if point is not None and not point.state.over:
             sampling.load({}, point.begins)
             self.epoch.begins = point.begins
@@ -171,14 +138,14 @@ class ResumeKeeper:
             self._ended = False
             return None if point is None else point.state, epoch.draws
         if point.facts["num_workers"] and not loader.num_workers:
-            self._put(loader, point.begin)  # with workers, that is after the seed
+            self._moments.put(loader, point.begin)  # with workers, that is after the seed
             draws = iter(sampling.sampler)
         if point.sampler["way"] != "replay":
             sampling.load(point.sampler, {})
             draws = iter(sampling.sampler)
         sampling.go_on(point.sampler, draws, point.state)
         self._ended = point.state.exhausted and point.sampler["way"] != "replay"
-        self._put(loader, point.now, own=point.sampler["way"] == "replay")
+        self._moments.put(loader, point.now, own=point.sampler["way"] == "replay")
         self.pending = None
         epoch.draws = draws
         return point.state, draws
@@ -189,8 +156,8 @@ class ResumeKeeper:
         Raises:
             StateError: the sampler can be iterated once only.
         """
-        sampling, now = Sampling(torch_private.index_sampler(loader)), self._moment(loader)
-        self._put(loader, epoch.begin)
+        sampling, now = Sampling(torch_private.index_sampler(loader)), self._moments.now(loader)
+        self._moments.put(loader, epoch.begin)
         sampling.load({}, epoch.begins)
         draws = iter(sampling.sampler)
         if draws is epoch.draws:
@@ -198,7 +165,7 @@ class ResumeKeeper:
         for _ in range(count):
             next(draws)
         if count:
-            self._put(loader, now)
+            self._moments.put(loader, now)
         epoch.draws = draws
         return draws
 
@@ -209,8 +176,8 @@ class ResumeKeeper:
         if self.pending is not None:
             return dict(self.pending.raw)
         epoch = self.epoch
-        state = _NOWHERE._replace(epoch=loader._safe.epochs) if epoch is None else self._where(loader, epoch)
-        sampling, now = Sampling(torch_private.index_sampler(loader)), self._moment(loader)
+        state = _NOWHERE._replace(epoch=self._face.epochs) if epoch is None else self._where(loader, epoch)
+        sampling, now = Sampling(torch_private.index_sampler(loader)), self._moments.now(loader)
         told = sampling.tell(None if epoch is None else epoch.draws, state)
         if told["way"] == "rewind":
             if loader.num_workers and not loader.in_order:
@@ -233,7 +200,7 @@ class ResumeKeeper:
             state = state._replace(workers=())
         return write(
             LoaderCheckpoint(
-                facts=facts_of(loader),
+                facts=facts_of(loader, self._face.settings.sample_rng),
                 begun=epoch is not None,
                 state=state,
                 base_seed=epoch.base_seed if epoch is not None else 0,
@@ -249,7 +216,7 @@ class ResumeKeeper:
 
     def moved_on(self, loader: DataLoader[Any], state: dict[str, Any]) -> dict[str, Any]:
         """A state that was taken a while ago, with the generators as they are now."""
-        return moved_on(state, self._moment(loader))
+        return moved_on(state, self._moments.now(loader))
 
     def _where(self, loader: DataLoader[Any], epoch: EpochState) -> State:
         if epoch.driver is None:
@@ -259,18 +226,17 @@ class ResumeKeeper:
         if state is None:
             raise StateError(
                 "the loader ended before its workers had begun the epoch, so where they stood is not known",
-                where=loader._safe.name,
+                where=self._face.name,
                 hint="take the state before close(), or go on from an earlier one",
             )
-        classes = epoch.driver.spec.classes
-        return state._replace(workers=tuple(_opened(standing, classes) for standing in state.workers))
+        return opened(state, epoch.driver.spec.classes)
 
     def _where_alone(self, loader: DataLoader[Any], epoch: EpochState) -> State:
         """Without workers: the dataset is asked itself."""
         iterable = torch_private.is_iterable(loader)
         iterator = getattr(epoch.fetcher, "dataset_iter", None)
         said = dataset_state.told(loader.dataset, iterator)
-        _refuse_error(said)
+        refuse_error(said)
         mark = DatasetSnapshot(epoch.batch, said, None) if said is not None else None
         ended = bool(getattr(epoch.fetcher, "ended", False))
         alone = WorkerCursor(epoch.batch, ended, None, None, mark)
@@ -290,9 +256,10 @@ class ResumeKeeper:
         if told == {}:
             self.pending = self.epoch = None
             return
-        point, here, sampling = read(told), facts_of(loader), Sampling(torch_private.index_sampler(loader))
+        point, here = read(told), facts_of(loader, self._face.settings.sample_rng)
+        sampling = Sampling(torch_private.index_sampler(loader))
         elastic = sampling.elastic and point.sampler["way"] == "rewind"
-        by_sample = here["sample_rng"] and here["style"] == "map" and not here["dataset_state"]
+        by_sample = here["sample_rng"] and here["style"] == "map" and not here["stateful"]
         check_same(point.facts, here, _PER_RANK if elastic else _WORKERS if by_sample else frozenset())
         if elastic and any(point.facts.get(name) != here[name] for name in _PER_RANK):
             self._load_elsewhere(loader, point)
@@ -300,38 +267,20 @@ class ResumeKeeper:
         if point.facts["num_workers"] != here["num_workers"]:
             point = logical(point, loader.num_workers)
         else:
-            _check_workers(point, max(loader.num_workers, 1))
+            check_workers(point, max(loader.num_workers, 1))
         if not point.begun or point.state.over:  # between epochs; in one, this waits for its sampler's iterator
             sampling.load(point.sampler, point.begins)
         self._ended = point.begun and point.state.over and point.sampler["way"] != "replay"
         self.pending, self.epoch, self.sample_seed = point, None, point.sample_seed
-        loader._safe.epochs = point.state.epoch + (point.begun and point.state.over)
-        self._put(loader, point.now, own=not point.begun or point.sampler["way"] == "replay")
+        self._face.epochs = point.state.epoch + (point.begun and point.state.over)
+        self._moments.put(loader, point.now, own=not point.begun or point.sampler["way"] == "replay")
 
     def _load_elsewhere(self, loader: DataLoader[Any], point: LoaderCheckpoint) -> None:
         """Another rank, world or batch size: only what all ranks share counts."""
         Sampling(torch_private.index_sampler(loader)).load(point.sampler, {})
         self.pending, self.epoch, self.sample_seed = None, None, point.sample_seed
         self._ended = point.begun and point.state.over
-        loader._safe.epochs = point.state.epoch + self._ended
-
-    @staticmethod
-    def packed(state: State, classes: list[type]) -> State:
-        """The same with what datasets said of themselves packed for the workers."""
-        return state._replace(workers=tuple(_closed(standing, classes) for standing in state.workers))
-
-    @staticmethod
-    def planned_first(state: State, draws: Any) -> Any:
-        """Without workers: what was planned elsewhere comes before further draws."""
-        planned = [task.indices for task in state.planned]
-        return itertools.chain(planned, () if state.exhausted else draws) if planned or state.exhausted else draws
-
-
-def _check_workers(point: LoaderCheckpoint, count: int) -> None:
-    state = point.state
-    needed = point.begun and (not state.over or point.facts["persistent_workers"])
-    if (needed and len(state.workers) != count) or any(task.worker not in range(count) for task in state.planned):
-        raise StateError("this state is damaged: it does not speak of each worker once")
+        self._face.epochs = point.state.epoch + self._ended
 
 
 _WORKERS = frozenset({"num_workers", "persistent_workers"})
@@ -343,23 +292,3 @@ class _NoDraws:
     def draw(self, drawn: list[Any]) -> None: ...
 
     def mend_draws(self, count: int) -> None: ...
-
-
-def _refuse_error(said: dict[str, Any] | None) -> None:
-    if said is not None and "error" in said:
-        raise StateError(f"the dataset's state_dict failed: {said['error']}")
-
-
-def _opened(standing: WorkerCursor, classes: list[type]) -> WorkerCursor:
-    """What the dataset said, as the user's own objects."""
-    if standing.mark is None or not isinstance(standing.mark.content, bytes):
-        return standing
-    said = by_value.loads(standing.mark.content, classes)
-    _refuse_error(said)
-    return standing._replace(mark=standing.mark._replace(content=said))
-
-
-def _closed(standing: WorkerCursor, classes: list[type]) -> WorkerCursor:
-    if standing.mark is None:
-        return standing
-    return standing._replace(mark=standing.mark._replace(content=by_value.dumps(standing.mark.content, classes)))

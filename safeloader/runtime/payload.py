@@ -38,7 +38,7 @@ class HostConfig(NamedTuple):
     name: str
     accelerators: bool
     trace: bool = False
-    chaos: tuple[str, str] | None = None  # a plan of faults, and the file that tells which were done
+    worker: tuple[str, tuple[str, ...]] | None = None  # what makes workers, as module:name, and its first arguments
     shared: bool = False  # of a pool's own processes: loaders come later
     trainer: tuple[str, int] = ("MainProcess", 0)  # name and pid; filled in by Spec
     shadow: bool | Literal["auto"] = False  # whether processes copy themselves

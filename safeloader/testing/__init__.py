@@ -4,16 +4,16 @@
 
     SAFELOADER_CHAOS="kill:worker=1,batch=12; hang:sample=77" python train.py
 
-    trainer: settings ──▶ plan.parse ──▶ HostConfig.chaos ──▶ process: chaotic.ChaoticWorker
-                             │ an error here, before anything starts        │ does it, when its sample or batch comes
-                             └──── a small file: how often each was done ◀──┘ (a new process does not repeat it)
+    trainer: settings ──▶ fault_plan.parse ──▶ HostConfig.worker ──▶ process: chaotic.ChaoticWorker
+                              │ an error here, before anything starts         │ does it, when its sample or batch comes
+                              └──── a small file: how often each was done ◀───┘ (a new process does not repeat it)
 
 Only worker processes are hurt, never the trainer. Without the setting, none of this is imported by a worker.
 """
 
 from __future__ import annotations
 
-from safeloader.testing.plan import KINDS, ChaosError, Planned, parse
+from safeloader.fault_plan import KINDS, ChaosError, Planned, parse
 from safeloader.testing.program import Chaos, chaos
 
 __all__ = ["KINDS", "Chaos", "ChaosError", "Planned", "chaos", "parse"]

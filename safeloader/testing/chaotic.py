@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from safeloader.fault_plan import ChaosError, Planned, parse
 from safeloader.runtime.child.worker import Loaded, Marks, Worker
-from safeloader.testing.plan import ChaosError, Planned, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from safeloader.runtime.child.generators import Generators
     from safeloader.runtime.child.worker import LoadSpec, WorkerPlace
-    from safeloader.testing.program import Handed
 
 __all__ = ["ChaoticWorker"]
 
@@ -44,14 +43,16 @@ class ChaoticWorker(Worker):
     """As a worker, but for what is planned.
 
     Args:
-        handed: plan and tally.
+        text: the plan.
+        tally: the file that tells how often each fault was done.
         name: the loader's.
         spec, dataset, collate_fn, init_fn, place, generators, marks, in_stream: as for ``Worker``.
     """
 
     def __init__(
         self,
-        handed: Handed,
+        text: str,
+        tally: str,
         name: str,
         spec: LoadSpec,
         dataset: Any,
@@ -62,11 +63,9 @@ class ChaoticWorker(Worker):
         marks: Marks,
         in_stream: Sequence[Any] = (),
     ) -> None:
-        self._tally = handed.tally
+        self._tally = tally
         self._plan = [
-            fault
-            for fault in parse(handed.text)
-            if fault.loader in (None, name) and fault.worker in (None, place.worker)
+            fault for fault in parse(text) if fault.loader in (None, name) and fault.worker in (None, place.worker)
         ]
         self._epoch, self._begun = place.epoch, place.position
         self._indices: Any = None  # of the batch in work; None while nothing is loaded, or old batches are replayed

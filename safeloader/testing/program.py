@@ -1,33 +1,22 @@
-"""The program's side: which plan is in force, and how often each of its faults was done."""
+"""The program's side: a plan that is in force, and how often each of its faults was done."""
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
-import tempfile
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from safeloader.observe.log import logger
-from safeloader.testing.plan import parse
+from safeloader.fault_plan import parse
+from safeloader.fault_tally import Handed, handed, new_tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from safeloader.testing.plan import Planned
+    from safeloader.fault_plan import Planned
 
 __all__ = ["Chaos", "Handed", "chaos", "handed"]
 
 _VARIABLE = "SAFELOADER_CHAOS"
-_announced: set[str] = set()
-_tallies: dict[str, str] = {}  # plan -> file; one for the whole program, so that a new loader repeats nothing
-
-
-class Handed(NamedTuple):
-    """What a worker process is given: the plan and the tally's file; plain values."""
-
-    text: str
-    tally: str
 
 
 class Chaos:
@@ -41,7 +30,7 @@ class Chaos:
 
     def __init__(self, text: str) -> None:
         self.planned = parse(text)
-        self._tally = _new_tally(text, len(self.planned))
+        self._tally = new_tally(text, len(self.planned))
 
     def done(self) -> dict[str, int]:
         """How often each fault was done so far, by its text."""
@@ -81,26 +70,3 @@ def chaos(text: str) -> Iterator[Chaos]:
             del os.environ[_VARIABLE]
         else:
             os.environ[_VARIABLE] = before
-
-
-def handed(text: str) -> Handed:
-    """What to give to the processes of a loader with this plan. The log says once that there is one."""
-    if text not in _announced:
-        _announced.add(text)
-        logger.warning("faults will be made on purpose in worker processes: %s", text)
-    return Handed(text, _tallies.get(text) or _new_tally(text, len(parse(text))))
-
-
-def _new_tally(text: str, faults: int) -> str:
-    descriptor, path = tempfile.mkstemp(prefix="safeloader-chaos-")
-    os.write(descriptor, bytes(faults))
-    os.close(descriptor)
-    _tallies[text] = path
-    atexit.register(_remove, path, os.getpid())
-    return path
-
-
-def _remove(path: str, owner: int) -> None:
-    if os.getpid() == owner:
-        with contextlib.suppress(OSError):
-            os.unlink(path)

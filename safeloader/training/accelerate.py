@@ -20,6 +20,7 @@ except ImportError as missing:
     raise ImportError("safeloader.training.accelerate needs Accelerate: pip install accelerate") from missing
 
 from safeloader.loader import DataLoader
+from safeloader.loader_state import moved_on
 from safeloader.training.guard import FiniteGuard
 
 if TYPE_CHECKING:
@@ -77,8 +78,7 @@ class _Prepared:
 
     def state_dict(self) -> dict[str, Any]:
         state = {name: value for name, value in self._loader.state_dict().items() if name != "_iterator_finished"}
-        inner: DataLoader[Any] = self._loader.base_dataloader
-        return inner._safe.keeper.moved_on(inner, state)
+        return moved_on(self._loader.base_dataloader, state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._loader.load_state_dict(state)

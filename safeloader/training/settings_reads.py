@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
 from safeloader.observe.log import logger
-from safeloader.setting_types import nearest
+from safeloader.spelling import nearest
 
 __all__ = ["SettingsCheck", "settings_check"]
 

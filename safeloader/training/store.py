@@ -149,7 +149,7 @@ class CheckpointStore:
         )
         manifest = {**asdict(found), "format": _FORMAT, "python": platform.python_version()}
         del manifest["path"]  # a folder may be moved
-        payload = {"parts": states, "collectives": each, "extra": to_plain(extra, "extra")}
+        payload = {"parts": states, "ranks": each, "extra": to_plain(extra, "extra")}
         try:
             atomic_file.write(found.path, payload, manifest)
         except CheckpointError as error:
@@ -263,14 +263,14 @@ class CheckpointStore:
 
         manifest, payload = atomic_file.read(path, check)
         found = known(path, manifest)
-        shapes = {"parts": dict, "collectives": list, "extra": dict}
+        shapes = {"parts": dict, "ranks": list, "extra": dict}
         if not isinstance(payload, dict) or not all(isinstance(payload.get(n), kind) for n, kind in shapes.items()):
             raise CheckpointError("its content is not that of a checkpoint", path=str(path))
-        if not payload["collectives"] or not all(
-            isinstance(one, dict) and {"generators", "loader"} <= set(one) for one in payload["collectives"]
+        if not payload["ranks"] or not all(
+            isinstance(one, dict) and {"generators", "loader"} <= set(one) for one in payload["ranks"]
         ):
             raise CheckpointError("its content is not that of a checkpoint: its ranks", path=str(path))
         bad = not_finite({**payload["parts"], "extra": payload["extra"]}, self.may_be_infinite)
         if bad:
             raise refusal(bad, found.step)
-        return Saved(found, payload["parts"], payload["collectives"], payload["extra"])
+        return Saved(found, payload["parts"], payload["ranks"], payload["extra"])

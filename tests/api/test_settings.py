@@ -260,9 +260,9 @@ def test_settings_read_the_environment_of_this_process(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     "imports",
     [
-        "import safeloader; get = safeloader.config",
-        "import safeloader, safeloader.config; get = safeloader.config",
-        "import safeloader; safeloader.Policy; safeloader.config; get = safeloader.config",
+        "import safeloader; get = safeloader.settings",
+        "import safeloader, safeloader.config; get = safeloader.settings",
+        "import safeloader; safeloader.Policy; get = safeloader.settings",
         "from safeloader.config import Policy; from safeloader import settings as get",
         "from safeloader import settings as get; from safeloader.config import Policy",
     ],

@@ -13,7 +13,7 @@ import torch.utils.data as tud
 from torch.utils.data.datapipes.iter import IterableWrapper
 from torch.utils.data.datapipes.map import SequenceWrapper
 
-from safeloader import DataLoader, Policy, torch_private
+from safeloader import DataLoader, Policy, torch_ambient, torch_private
 from tests.api.parity import data
 from tests.api.parity.reference import Job
 
@@ -285,7 +285,7 @@ def test_norms_are_those_of_each_tensor() -> None:
 
 
 def test_a_flag_of_torchs_is_read_and_set_and_one_that_is_not_there_is_none() -> None:
-    found = torch_private.flag("_get_cudnn_benchmark", "_set_cudnn_benchmark")
+    found = torch_ambient.flag("_get_cudnn_benchmark", "_set_cudnn_benchmark")
     assert found is not None
     get, put = found
     before = torch.backends.cudnn.benchmark
@@ -294,4 +294,4 @@ def test_a_flag_of_torchs_is_read_and_set_and_one_that_is_not_there_is_none() ->
         assert get() == torch.backends.cudnn.benchmark == (not before)
     finally:
         put(before)
-    assert torch_private.flag("_get_nothing_of_this_name", "_set_nothing_of_this_name") is None
+    assert torch_ambient.flag("_get_nothing_of_this_name", "_set_nothing_of_this_name") is None

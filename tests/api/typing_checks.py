@@ -20,7 +20,7 @@ from safeloader import (
     SafeLoaderError,
     Settings,
     SettingsError,
-    config,
+    settings,
 )
 
 
@@ -60,8 +60,8 @@ def a_subclass_stays_itself_in_a_with_statement(words: Dataset[str]) -> int:
 
 
 def settings_and_errors_are_typed(error: SafeLoaderError, bad: BadSampleError, part: NotCarriableError) -> None:
-    assert_type(config(), Settings)
-    assert_type(config().sources, dict[str, str])
+    assert_type(settings(), Settings)
+    assert_type(settings().sources, dict[str, str])
     assert_type(error.story, list[str])
     assert_type(error.report, Report | None)
     assert_type(part.path, str)

@@ -1,4 +1,4 @@
-"""What the tests of `carry` share: scripts in interpreters of their own, and memory files."""
+"""What the tests of `by_value` share: scripts in interpreters of their own, and memory files."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ ROOT = str(Path(__file__).resolve().parents[2])
 # What the scripts below import: carry objects into new interpreters, and tell what an expression gives there.
 _HELPER = """
 import json, mmap, os, subprocess, sys
-from safeloader.runtime import carry
+from safeloader.runtime import by_value
 
 READ = '''
 import json, mmap, os, sys
 fd, uses = int(sys.argv[1]), json.loads(sys.stdin.read())
 mapping = mmap.mmap(fd, 0, access=mmap.ACCESS_COPY)
-from safeloader.runtime import carry
+from safeloader.runtime import by_value
 for offset, use in uses:
     try:
-        obj, classes = carry.read(mapping, offset)
+        obj, classes = by_value.read(mapping, offset)
         said = repr(eval(use))
     except Exception as error:
         said = f"{type(error).__name__}: {error}"
@@ -40,9 +40,9 @@ for offset, use in uses:
 def put(*objects):
     fd, offsets, packs = os.memfd_create("carry"), [], []
     for obj in objects:
-        packs.append(carry.pack(obj))
+        packs.append(by_value.pack(obj))
         offsets.append(os.lseek(fd, -(-os.lseek(fd, 0, os.SEEK_CUR) // 4096) * 4096, os.SEEK_SET))
-        carry.write(packs[-1], fd)
+        by_value.write(packs[-1], fd)
     return fd, offsets, packs
 
 def fresh(fd, uses, inherited=()):

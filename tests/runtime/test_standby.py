@@ -157,9 +157,9 @@ def test_a_loader_that_never_iterates_leaves_nothing() -> None:
 
 TAKES_A_TURN = """
 import os, sys
-from safeloader.runtime.start import turnstile
-turnstile.PATIENCE = float(sys.argv[2])
-with turnstile.turn(int(sys.argv[1]), 0):
+from safeloader.runtime.start import import_slots
+import_slots.PATIENCE = float(sys.argv[2])
+with import_slots.turn(int(sys.argv[1]), 0):
     print("here", flush=True)
     sys.stdin.read()
 """

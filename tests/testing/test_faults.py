@@ -168,7 +168,7 @@ def test_the_variable_hurts_a_program_that_knows_nothing_of_it_and_a_new_loader_
 def test_without_a_plan_a_worker_imports_nothing_of_it() -> None:
     code = (
         "import sys, safeloader.runtime.child.process_main, safeloader.runtime.child.loop, safeloader.config; safeloader.config.resolve()\n"
-        "print([name for name in sys.modules if name.startswith(('safeloader.testing', 'safeloader.training'))])"
+        "print([name for name in sys.modules if name.startswith(('safeloader.testing', 'safeloader.training', 'safeloader.fault'))])"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert said.stdout.strip() == "[]"

@@ -23,7 +23,7 @@ import types
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from multiprocessing import context, resource_tracker
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cloudpickle
 from cloudpickle.cloudpickle import _dynamic_class_reduce
@@ -36,15 +36,24 @@ if TYPE_CHECKING:
     import pickle
     from collections.abc import Iterator
 
-    from safeloader.runtime.by_value import Packed
-
 # Below this size a buffer is cheaper inside the stream than with an entry of its own. Bytes.
 _IN_BAND = 1024
 
 _Handler = Callable[[Any, Any], Reduced]
 
 
-def pack_into(packed: Packed, obj: Any) -> None:
+class Parcel(Protocol):
+    """What is filled: a `safeloader.runtime.by_value.Packed`."""
+
+    stream: bytes
+    buffers: list[memoryview]
+    classes: list[type]
+    fds: list[int]
+    tracker: int | None
+    modules: tuple[str, ...]
+
+
+def pack_into(packed: Parcel, obj: Any) -> None:
     """Serialise `obj` into `packed`, whose descriptors the caller closes if this fails."""
     file = io.BytesIO()
 

@@ -9,7 +9,7 @@ storages.
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch.multiprocessing import get_sharing_strategy, reductions
@@ -21,11 +21,18 @@ from safeloader.runtime.by_value.kinds import RefusedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from safeloader.runtime.by_value.pickler import CarryPickler
-
 # Meta tensors have no memory and mean the same everywhere.
 _ANYWHERE = ("cpu", "meta")
 _SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+
+
+class Storages(Protocol):
+    """What a tensor's reduction needs of the pickler: a `safeloader.runtime.by_value.pickler.CarryPickler`."""
+
+    inherit: bool
+
+    def storage(self, storage: Any) -> Any:
+        """The one object that stands for this memory."""
 
 
 def handler_for(kind: type) -> Callable[[Any, Any], Any]:
@@ -37,7 +44,7 @@ def handler_for(kind: type) -> Callable[[Any, Any], Any]:
     return _reduce_plain if kind is torch.Tensor else _reduce_tensor
 
 
-def _reduce_tensor(_: CarryPickler, tensor: torch.Tensor) -> Any:
+def _reduce_tensor(_: Storages, tensor: torch.Tensor) -> Any:
     if tensor.device.type not in _ANYWHERE:
         _refuse_device(f"a tensor on {tensor.device}")
     if tensor.requires_grad and not tensor.is_leaf:
@@ -48,7 +55,7 @@ def _reduce_tensor(_: CarryPickler, tensor: torch.Tensor) -> Any:
     return NotImplemented
 
 
-def _reduce_plain(pickler: CarryPickler, tensor: torch.Tensor) -> Any:
+def _reduce_plain(pickler: Storages, tensor: torch.Tensor) -> Any:
     """Short cut for the common case: torch's own reduction takes ten times as long."""
     common = (
         tensor.device.type == "cpu"
@@ -67,12 +74,12 @@ def _reduce_plain(pickler: CarryPickler, tensor: torch.Tensor) -> Any:
     return rebuild.tensor_over, (storage, tensor.dtype, *shape, tensor.requires_grad)
 
 
-def _reduce_typed(pickler: CarryPickler, storage: Any) -> Any:
+def _reduce_typed(pickler: Storages, storage: Any) -> Any:
     untyped = pickler.storage(torch_private.untyped(storage))
     return reductions.rebuild_typed_storage, (untyped, storage.dtype)
 
 
-def _reduce_untyped(pickler: CarryPickler, storage: torch.UntypedStorage) -> Any:
+def _reduce_untyped(pickler: Storages, storage: torch.UntypedStorage) -> Any:
     if storage.device.type != "cpu":
         _refuse_device(f"memory on {storage.device}")
     canonical = pickler.storage(storage)

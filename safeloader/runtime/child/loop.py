@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import itertools
 import os
 import pickle
@@ -160,12 +161,11 @@ class WorkerHost(Copied):
         )
 
     def _worker_class(self) -> Callable[..., Worker]:
-        if self._config.chaos is None:
+        if self._config.worker is None:
             return Worker
-        from safeloader.testing.chaotic import ChaoticWorker
-        from safeloader.testing.program import Handed
-
-        return functools.partial(ChaoticWorker, Handed(*self._config.chaos), self._config.name)
+        place, first = self._config.worker
+        module, _, name = place.partition(":")
+        return functools.partial(getattr(importlib.import_module(module), name), *first)
 
     def _drop(self, worker: int) -> None:
         gone = self._workers.pop(worker, None)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from safeloader import torch_private
+from safeloader import torch_ambient
 from safeloader.runtime.isolation.guards import Guards, Irreversible
 from safeloader.runtime.isolation.python_states import python_states
 from safeloader.runtime.isolation.state import UNKNOWN, Surrounding
@@ -129,7 +129,7 @@ class Ambient:
             if given[number] is _FOLLOWS:
                 given[number] = self._states[number].clean(now[number])
         if torch.is_inference_mode_enabled() != view.inference:
-            self._inference = torch_private.enter_inference_mode(view.inference)
+            self._inference = torch_ambient.enter_inference_mode(view.inference)
             now = self._read(0, count)
         self._given = [now[i] if value is _FOLLOWS else value for i, value in enumerate(given)]
         if given != now:
@@ -169,7 +169,7 @@ class Ambient:
             self._keep(view, inner)
             self._inner = inner
         if self._inference is not None:
-            torch_private.leave_inference_mode(self._inference)
+            torch_ambient.leave_inference_mode(self._inference)
             self._inference = None
             inner = self._read(0, len(outside))
         if inner != outside:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from safeloader import torch_private
+from safeloader import torch_ambient
 from safeloader.runtime.isolation.state import Surrounding
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _SMALLEST = 5e-324  # false where denormal numbers count as zero
 
 def torch_states() -> list[Surrounding]:
     """All that this torch has."""
-    private, sharing = torch_private, torch.multiprocessing
+    private, sharing = torch_ambient, torch.multiprocessing
     return [
         Surrounding("gradients", torch.is_grad_enabled, private.set_grad_enabled, "clean", clean=True),
         _autocast(),
@@ -66,7 +66,7 @@ def _flags() -> Surrounding:
         *((f"_get_{name}", f"_set_{name}", clean) for name, clean in _FLAGS.items()),
         *((f"_get_{name}_sdp_enabled", f"_set_sdp_use_{name}", True) for name in _ATTENTION),
     ]
-    here = [(flag, clean) for get, put, clean in found if (flag := torch_private.flag(get, put)) is not None]
+    here = [(flag, clean) for get, put, clean in found if (flag := torch_ambient.flag(get, put)) is not None]
     gets, puts = [get for (get, _), _ in here], [put for (_, put), _ in here]
     clean = [clean for _, clean in here]
     return Surrounding("flags of torch", lambda: [get() for get in gets], _putting(puts), "clean", clean)
@@ -82,8 +82,8 @@ def _putting(puts: list[Callable[[Any], object]]) -> Callable[[list[Any]], None]
 
 def _autocast() -> Surrounding:
     """Whether it is on, and for which type, on each kind of device."""
-    devices = torch_private.autocast_devices()
-    enabled, dtype, anywhere = torch.is_autocast_enabled, torch.get_autocast_dtype, torch_private.any_autocast
+    devices = torch_ambient.autocast_devices()
+    enabled, dtype, anywhere = torch.is_autocast_enabled, torch.get_autocast_dtype, torch_ambient.any_autocast
 
     def get() -> tuple[list[str], list[torch.dtype]]:
         return [one for one in devices if enabled(one)] if anywhere() else [], [dtype(one) for one in devices]
@@ -99,7 +99,7 @@ def _autocast() -> Surrounding:
 
 def _uncached(enabled: bool) -> bool:
     """Off in a worker where the trainer is inside of ``autocast``: else both would share what is cached."""
-    return not torch_private.inside_autocast()
+    return not torch_ambient.inside_autocast()
 
 
 def _deterministic() -> tuple[bool, bool, bool]:

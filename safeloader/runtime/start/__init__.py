@@ -4,7 +4,7 @@
 
     trainer                                                    process
     Way("spawn").begin(...)  ──── exec ──────────────────────▶ interpreter ─▶ imports ─▶ ready ─▶ joins a loader
-                                     (more of them than cores: they take turns importing, ``turnstile``)
+                                     (more of them than cores: they take turns importing, ``import_slots``)
 
     Way("forkserver").begin(...) ── request ──▶ fork server ── fork ──▶ process ─▶ ready ─▶ joins a loader
          ForkServer, one a trainer              exec'ed once, imports once,

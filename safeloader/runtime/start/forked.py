@@ -18,15 +18,13 @@ import os
 import select
 import signal
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from safeloader.runtime import system
 from safeloader.runtime.start import bootstrap, client, phases
-from safeloader.runtime.start.launcher import LOST
-from safeloader.runtime.start.spawned import Spawned
+from safeloader.runtime.start.spawned import LOST, Spawned
 
 if TYPE_CHECKING:
-    from safeloader.runtime.start.launcher import Launcher
     from safeloader.runtime.start.surroundings import Surroundings
 
 __all__ = ["BORN", "EXITED", "REFUSED", "Forked"]
@@ -35,6 +33,22 @@ BORN, EXITED, REFUSED = range(3)
 _STATUS_DELAY = 1.0  # seconds between an exit and the server's word of it
 _MESSAGE = 1 << 16
 _STREAMS = 1, 2
+
+
+class Servers(Protocol):
+    """Where fork servers come from, and who is told what of them: a `safeloader.runtime.start.launcher.Launcher`."""
+
+    outdated: list[str]
+
+    def server(self, given: Surroundings) -> client.ForkServer:
+        """The server for these surroundings.
+
+        Raises:
+            Unavailable: there is none to be had.
+        """
+
+    def complain(self, why: str) -> None:
+        """Processes are spawned instead."""
 
 
 class Forked:
@@ -54,7 +68,7 @@ class Forked:
         why_lost: what is known then, for people.
     """
 
-    def __init__(self, way: Launcher, given: Surroundings, channel: int, stacks: int, modules: tuple[str, ...]) -> None:
+    def __init__(self, way: Servers, given: Surroundings, channel: int, stacks: int, modules: tuple[str, ...]) -> None:
         self.pid = 0
         self.returncode: int | None = None
         self.why_lost = "how is not known, as its fork server was gone"
