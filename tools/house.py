@@ -2,7 +2,7 @@
 
     python tools/house.py              what is measured, a line each
     python tools/house.py --limits     the same; exit status 1 where a limit is missed
-    python tools/house.py --violations what breaks the order of layers, as tests/known_violations.txt lists it
+    python tools/house.py --violations what breaks the order of layers
 
 All imports count, late ones and those for types only, too.
 """

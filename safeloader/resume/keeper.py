@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from safeloader.loader_face import LoaderFace
     from safeloader.runtime.trainer.driver import Driver
-    from safeloader.runtime.trainer.executor import Draws
+    from safeloader.runtime.trainer.planner import Draws
 
 __all__ = ["EpochState", "ResumeKeeper"]
 

@@ -1,4 +1,4 @@
-"""Facts about the system and the few calls that Python does not offer; every use of ctypes stands here.
+"""Facts about the system and the few calls that Python does not offer (``memory.mapping`` has those that map memory).
 
 Portable ways exist for each of them (macOS); ``SAFELOADER``'s tests switch them on under Linux by setting
 ``_SAFELOADER_PORTABLE=1``.
@@ -10,16 +10,11 @@ import contextlib
 import ctypes
 import errno
 import fcntl
-import functools
-import itertools
-import mmap
 import os
 import resource
-import select
 import signal
 import sys
 import tempfile
-import weakref
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,8 +24,6 @@ __all__ = [
     "HAS_MEMFD",
     "HAS_PIDFD",
     "HAS_SIGNAL_ON_HANGUP",
-    "Mapping",
-    "Witness",
     "cores",
     "die_with",
     "disregard",
@@ -57,20 +50,10 @@ INTERRUPT_SIGNAL = signal.SIGRTMIN + 8 if _LINUX else signal.SIGUSR2
 
 _F_SETSIG = 10
 _F_ADD_SEALS, _SEALS = 1033, 0x0001 | 0x0002 | 0x0004 | 0x0008
-_F_SEAL_WRITE = 0x0008
-_MADV_REMOVE = 9
-_MAP_FIXED = 0x10
-_MAP_FAILED = ctypes.c_void_p(-1).value
 
 _armed = -1  # the file description that ends this process with the trainer
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = [
-    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64,
-]  # fmt: skip
-_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+libc = ctypes.CDLL(None, use_errno=True)
 
 
 def memory_file(name: str) -> int:
@@ -125,136 +108,12 @@ def seal(descriptor: int) -> None:
         fcntl.fcntl(descriptor, _F_ADD_SEALS, _SEALS)
 
 
-class _Region:
-    """Is unmapped when it dies."""
-
-    __slots__ = ("__weakref__",)
-
-
-_regions: set[weakref.ref[_Region]] = set()
-
-
-class Mapping:
-    """Part of a file mapped shared and writable; unmapped when the last reference to it, or to a view, dies.
-
-    Python's ``mmap`` keeps a duplicate of the descriptor for each mapping (until 3.13), which would cost a descriptor
-    for every batch that is kept; this keeps none.
-
-    Args:
-        descriptor: an open file.
-        length: bytes; may reach beyond what is written yet (memory is used only where it is touched).
-        offset: bytes, a multiple of the page size.
-
-    Attributes:
-        address: where it lies.
-        array: the bytes, writable; views of it (numpy, torch, memoryview) keep it mapped.
-    """
-
-    __slots__ = ("address", "array", "length")
-
-    def __init__(self, descriptor: int, length: int, offset: int) -> None:
-        self.length = length
-        protection = mmap.PROT_READ | mmap.PROT_WRITE
-        region, addresses = _Region(), []  # type: tuple[_Region, list[int | None]]
-        # An exception can arrive between any two lines (Ctrl-C), but not within a call that runs no Python code. So the
-        # address is noted by the call that maps, and unmapping is one such call too: it is prepared before.
-        unmap = functools.partial(next, map(_libc.munmap, addresses, (length,)))
-        _regions.difference_update([known for known in list(_regions) if known() is None])
-        _regions.add(weakref.ref(region, unmap))
-        wanted = None, length, protection, mmap.MAP_SHARED, descriptor, offset
-        addresses.extend(itertools.starmap(_libc.mmap, (wanted,)))
-        address = addresses[0]
-        if address is None or address == _MAP_FAILED:
-            addresses.clear()
-            code = ctypes.get_errno()
-            raise OSError(code, f"cannot map {length:,} bytes of shared memory: {os.strerror(code)}")
-        self.address = address
-        self.array = (ctypes.c_char * length).from_address(self.address)
-        self.array.region = region  # type: ignore[attr-defined]
-
-    def view(self) -> memoryview:
-        """The bytes as a memoryview of unsigned chars."""
-        return memoryview(self.array).cast("B")
-
-    def make_private(self, used: int) -> None:
-        """Keep the address and the first ``used`` bytes, but no longer share them with anybody."""
-        content = bytes(self.view()[:used])
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
-        address = _libc.mmap(self.address, self.length, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
-        if address is None or address == _MAP_FAILED:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
-        self.view()[:used] = content
-
-    def release_memory(self, length: int) -> None:
-        """Give the first ``length`` bytes back to the system; they read as zeros then."""
-        _libc.madvise(self.address, min(length, self.length), _MADV_REMOVE)
-
-
 def _is_same(descriptor: int, other: int) -> bool:
     """True if both lead to the same file, pipe or socket."""
     try:
         return os.path.sameopenfile(descriptor, other)
     except OSError:
         return False
-
-
-class Witness:
-    """Tells the process that made it whether a fork of it, or a fork of that, still lives (and has not called exec).
-
-    It is a page of a memory file, mapped writable before the fork and unmapped in the parent after it. The kernel
-    refuses to seal a file against writing while anybody has it mapped so: nothing that a fork closes can hide it.
-    Elsewhere it is a pipe whose writing end the forks hold. What cannot be made never says that the forks are gone.
-    """
-
-    __slots__ = ("_address", "_reader", "_writer")
-
-    def __init__(self) -> None:
-        self._reader = self._writer = -1
-        self._address = 0
-        try:
-            if HAS_MEMFD:
-                self._reader = memory_file("witness")
-                os.ftruncate(self._reader, mmap.PAGESIZE)
-                protection = mmap.PROT_READ | mmap.PROT_WRITE
-                address = _libc.mmap(None, mmap.PAGESIZE, protection, mmap.MAP_SHARED, self._reader, 0)
-                if address is None or address == _MAP_FAILED:
-                    raise OSError(ctypes.get_errno(), "cannot map a page")
-                self._address = int(address)
-            else:
-                self._reader, self._writer = os.pipe()
-        except OSError:
-            self._close()
-
-    def made(self) -> None:
-        """The fork is made; for the parent to call."""
-        if self._address:
-            _libc.munmap(self._address, mmap.PAGESIZE)
-        if self._writer >= 0:
-            os.close(self._writer)
-            self._writer = -1
-
-    def gone(self) -> bool:
-        """True once no fork is left that was made with this witness."""
-        if self._reader < 0:
-            return False
-        try:
-            if self._address:
-                fcntl.fcntl(self._reader, _F_ADD_SEALS, _F_SEAL_WRITE)
-                return True
-            poller = select.poll()
-            poller.register(self._reader, select.POLLIN)
-            return bool(poller.poll(0))
-        except OSError:
-            return False
-
-    def _close(self) -> None:
-        if self._reader >= 0:
-            os.close(self._reader)
-            self._reader = -1
-
-    def __del__(self) -> None:
-        self._close()
 
 
 def die_with(lifeline: int) -> bool:
@@ -291,11 +150,11 @@ def disregard(*numbers: int) -> None:
     never hears of it, and system calls go on (``SA_RESTART``). What was ignored before stays so. A child that is
     forked and goes on without ``exec`` gets the usual handlers back.
     """
-    _libc.signal.restype = ctypes.c_void_p
-    _libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    libc.signal.restype = ctypes.c_void_p
+    libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
     for number in numbers:
         if signal.getsignal(number) is not signal.SIG_IGN and number not in _disregarded:
-            _libc.signal(number, ctypes.cast(_libc.abs, ctypes.c_void_p))
+            libc.signal(number, ctypes.cast(libc.abs, ctypes.c_void_p))
             _disregarded.append(number)
 
 

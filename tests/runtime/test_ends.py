@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import signal
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torch.utils.data import DataLoader as TorchLoader
 
-from safeloader import DataLoader, Policy
+from safeloader import DataLoader, Policy, WorkerPool
 from tests.fixtures_data import Draws, Orders
 from tests.runtime.conftest import Rig
 from tests.runtime.harness import (
@@ -19,6 +21,7 @@ from tests.runtime.harness import (
     COUNT,
     Epoch,
     digest,
+    driver_of,
     end,
     gone,
     kill_all,
@@ -32,6 +35,7 @@ from tests.runtime.harness import (
     seed,
     start_script,
 )
+from tests.until import until
 
 
 def test_a_loop_that_is_left_early_leaves_nothing() -> None:
@@ -70,6 +74,23 @@ def test_an_error_about_a_sample_that_ends_the_loop_leaves_nothing(processes: in
         for _ in loader:
             pass
     del loader
+
+
+@pytest.mark.usefixtures("forked")
+@pytest.mark.parametrize("kind", ["own", "none", "pool"])
+def test_what_ran_a_closed_loader_does_not_wait_for_the_garbage_collector(kind: str) -> None:
+    with WorkerPool(1) as pool:
+        given = {"own": {}, "none": {"max_processes": 0}, "pool": {"pool": pool}}[kind]
+        gc.disable()
+        try:
+            loader = make(Draws(COUNT), policy=Policy(**given))
+            next(iterator := iter(loader))
+            driver = weakref.ref(driver_of(iterator))
+            loader.close()
+            del iterator, loader  # it can still tell its state
+            until(lambda: driver() is None, 10)
+        finally:
+            gc.enable()
 
 
 def test_a_with_block_ends_the_processes_and_keeps_the_batches() -> None:

@@ -164,7 +164,8 @@ def made(dataset: Any, way: str, **more: Any) -> Iterator[DataLoader[Any]]:
             loader.policy.pool.close()
 
 
-PARTS = {"driver.py", "executor.py", "journal.py", "channel.py", "inbox.py", "codec.py", "supervisor.py", "sampler.py"}
+PARTS = {"driver.py", "loop.py", "process_table.py", "planner.py", "executor.py", "journal.py", "channel.py", "inbox.py",
+         "codec.py", "supervisor.py", "sampler.py"}  # fmt: skip
 
 
 @pytest.mark.parametrize(

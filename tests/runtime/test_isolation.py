@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader as TorchLoader
 
 from safeloader import BadSampleError, DataLoader, Policy
 from safeloader.runtime.isolation import Ambient
+from safeloader.runtime.trainer import loop
 from tests.runtime.ambient_data import (
     AMBIENT,
     DEEDS,
@@ -227,8 +228,8 @@ def test_where_no_process_can_be_had_it_is_left_out_and_said(
         worker_init_fn=leaves,
     )  # fmt: skip
     iterator = iter(loader)
-    driver, before = iterator._driver, program_state()  # type: ignore[attr-defined]
-    monkeypatch.setattr(driver, "start", _no_process)
+    before = program_state()
+    monkeypatch.setattr(loop, "Process", _no_process)
     seed()
     assert len(list(iterator)) == 8
     assert program_state() == before

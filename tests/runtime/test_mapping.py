@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from safeloader.runtime import system
+from safeloader.runtime.memory import mapping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,7 +42,7 @@ def interrupted(act: Callable[[], Any], at: int) -> bool:
     def trace(frame: Any, event: str, arg: Any) -> Any:
         nonlocal left
         frame.f_trace_opcodes = True
-        if event == "opcode" and frame.f_code.co_filename == system.__file__:
+        if event == "opcode" and frame.f_code.co_filename == mapping.__file__:
             left -= 1
             if left < 0:
                 raise Interrupt
@@ -62,7 +63,7 @@ def interrupted(act: Callable[[], Any], at: int) -> bool:
 def test_nothing_stays_mapped_wherever_mapping_is_interrupted(descriptor: int) -> None:
     before = mapped()
     for at in itertools.count():
-        done = not interrupted(lambda: system.Mapping(descriptor, mmap.PAGESIZE, 0), at)
+        done = not interrupted(lambda: mapping.Mapping(descriptor, mmap.PAGESIZE, 0), at)
         if mapped() != before:
             gc.collect()  # it takes long in a process with many tests behind it
         assert mapped() == before, f"interrupted at instruction {at}"
@@ -74,7 +75,7 @@ def test_nothing_stays_mapped_wherever_mapping_is_interrupted(descriptor: int) -
 @pytest.mark.skipif(not system.HAS_MEMFD, reason="counts the mappings of a memory file")
 def test_a_view_keeps_it_and_the_last_one_takes_it_along(descriptor: int) -> None:
     before = mapped()
-    view = system.Mapping(descriptor, 4 * mmap.PAGESIZE, 0).view()
+    view = mapping.Mapping(descriptor, 4 * mmap.PAGESIZE, 0).view()
     view[0] = 7
     assert mapped() == before + 1
     assert os.pread(descriptor, 1, 0) == b"\7"
@@ -84,5 +85,5 @@ def test_a_view_keeps_it_and_the_last_one_takes_it_along(descriptor: int) -> Non
 
 def test_what_cannot_be_mapped_is_an_error_and_no_more(descriptor: int) -> None:
     with pytest.raises(OSError, match="cannot map 4,096 bytes"):
-        system.Mapping(descriptor, 4096, 1)  # not a page's beginning
-    assert system.Mapping(descriptor, 4096, 0).view()[:1] == b"\0"
+        mapping.Mapping(descriptor, 4096, 1)  # not a page's beginning
+    assert mapping.Mapping(descriptor, 4096, 0).view()[:1] == b"\0"

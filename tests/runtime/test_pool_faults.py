@@ -277,7 +277,7 @@ def standby_of(pool: WorkerPool, loader: DataLoader[Any]) -> psutil.Process:
     """The standby, once it is ready; whoever waits for a batch hears of it, or looks."""
 
     def ready() -> int:
-        driver_of(loader._iterator)._look(0.05)
+        driver_of(loader._iterator).loop.look(0.05)
         return next((m.process.pid for m in pool.crew()._members.values() if m.standby and m.is_ready()), 0)
 
     return psutil.Process(until(ready))

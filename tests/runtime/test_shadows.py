@@ -59,12 +59,12 @@ def make(dataset: Any, **policy: Any) -> DataLoader[Any]:
 
 
 def shadow_pids(loader: DataLoader[Any]) -> list[int]:
-    return [pid for iterator in loader._safe.iterators for pid in driver_of(iterator).shadows.pids]
+    return [pid for iterator in loader._safe.iterators for pid in driver_of(iterator).loop.shadows.pids]
 
 
 def await_shadows(loader: DataLoader[Any], iterator: Any) -> None:
     """Wait until both processes have told of one."""
-    until(lambda: driver_of(iterator)._look(0.01) or len(shadow_pids(loader)) == 2)
+    until(lambda: driver_of(iterator).loop.look(0.01) or len(shadow_pids(loader)) == 2)
 
 
 def kill_processes(iterator: Any) -> None:
@@ -304,7 +304,7 @@ PROGRAM = """
         for _ in range(3):
             next(iterator)
         while len(shadow_pids(loader)) < 2:
-            driver_of(iterator)._look(0.01)
+            driver_of(iterator).loop.look(0.01)
         processes_of(loader)[0].kill()
         for _ in range(6):
             next(iterator)

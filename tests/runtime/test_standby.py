@@ -32,7 +32,7 @@ def wait_for_standby(loader: DataLoader[Any]) -> psutil.Process:
 
 def look(loader: DataLoader[Any]) -> None:
     """The trainer hears what there is to hear."""
-    driver_of(loader._iterator)._look(0.05)
+    driver_of(loader._iterator).loop.look(0.05)
 
 
 def told_of(loader: DataLoader[Any], process: psutil.Process) -> bool:

@@ -12,7 +12,7 @@ __all__ = ["IDLE", "Heartbeat", "HeartbeatReading"]
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from safeloader.runtime import system
+    from safeloader.runtime.memory.mapping import Mapping
 
 _WORK, _SAMPLE, _TAKEN, _PROGRESSED, _LEFT, _AWAITED, _REFUSED, _CANCELLED, _REPLAYED, _OF = range(10)
 IDLE = 0
@@ -37,7 +37,7 @@ class Heartbeat:
 
     __slots__ = ("_ints", "_mapping", "_times")
 
-    def __init__(self, mapping: system.Mapping) -> None:
+    def __init__(self, mapping: Mapping) -> None:
         self._mapping = mapping
         view = mapping.view()
         self._ints = view.cast("q")

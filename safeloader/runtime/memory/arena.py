@@ -15,6 +15,7 @@ import struct
 
 from safeloader.errors import StartError
 from safeloader.runtime import system
+from safeloader.runtime.memory.mapping import Mapping
 
 __all__ = ["Arena", "SlotTooSmall"]
 
@@ -49,7 +50,7 @@ class Arena:
             self._lay_out(slots)
         (self.window,) = _HEAD.unpack(os.pread(self.descriptor, _HEAD.size, 0))
         self._slots = os.fstat(self.descriptor).st_size // self.window - 1
-        self._mapped: dict[int, system.Mapping] = {}
+        self._mapped: dict[int, Mapping] = {}
 
     def _lay_out(self, slots: int) -> None:
         size, window = (_MEMORY_SIZE, _MEMORY_WINDOW) if system.HAS_MEMFD else (_FILE_SIZE, _FILE_WINDOW)
@@ -70,7 +71,7 @@ class Arena:
                 hint="raise the limit, or load in the main process: num_workers=0",
             ) from error
 
-    def map(self, slot: int, nbytes: int) -> system.Mapping:
+    def map(self, slot: int, nbytes: int) -> Mapping:
         """The slot's memory, at least ``nbytes`` of it. The same object as last time, unless it had to grow.
 
         Raises:
@@ -81,7 +82,7 @@ class Arena:
             mapping = self._mapped[slot] = self._map(slot, nbytes)
         return mapping
 
-    def _map(self, slot: int, nbytes: int) -> system.Mapping:
+    def _map(self, slot: int, nbytes: int) -> Mapping:
         if nbytes > self.window or slot >= self._slots:
             most = system.largest_file()
             why = "" if most is None else f" (no file may exceed {most:,} bytes: ulimit -f)"
@@ -92,11 +93,11 @@ class Arena:
         length = _FIRST_MAPPING
         while length < nbytes:
             length *= 4
-        return system.Mapping(self.descriptor, min(length, self.window), (slot + 1) * self.window)
+        return Mapping(self.descriptor, min(length, self.window), (slot + 1) * self.window)
 
-    def page(self, process: int) -> system.Mapping:
+    def page(self, process: int) -> Mapping:
         """The progress page of a process."""
-        return system.Mapping(self.descriptor, _PAGE, process * _PAGE)
+        return Mapping(self.descriptor, _PAGE, process * _PAGE)
 
     def free(self, slot: int) -> None:
         """Give a slot's memory back to the system."""

@@ -9,7 +9,7 @@ import torch
 
 if TYPE_CHECKING:
     from safeloader.runtime.memory.arena import Arena
-    from safeloader.runtime.system import Mapping
+    from safeloader.runtime.memory.mapping import Mapping
 
 __all__ = ["SlotWriter"]
 

@@ -8,22 +8,31 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from safeloader import clock
 from safeloader.runtime.channel import NonBlocking
 from safeloader.runtime.child.heartbeat import Heartbeat
-from safeloader.runtime.trainer.process import Exit, Process
+from safeloader.runtime.trainer.process_handle import Exit
 
 if TYPE_CHECKING:
     from safeloader.runtime.pool.pool_process import PoolProcess
-    from safeloader.runtime.pool.shared_pool import SharedPool
-    from safeloader.runtime.trainer.driver import Driver
+    from safeloader.runtime.pool.ports import PoolClient
 
 __all__ = ["PoolHandle"]
 
 
-class PoolHandle(Process):
+class Pool(Protocol):
+    """Who is told that a loader leaves."""
+
+    def spare(self, member: PoolProcess) -> None:
+        """It needs fewer processes."""
+
+    def vacate(self, seat: PoolHandle) -> None:
+        """A seat is empty."""
+
+
+class PoolHandle:
     """One loader's part of a process that it shares.
 
     Args:
@@ -36,7 +45,7 @@ class PoolHandle(Process):
         OSError: the process is gone, or the system has no descriptor left.
     """
 
-    def __init__(self, number: int, member: PoolProcess, driver: Driver, crew: SharedPool) -> None:
+    def __init__(self, number: int, member: PoolProcess, driver: PoolClient, crew: Pool) -> None:
         self.number = number
         self.member = member
         self.driver = driver
@@ -116,6 +125,9 @@ class PoolHandle(Process):
 
     def read_stacks(self) -> str:
         return self.member.process.read_stacks()
+
+    def stacks_soon(self) -> str:
+        return self.member.process.stacks_soon()
 
     def state(self) -> str:
         return self.member.process.state()

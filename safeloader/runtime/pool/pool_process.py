@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from safeloader import clock
 from safeloader.core import placement
@@ -14,10 +14,25 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from safeloader.runtime.child.heartbeat import Heartbeat
-    from safeloader.runtime.pool.pool_handle import PoolHandle
-    from safeloader.runtime.trainer.process import Exit, Process
+    from safeloader.runtime.pool.ports import PoolClient
+    from safeloader.runtime.trainer.process import Process
+    from safeloader.runtime.trainer.process_handle import Exit
 
 __all__ = ["Leftover", "PoolProcess"]
+
+
+class Seat(Protocol):
+    """A loader's place in the process.
+
+    Attributes:
+        driver: whose.
+        page: what the process does for it.
+        released: it has left.
+    """
+
+    driver: PoolClient
+    page: Heartbeat
+    released: bool
 
 
 class Leftover(NamedTuple):
@@ -36,7 +51,7 @@ class Fate(NamedTuple):
 
     exit: Exit
     memory_short: bool
-    culprit: PoolHandle | Leftover | None
+    culprit: Seat | Leftover | None
 
 
 class PoolProcess:
@@ -49,9 +64,9 @@ class PoolProcess:
 
     def __init__(self, process: Process, lock: threading.RLock) -> None:
         self.process = process
-        self.seats: list[PoolHandle] = []
+        self.seats: list[Seat] = []
         self.left: list[Leftover] = []
-        self.killer: PoolHandle | Leftover | None = None
+        self.killer: Seat | Leftover | None = None
         self.standby = False  # kept for when another is lost
         self._lock = lock
         self._fate: Fate | None = None
@@ -76,7 +91,7 @@ class PoolProcess:
         """
         hand_over(self.process.channel.socket, message, descriptors)
 
-    def condemn(self, culprit: PoolHandle | Leftover) -> None:
+    def condemn(self, culprit: Seat | Leftover) -> None:
         """End it, because of what it does for this one."""
         with self._lock:
             self.killer = self.killer or culprit
@@ -91,13 +106,13 @@ class PoolProcess:
                 self._fate = Fate(self.process.how_it_ended(), self.process.memory_was_short(), culprit)
             return self._fate
 
-    def lost_by(self, seat: PoolHandle) -> bool:
+    def lost_by(self, seat: Seat) -> bool:
         """True if it ended, or is about to, through the doing of another than this."""
         fate = self.fate()
         culprit = self.killer if fate is None else fate.culprit
         return culprit is not None and culprit is not seat
 
-    def works_for_others(self, seat: PoolHandle, stopped: bool) -> tuple[bool, float]:
+    def works_for_others(self, seat: Seat, stopped: bool) -> tuple[bool, float]:
         """Whether it works for somebody else now, and when it progressed with that, or finished it."""
         with self._lock:
             pages = [*(left.page for left in self.left), *(other.page for other in self.seats if other is not seat)]
@@ -112,12 +127,12 @@ class PoolProcess:
                 who.driver.attend(stopped=True)
         return True, there
 
-    def _in_work(self) -> PoolHandle | Leftover | None:
+    def _in_work(self) -> Seat | Leftover | None:
         self.left = [left for left in self.left if left.page.in_work]
-        whose: list[PoolHandle | Leftover] = [*self.left, *(seat for seat in self.seats if seat.page.in_work)]
+        whose: list[Seat | Leftover] = [*self.left, *(seat for seat in self.seats if seat.page.in_work)]
         return whose[0] if whose else None
 
-    def vacate(self, seat: PoolHandle) -> None:
+    def vacate(self, seat: Seat) -> None:
         self.seats.remove(seat)
         if seat.released and seat.page.in_work:
             setting_up = seat.page.read().setup is not None

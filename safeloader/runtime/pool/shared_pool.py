@@ -30,9 +30,8 @@ from safeloader.runtime.pool.standbys import Standbys
 from safeloader.runtime.trainer.process import Process
 
 if TYPE_CHECKING:
-    from safeloader.runtime.pool.standbys import Loss
+    from safeloader.runtime.pool.ports import PoolClient
     from safeloader.runtime.start.launcher import Launcher
-    from safeloader.runtime.trainer.driver import Driver
 
 __all__ = ["SharedPool"]
 
@@ -61,7 +60,7 @@ class SharedPool:
         self._lock = threading.RLock()
         self._members: dict[int, PoolProcess] = {}
         self._parting: list[PoolProcess] = []  # no further loader gets a seat there
-        self._drivers: dict[int, Driver] = {}
+        self._drivers: dict[int, PoolClient] = {}
         self._given: tuple[Payload, Arena] | None = None
         self._count = 0
         self._owner = os.getpid()
@@ -79,12 +78,12 @@ class SharedPool:
 
     # ------------------------------------------------------------ seats
 
-    def join(self, driver: Driver) -> None:
+    def join(self, driver: PoolClient) -> None:
         """A loader begins to use the pool."""
         with self._lock:
             self._drivers[id(driver)] = driver
 
-    def part(self, driver: Driver) -> None:
+    def part(self, driver: PoolClient) -> None:
         """It ends."""
         with self._lock:
             self._drivers.pop(id(driver), None)
@@ -100,7 +99,7 @@ class SharedPool:
             while sum(not m.standby for m in self._members.values()) < self.limit and not self.closed:
                 self._start()
 
-    def seat(self, driver: Driver, number: int) -> PoolHandle:
+    def seat(self, driver: PoolClient, number: int) -> PoolHandle:
         """A seat for a loader.
 
         Raises:
@@ -118,7 +117,7 @@ class SharedPool:
                 self._keep_standbys()
                 return seat
 
-    def _member_for(self, driver: Driver) -> PoolProcess:
+    def _member_for(self, driver: PoolClient) -> PoolProcess:
         if self.closed or self.foreign:
             raise OSError("the pool was closed" if self.closed else "the pool belongs to the process that made it")
         self._sweep()
@@ -128,7 +127,7 @@ class SharedPool:
         member.standby = False
         return member
 
-    def _choice(self, driver: Driver) -> PoolProcess | None:
+    def _choice(self, driver: PoolClient) -> PoolProcess | None:
         places = [member.place() for member in self._members.values()]
         chosen = placement.choose(places, id(driver), self.limit)
         return None if chosen is None else self._members[chosen]
@@ -182,7 +181,7 @@ class SharedPool:
 
     # ------------------------------------------------------------ standbys
 
-    def relieves(self, driver: Driver) -> bool:
+    def relieves(self, driver: PoolClient) -> bool:
         """Whether the next seat of this loader is in a process that is ready, so that it need not wait for a start."""
         with self._lock:
             self._sweep()
@@ -194,14 +193,6 @@ class SharedPool:
         with self._lock:
             self._sweep()
             self._keep_standbys()
-
-    @property
-    def has_losses(self) -> bool:
-        return self.standbys.has_losses
-
-    def losses(self) -> list[Loss]:
-        """The standbys that were lost, and that no loader was told of yet."""
-        return self.standbys.losses()
 
     def _keep_standbys(self) -> None:
         if self.closed or not self.standbys.kept:
@@ -222,7 +213,7 @@ class SharedPool:
 
     # ------------------------------------------------------------ the others' deadlines
 
-    def next_deadline(self, driver: Driver) -> float:
+    def next_deadline(self, driver: PoolClient) -> float:
         """The earliest of all the others, and of what others left behind."""
         now, earliest = clock_now(), self.standbys.due
         for other in list(self._drivers.values()):
@@ -233,7 +224,7 @@ class SharedPool:
                 earliest = min(earliest, due)
         return min([earliest, *(member.next_deadline() for member in list(self._members.values()) if member.left)])
 
-    def look_after_others(self, driver: Driver) -> None:
+    def look_after_others(self, driver: PoolClient) -> None:
         """Let those see to it for whom something is due."""
         now = clock_now()
         for other in list(self._drivers.values()):

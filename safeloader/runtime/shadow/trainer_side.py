@@ -8,7 +8,7 @@ import os
 import select
 import signal
 import socket
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from safeloader.core import messages as m
 from safeloader.runtime import system
@@ -20,16 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from safeloader.runtime.memory.arena import Arena
+    from safeloader.runtime.trainer.process_table import ProcessTable
 
 __all__ = ["ShadowProcesses"]
-
-
-class Loop(Protocol):
-    """What listens to descriptors, and takes events."""
-
-    def listen(self, descriptor: int, process: Any, hear: Callable[[Any], None]) -> None: ...
-    def forget(self, descriptor: int) -> None: ...
-    def do_and_tell(self, act: Callable[[], m.Event]) -> None: ...
 
 
 class ShadowProcess:
@@ -56,12 +49,19 @@ class ShadowProcesses:
     """One driver's.
 
     Args:
-        driver: whose.
+        processes: what listens to them.
+        do_and_tell: does something to its end, and tells what came of it.
         note: told of each, with the bytes that the one before it had to itself.
     """
 
-    def __init__(self, driver: Loop, note: Callable[[int], None]) -> None:
-        self._driver = driver
+    def __init__(
+        self,
+        processes: ProcessTable,
+        do_and_tell: Callable[[Callable[[], m.Event]], None],
+        note: Callable[[int], None],
+    ) -> None:
+        self._processes = processes
+        self._do_and_tell = do_and_tell
         self._note = note
         self._shadows: dict[int, ShadowProcess] = {}
         self._taken = 0
@@ -74,12 +74,12 @@ class ShadowProcesses:
         """A process says that it has copied itself; the copy's descriptors came with that."""
         self._taken += 1
         shadow = self._shadows[self._taken] = ShadowProcess(self._taken, pid, control, pidfd)
-        self._driver.listen(pidfd, shadow, self._ended)
+        self._processes.listen(pidfd, shadow, self._ended)
         self._note(private)
         return m.ShadowTaken(process, shadow.number)
 
     def _ended(self, shadow: ShadowProcess) -> None:
-        self._driver.do_and_tell(lambda: self._lost(shadow))
+        self._do_and_tell(lambda: self._lost(shadow))
 
     def _lost(self, shadow: ShadowProcess) -> m.Event:
         self.drop(shadow.number)
@@ -89,7 +89,7 @@ class ShadowProcesses:
         """End one, unless it is gone."""
         shadow = self._shadows.pop(number, None)
         if shadow is not None:
-            self._driver.forget(shadow.pidfd)
+            self._processes.forget(shadow.pidfd)
             shadow.close()
 
     def leave(self) -> None:

@@ -1,8 +1,7 @@
-"""The one loop: tells the supervisor what happened, carries out what it commands, and sleeps in between.
+"""What a loader's iterator speaks to: who may ask, what the consumer gets, and the end.
 
-It sleeps until the next deadline or the first message or death, whichever comes first. Everything runs in the thread
-that asks for a batch; there is no other. In the steady state a batch costs one read, one write, and no mapping.
-``hearing`` makes events of what processes say, ``acting`` carries commands out; this file is what joins them.
+Everything runs in the thread that asks for a batch; there is no other. In the steady state a batch costs one read, one
+write, and no mapping.
 """
 
 from __future__ import annotations
@@ -10,46 +9,38 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import select
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
 from safeloader import clock
 from safeloader.core import messages as m
-from safeloader.core.supervisor import Supervisor
-from safeloader.errors import ConcurrentUseError, LoaderClosedError
+from safeloader.errors import ConcurrentUseError, LoaderClosedError, StartError
 from safeloader.runtime.memory import codec
 from safeloader.runtime.memory.arena import Arena
-from safeloader.runtime.shadow.trainer_side import ShadowProcesses
-from safeloader.runtime.trainer.executor import Executor
 from safeloader.runtime.trainer.fork_views import Views, track
-from safeloader.runtime.trainer.inbox import Inbox
 from safeloader.runtime.trainer.inline import InlineBatch
-from safeloader.runtime.trainer.journal import Journal
-from safeloader.runtime.trainer.process import Process
-from safeloader.runtime.trainer.reporting import Reporter
+from safeloader.runtime.trainer.loop import Loop
 from safeloader.runtime.trainer.shield import Shield
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
     from safeloader.core.policy import CoreSettings
     from safeloader.core.state import State
+    from safeloader.core.supervisor import Supervisor
     from safeloader.observe.recorder import Recorder
     from safeloader.runtime.payload import Payload
     from safeloader.runtime.pool.shared_pool import SharedPool
     from safeloader.runtime.start.launcher import Launcher
     from safeloader.runtime.start.prestarted import Prestarted
-    from safeloader.runtime.trainer.executor import Draws
-    from safeloader.runtime.trainer.journal import Key
     from safeloader.runtime.trainer.outcome import Outcome
+    from safeloader.runtime.trainer.planner import Draws
 
 __all__ = ["Driver"]
 
-_LONGEST_SLEEP = 3600.0
 _PATIENCE = 1.0  # seconds until it is looked whether the holder of a lock still lives
 
 
@@ -78,22 +69,16 @@ class Driver:
     ) -> None:
         self.spec = spec
         self.way = way
-        self.stock = stock
         try:
             self.arena = Arena(slots=2 * settings.num_workers * settings.prefetch_factor + 8)
         except BaseException:
             spec.close()
             raise
-        self.processes: dict[int, Process] = {}
-        self._pids: dict[int, int] = {m.INLINE: os.getpid()}  # of those that are gone
         self.views = Views()
         self.outcome: Outcome | None = None  # what the consumer gets next; it stays until that is certain
         self.here = InlineBatch(None)  # what the trainer made and the consumer has not got, as far as is known
         self.told: list[m.GiveState] = []
         self.closed = False
-        self.drawing = False  # the sampler is asked for indices
-        self._poll = select.poll()
-        self._sources: dict[int, tuple[Any, Callable[[Any], None]]] = {}
         self.shield = Shield()
         self.raised: BaseException | None = None  # what ``next`` raised in the place of a batch
         self._whole = True  # the last call came to its end
@@ -101,26 +86,17 @@ class Driver:
         self._busy = threading.Lock()  # of the books: the consumer, or whoever looks after this loader for a moment
         self._attended_by = 0
         self.due = math.inf  # the next deadline, for the others of the pool
-        self._crew = crew
-        self._news = -1 if crew is None else crew.standbys.descriptor
         self._close_wanted = False
         self._owner = os.getpid()
         codec.Decoded.register(spec.config.token, spec.classes)
-        self._reporter = teller = Reporter(self, recorder)
-        self.shadows = ShadowProcesses(self, teller.shadowed)
-        self._inbox = Inbox(self, teller)
-        self.executor = Executor(self, teller, self._inbox, finish)
-        self.journal = Journal(Supervisor(settings), self.shield, self._inbox.events, self.executor.execute)
-        if crew is not None:
-            crew.join(self)
-            if self._news >= 0:
-                self._poll.register(self._news, select.POLLIN)
+        self.loop = Loop(self, way, settings, recorder, finish, stock, crew)
+        self.processes = self.loop.processes
         track(self)
         clock.start()
 
     @property
     def supervisor(self) -> Supervisor:
-        return self.journal.supervisor
+        return self.loop.supervisor
 
     # ------------------------------------------------------------ for the iterator
 
@@ -134,19 +110,19 @@ class Driver:
     ) -> None:
         """Start, or start over, or go on from a state. ``draws`` is its sampler."""
         with self._alone():
-            self.journal.run()  # what an interrupt has left undone is the last epoch's
+            self.loop.journal.run()  # what an interrupt has left undone is the last epoch's
             self.outcome = None
-            self.executor.new_epoch(epoch, shared_seed, told_epoch, 0 if state is None or state.over else state.drawn)
-        with self._alone(), self.executor.drawing(draws):
-            self._look(0.0)
+            drawn = 0 if state is None or state.over else state.drawn
+            self.loop.executor.new_epoch(epoch, shared_seed, told_epoch, drawn)
+        with self._alone(), self.loop.planner.drawing(draws):
+            self.loop.look(0.0)
             if state is not None:
-                self.tell(m.EpochResumed(state))
+                self.loop.tell(m.EpochResumed(state))
             if state is None or state.over:
-                self.tell(m.EpochBegan(epoch))
-            self.shield.do(self.executor.inspect_stopped)
-            self.journal.run()
+                self.loop.tell(m.EpochBegan(epoch))
+            self.loop.look_for_stopped()
             if self.way.complaints:
-                self._reporter.spawned_instead()
+                self._tell_complaints()
 
     def state(self, draws: Draws) -> State | None:
         """Where the consumer stands; None if the loader ended before that could be known.
@@ -155,15 +131,15 @@ class Driver:
         """
         request = m.StateRequested(self.outcome is None)
         if self.closed:
-            told = [] if self.journal.torn else self.supervisor.handle(request, clock.now())
+            told = [] if self.loop.journal.torn else self.supervisor.handle(request, clock.now())
             return next((c.state for c in told if isinstance(c, m.GiveState)), None)
-        with self._alone(), self.executor.drawing(draws):
-            self.journal.run()
+        with self._alone(), self.loop.planner.drawing(draws):
+            self.loop.journal.run()
             request = m.StateRequested(self.outcome is None)
             self.told.clear()
-            self.tell(request)
+            self.loop.tell(request)
             while not self.told:
-                self._wait()
+                self.loop.wait()
                 if self._close_wanted:
                     raise self._closed_error()
             return self.told.pop().state
@@ -176,18 +152,18 @@ class Driver:
             SafeLoaderError: no further batch can be had, or this one is bad.
             Exception: what loading this batch raised.
         """
-        with self._alone(), self.executor.drawing(draws):
-            self.journal.run()
+        with self._alone(), self.loop.planner.drawing(draws):
+            self.loop.journal.run()
             if self.outcome is None:  # else an interrupt came between a batch and its consumer
                 self.here.value = None  # the consumer has got it: nothing here keeps it any more
-                self.tell(m.BatchRequested())
+                self.loop.tell(m.BatchRequested())
             with self._awaiting():
                 while self.outcome is None:
-                    self._wait()
+                    self.loop.wait()
                     if self._close_wanted:
                         raise self._closed_error()
             if self.way.complaints:
-                self._reporter.spawned_instead()
+                self._tell_complaints()
             outcome = self.outcome
             error = None if outcome.fail is None else self._error(outcome.fail)
         if error is None:
@@ -206,6 +182,18 @@ class Driver:
             return self.shield.genuine(error)
         raise AssertionError("nothing was raised")
 
+    def _tell_complaints(self) -> None:
+        try:
+            self.loop.reporter.spawned_instead()
+        except StartError:
+            self.close()
+            raise
+
+    @property
+    def drawing(self) -> bool:
+        """Whether the sampler is asked for indices now."""
+        return self.loop.planner.asking
+
     @property
     def delivered(self) -> deque[tuple[int, int, int | None, object]]:
         """(epoch, batch, worker, indices) of the last batches, newest last."""
@@ -213,13 +201,10 @@ class Driver:
 
     @contextlib.contextmanager
     def _awaiting(self) -> Iterator[None]:
-        """Let a pool's processes know that somebody waits: they go on with that first."""
         try:
             yield
         finally:
-            if self._crew is not None:
-                for process in self.processes.values():
-                    process.page.wait(False)
+            self.loop.hurry(False)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -238,8 +223,7 @@ class Driver:
                 if self.closed:
                     raise self._closed_error()
                 if not self._whole:
-                    for process in list(self.processes.values()):
-                        self._inbox.hear(process)  # it may have been read, and not been understood
+                    self.loop.hear_again()
                 self._whole = False
                 yield
                 self.due, self._whole = self.supervisor.next_deadline(), True
@@ -267,51 +251,10 @@ class Driver:
             hint="begin a new epoch with iter(loader), or make a new loader if the loader was closed",
         )
 
-    # ------------------------------------------------------------ the loop
+    # ------------------------------------------------------------ for the loop, and for the others of a pool
 
-    def _wait(self) -> None:
-        self.due = deadline = self.supervisor.next_deadline()
-        if self._crew is not None:
-            deadline = min(deadline, self._crew.next_deadline(self))
-            for process in self.processes.values():
-                process.page.wait(True)
-        self._look(min(max(deadline - clock.now(), 0.0), _LONGEST_SLEEP))
-        if self._crew is not None:
-            self._crew.look_after_others(self)
-            if self._crew.has_losses:
-                self.shield.do(self._tell_losses)
-
-    def _tell_losses(self) -> None:
-        for loss in self._crew.losses() if self._crew is not None else ():
-            self._reporter.standby_lost(loss)
-
-    def _look(self, seconds: float) -> None:
-        """Hear everything there is to hear, waiting at most ``seconds`` for the first thing."""
-        for descriptor, events in self._poll.poll(int(seconds * 1000) + (seconds > 0)):
-            source = self._sources.get(descriptor)
-            if source is None or (self._close_wanted and not self.closed):
-                if descriptor == self._news and self._crew is not None:
-                    self.shield.do(self._crew.notice)
-                continue
-            process, hear = source
-            if events & select.POLLOUT and not process.channel.flush():
-                self._poll.modify(descriptor, select.POLLIN)
-            if events & ~select.POLLOUT:
-                hear(process)
-        if self.journal.inbox:
-            self.journal.run()
-        if self.supervisor.next_deadline() <= clock.now():
-            self.tell(m.ClockAdvanced())
-
-    def tell(self, event: m.Event) -> None:
-        """Tell an event, carry out the commands, and whatever follows from that, in order."""
-        if self.views.returned or self.views.kept:
-            self.views.tell_free(self._leases_returned)
-        self.journal.inbox.append(event)
-        self.journal.run()
-
-    def _leases_returned(self, leases: Iterable[m.Lease]) -> None:
-        self.journal.inbox.extend(map(m.LeaseReturned, leases))
+    def listens(self) -> bool:
+        return self.closed or not self._close_wanted
 
     def attend(self, stopped: bool = False) -> None:
         """Another loader of the pool waits, perhaps for what this one's samples do: look whether something is due.
@@ -324,10 +267,9 @@ class Driver:
         self._attended_by = threading.get_ident()
         try:
             if not self.closed:
-                self._look(0.0)
+                self.loop.look(0.0)
                 if stopped:
-                    self.shield.do(self.executor.inspect_stopped)
-                    self.journal.run()
+                    self.loop.look_for_stopped()
                 self.due = self.supervisor.next_deadline()
         finally:
             self._attended_by = 0
@@ -338,68 +280,6 @@ class Driver:
     @property
     def busy(self) -> bool:
         return self._busy.locked()
-
-    # ------------------------------------------------------------ what is listened to
-
-    def start(self, number: int, standby: bool, shadow: int | None = None) -> Process:
-        """A process of its own, or one that a shadow makes, or a seat in one of the pool's.
-
-        Raises:
-            OSError: the system cannot start another.
-        """
-        if self._crew is not None:
-            return self._crew.seat(self, number)
-        if shadow is not None:
-            return self.shadows.make(shadow, number, self.arena)
-        modules = self.spec.modules if standby else ()
-        process = (self.stock.take() if self.stock is not None else None) or Process(
-            self.way, self.spec.surroundings, modules
-        )
-        process.join(number, self.spec, self.arena)
-        return process
-
-    @property
-    def relieved(self) -> bool:
-        """Whether a process that is ready stands in for one that is lost; only a pool knows that by itself."""
-        return self._crew is not None and not self.closed and self._crew.relieves(self)
-
-    def add(self, process: Process) -> None:
-        """A process was started: listen to it."""
-        self.processes[process.number] = process
-        self.listen(process.channel.fileno(), process, self._inbox.hear)
-        if process.pidfd >= 0:
-            self.listen(process.pidfd, process, self._inbox.notice_exit)
-
-    def remove(self, process: Process) -> None:
-        """A process is gone, or abandoned."""
-        self._pids[process.number] = process.pid
-        del self.processes[process.number]
-        for descriptor in (process.channel.fileno(), process.pidfd, process.stacks):
-            self.forget(descriptor)
-
-    def pid_of(self, number: int) -> int | None:
-        """The pid behind a number of the books, for people; None where it is not known."""
-        process = self.processes.get(number)
-        return (process.pid if process is not None else self._pids.get(number)) or None
-
-    def listen(self, descriptor: int, process: Any, hear: Callable[[Any], None]) -> None:
-        """Have ``hear`` called with a process, or a shadow, when its descriptor can be read."""
-        self._sources[descriptor] = (process, hear)
-        self._poll.register(descriptor, select.POLLIN)
-
-    def do_and_tell(self, act: Callable[[], m.Event]) -> None:
-        """Do something to its end, and tell what came of it."""
-        self.shield.do(lambda: self.journal.inbox.append(act()))
-
-    def forget(self, descriptor: int) -> None:
-        if self._sources.pop(descriptor, None) is not None:
-            self._poll.unregister(descriptor)
-
-    def send(self, number: int, key: Key, *message: Any) -> None:
-        """Send a message, once for each key; what does not fit into the channel follows as soon as there is room."""
-        process = self.processes.get(number)
-        if process is not None and process.channel.send(message, key) and process.channel.fileno() in self._sources:
-            self._poll.modify(process.channel.fileno(), select.POLLIN | select.POLLOUT)
 
     # ------------------------------------------------------------ the end
 
@@ -422,12 +302,12 @@ class Driver:
         try:
             with self._busy:
                 self.closed = True
-                self.tell(m.CloseRequested())
+                self.loop.tell(m.CloseRequested())
                 while self.processes and self.supervisor.next_deadline() < math.inf:
-                    self._wait()
+                    self.loop.wait()
         finally:
             self._lock.release()
-            self._let_go()
+            self.loop.close()
 
     def leave(self) -> None:
         """This process is a fork of the trainer: the processes, and what they are told, are the parent's.
@@ -438,25 +318,8 @@ class Driver:
         if self.closed:
             return
         self.closed = True
-        for process in self.processes.values():
-            process.channel.close()
-        self.shadows.leave()
+        self.loop.leave()
         self.arena.close()
-
-    def _let_go(self) -> None:
-        for process in list(self.processes.values()):
-            process.release()
-            self.remove(process)
-            process.close()
-        self.shadows.drop_all()
-        if self._crew is not None:
-            self._crew.part(self)
-        codec.Decoded.forget(self.spec.config.token)
-        self.views.handed_over()
-        self.spec.close()
-        self.arena.close()
-        self.journal.close()  # what it calls refers to this object, which else would wait for the garbage collector
-        self.executor = self._inbox = self._reporter = self.shadows = None  # type: ignore[assignment]
 
 
 _ENTRIES = frozenset(method.__code__ for method in (Driver.begin_epoch, Driver.state, Driver.next, Driver.close))

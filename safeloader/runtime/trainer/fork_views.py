@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy
 
-from safeloader.runtime import system
+from safeloader.runtime.trainer.fork_witness import Witness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -35,7 +35,7 @@ __all__ = ["ForkSensitive", "Views", "track"]
 class _Seen(NamedTuple):
     """A fork, and the serial numbers of the leases that it may see."""
 
-    witness: system.Witness
+    witness: Witness
     serials: frozenset[int]
 
 
@@ -109,7 +109,7 @@ class Views:
         """A fork begins: what comes back from now on, it may see."""
         self._forking.add(threading.get_ident())
 
-    def forked(self, witness: system.Witness | None) -> None:
+    def forked(self, witness: Witness | None) -> None:
         """The fork is made (or failed); in the parent."""
         if witness is not None:
             self.forget_ended()  # a loader that stands idle while others fork must not gather witnesses
@@ -129,7 +129,7 @@ class ForkSensitive(Protocol):
 
 
 _tracked: weakref.WeakSet[ForkSensitive] = weakref.WeakSet()
-_forks: dict[int, tuple[list[ForkSensitive], system.Witness | None]] = {}  # that are being made, by thread
+_forks: dict[int, tuple[list[ForkSensitive], Witness | None]] = {}  # that are being made, by thread
 
 
 def track(who: ForkSensitive) -> None:
@@ -148,7 +148,7 @@ def _before() -> None:
     for one in tracked:
         one.views.hold()
     seen = any(one.views.alive for one in tracked)
-    _forks[threading.get_ident()] = tracked, system.Witness() if seen else None
+    _forks[threading.get_ident()] = tracked, Witness() if seen else None
 
 
 def _in_parent() -> None:

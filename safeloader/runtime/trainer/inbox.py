@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from safeloader.runtime.channel import FileQueue
-    from safeloader.runtime.trainer.driver import Driver
-    from safeloader.runtime.trainer.process import Process
-    from safeloader.runtime.trainer.reporting import Reporter
+    from safeloader.runtime.trainer.ports import Parts
+    from safeloader.runtime.trainer.process_handle import ProcessHandle
 
 __all__ = ["Inbox"]
 
@@ -30,9 +29,9 @@ _EXIT_DELAY = 1.0  # seconds between the end of a channel and that of its proces
 class Inbox:
     """Listens to one driver's processes."""
 
-    def __init__(self, driver: Driver, teller: Reporter) -> None:
-        self._driver = driver
-        self._reporter = teller
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._reporter = parts.reporter
         self._hearers: dict[int, Callable[..., list[m.Event]]] = {
             p.READY: self._ready,
             p.HOSTED: self._hosted,
@@ -51,20 +50,32 @@ class Inbox:
             p.DIFFERS: self._differs,
         }
 
+    def listen(self, process: ProcessHandle) -> None:
+        """A process was started."""
+        processes = self._parts.processes
+        processes[process.number] = process
+        processes.listen(process.channel.fileno(), process, self.hear)
+        if process.pidfd >= 0:
+            processes.listen(process.pidfd, process, self.notice_exit)
+
+    def close(self) -> None:
+        """Nothing is heard any more: let go of who would hear it."""
+        self._hearers.clear()
+
     # ------------------------------------------------------------ messages
 
-    def hear(self, process: Process) -> None:
+    def hear(self, process: ProcessHandle) -> None:
         """Read a channel to its end."""
         self._receive(process)
         if process.channel.ended:
-            self._driver.shield.do(lambda: self._ended(process))
+            self._parts.shield.do(lambda: self._ended(process))
 
-    def _receive(self, process: Process) -> None:
-        inbox = self._driver.journal.inbox
+    def _receive(self, process: ProcessHandle) -> None:
+        inbox = self._parts.journal.inbox
         process.channel.receive_into(lambda told: inbox.extend([ArrivedEvents(process, *message) for message in told]))
 
-    def _ended(self, process: Process) -> None:
-        self._driver.forget(process.channel.fileno())
+    def _ended(self, process: ProcessHandle) -> None:
+        self._parts.processes.forget(process.channel.fileno())
         self._exited(process)
 
     def events(self, arrived: ArrivedEvents) -> list[m.Event]:
@@ -72,64 +83,65 @@ class Inbox:
         process, number, message = arrived
         hearer = self._hearers[message[0]]
         if message[0] in _SELDOM:
-            found: list[m.Event] = self._driver.shield.run(
+            found: list[m.Event] = self._parts.shield.run(
                 ("message", process.number, number), lambda: hearer(process, *message[1:])
             )
             return found
         return hearer(process, *message[1:])
 
-    def _ready(self, process: Process, at: float) -> list[m.Event]:
+    def _ready(self, process: ProcessHandle, at: float) -> list[m.Event]:
         at = clock.at(at)
         process.settle()
-        self._driver.way.learn(at - process.started_at)
+        self._parts.way.learn(at - process.started_at)
         self._reporter.started(process)
         return [m.ProcessReady(process.number, at)]
 
-    def _left(self, process: Process) -> list[m.Event]:
+    def _left(self, process: ProcessHandle) -> list[m.Event]:
         process.turned_out()
         return []
 
-    def _shadowed(self, process: Process, pid: int, private: int, seconds: float, files: FileQueue) -> list[m.Event]:
-        return [self._driver.shadows.taken(process.number, pid, private, *files.take())]
+    def _shadowed(self, process: ProcessHandle, pid: int, private: int, _: float, files: FileQueue) -> list[m.Event]:
+        return [self._parts.shadows.taken(process.number, pid, private, *files.take())]
 
-    def _unshadowed(self, process: Process, why: str) -> list[m.Event]:
+    def _unshadowed(self, process: ProcessHandle, why: str) -> list[m.Event]:
         self._reporter.unshadowed(why)
         return []
 
-    def _differs(self, process: Process, *told: Any) -> list[m.Event]:
+    def _differs(self, process: ProcessHandle, *told: Any) -> list[m.Event]:
         self._reporter.differs(process, *told)
         return []
 
     def _hosted(
-        self, process: Process, worker: int, states: Any, at: float, begin: Any, compared: int, lost: tuple[str, ...]
-    ) -> list[m.Event]:
+        self, process: ProcessHandle, worker: int, states: Any, at: float, begin: Any, compared: int,
+        lost: tuple[str, ...],
+    ) -> list[m.Event]:  # fmt: skip
         if lost:
             self._reporter.not_restored(worker, lost)
         return [m.WorkerReady(process.number, worker, clock.at(at), states, begin, compared)]
 
     @staticmethod
-    def _diverged(process: Process, worker: int, at: float, *how: Any) -> list[m.Event]:
+    def _diverged(process: ProcessHandle, worker: int, at: float, *how: Any) -> list[m.Event]:
         return [m.WorkerDiverged(process.number, worker, clock.at(at), *how)]
 
     def _loaded(
-        self, process: Process, task: int, nbytes: int, stream: bytes, place: Any, pieces: Any, states_at: Any,
+        self, process: ProcessHandle, task: int, nbytes: int, stream: bytes, place: Any, pieces: Any, states_at: Any,
         taken_at: float, finished_at: float, dropped: Any, said_at: Any, collated_at: float, digest: bytes,
     ) -> list[m.Event]:  # fmt: skip
         self._reporter.loaded(process, task, taken_at, collated_at, finished_at, nbytes)
         states = said = None
         if said_at is not None:
-            record = self._driver.supervisor.tasks.get(task)
+            record = self._parts.journal.supervisor.tasks.get(task)
             if record is None or record.lease is None:
                 return []  # nobody waits for it any more
             start, length = said_at
-            view = self._driver.arena.map(record.lease.slot, start + length).view()
+            view = self._parts.arena.map(record.lease.slot, start + length).view()
             said = m.WorkerMarked(process.number, record.worker, bytes(view[start : start + length]))
         if states_at is not None:
-            record = self._driver.supervisor.tasks.get(task)
+            record = self._parts.journal.supervisor.tasks.get(task)
             if record is None or record.lease is None:
                 return []  # nobody waits for it any more
             start, length = states_at
-            memory = self._driver.arena.map(record.lease.slot, start + length).view()
+            memory = self._parts.arena.map(record.lease.slot, start + length).view()
             states = States(*pickle.loads(memory[start : start + length]))
         batch = (stream, place, pieces, nbytes)
         times = clock.at(taken_at), clock.at(finished_at)
@@ -137,47 +149,47 @@ class Inbox:
         return [loaded] if said is None else [loaded, said]
 
     def _empty(
-        self, process: Process, task: int, states: Any, taken_at: float, finished_at: float, dropped: Any,
+        self, process: ProcessHandle, task: int, states: Any, taken_at: float, finished_at: float, dropped: Any,
         digest: bytes,
     ) -> list[m.Event]:  # fmt: skip
         times = clock.at(taken_at), clock.at(finished_at)
         return [m.TaskLoaded(process.number, task, None, 0, states, *times, dropped, digest)]
 
     def _raised(
-        self, process: Process, task: int, error: bytes, sample: int | None, unpicklable: bool, states: Any, at: float,
-        digest: bytes,
+        self, process: ProcessHandle, task: int, error: bytes, sample: int | None, unpicklable: bool, states: Any,
+        at: float, digest: bytes,
     ) -> list[m.Event]:  # fmt: skip
         cause = "unpicklable" if unpicklable else "raised"
         return [m.TaskRaised(process.number, task, error, cause, sample, states, clock.at(at), digest)]
 
     # ------------------------------------------------------------ ends
 
-    def notice_exit(self, process: Process) -> None:
+    def notice_exit(self, process: ProcessHandle) -> None:
         """A process ended, or closed its channel, which it does only when it ends."""
-        self._driver.shield.do(lambda: self._exited(process))
+        self._parts.shield.do(lambda: self._exited(process))
 
-    def _exited(self, process: Process) -> None:
-        if process.number not in self._driver.processes:
+    def _exited(self, process: ProcessHandle) -> None:
+        if process.number not in self._parts.processes:
             return
         if process.pidfd < 0:
             self._await_exit(process)
         if not process.exited():
             return  # pidfd will tell
         self._receive(process)
-        self._driver.remove(process)
+        self._parts.processes.remove(process)
         progress = process.page.read()
         event = m.ProcessExited(
             process.number, process.how_it_ended().detail, progress.task, progress.setup, progress.sample,
-            process.read_stacks() or None, process.memory_was_short(), self._driver.relieved,
+            process.read_stacks() or None, process.memory_was_short(), self._parts.relieved(),
         )  # fmt: skip
         forfeited = process.forfeited()
         process.close()
         if forfeited:
-            self._driver.journal.inbox.append(m.ProcessLostElsewhere(process.number))
-        self._driver.journal.inbox.append(event)
+            self._parts.journal.inbox.append(m.ProcessLostElsewhere(process.number))
+        self._parts.journal.inbox.append(event)
 
     @staticmethod
-    def _await_exit(process: Process) -> None:
+    def _await_exit(process: ProcessHandle) -> None:
         """Without pidfd the channel's end is all there is: the exit follows at once, or is made to."""
         end = monotonic() + _EXIT_DELAY
         while not process.exited():
@@ -189,20 +201,20 @@ class Inbox:
 
     # ------------------------------------------------------------ stacks
 
-    def await_stacks(self, process: Process) -> None:
+    def await_stacks(self, process: ProcessHandle) -> None:
         """Ask for the Python stacks; they come through a pipe, which a crash writes to as well."""
         process.read_stacks()
         process.ask_for_stacks()
-        self._driver.listen(process.stacks, process, self._stacks)
+        self._parts.processes.listen(process.stacks, process, self._stacks)
 
-    def _stacks(self, process: Process) -> None:
+    def _stacks(self, process: ProcessHandle) -> None:
         """Read until faulthandler pauses: it writes piece by piece, within microseconds."""
-        self._driver.shield.do(lambda: self._read_stacks(process))
+        self._parts.shield.do(lambda: self._read_stacks(process))
 
-    def _read_stacks(self, process: Process) -> None:
+    def _read_stacks(self, process: ProcessHandle) -> None:
         text, before = process.read_stacks(), ""
         while text != before:
             time.sleep(0.002)
             text, before = process.read_stacks(), text
-        self._driver.forget(process.stacks)
-        self._driver.journal.inbox.append(m.StacksCaptured(process.number, text))
+        self._parts.processes.forget(process.stacks)
+        self._parts.journal.inbox.append(m.StacksCaptured(process.number, text))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from safeloader.core import messages as m
     from safeloader.core.supervisor import Supervisor
-    from safeloader.runtime.trainer.process import Process
+    from safeloader.runtime.trainer.process_handle import ProcessHandle
     from safeloader.runtime.trainer.shield import Shield
 
 __all__ = ["ArrivedEvents", "Journal", "Key"]
@@ -39,7 +39,7 @@ Key = tuple[int, int]
 class ArrivedEvents(NamedTuple):
     """A message of a process. ``number`` counts those of its channel."""
 
-    process: Process
+    process: ProcessHandle
     number: int
     message: tuple[Any, ...]
 
@@ -71,23 +71,24 @@ class Journal:
     Args:
         supervisor: it, before its first event.
         shield: does what must not be broken off.
-        events: what a message means.
-        execute: carries out a command; whether it was begun before is said.
     """
 
-    def __init__(
-        self,
-        supervisor: Supervisor,
-        shield: Shield,
-        events: Callable[[ArrivedEvents], list[m.Event]],
-        execute: Callable[[Any, Key, bool], None],
-    ) -> None:
+    def __init__(self, supervisor: Supervisor, shield: Shield) -> None:
         self.supervisor = supervisor
         self.inbox: deque[Any] = deque()
         self._shield = shield
-        self._events = events
-        self._execute = execute
         self._page = _Page(duplicate(supervisor), 0)
+
+    def connect(
+        self, events: Callable[[ArrivedEvents], list[m.Event]], execute: Callable[[Any, Key, bool], None]
+    ) -> None:
+        """Before anything is told.
+
+        Args:
+            events: what a message means.
+            execute: carries out a command; whether it was begun before is said.
+        """
+        self._events, self._execute = events, execute
 
     @property
     def torn(self) -> bool:
@@ -104,6 +105,10 @@ class Journal:
         """Tell what a command has led to; once, though it may be carried out again."""
         if not again or not any(_is_produced(item, key, type(event)) for item in list(self.inbox)):
             self.inbox.append(_Produced(key, event))
+
+    def do_and_tell(self, act: Callable[[], m.Event]) -> None:
+        """Do something to its end, and tell what came of it."""
+        self._shield.do(lambda: self.inbox.append(act()))
 
     def run(self) -> None:
         """Until nothing is left to be told or carried out."""

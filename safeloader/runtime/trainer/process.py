@@ -8,7 +8,7 @@ import select
 import signal
 import socket
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from safeloader import clock
 from safeloader.runtime import protocol as p
@@ -16,6 +16,7 @@ from safeloader.runtime import system
 from safeloader.runtime.channel import NonBlocking
 from safeloader.runtime.child.heartbeat import Heartbeat
 from safeloader.runtime.start.launcher import LOST
+from safeloader.runtime.trainer.process_handle import Exit
 
 if TYPE_CHECKING:
     from safeloader.runtime.memory.arena import Arena
@@ -23,22 +24,16 @@ if TYPE_CHECKING:
     from safeloader.runtime.start.launcher import Launcher
     from safeloader.runtime.start.surroundings import Surroundings
 
-__all__ = ["Exit", "Process"]
+__all__ = ["Process"]
 
 _STACK_LIMIT = 1 << 20
 _MOMENT = 100  # milliseconds
 _LITTLE_MEMORY = 0.05  # share of all memory; a SIGKILL below it is taken for the kernel's own
 
 
-class Exit(NamedTuple):
-    """How a process ended."""
-
-    detail: str
-    killed: bool
-
-
 class Process:
-    """A process that runs ``safeloader.runtime.child.process_main``. It serves nobody until it joins.
+    """A process that runs ``safeloader.runtime.child.process_main``. It serves nobody until it joins; then it is
+    the ``ProcessHandle`` of one loader.
 
     Args:
         way: how it comes to be.
@@ -98,62 +93,52 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """0 while it is not known."""
         return self._body.pid
 
     @property
     def phase(self) -> str:
-        """How far its start is, for people."""
         return self._body.phase
 
     def settle(self) -> None:
-        """It spoke: know its pid."""
         self._body.settle()
 
     @property
     def pidfd(self) -> int:
-        """Becomes readable when ``exited`` should be asked; -1 where the system has no such thing."""
         return self._body.pidfd
 
     # ------------------------------------------------------------ its end
 
     def exited(self) -> bool:
-        """True once the system has confirmed the exit (and the process is reaped)."""
+        """The process is reaped then, too."""
         return self._body.poll() is not None
 
     def kill(self) -> None:
-        """SIGKILL; reaches a stopped process, too."""
         if not self.exited():
             self._body.send_signal(signal.SIGKILL)
 
     def release(self) -> None:
-        """Be rid of it, now."""
         self.kill()
 
     def turned_out(self) -> None:
-        """It goes on without this loader; only a pool's says so."""
+        """It never says so."""
 
     def elsewhere(self, state: str) -> tuple[bool, float]:
-        """Whether it works for another loader now, and when that progressed last."""
         return False, 0.0
 
     def forfeited(self) -> bool:
-        """True if it is lost, or about to be, through another loader's doing."""
         return False
 
     def ask_to_end(self) -> None:
-        """Close our side of the channel: the process ends when it is done with what it has in work."""
+        """Close our side of the channel."""
         if self._joined:
             self.page.leave()
         self.channel.shut()
 
     def ask_for_stacks(self) -> None:
-        """Let faulthandler write the Python stacks; works while the GIL is held, not while stopped."""
         if not self.exited():
             self._body.send_signal(system.STACK_SIGNAL)
 
     def read_stacks(self) -> str:
-        """What faulthandler has written so far, on request or in a crash."""
         with contextlib.suppress(BlockingIOError, OSError):
             while len(self._stack_text) < _STACK_LIMIT:
                 data = os.read(self.stacks, 1 << 16)
@@ -163,7 +148,6 @@ class Process:
         return self._stack_text.decode(errors="replace").strip()
 
     def stacks_soon(self) -> str:
-        """The Python stacks, if they come within a moment."""
         self.ask_for_stacks()
         poller = select.poll()
         poller.register(self.stacks, select.POLLIN)
@@ -178,7 +162,6 @@ class Process:
         return system.process_state(self.pid)
 
     def how_it_ended(self) -> Exit:
-        """The exit in words; only once ``exited``."""
         code = self._body.poll()
         if code == LOST:
             return Exit(self._body.why_lost, killed=True)
@@ -191,13 +174,11 @@ class Process:
         return Exit(name, killed=name == "SIGKILL")
 
     def memory_was_short(self) -> bool:
-        """True if a SIGKILL looks like the kernel's: its counter moved, or there is little memory left."""
         if not self.how_it_ended().killed:
             return False
         return system.oom_kills() > self._oom_kills or system.share_of_memory_left() < _LITTLE_MEMORY
 
     def close(self) -> None:
-        """Close our descriptors; the process must be gone, or abandoned."""
         self.channel.close()
         self._body.close()
         if self.stacks >= 0:

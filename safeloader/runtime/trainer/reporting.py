@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from safeloader.core import messages as m
     from safeloader.observe.recorder import Recorder
     from safeloader.runtime.pool.standbys import Loss
-    from safeloader.runtime.trainer.driver import Driver
-    from safeloader.runtime.trainer.process import Process
+    from safeloader.runtime.start.launcher import Launcher
+    from safeloader.runtime.trainer.journal import Journal
+    from safeloader.runtime.trainer.process_handle import ProcessHandle
 
 __all__ = ["Reporter"]
 
@@ -31,12 +32,14 @@ class Reporter:
     """Speaks for one driver.
 
     Args:
-        driver: whose books are told of.
+        journal: has the books that are told of.
+        way: how processes come to be.
         recorder: who keeps and tells it.
     """
 
-    def __init__(self, driver: Driver, recorder: Recorder) -> None:
-        self._driver = driver
+    def __init__(self, journal: Journal, way: Launcher, recorder: Recorder) -> None:
+        self._journal = journal
+        self._way = way
         self._recorder = recorder
         self._pending: list[tuple[int, float, int]] = []  # fault, since when, the batch it held up
         self._epoch_started_with = recorder.batches
@@ -44,18 +47,18 @@ class Reporter:
 
     # ------------------------------------------------------------ reports
 
-    def started(self, process: Process) -> None:
-        if changed := [*source_changes.changed(), *self._driver.way.outdated]:
+    def started(self, process: ProcessHandle) -> None:
+        if changed := [*source_changes.changed(), *self._way.outdated]:
             self._recorder.code_changed(changed)
-        books = self._driver.supervisor.fleet.processes.get(process.number)
+        books = self._journal.supervisor.fleet.processes.get(process.number)
         workers = sorted(books.workers) if books is not None else []
         self._recorder.started(process.pid, workers, clock.now() - process.started_at)
 
-    def differs(self, process: Process, what: list[str]) -> None:
+    def differs(self, process: ProcessHandle, what: list[str]) -> None:
         """A process could not take over everything from the trainer."""
         self._recorder.differs(process.pid, what)
 
-    def fault(self, c: m.ReportFault) -> None:
+    def fault(self, c: m.ReportFault, pid: int | None) -> None:
         sample = None if c.sample is None else sample_name(c.indices, c.sample)
         number = self._recorder.fault(
             Fault(
@@ -63,7 +66,7 @@ class Reporter:
                 loader="",
                 cause=c.cause,
                 worker=c.worker,
-                process=self._driver.pid_of(c.process),
+                process=pid,
                 epoch=c.epoch,
                 batch=c.batch,
                 indices=_listed(c.indices),
@@ -85,7 +88,7 @@ class Reporter:
         self._recorder.fault(
             Fault(
                 time=0.0, loader="", cause=loss.cause, worker=None, process=loss.pid or None,
-                epoch=self._driver.supervisor.epoch, detail=loss.detail, action="standby",
+                epoch=self._journal.supervisor.epoch, detail=loss.detail, action="standby",
             )
         )  # fmt: skip
 
@@ -103,13 +106,12 @@ class Reporter:
         Raises:
             StartError: policy is strict.
         """
-        reasons, self._driver.way.complaints[:] = list(self._driver.way.complaints), []
+        reasons, self._way.complaints[:] = list(self._way.complaints), []
         for why in reasons:
             text = f"{self._recorder.name}: no fork server ({why}); processes are spawned instead"
-            if self._driver.way.strict:
-                self._driver.close()
+            if self._way.strict:
                 raise StartError(text, hint='give start_method="spawn", or unset SAFELOADER_STRICT')
-            warnings.warn(text, UserWarning, stacklevel=6)
+            warnings.warn(text, UserWarning, stacklevel=7)
 
     def replayed(self, c: m.ReportReplay) -> None:
         """A worker came to its place again, or did not."""
@@ -117,7 +119,7 @@ class Reporter:
 
     def not_restored(self, worker: int, paths: Sequence[str]) -> None:
         """Generator objects of a worker's dataset could not be put back."""
-        books = self._driver.supervisor.workers[worker]
+        books = self._journal.supervisor.workers[worker]
         self._recorder.replayed(
             worker, books.epoch, "missing", "generators", 0, books.position, 0, ", ".join(paths), "goes on"
         )
@@ -127,11 +129,11 @@ class Reporter:
         tell(c.old, c.new, c.why)
 
     def slow(self, c: m.ReportSlow) -> None:
-        task = self._driver.supervisor.tasks.get(c.task)
+        task = self._journal.supervisor.tasks.get(c.task)
         sample = sample_name(task.indices, c.sample) if task is not None and c.sample is not None else None
         self._recorder.slow(c.batch, c.worker, c.seconds, sample)
 
-    def slow_start(self, process: Process, seconds: float) -> None:
+    def slow_start(self, process: ProcessHandle, seconds: float) -> None:
         """A process is late: how far it is, and where it stands."""
         self._recorder.slow_start(process.pid or None, seconds, process.phase, process.stacks_soon() or None)
 
@@ -147,9 +149,11 @@ class Reporter:
         """A worker in the trainer: what could not be undone, and was left out or done all the same."""
         self._recorder.not_undone(worker, what, "left out" if left_out else "done")
 
-    def loaded(self, process: Process, task: int, taken: float, collated: float, finished: float, nbytes: int) -> None:
+    def loaded(
+        self, process: ProcessHandle, task: int, taken: float, collated: float, finished: float, nbytes: int
+    ) -> None:
         """A process has loaded a batch."""
-        books, tracer = self._driver.supervisor.tasks.get(task), self._recorder.tracer
+        books, tracer = self._journal.supervisor.tasks.get(task), self._recorder.tracer
         if books is None:
             return
         self._recorder.timings.loaded(task, books.worker, collated - taken, finished - collated)
@@ -175,7 +179,7 @@ class Reporter:
     def epoch_ended(self) -> None:
         batches = self._recorder.batches - self._epoch_started_with
         self._epoch_started_with = self._recorder.batches
-        self._recorder.epoch(self._driver.supervisor.epoch, batches)
+        self._recorder.epoch(self._journal.supervisor.epoch, batches)
 
     # ------------------------------------------------------------ errors
 
@@ -207,7 +211,7 @@ class Reporter:
             where=f"{self._recorder.name}, epoch {c.epoch}",
             attempt=f"{c.attempts} of {c.attempts}",
             hint=self._advice(c),
-            story=self._driver.supervisor.story.of(task=c.task),
+            story=self._journal.supervisor.story.of(task=c.task),
         )
         self._raise(error)
 
@@ -228,7 +232,7 @@ class Reporter:
             attempt=f"{c.attempts} of {c.attempts}",
             hint="what hurt a process is not loaded in the main process, which loads all the rest; loader.report() "
             'says why no process can be had. To leave the sample out and go on: Policy(on_bad_sample="skip")',
-            story=self._driver.supervisor.story.of(task=c.task),
+            story=self._journal.supervisor.story.of(task=c.task),
         )
 
     @staticmethod
@@ -245,11 +249,11 @@ class Reporter:
             f"a batch arrived that the main process cannot rebuild: {type(error).__name__}: {error}",
             where=self._recorder.name,
             hint="its classes must be importable in the main process too; return tensors, arrays or plain values",
-            story=self._driver.supervisor.story.of(task=task),
+            story=self._journal.supervisor.story.of(task=task),
         ) from error
 
     def raise_given_up(self, c: m.GiveUp) -> NoReturn:
-        story = self._driver.supervisor.story
+        story = self._journal.supervisor.story
         if c.cause == "refused":
             wrapper = by_value.loads(c.error)
             text = str(wrapper.exc_msg).strip()

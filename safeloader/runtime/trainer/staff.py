@@ -55,7 +55,7 @@ def staff(driver: Driver) -> list[Post]:
 def _post(driver: Driver, seen: View, worker: WorkerView) -> Post:
     queued, seat = worker.queued, worker.process
     if seat == m.INLINE:
-        return Post(worker.id, driver.pid_of(m.INLINE), "in trainer", queued=queued)
+        return Post(worker.id, driver.processes.pid_of(m.INLINE), "in trainer", queued=queued)
     process = None if seat is None else driver.processes.get(seat)
     if process is None:
         return Post(worker.id, None, "without process", queued=queued)

@@ -58,14 +58,14 @@ def _look(driver: Driver) -> Whereabouts:
     seat = seen.workers[due.worker].process
     process = None if seat is None else driver.processes.get(seat)
     if seat == m.INLINE:
-        return _at(ready, due, driver.pid_of(m.INLINE), None, 0.0, "the main process loads it")
+        return _at(ready, due, driver.processes.pid_of(m.INLINE), None, 0.0, "the main process loads it")
     if process is None:
         return _at(ready, due, None, None, 0.0, f"worker {due.worker} waits for a process")
     if seen.workers[due.worker].state is ProcessState.STARTING:
-        pid = driver.pid_of(process.number)  # a fork server may not have said it yet
+        pid = driver.processes.pid_of(process.number)  # a fork server may not have said it yet
         starting = f"{'a process' if pid is None else f'process {pid}'} is starting for worker {due.worker}"
         return _at(ready, due, pid, None, clock.now() - process.started_at, starting)
-    page, pid = process.page.read(), driver.pid_of(process.number)
+    page, pid = process.page.read(), driver.processes.pid_of(process.number)
     who = f"worker {due.worker} (pid {pid})"
     if page.setup is not None:
         again = f": it has loaded {page.replayed:,} of {page.of:,} batches again" if page.of else ""

@@ -1,0 +1,99 @@
+"""What a loader holds of a process that works for it: a process of its own, or its place in one of a pool's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from safeloader.runtime.channel import NonBlocking
+    from safeloader.runtime.child.heartbeat import Heartbeat
+
+__all__ = ["Exit", "ProcessHandle"]
+
+
+class Exit(NamedTuple):
+    """How a process ended."""
+
+    detail: str
+    killed: bool
+
+
+class ProcessHandle(Protocol):
+    """A process that has joined a loader.
+
+    Attributes:
+        number: the process's number in the supervisor's books.
+        page: where it notes what it works on.
+        channel: what it says, and is told.
+        stacks: the pipe that faulthandler writes Python stacks to.
+        started_at: seconds.
+        ready: it had finished its imports when it joined.
+    """
+
+    number: int
+    page: Heartbeat
+    channel: NonBlocking
+    stacks: int
+    started_at: float
+    ready: bool
+
+    @property
+    def pid(self) -> int:
+        """0 while it is not known."""
+
+    @property
+    def pidfd(self) -> int:
+        """Becomes readable when ``exited`` should be asked; -1 where the system has no such thing."""
+
+    @property
+    def phase(self) -> str:
+        """How far its start is, for people."""
+
+    def settle(self) -> None:
+        """It spoke: know its pid."""
+
+    # ------------------------------------------------------------ its end
+
+    def exited(self) -> bool:
+        """True once the system has confirmed the exit, or the process works for this loader no more."""
+
+    def kill(self) -> None:
+        """SIGKILL; reaches a stopped process, too."""
+
+    def release(self) -> None:
+        """Be rid of it, now."""
+
+    def turned_out(self) -> None:
+        """It goes on without this loader; only a pool's says so."""
+
+    def forfeited(self) -> bool:
+        """True if it is lost, or about to be, through another loader's doing."""
+
+    def ask_to_end(self) -> None:
+        """Let it end when it is done with what it has in work."""
+
+    def how_it_ended(self) -> Exit:
+        """The exit in words; only once ``exited``."""
+
+    def memory_was_short(self) -> bool:
+        """True if a SIGKILL looks like the kernel's: its counter moved, or there is little memory left."""
+
+    def close(self) -> None:
+        """Close our descriptors; the process must be gone, or abandoned."""
+
+    # ------------------------------------------------------------ what it is at
+
+    def state(self) -> str:
+        """The kernel's letter for it."""
+
+    def elsewhere(self, state: str) -> tuple[bool, float]:
+        """Whether it works for another loader now, and when that progressed last."""
+
+    def ask_for_stacks(self) -> None:
+        """Let faulthandler write the Python stacks; works while the GIL is held, not while stopped."""
+
+    def read_stacks(self) -> str:
+        """What faulthandler has written so far, on request or in a crash."""
+
+    def stacks_soon(self) -> str:
+        """The Python stacks, if they come within a moment."""
