@@ -222,6 +222,7 @@ class ProcessIterator(_Unprofiled):
 
     def draw(self, drawn: list[Any]) -> None:
         """Ask the sampler, by one call into C: what it gives is in the list then, whatever interrupts this thread."""
+        self._epoch.before.note()
         drawn.extend(map(next, (self._sampler_iter,)))
 
     def mend_draws(self, count: int) -> None:

@@ -15,6 +15,7 @@ from safeloader import torch_private
 from safeloader.core.state import DatasetSnapshot, PlannedTask, State, WorkerCursor
 from safeloader.errors import StateError
 from safeloader.lengths import length_of
+from safeloader.resume.before_draw import BeforeDraw
 from safeloader.resume.checkpoint import LoaderCheckpoint, Moment, logical, moved_on, read, write
 from safeloader.resume.cursors import check_workers, opened, refuse_error
 from safeloader.resume.epoch_numbers import EpochWatch
@@ -46,6 +47,7 @@ class EpochState:
     number: int
     begin: Moment
     begins: dict[str, Any]
+    before: BeforeDraw
     base_seed: int = 0
     shared_seed: int | None = None
     draws: Any = None  # the sampler's iterator, while it is worth keeping
@@ -123,7 +125,7 @@ class ResumeKeeper:
             if loader.num_workers and not point.facts["num_workers"]:  # without workers, that is before the seed
                 torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
         sampling = Sampling(torch_private.index_sampler(loader))
-        self.epoch = EpochState(number, self._moments.now(loader), sampling.begins)
+        self.epoch = EpochState(number, self._moments.now(loader), sampling.begins, BeforeDraw(loader))
         if point is not None and not point.state.over:
             sampling.load({}, point.begins)
             self.epoch.begins = point.begins
@@ -151,7 +153,9 @@ class ResumeKeeper:
         return point.state, draws
 
     def drawn_anew(self, loader: DataLoader[Any], epoch: EpochState, count: int) -> Any:
-        """Another iterator of the sampler, after so many draws of this epoch, with the program's generators as now.
+        """Another iterator of the sampler, after so many draws of this epoch.
+
+        The generators are as they were before the draw that was broken off.
 
         Raises:
             StateError: the sampler can be iterated once only.
@@ -165,7 +169,7 @@ class ResumeKeeper:
         for _ in range(count):
             next(draws)
         if count:
-            self._moments.put(loader, now)
+            self._moments.put(loader, epoch.before.moment(now, self._moments.now(loader)))
         epoch.draws = draws
         return draws
 

@@ -1,4 +1,4 @@
-"""Datasets whose lines an exception breaks off, one after the other."""
+"""Datasets and samplers whose lines an exception breaks off, one after the other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 import torch.utils.data
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, Sampler
 
 
 class DrawsOfAllKinds(Dataset[torch.Tensor]):
@@ -54,3 +54,24 @@ class Stream(IterableDataset[torch.Tensor]):
         for number in range(info.id, 60, info.num_workers):
             sample = torch.rand(2) + number
             yield sample
+
+
+class FromThePrograms(Sampler[int]):
+    """Draws from Python's generator, one number for each index, and one in the end."""
+
+    def __iter__(self) -> Iterator[int]:
+        for _ in range(16):
+            first = random.randrange(100)
+            yield first
+        random.random()
+
+
+class FromItsOwn(Sampler[int]):
+    def __init__(self) -> None:
+        self.rng = np.random.default_rng(3)
+
+    def __iter__(self) -> Iterator[int]:
+        for _ in range(16):
+            first = int(self.rng.integers(100))
+            yield first
+        self.rng.random()

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import linecache
 import os
+import random
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -291,9 +292,11 @@ def test_an_error_of_a_sample_is_raised_once_though_next_is_interrupted() -> Non
     with made(Breaks(400), "processes") as loader:
         iterator, interrupt, got, errors, number = iter(loader), Interrupt(), 0, 0, 1
         while True:
+            batch = None  # the last one dies here: whatever is raised while an object dies is lost
             try:
                 with interrupt.at(number):
-                    next(iterator)
+                    batch = next(iterator)
+                assert batch is not None
                 got += 1
                 number = 1
             except Bell:
@@ -357,3 +360,56 @@ def test_what_was_left_behind_by_an_interrupt_interrupts_nothing_later() -> None
             threading.Event().wait(0.1)
             undisturbed(loader)
         assert loader.report().faults == []
+
+
+# ---------------------------------------------------------------- in the sampler
+
+
+SAMPLERS: dict[str, Callable[[], dict[str, Any]]] = {
+    "shuffled, the loader's generator": lambda: {"shuffle": True, "generator": torch.Generator().manual_seed(4)},
+    "with replacement": lambda: {
+        "sampler": torch.utils.data.RandomSampler(
+            range(100), replacement=True, num_samples=16, generator=torch.Generator().manual_seed(4)
+        )
+    },
+    "the program's generator": lambda: {"sampler": broken_off.FromThePrograms()},
+    "a generator of its own": lambda: {"sampler": broken_off.FromItsOwn()},
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_draw_that_is_broken_off_takes_its_numbers_once(sampler: str) -> None:
+    """At any instruction of the sampler, the last draw included, which ends it: then the next epoch shows it."""
+    within = (_TORCHS + "sampler.py", broken_off.__file__)
+
+    def epochs(at: int) -> tuple[list[torch.Tensor], bool]:
+        random.seed(9)
+        torch.manual_seed(9)
+        interrupt = Interrupt(KeyboardInterrupt, opcodes=True, within=within)
+        got: list[torch.Tensor] = []
+        count = 16 if "shuffle" in (given := SAMPLERS[sampler]()) else 100
+        with DataLoader(
+            Numbers(count),
+            batch_size=4,
+            num_workers=2,
+            persistent_workers=True,
+            policy=Policy(max_processes=0),
+            **given,
+        ) as loader:
+            for epoch in range(3):
+                iterator = iter(loader)
+                try:
+                    with interrupt.at(at if epoch == 1 else 0):
+                        batch = next(iterator)
+                except KeyboardInterrupt:
+                    batch = next(iterator)
+                got += [batch, *iterator]
+        return got, bool(interrupt.places)
+
+    wanted, _ = epochs(0)
+    for at in range(1, 4000):
+        got, hit = epochs(at)
+        assert same(got, wanted), at
+        if not hit:
+            break
+    assert at > 12

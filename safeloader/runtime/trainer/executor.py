@@ -236,6 +236,7 @@ class Executor:
     def _deliver(self, c: m.Deliver, key: Key, again: bool) -> None:
         consumer, begun = self._consumer, clock.now()
         if again and consumer.outcome is not None:
+            self._views.handed_over()
             return
         try:
             batch = self._decode(c)

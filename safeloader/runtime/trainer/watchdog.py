@@ -96,11 +96,16 @@ class _Watchdog:
             if left > 0:
                 self._nap.wait(min(left, _LOOK))
                 continue
-            frame = sys._current_frames().get(main)
-            self._passed = limit, "".join(traceback.format_stack(frame)) if frame is not None else ""
+            self._passed = limit, _stack(main)
             if self.limit is limit:
                 signal.pthread_kill(main, system.INTERRUPT_SIGNAL)
                 self._nap.wait(_LOOK)  # for the handler, which may have to wait for a call in C
+
+
+def _stack(thread: int) -> str:
+    """Where a thread is; nothing keeps its frames."""
+    frame = sys._current_frames().get(thread)
+    return "" if frame is None else "".join(traceback.format_stack(frame))
 
 
 _watchdog = _Watchdog()
