@@ -28,7 +28,8 @@ LAYERS = (
         *("errors", "config", "setting_table", "setting_types", "spelling", "fault_plan"),
         *("torch_private", "torch_ambient", "dist_env", "lengths", "clock"),
         # An error carries its loader's report, so a report and what it is made of, plain values and words, come first.
-        *("observe.report", "observe.events", "observe.messages", "observe.format"),
+        *("observe.report", "observe.events", "observe.happening", "observe.stall_events"),
+        *("observe.messages", "observe.format"),
         *("observe.timings", "observe.consumer_clock"),
     ),
     ("core",),

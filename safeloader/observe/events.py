@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from safeloader.observe.happening import Happening
+from safeloader.observe.stall_events import RanksStalled, Stalled, StallEnded
+
 __all__ = [
     "CAUSES",
     "Closed",
@@ -32,22 +35,6 @@ __all__ = [
 
 CAUSES = ("died", "oom", "hung", "stopped", "failed_start", "raised", "unpicklable", "bad_sample")
 """The words for what a fault can be."""
-
-
-@dataclass(frozen=True, slots=True)
-class Happening:
-    """Something that happened.
-
-    Attributes:
-        event: Its name in the file of events.
-        time: When, in seconds since 1970.
-        loader: Name of the loader.
-    """
-
-    event: ClassVar[str] = ""
-
-    time: float
-    loader: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,69 +185,6 @@ class Slow(Happening):
     seconds: float
     sample: Any
     count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stalled(Happening):
-    """Nothing has moved for `seconds`, and who holds the run.
-
-    Attributes:
-        holder: ``"loader"``: a batch is awaited; ``"sampler"``: its indices are; ``"program"``: nobody asks for one.
-        seconds: Since when.
-        busy: An epoch is under way.
-        ready: Batches that are loaded and wait.
-        epoch: Epoch of the batch that is due, from 0, or None.
-        batch: Its number, from 0, or None.
-        worker: Its worker, or None.
-        process: Pid of the process that has it, or None.
-        sample: The index in work there, or None.
-        doing: Who has the batch, in words; "" if that is not known.
-        working: Seconds that this has been in work.
-        place: The consumer's place in the program: ``"train.py:88 in step"``.
-        stack: The consumer's Python stack.
-    """
-
-    event: ClassVar[str] = "stall"
-
-    holder: str
-    seconds: float
-    busy: bool
-    ready: int = 0
-    epoch: int | None = None
-    batch: int | None = None
-    worker: int | None = None
-    process: int | None = None
-    sample: Any = None
-    doing: str = ""
-    working: float = 0.0
-    place: str = ""
-    stack: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RanksStalled(Happening):
-    """What the ranks say of themselves while rank 0 makes no step.
-
-    Attributes:
-        said: One sentence.
-        ranks: Those that hold up the others; none where that cannot be told.
-        why: What they do: ``"silent"``, ``"absent"``, ``"waits"``, ``"left"`` or ``"stands"``, of the first; or "".
-    """
-
-    event: ClassVar[str] = "ranks_stalled"
-
-    said: str
-    ranks: list[int]
-    why: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class StallEnded(Happening):
-    """Something moves again, `seconds` after it stopped."""
-
-    event: ClassVar[str] = "stall_ended"
-
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,10 +184,7 @@ def _ignored() -> list[int]:
 
 
 def _name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return ""
+    return next((known.name for known in signal.Signals if known == number), "")
 
 
 # ---------------------------------------------------------------- in a process
@@ -311,7 +308,7 @@ def _set_limits(given: Facts) -> None:
             soft = hard if wanted[0] == resource.RLIM_INFINITY else min(wanted[0], hard)
             resource.setrlimit(number, (soft, hard))
             names = [name for name in dir(resource) if name.startswith("RLIMIT_") and getattr(resource, name) == number]
-            name = next(iter(names), str(number))
+            name = names[0] if names else str(number)
             shortfalls.append(f"the limit {name} was {wanted[0]}, and cannot be raised above {hard} any more")
 
 
