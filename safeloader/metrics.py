@@ -14,7 +14,7 @@ from safeloader.observe.numbers import TABLE, numbers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Collector", "MetricsServer", "serve"]
+__all__ = ["Collector", "Server", "serve"]
 
 
 class Collector:
@@ -39,7 +39,7 @@ class Collector:
             yield family
 
 
-class MetricsServer:
+class Server:
     """A running endpoint.
 
     Attributes:
@@ -58,7 +58,7 @@ class MetricsServer:
         self._thread.join()
 
 
-def serve(port: int = 9464, address: str = "127.0.0.1") -> MetricsServer:
+def serve(port: int = 9464, address: str = "127.0.0.1") -> Server:
     """Answer scrapes at ``http://address:port/metrics``, in a thread.
 
     Args:
@@ -79,7 +79,7 @@ def serve(port: int = 9464, address: str = "127.0.0.1") -> MetricsServer:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Collector())
     try:
-        return MetricsServer(*start_http_server(port, address, registry))
+        return Server(*start_http_server(port, address, registry))
     except OSError as error:
         raise SafeLoaderError(
             f"metrics cannot be served at {address}:{port}: {error.strerror or error}",

@@ -96,7 +96,8 @@ def rows(told: list[dict[str, Any]]) -> list[list[str]]:
     for rank, end in enumerate(told):
         for row in end.get("rows", ()):
             faults = ", ".join(f"{count} {cause}" for cause, count in sorted(row["faults"].items())) or "none"
-            equal = "; ".join(row["problems"]) or "equal to torch's"
+            named = f"; {row['named']} ended by a DivergenceError" if row.get("named") else ""
+            equal = "; ".join(row["problems"]) or f"equal to torch's{named}"
             counts = [str(row.get(name, 0)) for name in ("loaders", "epochs", "batches", "interrupts")]
             name = row["kind"] + (f", rank {rank}" if len(told) > 1 else "")
             table.append([name, *counts, faults, equal])

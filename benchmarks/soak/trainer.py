@@ -63,7 +63,7 @@ class Life(threading.Thread):
             self.problems.append(f"{type(error).__name__}: {error}")
 
     def _live(self) -> None:
-        from safeloader import DataLoader, Policy
+        from safeloader import DataLoader, DivergenceError, Policy
 
         own: dict[str, Any] = {"pool": self.pool} if self.kind.pooled else self.kind.policy
         policy = Policy(batch_timeout=kinds.BATCH_TIMEOUT, max_restarts=1_000_000, bad_sample_attempts=50, **own)
@@ -73,6 +73,11 @@ class Life(threading.Thread):
             for epoch in kinds.epochs(loader):
                 if not self._epoch(loader, epoch):
                     return
+        except DivergenceError:
+            # What was drawn before the first copy of an epoch, or lost together with its copy, cannot be read again.
+            if not self.kind.unseeded:
+                raise
+            self.counts["named"] += 1
         finally:
             self.held = None
             self.causes.update(fault.cause for fault in loader.report().faults)

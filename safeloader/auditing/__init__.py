@@ -13,6 +13,6 @@
 from __future__ import annotations
 
 from safeloader.auditing.rehearse import audit
-from safeloader.auditing.report import AuditFinding, AuditReport
+from safeloader.auditing.report import AuditReport, Finding
 
-__all__ = ["AuditReport", "AuditFinding", "audit"]
+__all__ = ["AuditReport", "Finding", "audit"]

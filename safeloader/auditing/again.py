@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch.utils.data import IterableDataset, get_worker_info
 
 from safeloader.auditing.generators import digest
-from safeloader.auditing.report import AuditFinding
+from safeloader.auditing.report import Finding
 from safeloader.auditing.watched import Stand
 from safeloader.runtime import by_value
 from safeloader.runtime.child import dataset_state
@@ -42,7 +42,7 @@ class _Place(NamedTuple):
     following: list[bytes]
 
 
-def look_again(dataset: Any, iterable: bool, load: Callable[[Any], list[Any]]) -> list[AuditFinding]:
+def look_again(dataset: Any, iterable: bool, load: Callable[[Any], list[Any]]) -> list[Finding]:
     """Findings about bringing a dataset back to a place.
 
     Args:
@@ -57,24 +57,24 @@ def look_again(dataset: Any, iterable: bool, load: Callable[[Any], list[Any]]) -
     return [*_judge_reading(places, again), *_judge_states(places, again)]
 
 
-def _judge_samples(differing: list[Any]) -> list[AuditFinding]:
+def _judge_samples(differing: list[Any]) -> list[Finding]:
     indices = [index for index in differing if index is not None]
     if not indices:
         return []
     text = f"loaded twice with the same random numbers, sample {indices[0]} is not the same"
     return [
-        AuditFinding(
+        Finding(
             "not_covered", "warning", f"{text}: the dataset changes itself, which a new process does not know",
             "give the dataset state_dict and load_state_dict, or let nothing but random generators matter",
         )
     ]  # fmt: skip
 
 
-def _judge_reading(places: list[_Place], again: dict[Any, Any]) -> Iterator[AuditFinding]:
+def _judge_reading(places: list[_Place], again: dict[Any, Any]) -> Iterator[Finding]:
     for place in places:
         found = again[place.worker, place.at, False] if place.at == 0 else place.following
         if found != place.following:
-            yield AuditFinding(
+            yield Finding(
                 "not_repeatable", "warning",
                 f"read twice with the same random numbers, the stream of worker {place.worker} is not the same from "
                 f"its sample {_first(found, place.following)} on: what a lost process delivered cannot be found again",
@@ -83,13 +83,13 @@ def _judge_reading(places: list[_Place], again: dict[Any, Any]) -> Iterator[Audi
             return
 
 
-def _judge_states(places: list[_Place], again: dict[Any, Any]) -> Iterator[AuditFinding]:
+def _judge_states(places: list[_Place], again: dict[Any, Any]) -> Iterator[Finding]:
     told = [place for place in places if place.said is not None and place.at]
     for place in told:
         found = again[place.worker, place.at, True]
         if found != place.following:
             how = found if isinstance(found, str) else f"sample {_first(found, place.following)} after it differs"
-            yield AuditFinding(
+            yield Finding(
                 "state_not_exact", "warning",
                 f"the state that the dataset tells after {place.at} samples is not exact: in a fresh copy, {how}",
                 "a lost worker reads its epoch again instead; resuming from such a state in another program repeats or "
@@ -97,7 +97,7 @@ def _judge_states(places: list[_Place], again: dict[Any, Any]) -> Iterator[Audit
             )  # fmt: skip
             return
     if told:
-        yield AuditFinding(
+        yield Finding(
             "state_exact", "note",
             f"the dataset's own state was exact at {len(told)} places: Policy(trust_state=True) lets a lost worker go "
             "on from it",

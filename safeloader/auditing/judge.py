@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from safeloader.auditing.report import AuditFinding, EpochFacts
+from safeloader.auditing.report import EpochFacts, Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -59,14 +59,14 @@ def facts_of(epoch: Epoch, plan: AuditPlan) -> EpochFacts:
     )
 
 
-def judge(epochs: Sequence[Epoch], plan: AuditPlan) -> list[AuditFinding]:
+def judge(epochs: Sequence[Epoch], plan: AuditPlan) -> list[Finding]:
     """All findings about what was served, warnings first."""
     found = [*_coverage(epochs, plan), *_orders(epochs, plan), *_streams(epochs), *_reseeded(epochs)]
     found += _contents(epochs, plan)
     return sorted_findings(found)
 
 
-def sorted_findings(found: Iterable[AuditFinding]) -> list[AuditFinding]:
+def sorted_findings(found: Iterable[Finding]) -> list[Finding]:
     """Warnings first."""
     return sorted(found, key=lambda finding: finding.level != "warning")
 
@@ -88,36 +88,34 @@ def _some(things: Iterable[Any]) -> str:
 # ---------------------------------------------------------------- which samples
 
 
-def _coverage(epochs: Sequence[Epoch], plan: AuditPlan) -> Iterator[AuditFinding]:
+def _coverage(epochs: Sequence[Epoch], plan: AuditPlan) -> Iterator[Finding]:
     if plan.length is None or not plan.whole:
         return
     for number, epoch in enumerate(epochs):
         counts = Counter(seen.index for seen in _all(epoch))
         missing = [i for i in range(plan.length) if i not in counts]
         if missing and not plan.complete:
-            yield AuditFinding(
-                "never_served", "note", f"epoch {number}: {_say(missing)} never served; the sampler chooses"
-            )
+            yield Finding("never_served", "note", f"epoch {number}: {_say(missing)} never served; the sampler chooses")
         elif len(missing) > plan.dropped:
-            yield AuditFinding(
+            yield Finding(
                 "never_served", "warning", f"epoch {number}: {_say(missing)} never served: {_some(missing)}",
                 "check the sampler's length and data source against the dataset",
             )  # fmt: skip
         elif missing:
-            yield AuditFinding("dropped", "note", f"epoch {number}: drop_last leaves out {_say(missing)}")
+            yield Finding("dropped", "note", f"epoch {number}: drop_last leaves out {_say(missing)}")
         repeated = [i for i, count in counts.items() if count > 1]
         extra = counts.total() - len(counts)
         if repeated and plan.complete and extra > plan.padded:
-            yield AuditFinding(
+            yield Finding(
                 "repeated", "warning", f"epoch {number}: {_say(repeated)} served more than once: {_some(repeated)}",
                 "check the sampler; where several ranks serve the same samples, use a DistributedSampler",
             )  # fmt: skip
         elif repeated:
             text = f"epoch {number}: {_say(repeated)} served more than once, as the sampler means to"
-            yield AuditFinding("repeated", "note", text)
+            yield Finding("repeated", "note", text)
     always = set(range(plan.length)) - {seen.index for epoch in epochs for seen in _all(epoch)}
     if len(epochs) > 1 and plan.shuffled and plan.complete and len(always) > plan.padded + plan.dropped:
-        yield AuditFinding(
+        yield Finding(
             "never_served_at_all", "warning", f"{_say(sorted(always))} not served in any of {len(epochs)} epochs",
             "a new order each epoch would serve others: is the shuffling seeded anew each time?",
         )  # fmt: skip
@@ -127,7 +125,7 @@ def _say(indices: Sequence[Any]) -> str:
     return "1 index was" if len(indices) == 1 else f"{len(indices):,} indices were"
 
 
-def _orders(epochs: Sequence[Epoch], plan: AuditPlan) -> Iterator[AuditFinding]:
+def _orders(epochs: Sequence[Epoch], plan: AuditPlan) -> Iterator[Finding]:
     if plan.length is None or not plan.shuffled:
         return
     orders: dict[tuple[Any, ...], list[int]] = defaultdict(list)
@@ -135,7 +133,7 @@ def _orders(epochs: Sequence[Epoch], plan: AuditPlan) -> Iterator[AuditFinding]:
         orders[tuple(seen.index for seen in _all(epoch))].append(number)
     for order, same in orders.items():
         if len(same) > 1 and len(set(order)) > 2:
-            yield AuditFinding(
+            yield Finding(
                 "same_order", "note" if plan.set_epoch else "warning",
                 f"epochs {_some(same)} have the same order, although the sampler shuffles",
                 "call loader.set_epoch(epoch) (or sampler.set_epoch) before each epoch" if plan.set_epoch
@@ -146,7 +144,7 @@ def _orders(epochs: Sequence[Epoch], plan: AuditPlan) -> Iterator[AuditFinding]:
 # ---------------------------------------------------------------- which random numbers
 
 
-def _streams(epochs: Sequence[Epoch]) -> Iterator[AuditFinding]:
+def _streams(epochs: Sequence[Epoch]) -> Iterator[Finding]:
     """A generator that is in the same state before two samples gives both the same random numbers."""
     users: dict[tuple[str, bytes], list[tuple[int, int, int, Any]]] = defaultdict(list)
     for number, epoch in enumerate(epochs):
@@ -163,7 +161,7 @@ def _streams(epochs: Sequence[Epoch]) -> Iterator[AuditFinding]:
         yield _stream_finding(name, across, cases)
 
 
-def _reseeded(epochs: Sequence[Epoch]) -> Iterator[AuditFinding]:
+def _reseeded(epochs: Sequence[Epoch]) -> Iterator[Finding]:
     users: dict[str, set[Any]] = defaultdict(set)
     for epoch in epochs:
         for seen in _all(epoch):
@@ -171,7 +169,7 @@ def _reseeded(epochs: Sequence[Epoch]) -> Iterator[AuditFinding]:
                 users[call].add(seen.index)
     for call, indices in users.items():
         if len(indices) > 1:
-            yield AuditFinding(
+            yield Finding(
                 "same_random_stream", "warning",
                 f"equal random numbers across samples: loading seeds {call}, for {len(indices):,} different samples",
                 "do not seed in the dataset, or with the sample's index and the epoch in the seed",
@@ -187,7 +185,7 @@ def _across(who: Sequence[tuple[int, int, int, Any]]) -> str:
     return "epochs" if len(epochs) > 1 else "samples"
 
 
-def _stream_finding(name: str, across: str, cases: Sequence[Sequence[tuple[int, int, int, Any]]]) -> AuditFinding:
+def _stream_finding(name: str, across: str, cases: Sequence[Sequence[tuple[int, int, int, Any]]]) -> Finding:
     example = "; ".join(
         f"epoch {epoch}, rank {rank}, worker {worker}, sample {what}" for epoch, rank, worker, what in cases[0][:2]
     )
@@ -201,7 +199,7 @@ def _stream_finding(name: str, across: str, cases: Sequence[Sequence[tuple[int, 
             f"{name} is copied, state and all, into each worker: make it in worker_init_fn or on first use, from "
             "torch.initial_seed(), or draw from the global generators, which each worker seeds for itself"
         )
-    return AuditFinding(
+    return Finding(
         "same_random_stream", "warning",
         f"equal random numbers across {across}: {name} was in the same state before different samples in "
         f"{len(cases):,} cases, for example {example}", hint,
@@ -211,7 +209,7 @@ def _stream_finding(name: str, across: str, cases: Sequence[Sequence[tuple[int, 
 # ---------------------------------------------------------------- which contents
 
 
-def _contents(epochs: Sequence[Epoch], plan: AuditPlan) -> Iterator[AuditFinding]:
+def _contents(epochs: Sequence[Epoch], plan: AuditPlan) -> Iterator[Finding]:
     if plan.length is None:
         yield from _sharding(epochs)
         return
@@ -219,7 +217,7 @@ def _contents(epochs: Sequence[Epoch], plan: AuditPlan) -> Iterator[AuditFinding
         by_index = {seen.index: seen.content for seen in _all(epoch)}
         different = len(set(by_index.values()))
         if different < len(by_index):
-            yield AuditFinding(
+            yield Finding(
                 "equal_samples", "warning" if different * 2 <= len(by_index) and len(by_index) > 2 else "note",
                 f"epoch {number}: {len(by_index):,} indices gave {different:,} different samples",
                 "look at how the dataset uses the index",
@@ -227,7 +225,7 @@ def _contents(epochs: Sequence[Epoch], plan: AuditPlan) -> Iterator[AuditFinding
     yield from _frozen(epochs)
 
 
-def _frozen(epochs: Sequence[Epoch]) -> Iterator[AuditFinding]:
+def _frozen(epochs: Sequence[Epoch]) -> Iterator[Finding]:
     contents: dict[Any, set[bytes]] = defaultdict(set)
     times: Counter[Any] = Counter()
     drew: set[Any] = set()
@@ -240,14 +238,14 @@ def _frozen(epochs: Sequence[Epoch]) -> Iterator[AuditFinding]:
     again = [index for index in drew if times[index] > 1]
     frozen = [index for index in again if len(contents[index]) == 1]
     if len(again) > 1 and len(frozen) == len(again):
-        yield AuditFinding(
+        yield Finding(
             "frozen_augmentation", "warning",
             f"random numbers are drawn, yet each of {len(frozen):,} samples came out the same in every epoch",
             "is the augmentation's result used? is it seeded by the index alone?",
         )  # fmt: skip
 
 
-def _sharding(epochs: Sequence[Epoch]) -> Iterator[AuditFinding]:
+def _sharding(epochs: Sequence[Epoch]) -> Iterator[Finding]:
     for number, epoch in enumerate(epochs):
         by: dict[tuple[int, int], set[bytes]] = defaultdict(set)
         for rank, some in epoch.items():
@@ -256,7 +254,7 @@ def _sharding(epochs: Sequence[Epoch]) -> Iterator[AuditFinding]:
         owners = Counter(content for contents in by.values() for content in contents)
         twice = sum(count > 1 for count in owners.values())
         if twice:
-            yield AuditFinding(
+            yield Finding(
                 "not_sharded", "warning",
                 f"epoch {number}: {twice:,} of {len(owners):,} different samples came from more than one of "
                 f"{len(by)} workers",

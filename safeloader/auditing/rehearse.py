@@ -14,7 +14,7 @@ from safeloader import torch_private
 from safeloader.auditing.again import as_it_is, look_again
 from safeloader.auditing.generators import Streams
 from safeloader.auditing.judge import AuditPlan, Epoch, facts_of, judge, sorted_findings
-from safeloader.auditing.report import AuditFinding, AuditReport
+from safeloader.auditing.report import AuditReport, Finding
 from safeloader.auditing.watched import Observation, as_list, watch
 from safeloader.dist_env import ALONE, group
 from safeloader.errors import AuditError
@@ -78,7 +78,7 @@ def _rehearse(loader: Any, epochs: int, set_epoch: bool, batches: int | None) ->
             yield served
 
 
-def _looked_again(loader: Any) -> list[AuditFinding]:
+def _looked_again(loader: Any) -> list[Finding]:
     """Whether the dataset can be brought back to a place in a fresh process."""
     iterable = torch_private.is_iterable(loader)
 
@@ -95,7 +95,7 @@ def _looked_again(loader: Any) -> list[AuditFinding]:
         return look_again(loader.dataset, iterable, load)
     except Exception as error:
         text = f"whether the dataset can be brought back to a place could not be tried: {type(error).__name__}: {error}"
-        return [AuditFinding("not_tried", "note", text.splitlines()[0])]
+        return [Finding("not_tried", "note", text.splitlines()[0])]
 
 
 def _copy(loader: Any) -> DataLoader[Any]:

@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 from safeloader.observe.format import many
 
-__all__ = ["AuditReport", "EpochFacts", "AuditFinding"]
+__all__ = ["AuditReport", "EpochFacts", "Finding"]
 
 VERSION = 1  # of `AuditReport.to_dict`
 
 
 @dataclass(frozen=True, slots=True)
-class AuditFinding:
+class Finding:
     """One thing that an audit noticed.
 
     Attributes:
@@ -63,7 +63,7 @@ class AuditReport:
 
     name: str
     epochs: list[EpochFacts]
-    findings: list[AuditFinding] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:

@@ -14,7 +14,7 @@
           ▼ Producer: the thread     ▼ the same Engine                ▼
         Batches: checked, leased    arena                           arena
 
-FFCV must be installed (``make ffcv``). It is imported, and mended in memory (`mends`), when the first loader is made.
+FFCV must be installed (``make ffcv``). It is imported, and patched in memory (`patches`), with the first loader.
 ``check`` and ``Beton`` need only numpy.
 """
 

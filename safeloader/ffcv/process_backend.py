@@ -35,7 +35,7 @@ _MOST = 1 << 20  # bytes of changed attributes; more are not sent with each task
 
 
 class _Mended:
-    """Read in another process, it imports FFCV there with its mends: before any object of FFCV's own is read."""
+    """Read in another process, it imports FFCV there with its patches: before any object of FFCV's own is read."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return require, ()

@@ -1,4 +1,4 @@
-"""FFCV, imported with its mends, or an error that says exactly how to install it."""
+"""FFCV, imported with its patches, or an error that says exactly how to install it."""
 
 from __future__ import annotations
 

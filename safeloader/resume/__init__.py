@@ -2,9 +2,9 @@
 
 ::
 
-    what the consumer got      core State (``core/progress``) ----+
-    where the sampler stands   ``sampling`` ----------------------+--> ``checkpoint`` --> a dict of plain values
-    the program's generators   ``generators`` --------------------+        |
+    what the consumer got      core State (``core/consumer``) ----+
+    where the sampler stands   ``sampler_state`` -----------------+--> ``checkpoint`` --> a dict of plain values
+    the program's generators   ``moments`` -----------------------+        |
                                                                            v
     ``keeper`` holds these for a loader:  state_dict() <-- now      load_state_dict() --> checked, kept
                                                                     the next iter()   --> applied

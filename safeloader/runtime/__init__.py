@@ -15,7 +15,10 @@
 A process of a pool serves several loaders: ``pool_main`` is its main loop, with a host, channel, arena and page for
 each; to a loader it is a ``pool_handle``, and ``shared_pool`` knows who sits where.
 
-``trainer.loop`` is the only loop. ``start`` is how processes come to be: spawned, or forked from a clean server.
-``inline`` hosts workers in the trainer. No lock, queue or thread is shared with a process: a SIGKILL at any instruction
+``trainer`` is the trainer's side, ``child`` a process's, ``pool`` what loaders share, ``memory`` where batches lie;
+``by_value`` serialises, ``start`` is how processes come to be, ``shadow`` how they copy themselves, ``isolation`` keeps
+workers in the trainer (``trainer.inline``) and the trainer apart.
+
+No lock, queue or thread is shared with a process: a SIGKILL at any instruction
 hurts nobody else.
 """

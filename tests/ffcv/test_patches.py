@@ -157,8 +157,8 @@ def test_code_is_kept_on_disk(beton: Path, tmp_path: Path) -> None:
 
 BY_NAME = """
 import numpy as np
-from safeloader.ffcv import mends
-mends.apply(leave_out=sys.argv[1:])
+from safeloader.ffcv import patches
+patches.apply(leave_out=sys.argv[1:])
 from ffcv import libffcv
 from ffcv.transforms.utils import fast_crop
 from numba import njit
@@ -256,7 +256,7 @@ else:
 @pytest.mark.slow
 def test_a_fork_while_numba_compiles() -> None:
     assert run(FORK.format("", "")).stdout.strip() == "the lock is held by nobody"
-    mended = "from safeloader.ffcv import mends; mends._fork_lock()", "os.register_at_fork(before=release.set)"
+    mended = "from safeloader.ffcv import patches; patches._fork_lock()", "os.register_at_fork(before=release.set)"
     assert run(FORK.format(*mended)).stdout.strip() == "the lock is free"  # what is registered last runs first
 
 

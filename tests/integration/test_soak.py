@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_other_bytes_leftovers_growth_and_silence_are_problems() -> None:
-    fine = {
+    fine: dict[str, Any] = {
         "rows": [{"kind": "map", "batches": 3, "faults": {"died": 2}, "problems": []}],
         "problems": [],
         "left": {},
@@ -26,6 +27,8 @@ def test_other_bytes_leftovers_growth_and_silence_are_problems() -> None:
     }
     assert problems([fine]) == []
     assert rows([fine]) == [["map", "0", "0", "3", "0", "2 died", "equal to torch's"]]
+    fine["rows"][0]["named"] = 1
+    assert rows([fine])[0][-1] == "equal to torch's; 1 ended by a DivergenceError"
     wrong = {"rows": [{"kind": "map", "faults": {}, "problems": ["epoch 1, batch 2: other bytes than torch's"]}]}
     wrong |= {
         "problems": ["map did not end: it stands still"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -119,7 +120,13 @@ def test_an_interrupt_while_a_batch_is_awaited_loses_no_batch(orders: Orders) ->
 def _interrupt() -> None:
     """Interrupt the main thread once it waits for a batch."""
     main = threading.main_thread().ident or 0
-    until(lambda: "_wait" in [frame.name for frame in traceback.extract_stack(sys._current_frames()[main])])
+    loop = os.path.join("trainer", "loop.py")
+
+    def waits() -> bool:
+        frames = traceback.extract_stack(sys._current_frames()[main])
+        return any(frame.filename.endswith(loop) and frame.name == "wait" for frame in frames)
+
+    until(waits)
     signal.pthread_kill(main, signal.SIGINT)
 
 

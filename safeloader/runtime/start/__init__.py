@@ -3,16 +3,16 @@
 ::
 
     trainer                                                    process
-    Way("spawn").begin(...)  ──── exec ──────────────────────▶ interpreter ─▶ imports ─▶ ready ─▶ joins a loader
+    Launcher("spawn").begin(...)  ──── exec ──────────────────────▶ interpreter ─▶ imports ─▶ ready ─▶ joins a loader
                                      (more of them than cores: they take turns importing, ``import_slots``)
 
-    Way("forkserver").begin(...) ── request ──▶ fork server ── fork ──▶ process ─▶ ready ─▶ joins a loader
+    Launcher("forkserver").begin(...) ── request ──▶ fork server ── fork ──▶ process ─▶ ready ─▶ joins a loader
          ForkServer, one a trainer              exec'ed once, imports once,
          ◀── its pid, a pidfd, its exit ─────── checked before each fork; else "no, because ...": spawned instead
 
 Either way the main script is never imported, and a process starts for no loader in particular: what it is to serve
-comes through its channel (``Process.join``). So one can be started before the loader iterates (``stock``).
+comes through its channel (``Process.join``). So one can be started before the loader iterates (``prestarted``).
 
-``way`` chooses, ``spawned`` and ``forked`` are the two kinds of process, ``client`` and ``server`` the two sides of
-the fork server, ``checks`` what may be forked, ``needed`` what is worth importing beforehand.
+``launcher`` chooses, ``spawned`` and ``forked`` are the two kinds of process, ``client`` and ``server`` the two sides
+of the fork server, ``fork_safety`` what may be forked, ``preload`` what is worth importing beforehand.
 """
