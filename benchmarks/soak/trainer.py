@@ -14,6 +14,7 @@ import re
 import sys
 import threading
 import time
+import traceback
 from typing import Any
 
 import psutil
@@ -23,6 +24,10 @@ from benchmarks.soak.data import Orders
 
 PATIENCE = 60.0
 """Seconds until what is on its way out must be gone."""
+
+
+ON_ITS_WAY = 5.0
+"""Seconds until an interrupt has arrived, or Python has swallowed it: a weak reference's callback only prints it."""
 
 
 class Interrupted(BaseException):
@@ -124,8 +129,10 @@ class Life(threading.Thread):
                     self.arrived = batch
                     break
                 self.in_next = False
-                while self.pending:
+                limit = time.monotonic() + ON_ITS_WAY
+                while self.pending and time.monotonic() < limit:
                     time.sleep(0.001)
+                self.pending = False
                 return self.arrived
             except Interrupted:
                 self.in_next = self.pending = False
@@ -243,7 +250,11 @@ def one_round(asked: argparse.Namespace, expected: dict[str, list[list[bytes]]],
     for thread in (*lives, *helpers):
         thread.join(PATIENCE)
         if thread.is_alive():
-            problems.append(f"{thread.name} did not end: it stands still")
+            frame = sys._current_frames().get(thread.ident or 0)
+            at = (
+                "" if frame is None else " | ".join(f"{f.name} {f.lineno}" for f in traceback.extract_stack(frame)[-6:])
+            )
+            problems.append(f"{thread.name} did not end: it stands still at {at}")
     pool.close()
     rows = [
         {"kind": life.name, **life.counts, "faults": dict(life.causes), "problems": life.problems} for life in lives
