@@ -145,22 +145,24 @@ class Answers:
             self._watch.arm(self._books.processes[event.process])
         if event.snapshot is not None:
             worker.snapshot = event.snapshot
+        task, digest = work.task, b""
         if not isinstance(event, m.WorkerEnded):
-            worker.digests += event.digest
+            digest = event.digest
+            worker.digests += digest
+            worker.position += 1
+            if self._logs:
+                worker.log.append((task.indices, task.skip))
+        task.place, task.snapshot = worker.position, worker.snapshot
         if self._shadows.behind:
-            self._shadows.log(worker, work.task, b"" if isinstance(event, m.WorkerEnded) else event.digest)
+            self._shadows.log(worker, task, digest)
         self._books.faults.row = 0
-        return work.task, worker
+        return task, worker
 
     def _task_loaded(self, event: m.TaskLoaded) -> None:
         finished = self._finish_task(event)
         if finished is None:
             return
         task, worker = finished
-        worker.position += 1
-        task.place, task.snapshot = worker.position, worker.snapshot
-        if self._logs:
-            worker.log.append((task.indices, task.skip))
         if self._watch.deadlines.learns:
             self._watch.learn(event, worker)
         if event.nbytes == 0 or event.batch is None:
@@ -180,10 +182,6 @@ class Answers:
         if finished is None:
             return
         task, worker = finished
-        worker.position += 1
-        task.place, task.snapshot = worker.position, worker.snapshot
-        if self._logs:
-            worker.log.append((task.indices, task.skip))
         self._schedule.free_lease(task)
         if not task.abandoned:
             self._books.report(event.cause, "", event.process, task, sample=event.sample, action="raised")
@@ -204,8 +202,7 @@ class Answers:
         if finished is None:
             return
         task, worker = finished
-        task.place, task.snapshot, task.last = worker.position, worker.snapshot, True
-        worker.exhausted = True
+        task.last = worker.exhausted = True
         if not task.abandoned:
             self._schedule.worker_ended(worker)
         self._schedule.free_lease(task)
