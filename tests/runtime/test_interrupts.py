@@ -20,7 +20,9 @@ from torch.utils.data import Dataset, IterableDataset
 
 import safeloader
 from safeloader import DataLoader, Policy, WorkerPool
+from safeloader.runtime.trainer import watchdog
 from tests.runtime import broken_off
+from tests.until import until
 
 pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.timeout(300)]
 
@@ -62,9 +64,8 @@ class Interrupt:
         if frame.f_lineno is None:
             return self._local  # the compiler's own, around a with block
         if self.opcodes and "nothing can come between" in linecache.getline(frame.f_code.co_filename, frame.f_lineno):
-            return (
-                self._local
-            )  # CPython looks for signals at calls and jumps, not between a store and the return behind it
+            # CPython looks for signals at calls and jumps, not between a store and the return behind it.
+            return self._local
         if event == ("opcode" if self.opcodes else "line") and self.left > 0:
             self.left -= 1
             if self.left == 0:
@@ -360,6 +361,11 @@ def test_what_was_left_behind_by_an_interrupt_interrupts_nothing_later() -> None
             threading.Event().wait(0.1)
             undisturbed(loader)
         assert loader.report().faults == []
+
+
+def test_a_limit_that_an_interrupt_left_behind_is_over_with_its_block() -> None:
+    watchdog._watchdog.set(0.0)
+    until(lambda: watchdog._watchdog.limit is None)  # the signal came, and raised nothing
 
 
 # ---------------------------------------------------------------- in the sampler

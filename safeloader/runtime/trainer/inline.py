@@ -149,17 +149,16 @@ class InlineHost:
             self._refuse_iterator(worker)
 
         def work(hosted: Worker) -> Loaded:
-            with watched(timeout):
-                loaded = hosted.load(own_copy(indices), skip)
-                if loaded.empty:
-                    return loaded
-                try:
-                    encoded = codec.Encoder(memory, self._token, self._spec.classes).encode(loaded.batch)
-                except Exception as error:
-                    raise NotEncodable(unsendable(error, loaded.batch, indices, self._spec.classes)) from error
-                return loaded._replace(batch=encoded)
+            loaded = hosted.load(own_copy(indices), skip)
+            if loaded.empty:
+                return loaded
+            try:
+                encoded = codec.Encoder(memory, self._token, self._spec.classes).encode(loaded.batch)
+            except Exception as error:
+                raise NotEncodable(unsendable(error, loaded.batch, indices, self._spec.classes)) from error
+            return loaded._replace(batch=encoded)
 
-        loaded = self._as_worker(worker, work)
+        loaded = self._as_worker(worker, lambda hosted: watched(timeout, lambda: work(hosted)))
         if loaded.empty:
             return loaded
         stream, pieces = loaded.batch

@@ -2,29 +2,29 @@
 
 A signal is what ends a call that waits; Python runs its handler in the main thread, between two instructions. The
 exception may also be somebody else's (Ctrl-C), at any instruction here. So nothing here has to be undone in order: a
-limit that was left behind is over when it is not the present one; and the handler stays where it is, since a signal
-that finds none ends the program.
+limit that was left behind interrupts nothing, since it is looked whether its block still runs; and the handler stays
+where it is, since a signal that finds none ends the program.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import sys
 import threading
 import traceback
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from safeloader import clock
 from safeloader.runtime import system
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
+    from types import FrameType
 
 __all__ = ["Interrupted", "start", "watched"]
 
+T = TypeVar("T")
 _LOOK = 0.25  # seconds between two looks of the thread
 
 
@@ -37,16 +37,14 @@ class Interrupted(BaseException):
 
 
 class _Limit(NamedTuple):
-    """When the main thread must be done with what it does."""
+    """When the main thread must be done with what it does. Each is an object of its own."""
 
-    turn: int
     end: float
 
 
 class _Watchdog:
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
-        self._turns = itertools.count()
         self._wake = threading.Event()
         self.limit: _Limit | None = None
         self._passed: tuple[_Limit, str] | None = None
@@ -67,18 +65,19 @@ class _Watchdog:
         if there != self._interrupt:
             self._before = there
             signal.signal(system.INTERRUPT_SIGNAL, self._interrupt)
-        self.limit = _Limit(next(self._turns), clock.now() + seconds)
+        self.limit = _Limit(clock.now() + seconds)
         self._wake.set()
 
     def clear(self) -> None:
         """It is done."""
         self.limit = None
 
-    def _interrupt(self, signum: int, frame: Any) -> None:
+    def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         passed = self._passed
         if passed is not None and passed[0] is self.limit:
             self.limit = None
-            raise Interrupted(passed[1])
+            if _is_watched(frame):
+                raise Interrupted(passed[1])
         if passed is None and callable(self._before):
             self._before(signum, frame)
 
@@ -111,21 +110,25 @@ def _stack(thread: int) -> str:
 _watchdog = _Watchdog()
 
 
-@contextmanager
-def watched(seconds: float) -> Iterator[None]:
-    """Interrupt the block after so long; only in the main thread, where Python runs signal handlers.
+def watched(seconds: float, act: Callable[[], T]) -> T:
+    """Do something, and interrupt it after so long; only in the main thread, where Python runs signal handlers.
 
     Raises:
         Interrupted: it took longer.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    _watchdog.set(seconds)
+        return act()
     try:
-        yield
+        _watchdog.set(seconds)
+        return act()
     finally:
         _watchdog.clear()
+
+
+def _is_watched(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code is not watched.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def start() -> None:
