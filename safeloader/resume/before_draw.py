@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from safeloader.resume.checkpoint import Moment
 from safeloader.resume.sampler_state import generators_of
-from safeloader.runtime.child.generators import Generators
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from safeloader.runtime.child.generators import States
 
 __all__ = ["BeforeDraw"]
@@ -24,11 +25,12 @@ class BeforeDraw:
 
     Args:
         loader: its loader.
+        program: how the program's three stand.
     """
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: Any, program: Callable[[], States]) -> None:
         self._own = generators_of(loader)
-        self._program: Generators | None = None
+        self._program = program
         self._first: States | None = None
         self._draws = 0
         self._takes = True
@@ -37,9 +39,7 @@ class BeforeDraw:
     def note(self) -> None:
         """A draw begins."""
         self._noted = None
-        if self._program is None:
-            self._program = Generators()
-        program = self._program.capture() if self._takes else None
+        program = self._program() if self._takes else None
         if self._draws == 2 and self._takes:  # the first draw may only have seeded something
             self._takes = pickle.dumps(program) != pickle.dumps(self._first)
         self._first = program if self._draws == 1 else self._first

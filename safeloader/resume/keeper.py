@@ -125,7 +125,9 @@ class ResumeKeeper:
             if loader.num_workers and not point.facts["num_workers"]:  # without workers, that is before the seed
                 torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
         sampling = Sampling(torch_private.index_sampler(loader))
-        self.epoch = EpochState(number, self._moments.now(loader), sampling.begins, BeforeDraw(loader))
+        self.epoch = EpochState(
+            number, self._moments.now(loader), sampling.begins, BeforeDraw(loader, self._moments.program)
+        )
         if point is not None and not point.state.over:
             sampling.load({}, point.begins)
             self.epoch.begins = point.begins

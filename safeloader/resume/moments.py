@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from safeloader.loader_face import LoaderFace
+    from safeloader.runtime.child.generators import States
 
 __all__ = ["Moments"]
 
@@ -31,7 +32,11 @@ class Moments:
     def now(self, loader: DataLoader[Any]) -> Moment:
         """How they stand."""
         own = {place: generator.get_state() for place, generator in generators_of(loader).items()}
-        return Moment(self._program().capture(), own, held_now(loader))
+        return Moment(self.program(), own, held_now(loader))
+
+    def program(self) -> States:
+        """How the program's three stand."""
+        return self._three().capture()
 
     def put(self, loader: DataLoader[Any], moment: Moment, own: bool = True) -> None:
         """Set them as they stood.
@@ -46,12 +51,12 @@ class Moments:
             self._face.recorder.replayed(
                 0, self._face.epochs, "missing", "generators", 0, 0, 0, ", ".join(missing), "goes on"
             )
-        self._program().restore(moment.program)
+        self._three().restore(moment.program)
         for place, generator in generators_of(loader).items() if own else ():
             if place in moment.own:
                 generator.set_state(moment.own[place])
 
-    def _program(self) -> Generators:
+    def _three(self) -> Generators:
         if self._generators is None:
             self._generators = Generators()
         return self._generators
