@@ -124,9 +124,8 @@ class WorkerRecord:
     got: int = 0  # position, generators and end, as far as the consumer got its tasks
     got_snapshot: object = None
     got_end: bool = False
-    marks: deque[DatasetSnapshot] = field(
-        default_factory=deque
-    )  # the oldest is the newest that the consumer has reached
+    # The oldest is the newest that the consumer has reached.
+    marks: deque[DatasetSnapshot] = field(default_factory=deque)
     first: DatasetSnapshot | None = None  # what its reading of this epoch began with, if the dataset told a state then
     log: deque[tuple[object, tuple[int, ...]]] = field(default_factory=deque)  # (indices, skip) since then, if needed
     digests: bytearray = field(default_factory=bytearray)  # of the last of its tasks up to `position`

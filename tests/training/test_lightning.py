@@ -73,10 +73,8 @@ def test_a_bad_batch_ends_the_fit_where_that_is_asked_for(tmp_path: Path) -> Non
 
 
 def test_the_metric_and_the_gradient_norm_are_watched_and_end_the_fit(tmp_path: Path) -> None:
-    guard, watch = (
-        GuardCallback(),
-        MetricWatch("error", mode="max", decline=2, collapse=1.0),
-    )  # it will fall: that is a decline
+    guard = GuardCallback()
+    watch = MetricWatch("error", mode="max", decline=2, collapse=1.0)  # it will fall: that is a decline
     callback = MetricCallback(watch, "error", guard=guard, stop=True)
     trainer = _trainer(tmp_path, 20, guard, callback)
     trainer.fit(Model(), DataLoader(_data(), batch_size=4), TorchLoader(_data(), batch_size=8))
