@@ -193,12 +193,11 @@ class Recovery:
     def _count(self, work: Work | None, cause: str) -> None:
         """Too many faults in too short a time, or too little memory: fewer processes.
 
-        At the lowest rung what is blamed on a task does not end the loader, unless policy wants no fallback: a verdict
-        on the task will follow.
+        At the lowest rung what is blamed on a task, or on a worker's set-up or start of an epoch, does not end the
+        loader, unless policy wants no fallback: a verdict on it will follow.
         """
         fleet, fallback = self._fleet, self._books.settings.fallback
-        blamed = work is not None and work.kind == "task"
-        if blamed and fallback != "off" and fleet.rung == fleet.rungs[-1]:
+        if work is not None and fallback != "off" and fleet.rung == fleet.rungs[-1]:
             return
         too_many = self._books.faults.add(self._books.now)
         if cause == "oom":

@@ -217,6 +217,21 @@ def test_a_set_up_that_killed_ends_the_loader_where_no_process_can_be_had() -> N
     assert [c.cause for c in only(m.GiveUp, stage.commands)] == ["starts"]
 
 
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_a_set_up_that_is_killed_at_the_lowest_rung_is_tried_as_often_as_policy_says(attempts: int) -> None:
+    stage = Stage(num_workers=1, max_processes=0, max_restarts=0, bad_sample_attempts=attempts)
+    stage.begin()
+    said = stage.tell(m.InlineRefused(0, "os.setsid()"))
+    for _ in range(attempts):
+        process = only(m.StartProcess, said)[0].process
+        stage.tell(m.ProcessReady(process))
+        said = stage.die(process, setup=0, detail="SIGKILL")
+        assert not only(m.GiveUp, said)
+    process = only(m.StartProcess, said)[0].process
+    stage.tell(m.ProcessReady(process))
+    assert only(m.GiveUp, stage.die(process, setup=0, detail="SIGKILL")) == [m.GiveUp("setup", None, "died")]
+
+
 def test_what_the_trainer_could_not_undo_is_done_in_a_process() -> None:
     stage = Stage(num_workers=2, max_processes=0)
     stage.begin()

@@ -262,9 +262,7 @@ UNPRIVILEGED = """
 
     told = []
     ambient = Ambient(lambda what, left_out: told.append((what, left_out)))
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setuid(65534)
+    DROP
     soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
 
@@ -282,15 +280,37 @@ UNPRIVILEGED = """
     print(refused(lambda: os.nice(5), lenient=True), os.nice(0), told)
     real = os.nice
     print(refused(lambda: real(5)), told[1:])
+    idle = os.sched_param(0)
+    print(refused(lambda: os.sched_setscheduler(0, os.SCHED_BATCH, idle)), refused(lambda: os.sched_setscheduler(0, os.SCHED_IDLE, idle)) is not None, os.sched_getscheduler(0))
+"""
+
+OTHER_USER = """
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setuid(65534)
+"""
+
+ROOT_OF_A_CONTAINER = """
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    kinds = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable, twice
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    assert libc.capget(header, kinds) == 0
+    for kind in range(3):
+        kinds[kind] &= ~(1 << 23 | 1 << 24)  # CAP_SYS_NICE, CAP_SYS_RESOURCE
+    assert libc.capset(header, kinds) == 0
 """
 
 
-def test_without_privilege_what_only_root_could_undo_is_refused(tmp_path: Path) -> None:
-    out = run_script(program(tmp_path, UNPRIVILEGED)).splitlines()
+@pytest.mark.parametrize("drop", [OTHER_USER, ROOT_OF_A_CONTAINER], ids=["other user", "root of a container"])
+def test_without_privilege_what_only_root_could_undo_is_refused(tmp_path: Path, drop: str) -> None:
+    out = run_script(program(tmp_path, UNPRIVILEGED.replace("    DROP\n", drop.lstrip("\n")))).splitlines()
     assert out == [
         "os.nice(5) None 0",
         "None True",
         "True True",
         "None 0 [('os.nice(5)', True)]",
         "None [('priority (now 5, and 0 before)', False)]",
+        "None True 0",
     ]

@@ -54,23 +54,41 @@ def _always(*arguments: Any, **named: Any) -> bool:
     return True
 
 
-def _never(*arguments: Any, **named: Any) -> bool:
-    """It can be undone."""
-    return False
-
-
 def _none() -> None:
     """Nothing is done."""
 
 
+# A user 0 need not have the capabilities (containers, user namespaces), so what may be undone is tried, not looked up.
+_real_setrlimit, _real_setpriority = resource.setrlimit, os.setpriority
+_UNUSED = ("RLIMIT_RTPRIO", "RLIMIT_NICE", "RLIMIT_MSGQUEUE", "RLIMIT_SIGPENDING")  # whose hard limits nobody leans on
+
+
+def _may_raise_limits() -> bool:
+    """Whether a hard limit that is lowered could be raised again: one is raised by one, and put back."""
+    for number in [getattr(resource, name) for name in _UNUSED if hasattr(resource, name)]:
+        soft, hard = resource.getrlimit(number)
+        if hard != resource.RLIM_INFINITY:
+            try:
+                _real_setrlimit(number, (soft, hard + 1))
+            except (OSError, ValueError):
+                return False
+            _real_setrlimit(number, (soft, hard))
+            return True
+    return False
+
+
 def _may_lower() -> bool:
-    """Whether a raised priority value could be lowered again."""
-    if os.geteuid() == 0:
-        return True
+    """Whether a raised priority value could be lowered again: it is lowered by one, and put back."""
+    now = os.getpriority(os.PRIO_PROCESS, 0)
     limit = getattr(resource, "RLIMIT_NICE", None)
-    if limit is None:
+    if limit is not None and 20 - min(resource.getrlimit(limit)[0] % 2**63, 40) <= now:
+        return True
+    try:
+        _real_setpriority(os.PRIO_PROCESS, 0, now - 1)
+    except OSError:
         return False
-    return 20 - min(resource.getrlimit(limit)[0] % 2**63, 40) <= os.getpriority(os.PRIO_PROCESS, 0)
+    _real_setpriority(os.PRIO_PROCESS, 0, now)
+    return True
 
 
 def _nice(increment: int) -> bool:
@@ -87,11 +105,23 @@ def _own_priority(process: Any, value: int | None = None) -> bool:
     return value is not None and process.pid == os.getpid() and _priority(os.PRIO_PROCESS, 0, value)
 
 
+def _is_ordinary(policy: int) -> bool:
+    """Whether anybody may leave a scheduling policy again, and come back to it."""
+    return policy in (os.SCHED_OTHER, os.SCHED_BATCH)
+
+
+def _policy(pid: int, policy: int, parameter: Any) -> bool:
+    ordinary = _is_ordinary(policy) and _is_ordinary(os.sched_getscheduler(0))
+    return pid in (0, os.getpid()) and not ordinary and not _may_lower()
+
+
+def _parameter(pid: int, parameter: Any) -> bool:
+    return pid in (0, os.getpid()) and not _is_ordinary(os.sched_getscheduler(0)) and not _may_lower()
+
+
 def _limit(number: int, limits: Any) -> bool:
-    if os.geteuid() == 0:
-        return False
     (_, hard), new = resource.getrlimit(number), limits[1]
-    return bool(new != hard and new != resource.RLIM_INFINITY)
+    return bool(new != hard and new != resource.RLIM_INFINITY) and not _may_raise_limits()
 
 
 def _own_limit(pid: int, number: int, limits: Any = None) -> bool:
@@ -123,7 +153,8 @@ def _listed() -> list[_Guard]:
         )),
         (resource, "setrlimit", _limit, _none),
         (resource, "prlimit", _own_limit, _none),
-        *((os, name, _never, _none) for name in ("sched_setscheduler", "sched_setparam")),
+        (os, "sched_setscheduler", _policy, _none),
+        (os, "sched_setparam", _parameter, _none),
         (torch, "set_num_interop_threads", _always, _none),
         *((faulthandler, name, _always, _none) for name in ("enable", "disable", "register", "unregister")),
         (faulthandler, "dump_traceback_later", _always, _none),
