@@ -55,6 +55,7 @@ class Answers:
             m.WorkerReady: self._worker_ready,
             m.WorkerDiverged: self._worker_diverged,
             m.WorkerResumed: self._worker_resumed,
+            m.WorkerChanged: self._returning.changed,
             m.TaskLoaded: self._task_loaded,
             m.TaskRaised: self._task_raised,
             m.TaskCancelled: self._task_passed,

@@ -12,8 +12,8 @@ __all__ = [
     "COMMANDS", "AbandonProcess", "CancelBefore", "CaptureStacks", "Command", "Deliver", "DeliverBadSample",
     "DeliverError", "DropShadow", "DropWorker", "EndEpoch", "FreeSlot", "GiveState", "GiveUp", "HostWorker",
     "InspectProcess", "KillProcess", "LoadInline", "PlanTask", "ReportFault", "ReportRefused", "ReportReplay",
-    "ReportRung", "ReportSkipped", "ReportSlow", "ReportSlowStart", "ResumeWorker", "SendProbe", "SendTask",
-    "StartProcess", "StopProcess",
+    "ReportRung", "ReportSkipped", "ReportSlow", "ReportSlowStart", "ReportStay", "ResumeWorker", "SendProbe",
+    "SendTask", "StartProcess", "StopProcess",
 ]  # fmt: skip
 
 
@@ -248,6 +248,12 @@ class ReportRung(NamedTuple):
     why: str
 
 
+class ReportStay(NamedTuple):
+    """Tell that the number of processes stays, though policy wants fewer: they keep what would be lost."""
+
+    rung: int
+
+
 class ReportSlow(NamedTuple):
     """Tell of a batch that takes longer than its deadline while its samples still finish."""
 
@@ -287,7 +293,7 @@ Command = Union[  # noqa: UP007 - a bar between two dozen names is no easier to 
     LoadInline,
     InspectProcess, CaptureStacks, KillProcess, StopProcess, AbandonProcess,
     Deliver, DeliverError, DeliverBadSample, EndEpoch, GiveState, FreeSlot, GiveUp,
-    ReportFault, ReportReplay, ReportRung, ReportSlow, ReportSlowStart, ReportSkipped, ReportRefused,
+    ReportFault, ReportReplay, ReportRung, ReportStay, ReportSlow, ReportSlowStart, ReportSkipped, ReportRefused,
 ]  # fmt: skip
 
 COMMANDS: tuple[type, ...] = get_args(Command)

@@ -11,8 +11,8 @@ __all__ = [
     "EVENTS", "INLINE", "BatchRequested", "ClockAdvanced", "CloseRequested", "EpochBegan", "EpochResumed", "Event",
     "InlineInterrupted", "InlineRefused", "Lease", "LeaseReturned", "PlanEnded", "ProbeFinished", "ProcessExited",
     "ProcessInspected", "ProcessLostElsewhere", "ProcessReady", "ShadowLost", "ShadowTaken", "StacksCaptured",
-    "StartRefused", "StateRequested", "TaskCancelled", "TaskLoaded", "TaskPlanned", "TaskRaised", "WorkerDiverged",
-    "WorkerEnded", "WorkerMarked", "WorkerReady", "WorkerResumed",
+    "StartRefused", "StateRequested", "TaskCancelled", "TaskLoaded", "TaskPlanned", "TaskRaised", "WorkerChanged",
+    "WorkerDiverged", "WorkerEnded", "WorkerMarked", "WorkerReady", "WorkerResumed",
 ]  # fmt: skip
 
 INLINE = 0
@@ -207,6 +207,17 @@ class ProbeFinished(NamedTuple):
     finished_at: float
 
 
+class WorkerChanged(NamedTuple):
+    """The dataset of a worker was seen to change itself (a counter, a cache): another copy of it is not the same.
+
+    Told at most once each time that a worker is set up, before the batch after which it was seen, and only of map-style
+    datasets: what an iterable one gives when it is read again is compared.
+    """
+
+    process: int
+    worker: int
+
+
 class ProcessInspected(NamedTuple):
     """What a process's progress page and the kernel say about it.
 
@@ -285,8 +296,8 @@ class ClockAdvanced(NamedTuple):
 
 Event = Union[  # noqa: UP007 - a bar between two dozen names is no easier to read
     EpochBegan, EpochResumed, StateRequested, TaskPlanned, PlanEnded, BatchRequested, LeaseReturned, CloseRequested,
-    ProcessReady, WorkerReady, WorkerDiverged, WorkerResumed, WorkerMarked, ShadowTaken, ShadowLost, TaskLoaded,
-    TaskRaised, TaskCancelled, WorkerEnded, ProbeFinished,
+    ProcessReady, WorkerReady, WorkerDiverged, WorkerResumed, WorkerMarked, WorkerChanged, ShadowTaken, ShadowLost,
+    TaskLoaded, TaskRaised, TaskCancelled, WorkerEnded, ProbeFinished,
     ProcessInspected, ProcessLostElsewhere, StacksCaptured, StartRefused,
     ProcessExited, InlineInterrupted, InlineRefused, ClockAdvanced,
 ]  # fmt: skip

@@ -67,13 +67,24 @@ class Fleet:
         """Count a delivered batch; enough of them lead one rung up."""
         if self.rung == self.rungs[0]:
             return
-        if self.rung > 0 and self._shadows.behind:  # a worker that moves leaves behind what only shadows keep
+        if self.keeps_what_would_be_lost():
             return
         self._good += 1
         if self._good >= self._books.settings.recover_after:
             above = [rung for rung in self.rungs if rung > self.rung]
             self._change_rung(above[-1], f"{self._good} good batches")
             self.balance()
+
+    def keeps_what_would_be_lost(self) -> bool:
+        """True if a worker's dataset has changed itself, which other processes would not know."""
+        return any(self._must_stay(worker) for worker in self._books.workers)
+
+    def _must_stay(self, worker: WorkerRecord) -> bool:
+        """True if what a worker's dataset has changed in itself is kept where it is, and nowhere else."""
+        if worker.host is None:
+            return self._shadows.awaits(worker)
+        process = self.processes[worker.host]
+        return worker.changed or self._shadows.holds(worker, process)
 
     def _change_rung(self, rung: int, why: str) -> None:
         self._good, self._books.unbalanced = 0, True
@@ -95,7 +106,7 @@ class Fleet:
         self._books.unbalanced = False
         if self._books.closed:
             return
-        escort = self.rung == 0 and any(worker.needs_process for worker in self._books.workers)
+        escort = self.rung == 0 and not all(self._belongs_inline(worker) for worker in self._books.workers)
         wanted = 1 if escort else self.rung
         staff = self.staff()
         for _ in range(wanted - len(staff) - self.dying()):
@@ -197,7 +208,9 @@ class Fleet:
             self._dispatch.feed(worker)
 
     def _belongs_inline(self, worker: WorkerRecord) -> bool:
-        return self.rung == 0 and not worker.needs_process
+        if self.rung or worker.needs_process:
+            return False
+        return worker.host == m.INLINE or not self._must_stay(worker)
 
     def _spread(self) -> None:
         """Let workers move so that no ready process hosts two more than another, and none stays in the trainer."""
@@ -220,16 +233,12 @@ class Fleet:
             self._send_off(mover)
 
     def _mover(self, numbers: list[int]) -> WorkerRecord | None:
-        """Which of these may move: one that a shadow holds would leave behind what only the shadow keeps."""
+        """Which of these may move."""
         for number in reversed(numbers):
             worker = self._books.workers[number]
-            if not self._is_held(worker):
+            if not self._must_stay(worker):
                 return worker
         return None
-
-    def _is_held(self, worker: WorkerRecord) -> bool:
-        process = self.processes.get(worker.host or m.INLINE)
-        return process is not None and self._shadows.holds(worker, process)
 
     def _send_off(self, worker: WorkerRecord) -> None:
         worker.moving = True
@@ -242,13 +251,14 @@ class Fleet:
         process = self.processes[worker.host]
         if not process.alive or any(work.worker == worker.id for work in process.work):
             return
-        if not (process.retiring or self._belongs_inline(worker)) and self._is_held(worker):
-            worker.moving, self._books.unbalanced = False, True  # a shadow was taken meanwhile
+        if not (process.retiring or self._belongs_inline(worker)) and self._must_stay(worker):
+            worker.moving, self._books.unbalanced = False, True  # its dataset has changed meanwhile
             return
         if process.state is ProcessState.READY:
             self._books.emit(m.DropWorker(process.id, worker.id))
         process.workers.discard(worker.id)
         worker.host = None
+        self._shadows.settled(worker, None)
         self._place(worker)
         self._stop_if_empty(process)
 

@@ -110,6 +110,10 @@ class RestartWindow:
         self._hits.clear()
         self.row = 0
 
+    def postpone(self) -> None:
+        """Nothing is done about the faults yet, as the work goes on between them: only the row counts on."""
+        self._hits.clear()
+
     def forgive(self, count: int) -> None:
         """Take back the last ``count`` faults: a bad sample explains them, and fewer processes would not help."""
         for _ in range(min(count, len(self._hits))):

@@ -138,6 +138,7 @@ class WorkerRecord:
     setup_failures: int = 0  # processes that died or hung while setting it up, since it last finished a task
     setup_hangs: int = 0  # how many of these hung: each doubles the deadline
     barred: bool = False  # from the trainer, which could not undo what it does
+    changed: bool = False  # its dataset has changed itself where it is hosted: moving it would lose that
     lenient: bool = False  # the trainer is all there is for it, barred or not
     hunt: Bisection | None = None
 

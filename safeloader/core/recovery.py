@@ -7,6 +7,7 @@ queues in the old order, and its workers find a home again. What was in work is 
 from __future__ import annotations
 
 from collections import deque
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from safeloader.core import messages as m
@@ -24,6 +25,19 @@ if TYPE_CHECKING:
     from safeloader.core.shadows import Shadows
 
 __all__ = ["Recovery"]
+
+
+class _Verdict(Enum):
+    """What a fault means for the number of processes."""
+
+    GO_ON = auto()
+    STAY = auto()  # fewer would lose what datasets have changed in themselves
+    LOWER = auto()
+    DO_WITHOUT = auto()
+    GIVE_UP = auto()
+
+
+_IN_VAIN = 3  # faults in a row without a finished task: then datasets' changes are given up for fewer processes
 
 
 class Recovery:
@@ -95,11 +109,14 @@ class Recovery:
             self._books.workers[work.worker].setup_hangs += cause == "hung"
         if work is not None and task is not None and work.kind == "task":
             self._quarantine.charge(task, cause, sample, stack)
-        self._tell(process, event, cause, work, sample, stack)
         if process.standby:
+            self._tell(process, event, cause, work, sample, stack, "standby")
             self._fleet.standby_lost(cause)
-        elif not self._books.closed:
-            self._decide(work, cause)
+            return
+        verdict = _Verdict.GO_ON if self._books.closed else self._weigh(work, cause)
+        self._tell(process, event, cause, work, sample, stack, self._action(process, event, verdict))
+        if not self._books.closed:
+            self._decide(work, cause, verdict)
 
     def _in_work(self, process: ProcessRecord, event: m.ProcessExited | None) -> tuple[Work | None, int | None]:
         """What the process worked on, and on which sample: only that can be to blame.
@@ -144,9 +161,9 @@ class Recovery:
         work: Work | None,
         sample: int | None,
         stack: str | None,
+        action: str,
     ) -> None:
         worker = work.worker if work is not None else min(process.workers) if len(process.workers) == 1 else None
-        action = self._action(process, event)
         self._books.report(
             cause,
             event.detail if event is not None else "could not be killed",
@@ -164,12 +181,10 @@ class Recovery:
             ),
         )
 
-    def _action(self, process: ProcessRecord, event: m.ProcessExited | None) -> str:
-        if process.standby:
-            return "standby"
+    def _action(self, process: ProcessRecord, event: m.ProcessExited | None, verdict: _Verdict) -> str:
         if event is None:
             return "abandoned"
-        if self._shadows.holds_one_of(process):
+        if verdict in (_Verdict.GO_ON, _Verdict.STAY) and self._shadows.holds_one_of(process):
             return "restored"
         standby = self._fleet.standby()
         ready = event.relieved or (standby is not None and standby.state is ProcessState.READY)
@@ -177,38 +192,45 @@ class Recovery:
 
     # ------------------------------------------------------------ what policy says
 
-    def _decide(self, work: Work | None, cause: str) -> None:
-        if work is not None and work.kind == "probe":
-            self._quarantine.probe_died(self._books.workers[work.worker])
-            return
-        self._count(work, cause)
+    def _weigh(self, work: Work | None, cause: str) -> _Verdict:
+        """Too many faults in too short a time, or too little memory: fewer processes.
+
+        At the lowest rung what is blamed on a task, or on a worker's set-up or start of an epoch, does not end the
+        loader, unless policy wants no fallback: a verdict on it will follow. Where fewer processes would lose what
+        datasets have changed in themselves, they wait as long as batches come between the faults.
+        """
+        fleet, faults = self._fleet, self._books.faults
+        lowest = fleet.rung == fleet.rungs[-1]
+        if work is not None and (work.kind == "probe" or (lowest and self._books.settings.fallback != "off")):
+            return _Verdict.GO_ON
+        too_many = faults.add(self._books.now)
+        if cause == "oom" and not lowest:
+            return _Verdict.LOWER
+        if not too_many:
+            return _Verdict.GO_ON
+        if lowest:
+            return _Verdict.GIVE_UP if fleet.rung else _Verdict.DO_WITHOUT
+        return _Verdict.STAY if fleet.keeps_what_would_be_lost() and faults.row <= _IN_VAIN else _Verdict.LOWER
+
+    def _decide(self, work: Work | None, cause: str, verdict: _Verdict) -> None:
+        if verdict is _Verdict.LOWER:
+            self._fleet.lower("memory is short" if cause == "oom" else "too many faults")
+        elif verdict is _Verdict.STAY:
+            self._books.faults.postpone()
+            self._books.emit(m.ReportStay(self._fleet.rung))
+        elif verdict is _Verdict.DO_WITHOUT:
+            self._do_without_processes(cause)
+        elif verdict is _Verdict.GIVE_UP:
+            self._give_up("restarts", None, cause)
         if self._books.closed or work is None:
             return
-        if work.task is not None:
+        if work.kind == "probe":
+            self._quarantine.probe_died(self._books.workers[work.worker])
+        elif work.task is not None:
             if work.task.state is TaskState.WAITING:
                 self._quarantine.judge(work.task)
         elif self._books.workers[work.worker].setup_failures > self._books.settings.bad_sample_attempts:
             self._give_up("setup", None, cause)
-
-    def _count(self, work: Work | None, cause: str) -> None:
-        """Too many faults in too short a time, or too little memory: fewer processes.
-
-        At the lowest rung what is blamed on a task, or on a worker's set-up or start of an epoch, does not end the
-        loader, unless policy wants no fallback: a verdict on it will follow.
-        """
-        fleet, fallback = self._fleet, self._books.settings.fallback
-        if work is not None and fallback != "off" and fleet.rung == fleet.rungs[-1]:
-            return
-        too_many = self._books.faults.add(self._books.now)
-        if cause == "oom":
-            lowered = fleet.lower("memory is short")
-        else:
-            lowered = too_many and fleet.lower("too many faults")
-        if too_many and not lowered:
-            if fleet.rung == 0:
-                self._do_without_processes(cause)
-            else:
-                self._give_up("restarts", None, cause)
 
     def _do_without_processes(self, cause: str) -> None:
         """No process can be had, and the trainer needs none: only what hurt one before is given up."""

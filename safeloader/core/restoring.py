@@ -57,6 +57,7 @@ class Returning:
                 process, worker.id, worker.epoch, worker.position, worker.exhausted,
                 worker.epoch_snapshot, worker.snapshot, redo=redo,
             )  # fmt: skip
+        self._tell_of_loss(worker)
         mark, again = self._way(worker), self._again(worker)
         replay = replayed(worker, mark, worker.position) if self._indexed else ()
         digests = bytes(worker.digests[-DIGEST * again :]) if again else b""
@@ -66,6 +67,19 @@ class Returning:
             process, worker.id, worker.epoch, worker.position, worker.exhausted,
             worker.epoch_snapshot, worker.snapshot, mark, replay, digests, worker.lenient,
         )  # fmt: skip
+
+    def changed(self, event: m.WorkerChanged) -> None:
+        """What a worker's dataset holds is no longer what a new copy of it would. One that tells its state is brought
+        to that, and compared."""
+        worker = self._books.workers[event.worker]
+        if worker.host == event.process and not self._books.settings.stateful:
+            worker.changed = True
+
+    def _tell_of_loss(self, worker: WorkerRecord) -> None:
+        """It is set up with a new copy of its dataset."""
+        if worker.changed:
+            worker.changed = False
+            self._report(worker, "lost", worker.position, 0, "", "goes on", "dataset")
 
     def _ways(self, worker: WorkerRecord) -> list[DatasetSnapshot | None]:
         """The states to begin with, best first; None: the dataset as it was at first."""

@@ -163,10 +163,10 @@ class Shadows:
         """True if a shadow can make a successor of a process that is lost."""
         return any(worker in shadow.redo for shadow in self.orphans for worker in process.workers)
 
-    def settled(self, worker: WorkerRecord, process: ProcessRecord) -> None:
-        """A worker has found a home: shadows of other processes need not hold it any more."""
+    def settled(self, worker: WorkerRecord, process: ProcessRecord | None) -> None:
+        """A worker has found a home, or leaves one on purpose: shadows of other processes need not hold it any more."""
         for number, shadow in list(self.behind.items()):
-            if number != process.id and shadow.redo.pop(worker.id, None) is not None:
+            if (process is None or number != process.id) and shadow.redo.pop(worker.id, None) is not None:
                 self._books.processes[number].kept.discard(worker.id)
                 if not shadow.redo:
                     self._drop(self.behind.pop(number))

@@ -30,6 +30,7 @@ __all__ = [
     "StallEnded",
     "Stalled",
     "Started",
+    "Stayed",
     "Unshadowed",
 ]
 
@@ -86,8 +87,9 @@ class Replayed(Happening):
         epoch: Epoch, from 0.
         outcome: ``"same"``: what was loaded again is what was delivered; ``"unknown"``: there was nothing to compare;
             ``"differs"``, ``"ended"`` (earlier than before), ``"raised"``: it is not; ``"refused"``: the dataset did
-            not take its own state; ``"missing"``: random generators could not be put back.
-        source: What it began with: ``"beginning"``, ``"state"`` (the dataset's own) or ``"generators"``.
+            not take its own state; ``"missing"``: random generators could not be put back; ``"lost"``: what the
+            dataset had changed in itself is lost.
+        source: What it began with: ``"beginning"``, ``"state"`` (the dataset's own), ``"generators"`` or ``"dataset"``.
         at: The first of this worker's batches that differs, from 0.
         of: How many batches it had loaded in this epoch.
         compared: How many of them came again as they were.
@@ -147,6 +149,15 @@ class FellBack(Happening):
     why: str
     old_way: str = ""
     new_way: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stayed(Happening):
+    """Policy wants fewer processes than `processes`, and lets it be: what their datasets changed would be lost."""
+
+    event: ClassVar[str] = "stayed"
+
+    processes: int
 
 
 @dataclass(frozen=True, slots=True)

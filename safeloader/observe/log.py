@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["configure", "level_for", "line_for", "logger", "tell"]
 
 _WARNINGS = (
-    h.FellBack | h.Recovered | h.Slow | h.Skipped | h.NotUndone | h.CodeChanged
+    h.FellBack | h.Stayed | h.Recovered | h.Slow | h.Skipped | h.NotUndone | h.CodeChanged
     | h.Stalled | h.StallEnded | h.RanksStalled | h.Differs | h.SlowStart
 )  # fmt: skip
 

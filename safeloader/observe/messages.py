@@ -189,6 +189,11 @@ def replay_in_words(worker: int, outcome: str, source: str, at: int, of: int, de
         return f"worker {worker} {what}, and there was nothing to compare with: that this is exact is not known"
     if outcome == "missing":
         return f"worker {worker}: random generators of its dataset could not be put back, and draw other numbers{why}"
+    if outcome == "lost":
+        kept = "what the dataset had changed in itself (a cache, a counter) is lost with its process"
+        return (
+            f"worker {worker} has a new copy of its dataset: {kept}, so batches may not be those of an undisturbed run"
+        )
     if outcome == "refused":
         return f"the dataset of worker {worker} does not take the state that it told{why}"
     how = {
@@ -211,6 +216,11 @@ def _rung(event: h.FellBack | h.Recovered) -> str:
         return f"{turn} from {event.old_way} to {event.new_way}{why}; the samples and their order stay the same"
     change = f"from {_hosts(event.old)} to {_hosts(event.new)}"
     return f"{turn} {change}{why}; the workers and the batches stay the same"
+
+
+def _stayed(event: h.Stayed) -> str:
+    kept = "what their datasets have changed in themselves"
+    return f"too many faults for {many(event.processes, 'process')}; they stay, since fewer would lose {kept}"
 
 
 def _resized(event: h.Resized) -> str:
@@ -322,6 +332,7 @@ _LINES: dict[type[h.Happening], Callable[[Any], str]] = {
     h.Resumed: _resumed,
     h.FellBack: _rung,
     h.Recovered: _rung,
+    h.Stayed: _stayed,
     h.Resized: _resized,
     h.Slow: _slow,
     h.Skipped: _skipped,

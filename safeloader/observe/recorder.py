@@ -168,6 +168,11 @@ class Recorder:
             self.rung, old_way, self.way = new, self.way, way
             self._tell(h.FellBack(self._clock(), self.name, old, new, why, old_way, way))
 
+    def stays(self, rung: int) -> None:
+        """Policy would lower the number of processes, and lets it be, since they keep what datasets have changed."""
+        with self._unharmed():
+            self._tell(h.Stayed(self._clock(), self.name, rung))
+
     def recovered(self, old: int, new: int, why: str = "", way: str = "") -> None:
         """Policy raises the number of processes, or takes another `way`."""
         with self._unharmed():

@@ -22,7 +22,7 @@ is traced;
 on for others, ``(LEFT,)``.
 ``(SHADOWED, pid, private, seconds)`` comes with two descriptors: where the shadow listens, and its pidfd; ``private``
 are the bytes that the shadow before it had to itself, ``seconds`` what taking it cost. ``(UNSHADOWED, why)``: none can
-be taken.
+be taken. ``(CHANGED, worker)``: the dataset of a worker was seen to change itself, once since the worker was set up.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HOST, DROP, RESUME, TASK, PROBE, JOIN, MORE = range(7)
 READY, HOSTED, RESUMED, LOADED, EMPTY, RAISED, ENDED, PROBED, REFUSED, LEFT, CANCELLED, DIFFERS, DIVERGED = range(
     10, 23
 )
-SHADOWED, UNSHADOWED = range(23, 25)
+SHADOWED, UNSHADOWED, CHANGED = range(23, 26)
 
 FILES = {SHADOWED: 2}
 """How many descriptors come with a message."""

@@ -54,6 +54,7 @@ def live_through_everything(told: Recorder) -> None:
     told.fell_back(4, 2, "too many faults")
     told.resized(1, 128, 160, 0.03)
     told.recovered(2, 4)
+    told.stays(4)
     told.slow(13, 0, 131.0, 7)
     told.stalled(Stall("loader", 300.0, True, StallPlace("train.py:88 in step", "stack")))
     told.stall_ended(412.0)
@@ -78,7 +79,7 @@ def test_each_happening_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture)
     with caplog.at_level(logging.DEBUG, "safeloader"):
         live_through_everything(told)
         told.closed()
-    assert [record.name for record in caplog.records] == ["safeloader"] * 20
+    assert [record.name for record in caplog.records] == ["safeloader"] * 21
     assert caplog.messages[-1] == "train: closed after 18,500 batches in 1 epoch, with 1 fault, 2.1 s lost"
 
 

@@ -180,6 +180,20 @@ LINES = {
         events.Recovered(NOON, "train", 1, 2, ""),
         "train: recovers from 1 process to 2 processes; the workers and the batches stay the same",
     ),
+    "stayed": (
+        events.Stayed(NOON, "train", 4),
+        (
+            "train: too many faults for 4 processes; they stay, since fewer would lose what their datasets have changed "
+            "in themselves"
+        ),
+    ),
+    "a change is lost": (
+        replay("lost", "dataset"),
+        (
+            "train: worker 1 has a new copy of its dataset: what the dataset had changed in itself (a cache, a counter) "
+            "is lost with its process, so batches may not be those of an undisturbed run"
+        ),
+    ),
     "killed, and a stream is read again": (
         fault(detail="SIGKILL", action="restarted", again=12),
         (

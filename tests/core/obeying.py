@@ -232,6 +232,8 @@ class Obeying(Shadowing):
         event = result(self.nature, m.INLINE, c.task, outcome, taken_at, self.now)
         if isinstance(event, m.TaskLoaded) and outcome.content is not None:
             event = event._replace(snapshot=worker.state)
+        if isinstance(event, m.TaskLoaded) and worker.notices_change():
+            self._events.append(m.WorkerChanged(m.INLINE, c.worker))
         self._events.append(event)
         if isinstance(event, m.TaskLoaded) and worker.tells:
             self._events.append(m.WorkerMarked(m.INLINE, c.worker, worker.content))
@@ -439,6 +441,11 @@ class Obeying(Shadowing):
         return said.worker in nature.shaky or (state and (said.epoch > 0 or not nature.iterable))
 
     def _ReportReplay(self, c: m.ReportReplay) -> None:
+        if c.outcome == "lost":
+            if not self.nature.hidden or c.worker not in self.changed:
+                raise Broken(f"{c}, and nothing was")
+            self.changed.discard(c.worker)
+            return
         if (c.outcome == "same") != (c.compared > 0):
             raise Broken(f"{c}, and {c.compared} were compared")
         if c.action == "goes on" and c.outcome == "unknown":
@@ -466,9 +473,15 @@ class Obeying(Shadowing):
             raise Broken(f"{c} after {self.consumer.received_since_rung + 1} batches")
         if c.new < c.old and not self.memory_short and not self._too_many():
             raise Broken(f"{c} after {self.fault_times}")
+        if (c.new > c.old or not self.memory_short) and self.undisturbed.faults_in_a_row <= 3 and self.kept_changes():
+            raise Broken(f"{c}, and what the datasets have changed in themselves is lost")
         if c.new < c.old:
             self.fault_times.clear()
         self.rung, self.consumer.received_since_rung = c.new, 0
+
+    def _ReportStay(self, c: m.ReportStay) -> None:
+        if c.rung != self.rung or not self._too_many():
+            raise Broken(f"{c} at {self.rung} after {self.fault_times}")
 
     def _ReportSlow(self, c: m.ReportSlow) -> None:
         pass

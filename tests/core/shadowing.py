@@ -43,6 +43,7 @@ class Shadowing:
     rung: int
     sup: Any
     processes: dict[int, SimProcess]
+    inline: dict[int, SimWorker]
     _events: deque[m.Event]
     tell: Any
 
@@ -51,6 +52,7 @@ class Shadowing:
         self.lost_shadows: deque[int] = deque()  # whose end is not told
         self.last_home: dict[int, int] = {}  # the last process of each worker
         self.left: set[int] = set()  # workers that moved away from their process
+        self.changed: set[int] = set()  # workers whose dataset is known to have changed itself
         self.inexact: set[int] = set()  # workers whose dataset lost what it had changed in itself
         self.adopted = 0  # workers that went on from a shadow
 
@@ -113,6 +115,8 @@ class Shadowing:
                 and any(self._could_serve(s, c) for s in self.living_shadows())
             ):
                 raise Broken(f"{c}, and there is a shadow of worker {worker}")
+            if worker in self.changed:
+                raise Broken(f"{c}, and what its dataset had changed in itself is lost without a word")
             for shadow in self.shadows.values():
                 shadow.released.add(worker)
             if c.position or c.epoch:
@@ -122,6 +126,16 @@ class Shadowing:
             self.processes[c.process].redone.add(worker)
         self.left.discard(worker)
         self.last_home[worker] = c.process
+
+    def kept_changes(self) -> set[int]:
+        """Workers whose dataset has changed itself, and lives in a process, or in the trainer."""
+        return {worker for number in (m.INLINE, *self.processes) for worker in self.changed & self._lodgers(number)}
+
+    def _lodgers(self, process: int) -> set[int]:
+        """The workers that live there, as the supervisor knows."""
+        if process == m.INLINE:
+            return set(self.inline)
+        return set() if self.processes[process].gone else self.processes[process].lodgers
 
     def _could_serve(self, shadow: SimShadow, c: m.HostWorker) -> bool:
         """It sleeps behind the last home of the worker: which is gone, or has seen what the stream must not know of."""

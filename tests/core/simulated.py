@@ -71,13 +71,14 @@ class Outcome(NamedTuple):
 class SimWorker:
     """A worker's state, in a process, in the trainer, or in the undisturbed run that all is compared with."""
 
-    __slots__ = ("ended", "epoch", "id", "memory", "nature", "order", "position", "state")
+    __slots__ = ("ended", "epoch", "id", "memory", "nature", "order", "position", "seen", "state")
 
     def __init__(self, nature: Nature, worker: int) -> None:
         self.nature = nature
         self.id = worker
         self.state = mix(nature.seed, worker)
         self.epoch = 0
+        self.seen = False  # its dataset is known to have changed itself
         self.memory = 0  # what the dataset made of all it has loaded
         self.position = 0
         self.order = 0  # what the iterator drew when it was made: a shuffle, say
@@ -88,7 +89,7 @@ class SimWorker:
     def hosted(cls, nature: Nature, command: m.HostWorker) -> SimWorker:
         worker = cls.__new__(cls)
         worker.nature, worker.id, worker.position, worker.ended = nature, command.worker, 0, False
-        worker.epoch = command.epoch
+        worker.epoch, worker.seen = command.epoch, False
         worker.state, worker.order, worker.memory = mix(nature.seed, command.worker), 0, 0
         if nature.iterable:
             if isinstance(command.epoch_snapshot, int):
@@ -163,6 +164,11 @@ class SimWorker:
     def tells(self) -> bool:
         """Whether it says so after this task."""
         return self.nature.stateful and self.state % 3 == 0
+
+    def notices_change(self) -> bool:
+        """Whether its dataset is seen to have changed itself, the first time."""
+        seen, self.seen = self.seen, self.nature.hidden and not self.nature.iterable
+        return self.seen and not seen
 
     def first_state(self, command: m.HostWorker) -> int | None:
         """What WorkerReady tells of the generators."""
@@ -341,11 +347,15 @@ class SimProcess:
             self.page.progressed_at, self.page.sample = now, None
             self.job.event = self._finish(self.job.command, now)
         else:
-            self.outbox.append(self.job.event)
             if isinstance(self.job.event, m.TaskLoaded):
                 worker = self.workers[self.job.command.worker]  # type: ignore[union-attr]
+                if worker.notices_change():
+                    self.outbox.append(m.WorkerChanged(self.id, worker.id))
+                self.outbox.append(self.job.event)
                 if worker.tells:
                     self.outbox.append(m.WorkerMarked(self.id, worker.id, worker.content))
+            else:
+                self.outbox.append(self.job.event)
             self.job, self.page.task, self.page.setup = None, None, None
             self.page.progressed_at = now
 

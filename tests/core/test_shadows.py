@@ -221,3 +221,89 @@ def test_a_worker_that_was_probed_goes_on_in_another_process() -> None:
     said = stage.die(number)
     assert only(m.ReportFault, said) == []
     assert started(said).shadow == 7
+
+
+# ---------------------------------------------------------------- changes that are kept in one place
+
+
+def changed(**settings: object) -> Stage:
+    """Two workers in two processes; the dataset of worker 0 is seen to have changed itself."""
+    stage = Stage(**settings)
+    stage.begin()
+    stage.load(0)
+    stage.tell(m.WorkerChanged(1, 0))
+    return stage
+
+
+def test_too_many_faults_lower_nothing_that_keeps_a_change() -> None:
+    stage = changed(max_restarts=0)
+    said = stage.die(2, task=1)
+    assert only(m.ReportStay, said) == [m.ReportStay(2)]
+    assert only(m.ReportRung, said) == []
+    assert len(only(m.StartProcess, said)) == 1
+    assert stage.rung == 2
+
+
+def test_faults_without_a_batch_in_between_lower_it_all_the_same() -> None:
+    stage = changed(max_restarts=0, bad_sample_attempts=9)
+    said = stage.die(2)
+    for _ in range(2):
+        said = stage.die(only(m.StartProcess, said)[0].process)
+        assert stage.rung == 2
+    stage.die(only(m.StartProcess, said)[0].process)
+    assert stage.rung == 1
+
+
+def test_short_memory_lowers_it_and_what_is_lost_is_told() -> None:
+    stage = changed()
+    said = stage.die(1, memory_short=True)
+    assert stage.rung == 1
+    (lost,) = [c for c in only(m.ReportReplay, said) if c.outcome == "lost"]
+    assert (lost.worker, lost.source, lost.action) == (0, "dataset", "goes on")
+
+
+def test_a_shadow_that_short_memory_leaves_unused_is_not_promised() -> None:
+    stage = shadowed()
+    (fault,) = only(m.ReportFault, stage.die(1, memory_short=True))
+    assert fault.action != "restored"
+
+
+def test_a_change_is_lost_and_told_once() -> None:
+    stage = changed()
+    said = stage.die(1)
+    said += stage.bring_up(said)
+    assert [c.outcome for c in only(m.ReportReplay, said)] == ["lost"]
+    process = only(m.HostWorker, said)[0].process
+    assert only(m.ReportReplay, stage.bring_up(stage.die(process))) == []
+
+
+def test_without_fallback_a_change_puts_nothing_off() -> None:
+    stage = changed(max_restarts=0, fallback="off")
+    assert [c.cause for c in only(m.GiveUp, stage.die(2, task=1))] == ["restarts"]
+
+
+def test_a_dataset_that_tells_its_state_has_no_change_to_lose() -> None:
+    stage = changed(stateful=True, max_restarts=0)
+    stage.die(2, task=1)
+    assert stage.rung == 1
+
+
+def test_no_rung_is_regained_while_the_trainer_keeps_a_change() -> None:
+    stage = Stage(num_workers=1, max_restarts=0, recover_after=1, prefetch_factor=1)
+    stage.begin()
+    stage.die(1)
+    assert stage.rung == 0
+    stage.ask()
+    stage.tell(m.WorkerReady(m.INLINE, 0, stage.now), m.WorkerChanged(m.INLINE, 0))
+    stage.tell(m.TaskLoaded(m.INLINE, 0, "batch", 0, None, 0.0, 0.0))
+    for task in range(1, 4):
+        stage.ask()
+        stage.tell(m.TaskLoaded(m.INLINE, task, "batch", 0, None, 0.0, 0.0))
+    assert stage.rung == 0
+
+
+def test_a_change_that_a_process_tells_of_a_worker_that_has_left_it_is_stale() -> None:
+    stage = Stage()
+    stage.begin()
+    stage.tell(m.WorkerChanged(2, 0))
+    assert [c.outcome for c in only(m.ReportReplay, stage.bring_up(stage.die(1)))] == []

@@ -91,6 +91,8 @@ class World(Obeying):
         self._events.append(event)
         while self._events:
             event = self._events.popleft()
+            if isinstance(event, m.WorkerChanged) and event.worker in self._lodgers(event.process):
+                self.changed.add(event.worker)
             self.told += 1
             if self.told > 15_000:
                 raise Broken("it never ends")
@@ -285,7 +287,8 @@ class World(Obeying):
             if not process.doomed:
                 process.condemned = False
         elif process.asked and not isinstance(
-            event, (m.ProcessExited, m.ProcessLostElsewhere, m.StartRefused, m.WorkerMarked, m.ShadowTaken)
+            event,
+            (m.ProcessExited, m.ProcessLostElsewhere, m.StartRefused, m.WorkerMarked, m.WorkerChanged, m.ShadowTaken),
         ):
             process.asked.popleft()
             process.sent_at.popleft()

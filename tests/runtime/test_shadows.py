@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from torch.utils.data import DataLoader as TorchLoader
 
-from safeloader import DataLoader, Policy
+from safeloader import DataLoader, Policy, WorkerPool
 from tests.changing_data import MAPS, Everything, Map, Streamed, write_files
 from tests.fixtures_data import Orders
 from tests.runtime.harness import Epoch, driver_of, end, gone, play, processes_of, program, seed, start_script
@@ -126,6 +126,23 @@ def test_all_that_an_iterable_dataset_changes_in_itself_survives(
 
 
 @pytest.mark.parametrize("dataset", [Everything, Streamed])
+def test_too_many_faults_do_not_lower_what_would_lose_it(
+    forked: None, files: Path, caplog: pytest.LogCaptureFixture, dataset: Any
+) -> None:
+    with make(dataset(files), max_restarts=0) as loader:
+
+        def kill_one() -> None:
+            processes_of(loader)[0].kill()
+
+        played = disturbed(loader, dict.fromkeys((5, 9, 20, 25), kill_one))
+        assert played == torchs(files, "map" if dataset is Everything else "stream")
+        report = loader.report()
+        assert (report.rung, report.fallbacks) == (2, 0)
+        assert len(report.faults) >= 3
+    assert "too many faults for 2 processes; they stay" in caplog.text
+
+
+@pytest.mark.parametrize("dataset", [Everything, Streamed])
 def test_processes_that_are_spawned_have_shadows_too(files: Path, dataset: Any) -> None:
     with make(dataset(files), start_method="spawn") as loader:
 
@@ -201,6 +218,58 @@ def test_a_process_and_its_shadow_killed_together_leave_the_ordinary_way(forked:
         assert len(loader.report().faults) >= 1
 
 
+LOST = "what the dataset had changed in itself (a cache, a counter) is lost with its process"
+
+
+@pytest.mark.parametrize("how", ["no shadow", "killed together", "pool"])
+def test_what_a_map_style_dataset_had_changed_is_not_lost_without_a_word(
+    forked: None, files: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    dataset = Map("Counter", files)
+    seed()
+    undisturbed = play(make(dataset)).batches
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(WorkerPool(2, start_method="forkserver")) if how == "pool" else None
+        policy = Policy(max_restarts=9, shadow=False if how == "no shadow" else "auto", pool=pool)
+        loader = stack.enter_context(DataLoader(dataset, batch_size=4, num_workers=2, shuffle=True, policy=policy))
+
+        def kill() -> None:
+            for pid in shadow_pids(loader):
+                os.kill(pid, signal.SIGKILL)
+            processes_of(loader)[0].kill()
+
+        seed()
+        batches = play(_with(loader, {6: kill})).batches
+        report = loader.report()
+    assert batches != undisturbed, "the case shows nothing"
+    assert ("lost", "dataset") in [(replay.outcome, replay.source) for replay in report.replays]
+    assert LOST in caplog.text
+    assert "not exact" in str(report)
+
+
+def test_a_dataset_that_has_changed_in_the_trainer_stays_there(forked: None, files: Path) -> None:
+    dataset = Map("Counter", files)
+    seed()
+    undisturbed = play(make(dataset)).batches
+    policy = Policy(max_restarts=0, recover_after=2, shadow=False)
+    with DataLoader(dataset, batch_size=4, num_workers=2, shuffle=True, policy=policy) as loader:
+        seed()
+        iterator = iter(loader)
+        while loader.report().rung:  # before a process has done anything, so that nothing is lost
+            kill_processes(iterator)
+            driver_of(iterator).loop.look(0.01)
+        assert play(iterator).batches == undisturbed
+        report = loader.report()
+    assert (report.rung, report.recoveries, report.replays) == (0, 0, [])
+
+
+def test_random_generators_of_a_dataset_are_no_such_change(forked: None, files: Path) -> None:
+    with make(Map("Numpy", files), shadow=False) as loader:
+        play(_with(loader, {6: lambda: processes_of(loader)[0].kill()}))
+        assert loader.report().faults
+        assert loader.report().replays == []
+
+
 def _with(loader: Any, deeds: dict[int, Callable[[], object]]) -> Iterator[Any]:
     for number, batch in enumerate(loader, 1):
         yield batch
@@ -271,7 +340,7 @@ def test_a_successor_is_a_process_like_any_other(forked: None, files: Path) -> N
             next(iterator)
         after = processes_of(loader)
         assert not {p.pid for p in after} & before.keys()
-        assert [_open(p.pid) for p in after] == list(before.values())
+        until(lambda: [_open(p.pid) for p in after] == list(before.values()))  # more while it copies itself
         assert [Path(f"/proc/{p.pid}/oom_score_adj").read_text() for p in after] == score
         blocked = [_signals(p.pid, "SigBlk") for p in after]
         assert blocked == [0, 0]

@@ -19,6 +19,7 @@ from safeloader.runtime.channel import Blocking
 from safeloader.runtime.child import lookahead
 from safeloader.runtime.child.active_worker import ActiveWorker
 from safeloader.runtime.child.copied import Copied, PageMarks
+from safeloader.runtime.child.generator_objects import is_generator
 from safeloader.runtime.child.generators import States
 from safeloader.runtime.child.heartbeat import Heartbeat
 from safeloader.runtime.child.main_script import Script
@@ -28,6 +29,7 @@ from safeloader.runtime.memory.codec import Encoder
 from safeloader.runtime.memory.collate import collating_into
 from safeloader.runtime.memory.slot_writer import SlotWriter
 from safeloader.runtime.payload import HostConfig, open_parts, open_script
+from safeloader.runtime.shadow.change_detection import Change
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,6 +77,7 @@ class WorkerHost(Copied):
         self._generators = self._floor.generators
         self._workers: dict[int, Worker] = {}
         self._recalls: dict[int, Callable[[], None]] = {}  # by slot: whose lease the dataset writes into already
+        self._changes: dict[int, Change] = {}  # by worker, until its dataset is seen to change itself
         self._tables: dict[int, list[type]] = {}  # each worker has its own classes of the main script
         self._handlers: dict[int, Callable[..., None]] = {
             p.HOST: self._host,
@@ -152,6 +155,8 @@ class WorkerHost(Copied):
         )  # fmt: skip
         self._workers[worker.id] = self._floor.holder = worker
         self._floor.scripts[worker] = script
+        if not self._config.load.iterable:
+            self._changes[worker.id] = Change(worker.belongings, is_generator)
         if (found := worker.diverged) is not None:
             self._link.send((p.DIVERGED, worker.id, self._page.rest(), found.how, found.at, found.detail))
             return
@@ -169,6 +174,7 @@ class WorkerHost(Copied):
 
     def _drop(self, worker: int) -> None:
         gone = self._workers.pop(worker, None)
+        self._changes.pop(worker, None)
         if gone is self._floor.holder:
             self._floor.give(None)
 
@@ -199,6 +205,9 @@ class WorkerHost(Copied):
             message = self._load(worker, task, indices, skip, slot, taken_at)
         finally:
             self._writer.close()
+        if (change := self._changes.get(number)) is not None and change.seen():
+            del self._changes[number]
+            self._link.send((p.CHANGED, number))  # first: after the answer the worker may be moved
         self._link.send(message)
 
     def _load(self, worker: Worker, task: int, indices: Any, skip: tuple[int, ...], slot: int, taken_at: float) -> Any:

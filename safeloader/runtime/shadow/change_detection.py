@@ -34,11 +34,13 @@ class Change:
 
     Args:
         things: what to look at, as it is before the first task.
+        besides: true for objects that do not count.
     """
 
-    def __init__(self, things: Any) -> None:
+    def __init__(self, things: Any, besides: Callable[[Any], bool] | None = None) -> None:
         self._things = things
-        self._before = digest(things)
+        self._besides = besides
+        self._before = digest(things, besides)
         self._tasks = 0
         self._next = 1
 
@@ -48,7 +50,11 @@ class Change:
         if self._tasks < self._next:
             return False
         self._next *= 2
-        return digest(self._things) != self._before
+        return self.there()
+
+    def there(self) -> bool:
+        """True if there is a change now."""
+        return digest(self._things, self._besides) != self._before
 
 
 def digest(thing: Any, besides: Callable[[Any], bool] | None = None) -> int:

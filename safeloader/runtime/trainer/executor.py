@@ -118,6 +118,7 @@ class Executor:
                 c.process, lambda process: teller.slow_start(process, c.seconds)
             ),
             m.ReportSkipped: lambda c, _: teller.skipped(c),
+            m.ReportStay: lambda c, _: teller.stays(c),
             m.ReportRefused: lambda c, _: teller.refused(c),
         }
 

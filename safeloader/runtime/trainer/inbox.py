@@ -47,6 +47,7 @@ class Inbox:
             p.LEFT: self._left,
             p.SHADOWED: self._shadowed,
             p.UNSHADOWED: self._unshadowed,
+            p.CHANGED: lambda q, worker: [m.WorkerChanged(q.number, worker)],
             p.DIFFERS: self._differs,
         }
 

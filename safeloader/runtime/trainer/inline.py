@@ -20,7 +20,7 @@ from safeloader.runtime.isolation import Ambient, Irreversible, View
 from safeloader.runtime.memory import codec
 from safeloader.runtime.memory.collate import collating_into
 from safeloader.runtime.memory.heap_memory import PrivateMemory
-from safeloader.runtime.shadow import change_detection
+from safeloader.runtime.shadow.change_detection import Change
 from safeloader.runtime.trainer.indices import own_copy
 from safeloader.runtime.trainer.watchdog import watched
 
@@ -76,7 +76,7 @@ class InlineHost:
         self._workers: dict[int, Worker] = {}
         self._trainers: tuple[States, Any] | None = None  # generators and worker info, while a worker is in
         self._before: tuple[object, States | None] = None, None  # the batch begun last, its worker's generators before
-        self._at_first: dict[int, int] = {}  # digests of what workers had when they were set up
+        self._changes: dict[int, Change] = {}  # by worker: what its dataset and functions hold, besides generators
         self._views: dict[int, View] = {}
         self._in = -1
         self._ambient = Ambient(lambda what, left_out: tell(self._in, what, left_out))
@@ -99,6 +99,7 @@ class InlineHost:
     def drop(self, worker: int) -> None:
         self._places.pop(worker, None)
         self._workers.pop(worker, None)
+        self._changes.pop(worker, None)
         self._views.pop(worker, None)
 
     def resume(
@@ -174,13 +175,13 @@ class InlineHost:
             self._workers.pop(worker, None)  # it is set up anew
         elif hosted is not None:
             hosted.rewind(self._before[1])
-            self._tell_of_change(worker, hosted)
+            self._tell_of_change(worker)
         return True
 
-    def _tell_of_change(self, worker: int, hosted: Worker) -> None:
+    def _tell_of_change(self, worker: int) -> None:
         """Generators are put back; what else a dataset changes in itself while it loads is not."""
         told = self._views[worker].told
-        if not self._load.iterable and _CHANGE not in told and _digest(hosted) != self._at_first[worker]:
+        if worker in self._changes and _CHANGE not in told and self._changes[worker].there():
             told.add(_CHANGE)
             self._tell(worker, _CHANGE, False)
 
@@ -192,6 +193,10 @@ class InlineHost:
         self._workers[worker].failure = RuntimeError(
             f"{what} cannot be undone, and no process can be had to read again"
         )
+
+    def changes(self, worker: int) -> bool:
+        """True if what a worker's dataset holds is seen to have changed after its last batch."""
+        return worker in self._changes and self._changes[worker].seen()
 
     def states(self, worker: int) -> States | None:
         """The generators of a worker after its last batch."""
@@ -246,11 +251,7 @@ class InlineHost:
             self._load, parts.dataset, parts.collate_fn, parts.worker_init_fn, place, generators, Marks(),
             parts.generators,
         )  # fmt: skip
-        self._at_first[number] = 0 if self._load.iterable else _digest(worker)
+        if not self._load.iterable:
+            self._changes[number] = Change(worker.belongings, is_generator)
         self._workers[number] = worker
         return worker
-
-
-def _digest(worker: Worker) -> int:
-    """Changes with what the worker's dataset and functions hold, apart from random generators."""
-    return change_detection.digest(worker.belongings, is_generator)

@@ -87,9 +87,17 @@ class InlineExecutor:
             states = inline.states(c.worker)
             event = m.TaskLoaded(m.INLINE, c.task, batch, 0, states, taken_at, clock.now(), loaded.dropped, digest())
             self._reporter.loaded_here(c.task, c.worker, event.finished_at - taken_at)
-        self._journal.later(key, event, again)
         if isinstance(event, m.TaskLoaded):
-            with self._refusing(c.worker, key, again):
-                said = inline.said(c.worker)
-                if said is not None:
-                    self._journal.later(key, m.WorkerMarked(m.INLINE, c.worker, said), again)
+            self._tell_loaded(c.worker, event, key, again)
+        else:
+            self._journal.later(key, event, again)
+
+    def _tell_loaded(self, worker: int, event: m.TaskLoaded, key: Key, again: bool) -> None:
+        """Tell of a batch; before that whether the dataset has changed, and after it what it says of itself."""
+        if self._inline.changes(worker):
+            self._journal.later(key, m.WorkerChanged(m.INLINE, worker), again)
+        self._journal.later(key, event, again)
+        with self._refusing(worker, key, again):
+            said = self._inline.said(worker)
+            if said is not None:
+                self._journal.later(key, m.WorkerMarked(m.INLINE, worker, said), again)

@@ -128,6 +128,9 @@ class Reporter:
         tell = self._recorder.fell_back if c.new < c.old else self._recorder.recovered
         tell(c.old, c.new, c.why)
 
+    def stays(self, c: m.ReportStay) -> None:
+        self._recorder.stays(c.rung)
+
     def slow(self, c: m.ReportSlow) -> None:
         task = self._journal.supervisor.tasks.get(c.task)
         sample = sample_name(task.indices, c.sample) if task is not None and c.sample is not None else None

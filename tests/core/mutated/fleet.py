@@ -241,7 +241,8 @@ class ALostStandbyCountsAgainstTheLadder(Recovery):
     def _lose(self, process: ProcessRecord, event: m.ProcessExited | None) -> None:
         super()._lose(process, event)
         if process.standby and not (process.asked or process.killed_elsewhere or self._books.closed):
-            self._decide(None, self._cause(process, event))
+            cause = self._cause(process, event)
+            self._decide(None, cause, self._weigh(None, cause))
 
 
 @mutant

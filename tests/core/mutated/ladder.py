@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from safeloader.core import messages as m
 from safeloader.core.deadlines import DeadlineWatch
 from safeloader.core.quarantine import Quarantine
@@ -43,8 +45,8 @@ class StartsThatFailEndALoaderThatNeedsNone(Recovery):
 
 @mutant
 class WhatHurtIsGivenUpTooEarly(Recovery):
-    def _count(self, work: Work | None, cause: str) -> None:
-        super()._count(work, cause)
+    def _decide(self, work: Work | None, cause: str, verdict: Any) -> None:
+        super()._decide(work, cause, verdict)
         if self._fleet.rung == 0 and not self._books.closed:
             self._do_without_processes(cause)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from safeloader.core import messages as m
 from safeloader.core.bisection import Bisection
@@ -75,8 +76,6 @@ class AnyRefusalEndsIt(Recovery):
 
 @mutant
 class SettingUpIsTriedForEver(Recovery):
-    def _decide(self, work: Work | None, cause: str) -> None:
-        if work is not None and work.kind in ("setup", "resume"):
-            self._count(work, cause)
-        else:
-            super()._decide(work, cause)
+    def _decide(self, work: Work | None, cause: str, verdict: Any) -> None:
+        about = None if work is not None and work.kind in ("setup", "resume") else work
+        super()._decide(about, cause, verdict)

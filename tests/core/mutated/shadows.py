@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from safeloader.core import messages as m
 from safeloader.core.dispatch import Dispatch
+from safeloader.core.fleet import Fleet
 from safeloader.core.records import ProcessRecord, Task, WorkerRecord
+from safeloader.core.restoring import Returning
 from safeloader.core.shadows import Shadow, Shadows
 from safeloader.core.state import Redo
 
@@ -87,7 +89,7 @@ class ALostShadowIsAsked(Shadows):
 
 @mutant
 class AWorkerThatMovedStaysInItsShadow(Shadows):
-    def settled(self, worker: WorkerRecord, process: ProcessRecord) -> None:
+    def settled(self, worker: WorkerRecord, process: ProcessRecord | None) -> None:
         pass
 
 
@@ -110,7 +112,7 @@ class AProbedCopyGoesOnAlthoughThereIsAShadow(Dispatch):
 
 @mutant
 class AShadowThatHoldsNobodyStays(Shadows):
-    def settled(self, worker: WorkerRecord, process: ProcessRecord) -> None:
+    def settled(self, worker: WorkerRecord, process: ProcessRecord | None) -> None:
         with without(self._drop):
             super().settled(worker, process)
 
@@ -119,3 +121,29 @@ class AShadowThatHoldsNobodyStays(Shadows):
 class AWorkerLeavesWhatOnlyItsShadowKeeps(Shadows):
     def holds(self, worker: WorkerRecord, process: ProcessRecord) -> bool:
         return False
+
+
+@mutant
+class WhatADatasetHasChangedIsLostWithoutAWord(Returning):
+    def _tell_of_loss(self, worker: WorkerRecord) -> None:
+        worker.changed = False
+
+
+@mutant
+class ALossIsToldOfADatasetThatDidNotChange(Returning):
+    def _tell_of_loss(self, worker: WorkerRecord) -> None:
+        worker.changed = worker.changed or worker.position > 0
+        super()._tell_of_loss(worker)
+
+
+@mutant
+class TheLadderLosesWhatDatasetsHaveChanged(Fleet):
+    def keeps_what_would_be_lost(self) -> bool:
+        return False
+
+
+@mutant
+class WorkersWithChangesMove(Fleet):
+    def _must_stay(self, worker: WorkerRecord) -> bool:
+        process = self.processes[worker.host or m.INLINE]
+        return self._shadows.holds(worker, process)
