@@ -6,13 +6,13 @@ import dataclasses
 import uuid
 import weakref
 from types import GeneratorType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from safeloader import torch_private
 from safeloader.core.policy import CoreSettings
+from safeloader.process_copies import shadow_for
 from safeloader.resume.cursors import packed, planned_first
 from safeloader.resume.inline import restore_dataset, restore_iterator, worth_keeping
-from safeloader.runtime import system
 from safeloader.runtime.child.dataset_state import is_exact, is_stateful
 from safeloader.runtime.child.generators import Generators
 from safeloader.runtime.child.sample_rng import Keyed
@@ -184,10 +184,8 @@ class ProcessIterator(_Unprofiled):
         )
         config = HostConfig(
             load, uuid.uuid4().hex, authkey(), state.name, settings.accelerators, settings.trace,
-            _chaotic_worker(state), shadow=_shadow(loader, state),
+            _chaotic_worker(state), shadow=shadow_for(loader, state, pooled=crew is not None),
         )  # fmt: skip
-        if settings.shadow is True and crew is not None:
-            state.recorder.unshadowed("its processes are a pool's, which others share")
         init_fn = torch_private.sharded_init_fn(self._dataset, loader.worker_init_fn, self._world_size, self._rank)
         spec = Payload(config, self._dataset, self._collate_fn, init_fn)
         starting = state.starting
@@ -300,18 +298,6 @@ def _chaotic_worker(state: LoaderState) -> tuple[str, tuple[str, ...]] | None:
     from safeloader.fault_tally import handed
 
     return "safeloader.testing.chaotic:ChaoticWorker", (*handed(state.settings.chaos), state.name)
-
-
-def _shadow(loader: DataLoader[Any], state: LoaderState) -> bool | Literal["auto"]:
-    """Whether processes copy themselves: nobody needs it where samples set the generators, and nothing else matters."""
-    settings = state.settings
-    if not (system.HAS_PIDFD and system.HAS_SIGNAL_ON_HANGUP):
-        if settings.shadow is True:
-            state.recorder.unshadowed("this system has no descriptors of processes (pidfd)")
-        return False
-    if settings.shadow == "auto" and state.keeper.seed_for_samples(loader) is not None:
-        return "auto" if is_stateful(loader.dataset) else False
-    return settings.shadow
 
 
 def _close_driver(driver: Driver) -> None:

@@ -58,6 +58,7 @@ class Recorder:
         way: How batches are made now, in words, for a loader that has several ways; else "".
         pulse: Where the loader's consumer is; the iterators keep it.
         tracer: Who writes down each batch; None unless that is asked for.
+        uncovered: What is not restored if a process is lost, for people.
         timings: What the stages of batches take; the driver and the iterators keep it.
 
     Args:
@@ -83,6 +84,7 @@ class Recorder:
         self._code_changed: list[str] = []
         self._shadows = self._shadow_memory = 0
         self._unshadowed = ""
+        self.uncovered = ""
         self._differences: list[str] = []
         self._epochs = self._restarts = self._fallbacks = self._recoveries = self._slow = 0
         self._lost = Lost()
@@ -306,6 +308,7 @@ class Recorder:
             shadows=self._shadows,
             shadow_memory=self._shadow_memory,
             unshadowed=self._unshadowed,
+            uncovered=self.uncovered,
             replays=list(self._replays),
             divergences=self._divergences,
             waits=self.pulse.waits(),

@@ -43,6 +43,7 @@ class Report:
         shadows: Times that a process copied itself, to go on from there after a fault.
         shadow_memory: The most bytes that one of these copies had to itself.
         unshadowed: Why a process could not be copied, first; "" where all could, or none was to be.
+        uncovered: What would not be restored if a process were lost, and why; "" if all would.
         replays: What came of each time that a worker was brought to its place again, and where that is not exact.
         divergences: Times that a dataset gave something else when it was read again.
         waits: How the consumer has waited for batches.
@@ -68,6 +69,7 @@ class Report:
     shadows: int = 0
     shadow_memory: int = 0
     unshadowed: str = ""
+    uncovered: str = ""
     way: str = ""
     replays: list[Replayed] = field(default_factory=list)
     divergences: int = 0
@@ -154,6 +156,8 @@ class Report:
             yield f"shadows of processes: {many(self.shadows, 'time')} taken, {most}"
         if self.unshadowed:
             yield f"no shadow could be kept of a process: {inline(self.unshadowed)}"
+        if self.uncovered:
+            yield f"not restored after a fault: {inline(self.uncovered)}"
         for replay in self.replays[-20:]:
             if replay.outcome != "same":
                 yield f"not exact: {line_for(replay).partition(': ')[2]}"

@@ -409,9 +409,22 @@ def test_policy_may_want_none_or_some(forked: None, files: Path) -> None:
     with make(Streamed(files), shadow=False) as loader:
         play(loader)
         assert loader.report().shadows == 0
+        assert "not restored after a fault: a stream that is not the same" in str(loader.report())
     with make(Draws(46), shadow=True) as loader:
         play(loader)
-        assert loader.report().shadows == 2
+        assert (loader.report().shadows, loader.report().uncovered) == (2, "")
+
+
+@pytest.mark.parametrize("why", ["Policy(shadow=False)", "its processes are a pool's", "Policy(sample_rng=True)"])
+def test_the_report_says_beforehand_what_would_not_be_restored(forked: None, files: Path, why: str) -> None:
+    policy: dict[str, Any] = {"shadow": False} if "shadow" in why else {"sample_rng": True} if "rng" in why else {}
+    with contextlib.ExitStack() as stack:
+        if "pool" in why:
+            policy["pool"] = stack.enter_context(WorkerPool(2, start_method="forkserver"))
+        loader = stack.enter_context(make(Map("Counter", files), **policy))
+        next(iter(loader))
+        told = loader.report().uncovered
+    assert told.startswith(f"what the dataset changes in itself while it loads (a cache, a counter): {why}")
 
 
 @pytest.mark.parametrize(
