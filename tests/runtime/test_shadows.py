@@ -15,6 +15,7 @@ import pytest
 from torch.utils.data import DataLoader as TorchLoader
 
 from safeloader import DataLoader, Policy, WorkerPool
+from safeloader.runtime.shadow.taker import Pace
 from tests.changing_data import MAPS, Everything, Map, Streamed, write_files
 from tests.fixtures_data import Orders
 from tests.runtime.harness import Epoch, driver_of, end, gone, play, processes_of, program, seed, start_script
@@ -390,6 +391,16 @@ def test_a_trainer_that_is_killed_leaves_no_shadow(files: Path, tmp_path: Path) 
     pids = [int(word) for word in out.split()]
     assert len(pids) == 4, err
     assert gone(pids)
+
+
+def test_the_next_copy_waits_until_the_last_one_has_paid() -> None:
+    pace = Pace()
+    pace.taken(0.02, now=100.0)  # 0.5 % of the time until the next one: 4 s
+    assert (pace.due(False, 103.9), pace.due(False, 104.1)) == (False, True)
+    assert pace.due(True, 100.5), "of a new epoch: 5 %"
+    pace.copied(pages=196_000)  # 5 microseconds each: 1 s
+    assert (pace.due(False, 295.0), pace.due(False, 301.0)) == (False, True)
+    assert (pace.due(True, 119.0), pace.due(True, 121.0)) == (False, True)
 
 
 # ---------------------------------------------------------------- when there is none

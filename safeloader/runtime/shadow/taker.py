@@ -44,21 +44,28 @@ class Pace:
     MOST = 300.0
 
     def __init__(self) -> None:
-        self._next = self._next_of_epoch = 0.0
+        self._next = self._next_of_epoch = self._last = 0.0
+        self._forking = 0.0
         self._interval = self.LEAST
 
-    def due(self, of_epoch: bool) -> bool:
-        return monotonic() >= (self._next_of_epoch if of_epoch else self._next)
+    def due(self, of_epoch: bool, now: float) -> bool:
+        return now >= (self._next_of_epoch if of_epoch else self._next)
 
-    def taken(self, seconds: float) -> None:
-        """One was taken, which took so long altogether."""
+    def taken(self, seconds: float, now: float) -> None:
+        """One was taken; to fork took so long."""
+        self._last, self._forking = now, seconds
+        self.copied(0)
+
+    def copied(self, pages: int) -> None:
+        """So many pages were copied since then, as they were written to: the next one waits until that has paid."""
+        seconds = self._forking + pages * _COPYING
         self._interval = min(max(seconds / self.SHARE, self.LEAST), self.MOST)
-        self.wait()
-        self._next_of_epoch = min(monotonic() + seconds / self.SHARE_OF_EPOCH, self._next)
+        self._next = self._last + self._interval
+        self._next_of_epoch = min(self._last + seconds / self.SHARE_OF_EPOCH, self._next)
 
-    def wait(self) -> None:
+    def wait(self, now: float) -> None:
         """Now is not the time."""
-        self._next = self._next_of_epoch = monotonic() + self._interval
+        self._next = self._next_of_epoch = now + self._interval
 
 
 class CopiedHost(Protocol):
@@ -117,8 +124,8 @@ class ShadowTaker:
         elif kind == p.TASK and self._needed(message[1]):
             first = self._iterable and message[1] not in self._begun
             self._begun.add(message[1])
-            if self._pace.due(first) and self._host.is_clean():
-                self._take()
+            if self._pace.due(first, monotonic()) and self._host.is_clean():
+                self._take(first)
 
     def _hosted(self, worker: int) -> None:
         self._begun.discard(worker)
@@ -132,20 +139,25 @@ class ShadowTaker:
 
     # ------------------------------------------------------------ taking one
 
-    def _take(self) -> None:
-        began = monotonic()
-        private = private_bytes(list(self._shadows.values())[-1]) if self._shadows else 0
+    def _take(self, first: bool) -> None:
+        began, private = monotonic(), 0
+        if self._shadows:
+            private = private_bytes(list(self._shadows.values())[-1])
+            self._pace.copied(private // _PAGE)
+            if not self._pace.due(first, began):
+                return
         try:
             succession = self._fork(private, began)
         except (fork_fitness.NotFit, OSError) as reason:
-            self._pace.wait()
+            self._pace.wait(monotonic())
             self._refuse(f"it {reason}" if isinstance(reason, fork_fitness.NotFit) else f"the system said: {reason}")
             return
         if succession is not None:
-            self._pace.wait()
+            self._pace.wait(monotonic())
             self._host.succeed(*succession)
             return
-        self._pace.taken(monotonic() - began + private / _PAGE * _COPYING)
+        now = monotonic()
+        self._pace.taken(now - began, now)
 
     def _fork(self, private: int, began: float) -> sleeper.Succession | None:
         """Fork and tell of it; returns what to be in a successor, which wakes here."""
