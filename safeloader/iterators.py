@@ -311,6 +311,7 @@ def _own_share(steps: int | None, num_workers: int) -> int | None:
 
 def _core_settings(loader: DataLoader[Any], state: LoaderState, iterable: bool, shared: bool) -> CoreSettings:
     settings = state.settings
+    seeded = state.keeper.seed_for_samples(loader) is not None and not is_stateful(loader.dataset)
     return CoreSettings(
         num_workers=loader.num_workers,
         prefetch_factor=int(loader.prefetch_factor or 0),
@@ -320,7 +321,8 @@ def _core_settings(loader: DataLoader[Any], state: LoaderState, iterable: bool, 
         stateful=is_stateful(loader.dataset),
         exact_state=settings.trust_state or is_exact(loader.dataset),
         on_divergence="raise" if settings.strict else settings.on_divergence,
-        stateless=state.keeper.seed_for_samples(loader) is not None and not is_stateful(loader.dataset),
+        stateless=seeded,
+        neighbours=not (iterable or shared or is_stateful(loader.dataset)) and loader.worker_init_fn is None,
         batch_timeout=settings.batch_timeout,
         startup_timeout=settings.startup_timeout,
         max_restarts=settings.max_restarts,

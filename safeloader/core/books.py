@@ -33,6 +33,7 @@ class Books:
         closed: no batch is wanted any more.
         proven: a process has set a worker up: what it was given can be rebuilt.
         faults: those that lead down the ladder; ``standby_faults`` those of standbys.
+        changing: a worker's dataset was seen to change itself.
         unbalanced: a mark: something changed, so the fleet has to be balanced.
         progressed: a mark: the worker of which something is finished, so that it may be free to move.
     """
@@ -50,6 +51,7 @@ class Books:
         self.proven = False
         self.faults = RestartWindow(settings.max_restarts, settings.restart_period)
         self.standby_faults = RestartWindow(settings.max_restarts, settings.restart_period)
+        self.changing = False
         self.unbalanced = False
         self.progressed: WorkerRecord | None = None
 

@@ -196,9 +196,16 @@ class Fleet:
             staff = self.staff()
             if not staff:
                 return
-            suits = self._shadows.suits
+            suits, neighbours = self._shadows.suits, self.has_neighbour(worker)
             process = min(
-                staff, key=lambda p: (not suits(worker, p), len(p.workers), p.state is not ProcessState.READY, p.id)
+                staff,
+                key=lambda p: (
+                    not suits(worker, p),
+                    neighbours and p.state is not ProcessState.READY,
+                    len(p.workers),
+                    p.state is not ProcessState.READY,
+                    p.id,
+                ),
             )
         self._shadows.settled(worker, process)
         worker.host, worker.moving = process.id, False
@@ -206,6 +213,15 @@ class Fleet:
         if process.state is ProcessState.READY:
             self._dispatch.set_up(worker, process)
             self._dispatch.feed(worker)
+
+    def has_neighbour(self, worker: WorkerRecord) -> bool:
+        """True if a process that is ready may take a worker in, until the new process is ready and it moves there.
+
+        Not where its dataset may have changed by then, so that it could not move; nor what may have killed its process.
+        """
+        if not self._books.settings.neighbours or self._books.changing:
+            return False
+        return worker.is_harmless and any(p.state is ProcessState.READY for p in self.staff())
 
     def _belongs_inline(self, worker: WorkerRecord) -> bool:
         if self.rung or worker.needs_process:

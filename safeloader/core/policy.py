@@ -17,7 +17,7 @@ class CoreSettings:
     that a task holds several of them; ``stateful`` that the dataset can tell its own state, ``exact_state`` that this
     is known to be exact, ``on_divergence`` what is done when it gives something else than before; ``stateless`` that
     what a worker loads depends on nothing that it loaded before; ``shared`` that the processes are a pool's: others
-    work there, too.
+    work there, too; ``neighbours`` that a worker that lost its process may be taken in by another one for a while.
     """
 
     num_workers: int
@@ -41,6 +41,7 @@ class CoreSettings:
     bad_sample_attempts: int = 2
     max_processes: int | None = None
     shared: bool = False
+    neighbours: bool = False
     standby: int = 0
     capture_timeout: float = 1.0
     kill_timeout: float = 10.0

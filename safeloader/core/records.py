@@ -42,6 +42,7 @@ class Case:
     same_sample: bool = True  # it was that position each time since the last verdict
     stack: str | None = None
     skip: tuple[int, ...] = ()  # positions found bad, and left out by policy
+    outside: bool = False  # the last one was killed by somebody else: its next attempt need not be alone
     cleared: bool = False  # a hunt found no culprit once already
 
 
@@ -148,6 +149,12 @@ class WorkerRecord:
         return self.setup_failures > 0 or any(
             isinstance(i, Task) and i.quarantined for i in (*self.waiting, *self.sent)
         )
+
+    @property
+    def is_harmless(self) -> bool:
+        """True if nothing that it has to do is suspected of more than to have been there when a process was killed."""
+        suspected = [i.case for i in self.waiting if isinstance(i, Task) and i.case is not None]
+        return self.setup_failures == 0 and all(case.outside and case.attempts == 1 for case in suspected)
 
     @property
     def needs_process(self) -> bool:

@@ -109,6 +109,8 @@ class Recovery:
             self._books.workers[work.worker].setup_hangs += cause == "hung"
         if work is not None and task is not None and work.kind == "task":
             self._quarantine.charge(task, cause, sample, stack)
+            assert task.case is not None
+            task.case.outside = cause == "died" and event is not None and event.detail == "SIGKILL"
         if process.standby:
             self._tell(process, event, cause, work, sample, stack, "standby")
             self._fleet.standby_lost(cause)
@@ -188,6 +190,8 @@ class Recovery:
             return "restored"
         standby = self._fleet.standby()
         ready = event.relieved or (standby is not None and standby.state is ProcessState.READY)
+        workers = [self._books.workers[number] for number in process.workers]
+        ready = ready or (len(workers) > 0 and all(self._fleet.has_neighbour(worker) for worker in workers))
         return "handed over" if ready else "restarted"
 
     # ------------------------------------------------------------ what policy says

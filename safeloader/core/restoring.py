@@ -73,7 +73,7 @@ class Returning:
         to that, and compared."""
         worker = self._books.workers[event.worker]
         if worker.host == event.process and not self._books.settings.stateful:
-            worker.changed = True
+            worker.changed = self._books.changing = True
 
     def _tell_of_loss(self, worker: WorkerRecord) -> None:
         """It is set up with a new copy of its dataset."""

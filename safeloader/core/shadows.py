@@ -58,6 +58,7 @@ class Shadows:
         if self._books.closed or process is None or not self._is_as_the_books_say(process):
             self._books.emit(m.DropShadow(event.shadow))
             return
+        self._books.changing = True
         self._drop(self.behind.pop(process.id, None))
         self.behind[process.id] = Shadow(event.shadow, {worker: [] for worker in process.workers})
 

@@ -83,6 +83,8 @@ def random_plot(rng: random.Random) -> Plot:
     bad_starts = rng.choice((0.0,) * 12 + (0.2,) * 4 + (0.6,) * 3 + (1.0,))
     if bad_starts > 0.5:
         settings = replace(settings, max_restarts=min(settings.max_restarts, 4))
+    alone = iterable or stateful or settings.shared
+    settings = replace(settings, neighbours=not alone and nature.seed % 11 < 5)
     settings = replace(settings, standby=rng.choice((0, 0, 1, 1, 2)))
     shadows = (0.0, 0.1, 0.4, 0.4)[nature.seed // 15 % 4] if not settings.shared else 0.0
     if shadows and nature.seed // 60 % 2 and not (stateful or settings.stateless):

@@ -71,6 +71,53 @@ def test_messages_of_a_process_that_is_gone_are_dropped() -> None:
     assert not only(m.Deliver, stage.ask())
 
 
+# ---------------------------------------------------------------- neighbours
+
+
+def test_a_process_that_is_ready_takes_a_worker_in_until_the_new_one_is_ready() -> None:
+    stage = Stage(num_workers=2, neighbours=True)
+    stage.begin()
+    said = stage.die(1, task=0)
+    assert [c.action for c in only(m.ReportFault, said)] == ["handed over"]
+    assert [(c.process, c.worker) for c in only(m.HostWorker, said)] == [(2, 0)]
+    assert only(m.StartProcess, said) == [m.StartProcess(3)]
+    stage.ask()
+    stage.tell(m.ProcessReady(3))
+    while 3 not in stage.homes.values():
+        stage.answer(2)
+    assert sorted(stage.homes.values()) == [2, 3]
+
+
+@pytest.mark.parametrize("detail", ["SIGSEGV", "exit code 1"])
+def test_what_may_have_killed_its_process_is_not_loaded_beside_another_worker(detail: str) -> None:
+    stage = Stage(num_workers=2, neighbours=True)
+    stage.begin()
+    said = stage.die(1, task=0, detail=detail)
+    assert only(m.HostWorker, said) == []
+    assert stage.sup.workers[0].host == 3
+
+
+def test_what_was_killed_twice_is_not_loaded_beside_another_worker() -> None:
+    stage = Stage(num_workers=3, neighbours=True)
+    stage.begin()
+    stage.die(1, task=0)
+    assert stage.sup.workers[0].host == 2
+    work = stage.sup.fleet.processes[2].work
+    while (work[0].kind, work[0].about) != ("task", 0):
+        stage.answer(2)
+    stage.die(2, task=0)
+    assert stage.sup.workers[0].host not in (1, 2, 3)
+
+
+def test_a_dataset_that_changes_itself_is_taken_in_by_nobody() -> None:
+    stage = Stage(num_workers=2, neighbours=True)
+    stage.begin()
+    stage.load(0)
+    stage.tell(m.WorkerChanged(1, 0))
+    stage.die(1, task=2)
+    assert stage.sup.workers[0].host == 3
+
+
 # ---------------------------------------------------------------- the ladder
 
 
