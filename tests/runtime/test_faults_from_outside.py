@@ -35,7 +35,8 @@ from tests.until import is_in, until
 
 def test_all_processes_killed_at_once_cost_no_batch(rig: Rig) -> None:
     faults = rig.check_epoch({3: lambda: kill_all(rig.loader)})
-    assert {fault.worker for fault in faults} >= {0, 1}
+    assert len(faults) >= 2
+    assert {fault.worker for fault in faults} <= {0, 1, None}  # None: one that had taken in the other's worker
     assert {fault.detail for fault in faults} == {"SIGKILL"}
 
 
