@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from safeloader.observe.format import printable
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -95,7 +97,7 @@ class SafeLoaderError(RuntimeError):
             lines.append(_field("try:", self.hint))
         lines += self._blocks()
         lines += _block("story:", self.story, _SHOWN_STORY_LINES)
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
     def _facts(self) -> list[tuple[str, str]]:
         """Further one-line facts of a subclass: (label with colon, text)."""

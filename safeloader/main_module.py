@@ -6,13 +6,14 @@ import importlib.util
 import os
 import sys
 import types
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
-__all__ = ["ProgramError", "open_program"]
+__all__ = ["ProgramError", "open_program", "source_of"]
 
 
 class ProgramError(Exception):
@@ -28,6 +29,41 @@ class ProgramError(Exception):
         self.missing = missing
 
 
+def source_of(program: str, as_module: bool) -> bytes:
+    """The text of a program, found without importing anything; empty where a module has none to read.
+
+    Raises:
+        ProgramError: there is no such program.
+    """
+    path = _source_path(program) if as_module else Path(program)
+    if path is None:
+        return b""
+    if not path.is_file():
+        raise ProgramError(f"there is no file {program}; for a module write: -m {program}", missing=True)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ProgramError(f"{program} cannot be read: {error.strerror}", missing=False) from None
+
+
+def _source_path(name: str) -> Path | None:
+    """Of a module. `importlib.util.find_spec` imports the packages that it is in: they might take long."""
+    path = [os.getcwd(), *sys.path[1:]]
+    parts = name.split(".")
+    try:
+        spec = PathFinder.find_spec(parts[0], path) or importlib.util.find_spec(parts[0])
+        for depth in range(2, len(parts) + 1):
+            inside = spec.submodule_search_locations if spec is not None else None
+            spec = PathFinder.find_spec(".".join(parts[:depth]), inside) if inside else None
+        if spec is not None and spec.submodule_search_locations is not None:
+            spec = PathFinder.find_spec(f"{name}.__main__", spec.submodule_search_locations)
+    except (ImportError, ValueError) as error:
+        raise ProgramError(f"no module {name}: {error}", missing=True) from None
+    if spec is None:
+        raise ProgramError(f"no module {name} that can be run", missing=True)
+    return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+
+
 def open_program(program: str, as_module: bool) -> tuple[types.ModuleType, Any]:
     """The ``__main__`` module that a program is to run in, and its code.
 
@@ -39,10 +75,8 @@ def open_program(program: str, as_module: bool) -> tuple[types.ModuleType, Any]:
 
 def _script(program: str) -> tuple[types.ModuleType, Any]:
     path = Path(program)
-    if not path.is_file():
-        raise ProgramError(f"there is no file {program}; for a module write: safeloader run -m {program}", missing=True)
     try:
-        code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
+        code = compile(source_of(program, False), str(path), "exec", dont_inherit=True)
     except (SyntaxError, ValueError) as error:
         raise ProgramError(f"{program} is not a Python program: {error}", missing=False) from None
     sys.path[0] = str(path.resolve().parent)

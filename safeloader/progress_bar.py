@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from safeloader.dist_env import group
 from safeloader.lengths import length_of
-from safeloader.observe.format import duration, many
+from safeloader.observe.format import duration, many, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -55,7 +55,7 @@ class ProgressBar(Generic[T]):
     ) -> None:  # fmt: skip
         self._loader = loader
         self._every = every
-        self._title = phase + _of(epoch, total_epochs)
+        self._title = printable(phase) + _of(epoch, total_epochs)
         self._file = file
 
     def __len__(self) -> int:

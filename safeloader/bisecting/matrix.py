@@ -13,7 +13,9 @@ from safeloader.observe.format import many
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["ScriptLoaders", "Setting", "everything", "one_at_a_time", "validation_switches"]
+__all__ = [
+    "ScriptLoaders", "Setting", "everything", "has_main_guard", "one_at_a_time", "starts_of", "validation_switches",
+]  # fmt: skip
 
 STARTS = ("fork", "spawn", "forkserver")
 
@@ -68,7 +70,12 @@ class ScriptLoaders:
     start: str = ""
 
 
-def one_at_a_time(seen: ScriptLoaders, can_skip_validation: bool) -> Iterator[Setting]:
+def starts_of(seen: ScriptLoaders, guarded: bool) -> tuple[str, ...]:
+    """The other start methods that torch's workers can have: without a main guard none, they run the script again."""
+    return tuple(start for start in STARTS[1:] if start != seen.start) if guarded and seen.workers else ()
+
+
+def one_at_a_time(seen: ScriptLoaders, can_skip_validation: bool, guarded: bool = True) -> Iterator[Setting]:
     """What follows the script as it is: each setting changed alone."""
     base = Setting()
     if can_skip_validation:
@@ -77,17 +84,16 @@ def one_at_a_time(seen: ScriptLoaders, can_skip_validation: bool) -> Iterator[Se
         yield replace(base, persistent=not seen.persistent)
         for workers in _fewer(seen.workers):
             yield replace(base, workers=workers)
-        for start in STARTS[1:]:
-            if start != seen.start:
-                yield replace(base, start=start)
+        for start in starts_of(seen, guarded):
+            yield replace(base, start=start)
     yield replace(base, loader="safeloader")
 
 
-def everything(seen: ScriptLoaders, can_skip_validation: bool) -> Iterator[Setting]:
+def everything(seen: ScriptLoaders, can_skip_validation: bool, guarded: bool = True) -> Iterator[Setting]:
     """Every combination, apart from the script as it is."""
     validations = (None, False) if can_skip_validation else (None,)
     workers = (None, *_fewer(seen.workers)) if seen.workers else (None,)
-    starts = (None, *(start for start in STARTS[1:] if start != seen.start)) if seen.workers else (None,)
+    starts = (None, *starts_of(seen, guarded))
     persistences = (None, not seen.persistent) if seen.workers else (None,)
     for loader, validation, number, persistent, start in itertools.product(
         ("torch", "safeloader"), validations, workers, persistences, starts
@@ -105,6 +111,18 @@ def _fewer(workers: int) -> list[int]:
 
 _ARGUMENT = re.compile(r"^--(no|skip|disable|without)[-_]?(val|valid|validate|validation|eval|evaluation|evaluate)$")
 _VARIABLE = re.compile(r"^([A-Z0-9]+_)*(NO|SKIP|DISABLE|WITHOUT)_?(VAL|VALID|VALIDATION|EVAL|EVALUATION)$")
+
+
+def has_main_guard(source: bytes | str) -> bool:
+    """Whether a script asks for its own ``__name__``; also what cannot be read counts as one that does."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return True
+    return any(
+        isinstance(node, ast.If) and any(isinstance(n, ast.Name) and n.id == "__name__" for n in ast.walk(node.test))
+        for node in ast.walk(tree)
+    )
 
 
 def validation_switches(source: bytes | str) -> list[str]:

@@ -12,7 +12,7 @@ import psutil
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["kill_all", "members"]
+__all__ = ["catches", "kill_all", "members"]
 
 _ROUNDS = 20  # of killing what is found: a process may start another one meanwhile
 
@@ -36,6 +36,16 @@ def members(variable: str, value: str, session: int | None = None) -> list[psuti
         except (psutil.Error, OSError):
             continue
     return found
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal, which ends it otherwise. False where the system does not tell."""
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            caught = next(line for line in file if line.startswith("SigCgt:"))
+    except (OSError, StopIteration):
+        return False
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
 
 
 def kill_all(child: subprocess.Popen[bytes], find: Callable[[], list[psutil.Process]]) -> bool:

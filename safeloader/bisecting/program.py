@@ -11,7 +11,10 @@ import struct
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from safeloader.bisecting.budget import note_timeouts
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 __all__ = ["VARIABLE", "Beat", "main", "read_beat"]
@@ -42,7 +45,7 @@ def main() -> None:
     orders = json.loads(os.environ[VARIABLE])
     from safeloader.runtime.system import STACK_SIGNAL
 
-    stacks = open(os.path.join(orders["folder"], "stacks"), "wb", buffering=0)  # noqa: SIM115 - until the end
+    stacks = open(os.path.join(orders["folder"], "stacks"), "ab", buffering=0)  # noqa: SIM115 - until the end
     faulthandler.register(STACK_SIGNAL, file=stacks, all_threads=True)
     _prepare(orders)
     from safeloader.main_module import open_program
@@ -63,26 +66,28 @@ def _prepare(orders: dict[str, Any]) -> None:
     torchs = torch.utils.data.DataLoader
     if setting["loader"] == "safeloader":
         patching.patch()
-    noted = os.path.join(orders["folder"], "loaders")
-    _change(torchs, setting, noted)
-    _change(loader.DataLoader, setting, None)
-    beat = os.open(os.path.join(orders["folder"], "beat"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
+    folder = orders["folder"]
+    note = functools.partial(_note, os.path.join(folder, "loaders"))
+    _change(torchs, setting, note)
+    _change(loader.DataLoader, setting, functools.partial(note_timeouts, os.path.join(folder, "timeouts")))
+    beat = os.open(os.path.join(folder, "beat"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
     heart = _Heart(beat)
     heart.count_passes(torchs)
-    heart.count_batches(torch_private.BaseIterator, besides=iterators.ProcessIterator)
-    heart.count_batches(iterators.ProcessIterator)
+    own = (iterators.ProcessIterator, iterators.SingleProcessIterator)
+    heart.count_batches(torch_private.BaseIterator, besides=own)
+    for kind in own:
+        heart.count_batches(kind)
 
 
-def _change(cls: type, setting: dict[str, Any], noted: str | None) -> None:
-    """Let loaders of this class be made with other arguments."""
+def _change(cls: type, setting: dict[str, Any], note: Callable[[dict[str, Any]], None]) -> None:
+    """Let loaders of this class be made with other arguments; what is asked for is noted first."""
     original: Any = cls.__init__  # type: ignore[misc]
     signature = inspect.signature(original)
 
     @functools.wraps(original)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         bound = signature.bind(self, *args, **kwargs)
-        if noted is not None:
-            _note(noted, bound.arguments)
+        note(bound.arguments)
         _override(bound.arguments, setting)
         original(*bound.args, **bound.kwargs)
 
@@ -132,8 +137,8 @@ class _Heart:
     def _write(self) -> None:
         os.pwrite(self._descriptor, _BEAT.pack(self._batches, self._passes), 0)
 
-    def count_batches(self, cls: Any, besides: type | tuple[()] = ()) -> None:
-        """Count what iterators of a class give; not those of the class ``besides``, which has its own way."""
+    def count_batches(self, cls: Any, besides: tuple[type, ...] = ()) -> None:
+        """Count what iterators of a class give; not those of ``besides``, which have their own way."""
         following = cls.__next__
 
         @functools.wraps(following)

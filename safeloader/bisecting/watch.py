@@ -4,34 +4,46 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import signal
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Literal
 
+from safeloader.bisecting.budget import Budget, timeouts_of
+from safeloader.bisecting.evidence import Finding, Stacks, findings, how_it_died, progress_of, where_it_stood
 from safeloader.bisecting.matrix import ScriptLoaders
-from safeloader.bisecting.processes import kill_all, members
+from safeloader.bisecting.processes import catches, kill_all, members
 from safeloader.bisecting.program import VARIABLE, Beat, read_beat
-from safeloader.observe.format import inline, stack_lines, stack_place
 from safeloader.runtime.system import STACK_SIGNAL
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from safeloader.bisecting.matrix import Setting
 
-__all__ = ["Outcome", "Run", "Runner"]
+__all__ = ["Glance", "Outcome", "Run", "Runner"]
 
 Outcome = Literal["finished", "went on", "died", "hung"]
 
 _GLANCE = 0.1  # seconds between two looks
 _BOOT = "from safeloader.bisecting.program import main; main()"
 _TIME_FOR_STACKS = 3.0
-_START = 60.0
-"""Seconds that a script may need until its first batch, where the cap is shorter."""
+_ATTEMPTS = 2
+"""safeloader's attempts after the first at a sample, unless the environment says otherwise."""
+_MOST_WORKERS = 16  # whose stacks are asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """A run that is under way: for how long, how many batches, for how long nothing has come, and what is allowed."""
+
+    seconds: float
+    batches: int
+    silent: float
+    allowed: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +60,8 @@ class Run:
         detail: exit status or signal and the last line of stderr; or where it stood.
         stack: Python stacks of its main process, if it hung.
         seen: what the script asks its loaders for.
+        found: the samples that safeloader found to be at fault.
+        worker_stacks: Python stacks of the workers that it forked, if it hung.
     """
 
     setting: Setting
@@ -58,6 +72,8 @@ class Run:
     detail: str
     stack: str
     seen: ScriptLoaders
+    found: list[Finding] = field(default_factory=list)
+    worker_stacks: tuple[str, ...] = ()
 
     @property
     def survived(self) -> bool:
@@ -69,7 +85,8 @@ class Run:
         return {
             "setting": self.setting.as_dict(), "label": self.setting.label, "outcome": self.outcome,
             "seconds": round(self.seconds, 1), "batches": self.batches, "passes": self.passes, "detail": self.detail,
-            "stack": self.stack,
+            "stack": self.stack, "worker_stacks": list(self.worker_stacks),
+            "found": [finding._asdict() for finding in self.found],
         }  # fmt: skip
 
 
@@ -96,8 +113,13 @@ class Runner:
         self._enough = enough
         self._switch = switch
 
-    def run(self, setting: Setting) -> Run:
-        """One run; whatever it started is gone when this returns."""
+    def run(self, setting: Setting, tell: Callable[[Glance], None] = lambda glance: None) -> Run:
+        """One run; whatever it started is gone when this returns.
+
+        Args:
+            setting: what is changed.
+            tell: is told at each look how far the run is.
+        """
         with tempfile.TemporaryDirectory(prefix="safeloader-bisect-", ignore_cleanup_errors=True) as place:
             folder = Path(place)
             with (folder / "stderr").open("wb") as errors:
@@ -108,14 +130,16 @@ class Runner:
                     env=self._environment(setting, folder), start_new_session=True,
                 )  # fmt: skip
             try:
-                outcome = self._watch(child, folder, setting)
-                stack = _stacks(child, folder) if outcome == "hung" else ""
+                outcome = self._watch(child, folder, self._budget(setting), tell)
+                stacks = _stacks(child, folder, place) if outcome == "hung" else Stacks()
             finally:
                 kill_all(child, lambda: members(VARIABLE, place, child.pid))
-            beat = read_beat(folder)
+            beat, detail = read_beat(folder), ""
+            if outcome in ("hung", "died"):
+                detail = where_it_stood(stacks) if outcome == "hung" else how_it_died(child.returncode, folder)
             return Run(
-                setting, outcome, monotonic() - begun, beat.batches, beat.passes,
-                _detail(child.returncode, outcome, stack, folder), stack, _seen(folder),
+                setting, outcome, monotonic() - begun, beat.batches, beat.passes, detail, stacks.main, _seen(folder),
+                findings(folder / "events"), stacks.workers,
             )  # fmt: skip
 
     def _more(self, setting: Setting) -> list[str]:
@@ -128,28 +152,44 @@ class Runner:
         if setting.loader == "torch":
             environment["SAFELOADER_DISABLE"] = "1"  # a script that uses safeloader already
         else:
-            # Two attempts, the second with twice the time, fit into the cap, which is doubled for it.
-            environment.setdefault("SAFELOADER_BATCH_TIMEOUT", f"{self._cap / 4:.3g}")
+            environment["SAFELOADER_EVENTS"] = str(folder / "events")
+            environment.setdefault("SAFELOADER_BATCH_TIMEOUT", f"{self._budget(setting).batch_timeout:.3g}")
         if setting.validation is False and self._switch is not None and not self._switch.startswith("-"):
             name, _, value = self._switch.partition("=")
             environment[name] = value
         return environment
 
-    def _watch(self, child: subprocess.Popen[bytes], folder: Path, setting: Setting) -> Outcome:
-        cap = self._cap * (2 if setting.loader == "safeloader" else 1)
-        begun = last = monotonic()
-        beat = Beat()
+    def _budget(self, setting: Setting) -> Budget:
+        if setting.loader == "torch":
+            return Budget(self._cap)
+        given = os.environ.get("SAFELOADER_BAD_SAMPLE_ATTEMPTS", "")
+        return Budget.under_safeloader(self._cap, int(given) if given.isdecimal() else _ATTEMPTS)
+
+    def _watch(
+        self, child: subprocess.Popen[bytes], folder: Path, budget: Budget, tell: Callable[[Glance], None]
+    ) -> Outcome:
+        """Wait until it ends, hangs, or has gone on for long enough. What safeloader does about a fault is progress."""
+        begun = last = last_batch = monotonic()
+        beat, acts, failed = Beat(), 0, 0
         while True:
             try:
                 return "finished" if child.wait(_GLANCE) == 0 else "died"
             except subprocess.TimeoutExpired:
                 pass
             now, latest = monotonic(), read_beat(folder)
+            done = 0
+            if budget.batch_timeout is not None:
+                done, failed = progress_of(folder / "events")
+                budget = replace(budget, batch_timeout=timeouts_of(folder / "timeouts") or budget.batch_timeout)
             if latest != beat:
-                beat, last = latest, now
-            if now - last > (cap if beat.batches else max(cap, _START)):
+                beat, last_batch = latest, now
+            if last_batch == now or done != acts:
+                acts, last = done, now
+            allowed = budget.silence(beat.batches, failed)
+            tell(Glance(now - begun, beat.batches, now - last, allowed))
+            if now - last > allowed:
                 return "hung"
-            if now - begun > self._enough and beat.batches and now - last < cap / 2:
+            if now - begun > self._enough and beat.batches and now - last_batch < self._cap / 2:
                 return "went on"
 
 
@@ -165,45 +205,25 @@ def _seen(folder: Path) -> ScriptLoaders:
     return ScriptLoaders(max(one["workers"] for one in working), persistent, working[0]["start"])
 
 
-def _detail(code: int | None, outcome: Outcome, stack: str, folder: Path) -> str:
-    if outcome == "hung":
-        place, own = stack_place(stack), _own_place(stack)
-        if not place:
-            return "gave no stack: stopped, or inside the kernel"
-        return f"stood at {place}" + (f", called from {own}" if own and not place.endswith(own) else "")
-    if outcome != "died":
-        return ""
-    how = f"exit status {code}"
-    if code is not None and code < 0:
-        try:
-            how = signal.Signals(-code).name
-        except ValueError:
-            how = f"signal {-code}"
-    lines = [line for line in (folder / "stderr").read_text(errors="replace").splitlines() if line.strip()]
-    return f"{how}: {inline(lines[-1], 160)}" if lines else how
-
-
-_ROW = re.compile(r'File "(.*)", line (\d+) in (.+)')
-_LIBRARIES = (os.path.dirname(os.__file__), os.path.dirname(os.path.dirname(__file__)), "<")
-
-
-def _own_place(stack: str) -> str:
-    """The innermost line of the main thread that is the script's own: of no library."""
-    for line in stack_lines(stack, most=1000):
-        row = _ROW.search(line)
-        if row and not row[1].startswith(_LIBRARIES) and "site-packages" not in row[1]:
-            return f"{os.path.basename(row[1])}:{row[2]} in {row[3]}"
-    return ""
-
-
-def _stacks(child: subprocess.Popen[bytes], folder: Path) -> str:
-    """The Python stacks of the script's process, if it still writes them."""
+def _stacks(child: subprocess.Popen[bytes], folder: Path, place: str) -> Stacks:
+    """The Python stacks of the script's process, and of the workers that it forked, as far as they still write them."""
     path = folder / "stacks"
     if child.poll() is not None or not path.exists():
+        return Stacks()
+    main = _stack(child.pid, path, _TIME_FOR_STACKS)
+    forked = [one.pid for one in members(VARIABLE, place) if one.pid != child.pid and catches(one.pid, STACK_SIGNAL)]
+    return Stacks(main, tuple(filter(None, (_stack(pid, path, 1.0) for pid in forked[:_MOST_WORKERS]))))
+
+
+def _stack(pid: int, path: Path, seconds: float) -> str:
+    """What a process appends to the file when it is asked."""
+    before = size = path.stat().st_size
+    try:
+        os.kill(pid, STACK_SIGNAL)
+    except ProcessLookupError:
         return ""
-    child.send_signal(STACK_SIGNAL)
-    end, size = monotonic() + _TIME_FOR_STACKS, -1
-    while monotonic() < end and (path.stat().st_size == 0 or path.stat().st_size != size):
+    end = monotonic() + seconds
+    while monotonic() < end and (size == before or path.stat().st_size != size):
         size = path.stat().st_size
         sleep(0.05)
-    return path.read_text(errors="replace").strip()
+    return path.read_bytes()[before:].decode(errors="replace").strip()

@@ -36,6 +36,7 @@ from safeloader.cli.doctor import doctor
 from safeloader.cli.run import run
 from safeloader.cli.top import top
 from safeloader.cli.trace import trace
+from safeloader.observe.format import printable
 
 __all__ = ["main"]
 
@@ -49,6 +50,9 @@ class _Commands(click.Group):
                 return super().invoke(ctx)
             finally:
                 sys.stdout.flush()
+        except click.ClickException as error:  # it names files, modules and what their code has raised
+            error.message = printable(error.message)
+            raise
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed goes there
             ctx.exit(128 + 13)

@@ -8,6 +8,7 @@ import sys
 import click
 
 from safeloader.cli.finding import find_loader
+from safeloader.cli.tables import echo
 
 __all__ = ["audit"]
 
@@ -32,5 +33,5 @@ def audit(loader: str, epochs: int, batches: int | None, set_epoch: bool, as_jso
         report = rehearse(found, epochs, set_epoch=set_epoch, batches=batches)
     except SafeLoaderError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
+    echo(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
     sys.exit(not report.ok)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from safeloader.cli.finding import find
+from safeloader.cli.tables import echo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,7 +53,7 @@ def check(file: str, full: bool, as_json: bool) -> None:
 
     with _clear_errors(f"{file} cannot be read"), _bar("images") as progress:
         report = look_through(file, full=full, progress=progress)
-    click.echo(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
+    echo(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
     sys.exit(not report.ok)
 
 
@@ -86,7 +87,7 @@ def write(file: str, dataset: str, mode: str, quality: int, max_resolution: int 
         image = RGBImageField(mode, max_resolution=max_resolution, jpeg_quality=quality)
         fields = {"image": image, "label": IntField()}
         count = write_all(file, made, fields, num_workers=-1 if workers is None else workers, progress=progress)
-    click.echo(f"{file}: {count:,} samples")
+    echo(f"{file}: {count:,} samples")
 
 
 def _made(name: str) -> Any:

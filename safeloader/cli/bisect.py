@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from safeloader.cli.status_line import StatusLine
 from safeloader.cli.tables import console, needs, table
+from safeloader.main_module import ProgramError, source_of
+from safeloader.observe.format import many, printable
 
 if TYPE_CHECKING:
-    from safeloader.bisecting.watch import Run, Runner
+    from safeloader.bisecting.watch import Glance, Run, Runner
 
 __all__ = ["bisect"]
 
@@ -62,38 +63,30 @@ def bisect(
     against safeloader. The program is not edited. Each run has a session of its own and is ended with all processes
     that it started. The exit status is 1 if any setting hangs or dies.
     """
+    try:
+        source = source_of(program, as_module)
+    except ProgramError as error:
+        raise (click.UsageError if error.missing else click.ClickException)(str(error)) from None
     needs("psutil")
-    from safeloader.bisecting.matrix import Setting, everything, one_at_a_time
-    from safeloader.bisecting.verdict import verdict
+    from safeloader.bisecting.matrix import Setting, everything, has_main_guard, one_at_a_time, validation_switches
     from safeloader.bisecting.watch import Runner
 
-    switch = switch or _switch_in(program, as_module)
+    switch = switch or next(iter(validation_switches(source)), None)
+    guarded = has_main_guard(source)
     runner = Runner(program, arguments, as_module=as_module, cap=cap, enough=enough, switch=switch)
     told = _Told(as_json)
     interrupted = False
     try:
-        first = told.take(runner, Setting())
+        first = told.take(runner, Setting(), 0)
         if first.passes or first.survived:
-            tried = everything if full else one_at_a_time
-            for setting in tried(first.seen, switch is not None):
-                told.take(runner, setting)
+            settings = list((everything if full else one_at_a_time)(first.seen, switch is not None, guarded))
+            for number, setting in enumerate(settings):
+                told.take(runner, setting, len(settings) - number - 1)
     except KeyboardInterrupt:
         interrupted = True
     if told.runs:
-        told.end(verdict(told.runs), switch)
+        told.end(switch, guarded)
     sys.exit(130 if interrupted else int(not all(run.survived for run in told.runs)))
-
-
-def _switch_in(program: str, as_module: bool) -> str | None:
-    from safeloader.bisecting.matrix import validation_switches
-
-    if as_module:
-        return None
-    path = Path(program)
-    if not path.is_file():
-        raise click.UsageError(f"there is no file {program}; for a module write: safeloader bisect -m {program}")
-    found = validation_switches(path.read_bytes())
-    return found[0] if found else None
 
 
 class _Told:
@@ -103,17 +96,29 @@ class _Told:
         self.runs: list[Run] = []
         self._console = None if as_json else console()
 
-    def take(self, runner: Runner, setting: Any) -> Run:
-        if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
-            click.echo(f"running: {setting.label} ...", err=True)
-        run = runner.run(setting)
+    def take(self, runner: Runner, setting: Any, left: int) -> Run:
+        """One run, with as many to follow."""
+        line = StatusLine()
+        rest = f" ({many(left, 'run')} after it)" if left else ""
+        title = f"run {len(self.runs) + 1}{rest}: {setting.label}"
+        line.begin(title)
+        try:
+            run = runner.run(setting, lambda glance: line.update(f"{title}: {_so_far(glance)}"))
+        finally:
+            line.clear()
         self.runs.append(run)
         if self._console is not None:
-            self._console.print(f"{run.outcome:<9}", style=_STYLES[run.outcome], end="")
-            self._console.print(f"{setting.label}: {run.batches} batches, {run.seconds:.0f} s", soft_wrap=True)
+            self._console.print(f"{run.outcome:<10}", style=_STYLES[run.outcome], end="")
+            self._console.print(f"{setting.label}: {many(run.batches, 'batch')}, {run.seconds:.0f} s", soft_wrap=True)
         return run
 
-    def end(self, sentences: list[str], switch: str | None) -> None:
+    def end(self, switch: str | None, guarded: bool) -> None:
+        from safeloader.bisecting.matrix import STARTS, starts_of
+        from safeloader.bisecting.verdict import verdict
+
+        seen = self.runs[0].seen
+        untried = [start for start in STARTS if start in starts_of(seen, True)] if not guarded else []
+        sentences = [printable(sentence) for sentence in verdict(self.runs, untried)]
         if self._console is None:
             told = {"v": VERSION, "runs": [run.as_dict() for run in self.runs], "switch": switch, "verdict": sentences}
             click.echo(json.dumps(told, indent=2))
@@ -126,3 +131,8 @@ class _Told:
         self._console.print(table(columns, rows, [_STYLES[run.outcome] for run in self.runs]))
         for sentence in sentences:
             self._console.print(sentence, soft_wrap=True)
+
+
+def _so_far(glance: Glance) -> str:
+    silent = f", nothing for {glance.silent:.0f} of {glance.allowed:.0f} s" if glance.silent > 2 else ""
+    return f"{many(glance.batches, 'batch')} in {glance.seconds:.0f} s{silent}"

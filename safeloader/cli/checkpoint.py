@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from safeloader.cli.tables import console, echo, table
+
 if TYPE_CHECKING:
     from safeloader.training.looking import Looked
 
@@ -55,25 +57,23 @@ def _show(paths: tuple[Path, ...], as_json: bool, deep: bool, may_be_infinite: t
 
     found = [look_at(one, deep, may_be_infinite) for path in paths for one in found_in(path)]
     if as_json:
-        click.echo(json.dumps([one.to_dict() for one in found], indent=2, default=str))
+        echo(json.dumps([one.to_dict() for one in found], indent=2, default=str))
     elif not found:
-        click.echo("there is no checkpoint")
+        echo("there is no checkpoint")
     else:
         _table(found, deep)
     sys.exit(deep and (not found or any(one.problem for one in found)))
 
 
 def _table(found: list[Looked], deep: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from safeloader.training.looking import age_of
 
-    table = Table("checkpoint", "kind", "epoch", "step", "metric", "size", "age", "state")
+    rows, styles = [], []
     for one in found:
         cells = ["" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
                  for value in (one.epoch, one.step, one.metric)]  # fmt: skip
         state = one.problem or ("good" if deep else "")
-        style = "red" if one.problem else ""
-        table.add_row(str(one.path), one.kind, *cells, f"{one.size / 1e6:,.1f} MB", age_of(one.age), state, style=style)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+        rows.append((one.path, one.kind, *cells, f"{one.size / 1e6:,.1f} MB", age_of(one.age), state))
+        styles.append("red" if one.problem else None)
+    columns = ("checkpoint", "kind", "epoch", "step", "metric", "size", "age", "state")
+    console().print(table(columns, rows, styles))

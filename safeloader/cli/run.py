@@ -6,7 +6,8 @@ import sys
 
 import click
 
-from safeloader.main_module import ProgramError, open_program
+from safeloader.cli.tables import echo
+from safeloader.main_module import ProgramError, open_program, source_of
 
 __all__ = ["run"]
 
@@ -26,13 +27,14 @@ def run(as_module: bool, report: bool, program: str, arguments: tuple[str, ...])
     Processes that the program itself starts are not patched: with torchrun, write
     `torchrun --no-python safeloader run train.py`.
     """
-    from safeloader import observe
-    from safeloader.patching import patch
-
     try:
+        source_of(program, as_module)  # before torch is imported
         main, code = open_program(program, as_module)
     except ProgramError as error:
         raise (click.UsageError if error.missing else click.ClickException)(str(error)) from None
+    from safeloader import observe
+    from safeloader.patching import patch
+
     sys.argv = [main.__dict__["__file__"] or program, *arguments]
     patch()
     recorders = observe.keep_recorders()
@@ -49,4 +51,4 @@ def run(as_module: bool, report: bool, program: str, arguments: tuple[str, ...])
     finally:
         if report:
             for recorder in recorders:
-                click.echo(f"\n{recorder.report()}", err=True)
+                echo(f"\n{recorder.report()}", err=True)

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from safeloader.observe.format import printable
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import Console
 
-__all__ = ["console", "needs", "table"]
+__all__ = ["console", "echo", "needs", "table"]
 
 
 def needs(package: str) -> Any:
@@ -30,6 +32,11 @@ def needs(package: str) -> Any:
         raise click.ClickException(f"this needs {package}: pip install 'safeloader[cli]' ({error})") from None
 
 
+def echo(text: str, err: bool = False) -> None:
+    """Write text whose names and messages are other people's: what would steer the terminal is shown, not obeyed."""
+    click.echo(printable(text), err=err)
+
+
 def console(stderr: bool = False) -> Console:
     """Where to write. Without a terminal there are no colours and lines are not folded."""
     made: Console
@@ -38,6 +45,9 @@ def console(stderr: bool = False) -> Console:
     class Honest(rich.Console):  # type: ignore[misc, name-defined]
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError  # rich would end the program with status 1, which says that something was found
+
+        def print(self, *objects: Any, **options: Any) -> None:
+            super().print(*(printable(one) if isinstance(one, str) else one for one in objects), **options)
 
     file = sys.stderr if stderr else sys.stdout
     width = None if file.isatty() or os.environ.get("COLUMNS") else 160
@@ -51,5 +61,5 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], styles: Sequ
     for name in columns:
         made.add_column(name.lstrip("#"), justify="right" if name.startswith("#") else "left", overflow="fold")
     for number, row in enumerate(rows):
-        made.add_row(*map(str, row), style=styles[number] if number < len(styles) else None)
+        made.add_row(*(printable(str(cell)) for cell in row), style=styles[number] if number < len(styles) else None)
     return made

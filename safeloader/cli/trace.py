@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from safeloader.cli.tables import echo
+
 __all__ = ["trace"]
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -35,7 +37,7 @@ def trace(events: Path, output: Path | None, report: Path | None) -> None:
     except OSError as error:
         raise click.ClickException(f"{events} cannot be read: {error.strerror}") from None
     for note in story.notes:
-        click.echo(f"note: {note}", err=True)
+        echo(f"note: {note}", err=True)
     if not story.events:
         raise click.ClickException(f"{events} holds no event of safeloader")
     loaders = lanes(story.events)
@@ -43,7 +45,7 @@ def trace(events: Path, output: Path | None, report: Path | None) -> None:
         _write(output, json.dumps(chrome(loaders, story.notes)))
     if report is not None:
         _write(report, page(loaders, story.notes, events.name))
-    click.echo(told(loaders))
+    echo(told(loaders))
 
 
 def _write(path: Path, text: str) -> None:
@@ -51,4 +53,4 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise click.ClickException(f"{path} cannot be written: {error.strerror}") from None
-    click.echo(f"written: {path}")
+    echo(f"written: {path}")

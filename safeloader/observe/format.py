@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["brief", "clock", "duration", "inline", "many", "plain", "samples", "stack_lines", "stack_place"]
+__all__ = [
+    "brief", "clock", "duration", "inline", "many", "plain", "printable", "samples", "stack_lines", "stack_place",
+]  # fmt: skip
 
 # A row of a traceback, `File "x.py", line 3, in f`, or of faulthandler's, `File "x.py", line 3 in f`.
 _ROW = re.compile(r'^\s*File "(?P<file>.*)", line (?P<line>\d+),? in (?P<name>.+?)\s*$')
+# What moves the cursor, changes colours, turns the direction of writing around, or cannot be encoded.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _THREAD = re.compile(r"^(Current thread|Thread) .*\(most recent call first\)")
 
 
@@ -48,10 +52,25 @@ def many(number: int, thing: str) -> str:
     return f"{number:,} {thing}{ending}"
 
 
+def printable(text: str) -> str:
+    r"""Text as it may go to a terminal or a log: control characters are shown as escapes, and do nothing there.
+
+    Lines and tabs stay. A byte of a name that is no UTF-8 is shown as ``\xff``.
+    """
+    return _UNSAFE.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if 0xDC80 <= code <= 0xDCFF:  # how Python holds a byte that could not be decoded
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
 def inline(value: object, most: int = 200) -> str:
     """Any value as text on one line, of at most `most` characters."""
     try:
-        text = " ".join(str(value).split())
+        text = printable(" ".join(str(value).split()))
     except Exception:
         text = f"<{type(value).__name__} that cannot be shown>"
     return text if len(text) <= most else text[: most - 3] + "..."

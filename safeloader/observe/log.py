@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from safeloader.observe import events as h
+from safeloader.observe.format import printable
 from safeloader.observe.messages import line_for
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class _WhenNobodyListens(logging.Handler):
         if stream is None or self._somebody_listens():
             return
         try:
-            stream.write(self.format(record) + "\n")
+            stream.write(printable(self.format(record)) + "\n")
             stream.flush()
         except Exception:
             self.handleError(record)
@@ -93,4 +94,4 @@ def tell(event: h.Happening) -> None:
     """Log one happening as one line."""
     level = level_for(event)
     if logger.isEnabledFor(level):
-        logger.log(level, "%s", line_for(event))
+        logger.log(level, "%s", printable(line_for(event)))

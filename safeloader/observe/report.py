@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from safeloader.observe.consumer_clock import Waits
 from safeloader.observe.events import Fault, Replayed
-from safeloader.observe.format import brief, clock, duration, inline, many, plain, samples, stack_lines
+from safeloader.observe.format import brief, clock, duration, inline, many, plain, printable, samples, stack_lines
 from safeloader.observe.messages import line_for
 from safeloader.observe.timings import STAGES, WorkerTimes
 
@@ -91,7 +91,7 @@ class Report:
         return shown
 
     def __str__(self) -> str:
-        return "\n".join(self._lines())
+        return printable("\n".join(self._lines()))
 
     def __repr__(self) -> str:
         return f"<Report of {self.name!r}: {many(self.batches, 'batch')}, {many(self._all(), 'fault')}>"
