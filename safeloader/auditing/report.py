@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from safeloader.observe.format import many
+from safeloader.observe.format import many, printable
 
 __all__ = ["AuditReport", "EpochFacts", "Finding"]
 
@@ -29,7 +29,7 @@ class Finding:
     hint: str = ""
 
     def __str__(self) -> str:
-        return f"{self.level}: {self.text}" + (f"\n  try: {self.hint}" if self.hint else "")
+        return printable(f"{self.level}: {self.text}" + (f"\n  try: {self.hint}" if self.hint else ""))
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ class _Commands(click.Group):
             finally:
                 sys.stdout.flush()
         except click.ClickException as error:  # it names files, modules and what their code has raised
-            error.message = printable(error.message)
+            vars(error)["message"] = printable(error.message)
             raise
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed goes there

@@ -25,10 +25,10 @@ def audit(loader: str, epochs: int, batches: int | None, set_epoch: bool, as_jso
     LOADER is a DataLoader, or a function without arguments that makes one, as package.module:name or file.py:name.
     The exit status is 1 if something was found that training suffers from.
     """
+    found = find_loader(loader)
     from safeloader.auditing import audit as rehearse
     from safeloader.errors import SafeLoaderError
 
-    found = find_loader(loader)
     try:
         report = rehearse(found, epochs, set_epoch=set_epoch, batches=batches)
     except SafeLoaderError as error:

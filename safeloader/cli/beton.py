@@ -99,7 +99,7 @@ def _made(name: str) -> Any:
             raise click.ClickException(f"{name}() failed: {type(error).__name__}: {error}") from error
     if not (hasattr(found, "__getitem__") and hasattr(found, "__len__")):
         kind = type(found).__name__
-        raise click.ClickException(f"{name} is of type {kind}, which has no length or cannot be indexed")
+        raise click.UsageError(f"{name} is of type {kind}, which has no length or cannot be indexed")
     return found
 
 

@@ -18,7 +18,8 @@ def find(name: str) -> Any:
     """The object that ``package.module:object`` or ``path/to/file.py:object`` names.
 
     Raises:
-        click.ClickException: there is none, or importing it fails.
+        click.UsageError: there is none.
+        click.ClickException: importing it fails.
     """
     home, colon, path = name.rpartition(":")
     if not colon or not home or not path:
@@ -27,7 +28,7 @@ def find(name: str) -> Any:
     found: Any = module
     for part in path.split("."):
         if not hasattr(found, part):
-            raise click.ClickException(f"{home} has no {path}")
+            raise click.UsageError(f"{home} has no {path}")
         found = getattr(found, part)
     return found
 
@@ -36,11 +37,12 @@ def find_loader(name: str) -> Any:
     """The DataLoader that is named, or that the function of that name makes.
 
     Raises:
-        click.ClickException: there is none, or making it fails.
+        click.UsageError: there is none.
+        click.ClickException: making it fails.
     """
+    found: Any = find(name)
     import torch.utils.data
 
-    found: Any = find(name)
     if not isinstance(found, torch.utils.data.DataLoader) and callable(found):
         try:
             found = found()
@@ -48,7 +50,7 @@ def find_loader(name: str) -> Any:
             raise click.ClickException(f"{name}() failed: {type(error).__name__}: {error}") from error
     if not isinstance(found, torch.utils.data.DataLoader):
         kind = type(found).__name__
-        raise click.ClickException(f"{name} is of type {kind}, not a DataLoader or a function that makes one")
+        raise click.UsageError(f"{name} is of type {kind}, not a DataLoader or a function that makes one")
     return found
 
 
@@ -59,10 +61,14 @@ def _import(home: str) -> Any:
             return importlib.import_module(home)
         file = Path(home)
         if not file.is_file():
-            raise click.ClickException(f"there is no file {home}")
+            raise click.UsageError(f"there is no file {home}")
         sys.path.insert(0, str(file.resolve().parent))
         return importlib.import_module(file.stem)  # by its name, so that workers can import it, too
     except click.ClickException:
         raise
+    except ModuleNotFoundError as error:
+        if error.name and f"{home}.".startswith(f"{error.name}."):
+            raise click.UsageError(f"there is no module {home}") from error
+        raise click.ClickException(f"importing {home} failed: {type(error).__name__}: {error}") from error
     except Exception as error:
         raise click.ClickException(f"importing {home} failed: {type(error).__name__}: {error}") from error

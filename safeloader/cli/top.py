@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import click
@@ -12,7 +11,7 @@ import click
 from safeloader.cli.tables import console, needs
 
 if TYPE_CHECKING:
-    from safeloader.cli.topview import Look, Looker
+    from safeloader.cli.toplook import Look, Looker
 
 __all__ = ["top"]
 
@@ -22,13 +21,21 @@ __all__ = ["top"]
 @click.option("--json", "as_json", is_flag=True, help="With --once: as JSON.")
 @click.option("--pid", type=click.IntRange(min=1), help="Only this program.")
 @click.option("--interval", default=1.0, show_default=True, type=click.FloatRange(min=0.1), help="Seconds between.")
-def top(once: bool, as_json: bool, pid: int | None, interval: float) -> None:
+@click.option(
+    "--sort",
+    "order",
+    default="waiting",
+    show_default=True,
+    type=click.Choice(["waiting", "rate", "faults", "memory", "pid"]),
+    help="Which programs come first.",
+)
+def top(once: bool, as_json: bool, pid: int | None, interval: float, order: str) -> None:
     """Show the running loaders of this user on this machine, each worker's process and what it is at.
 
-    A program is seen from its first epoch on; it need not have been asked for. Linux only. The exit status is 1 if a
-    program does not answer, or --pid names none.
+    A program is seen from its first epoch on; it need not have been asked for. Linux only. In the live view, `?`
+    says what the keys do, and `q` ends it. The exit status is 1 if a program does not answer, or --pid names none.
     """
-    from safeloader.cli.topview import Looker
+    from safeloader.cli.toplook import Looker
 
     if as_json and not once:
         raise click.UsageError("--json goes with --once")
@@ -37,20 +44,23 @@ def top(once: bool, as_json: bool, pid: int | None, interval: float) -> None:
     needs("psutil")
     looker = Looker(pid)
     if not once:
-        _live(looker, interval)
+        from safeloader.cli.toplive import live
+
+        live(lambda: _look(looker), interval, order)
         return
     seen = _look(looker)
     if as_json:
         click.echo(json.dumps(seen.as_dict(), indent=2))
     else:
-        _print(seen)
+        _print(seen, order)
     sys.exit(int(bool(seen.problems)))
 
 
-def _print(seen: Look) -> None:
+def _print(seen: Look, order: str) -> None:
     from safeloader.cli.topview import render
 
-    console().print(render(seen))
+    out = console()
+    out.print(render(seen, out.width, order))
 
 
 def _look(looker: Looker) -> Look:
@@ -58,16 +68,3 @@ def _look(looker: Looker) -> Look:
         return looker.look()
     except OSError as error:
         raise click.ClickException(f"this system does not tell which programs can be asked ({error})") from None
-
-
-def _live(looker: Looker, interval: float) -> None:
-    from safeloader.cli.topview import render
-
-    live = needs("rich.live").Live(render(_look(looker)), console=console(), screen=True, auto_refresh=False)
-    try:
-        with live:
-            while True:
-                time.sleep(interval)
-                live.update(render(_look(looker)), refresh=True)
-    except KeyboardInterrupt:
-        pass

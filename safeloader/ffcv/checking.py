@@ -17,6 +17,7 @@ import numpy as np
 from safeloader.errors import BetonError
 from safeloader.ffcv.beton import JPG, RAW, Beton, Field
 from safeloader.ffcv.jpeg import decodes, jpeg_size
+from safeloader.observe.format import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,7 +39,7 @@ class Problem(NamedTuple):
 
     def __str__(self) -> str:
         where = "" if self.sample is None else f"sample {self.sample}, field {self.field!r}: "
-        return where + self.what
+        return printable(where + self.what)
 
 
 @dataclass
@@ -97,7 +98,7 @@ class CheckReport:
     def __str__(self) -> str:
         kinds = ", ".join(f"{name} ({kind})" for name, kind in self.fields.items())
         done = f"{self.images:,} JPEG headers looked at, {self.decoded:,} images decoded"
-        head = f"{self.path}: {self.samples:,} samples; {kinds or 'no fields'}; {done}"
+        head = printable(f"{self.path}: {self.samples:,} samples; {kinds or 'no fields'}; {done}")
         if self.ok:
             return f"{head}\nno problem found"
         count = f"{self.count:,} problem{'' if self.count == 1 else 's'}"

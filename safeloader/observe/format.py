@@ -57,7 +57,7 @@ def printable(text: str) -> str:
 
     Lines and tabs stay. A byte of a name that is no UTF-8 is shown as ``\xff``.
     """
-    return _UNSAFE.sub(_escaped, text)
+    return text if text.isprintable() else _UNSAFE.sub(_escaped, text)
 
 
 def _escaped(found: re.Match[str]) -> str:

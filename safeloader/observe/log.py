@@ -28,6 +28,20 @@ _WARNINGS = (
 logger = logging.getLogger("safeloader")
 
 
+def _without_escapes(record: logging.LogRecord) -> bool:
+    """Names and messages of others cannot steer a terminal, whoever's handler writes them there."""
+    try:
+        text = record.getMessage()
+        if (safe := printable(text)) != text:
+            record.msg, record.args = safe, None
+    except Exception:  # the handler reports what is wrong with a record
+        pass
+    return True
+
+
+logger.addFilter(_without_escapes)
+
+
 class _WhenNobodyListens(logging.Handler):
     """Writes to the standard error of the moment, unless the program has any handler for the record."""
 
@@ -94,4 +108,4 @@ def tell(event: h.Happening) -> None:
     """Log one happening as one line."""
     level = level_for(event)
     if logger.isEnabledFor(level):
-        logger.log(level, "%s", printable(line_for(event)))
+        logger.log(level, "%s", line_for(event))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import socket
 import struct
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["NoAnswerError", "Peer", "StatusSocket", "ask", "listening", "name_of"]
+__all__ = ["GoneError", "NoAnswerError", "Peer", "StatusSocket", "ask", "listening", "name_of"]
 
 _PREFIX = "safeloader"
 _SECONDS_TO_SEND = 1.0
@@ -30,6 +31,9 @@ STRANGERS_A_SECOND = 20
 """Callers of other users that are turned away in one second; after that, no call is taken until the second is over."""
 _CREDENTIALS = struct.Struct("3i")
 _TIMEVAL = struct.Struct("@ll")
+# Anybody may bind any bytes, line ends among them: what is no name of ours is passed over.
+_ROW = re.compile(rb"^[0-9A-Fa-f]+: (?:[0-9A-Fa-f]+ +){5}[0-9]+ @%b-([0-9]{1,10})-([0-9]{1,10})$" % _PREFIX.encode())
+_MOST_PID = 1 << 22  # what the kernel gives at most
 
 
 class Peer(NamedTuple):
@@ -41,6 +45,10 @@ class Peer(NamedTuple):
 
 class NoAnswerError(Exception):
     """A program did not send its status; the message says why."""
+
+
+class GoneError(NoAnswerError):
+    """Nothing listens at a program's address."""
 
 
 def name_of(uid: int, pid: int) -> str:
@@ -156,14 +164,11 @@ def listening(table: str = "/proc/net/unix") -> tuple[list[int], int]:
     """
     own: set[int] = set()
     others: set[int] = set()
-    with open(table) as file:
+    with open(table, "rb") as file:
         for line in file:
-            name = line.split()[-1]
-            if not name.startswith(f"@{_PREFIX}-"):
-                continue
-            uid, _, pid = name[len(_PREFIX) + 2 :].partition("-")
-            if uid.isdecimal() and pid.isdecimal():
-                (own if int(uid) == os.getuid() else others).add(int(pid))
+            row = _ROW.match(line)
+            if row and 0 < int(row[2]) <= _MOST_PID:
+                (own if int(row[1]) == os.getuid() else others).add(int(row[2]))
     return sorted(own), len(others)
 
 
@@ -186,13 +191,15 @@ def ask(pid: int, seconds: float = 2.0) -> dict[str, Any]:
                 f"process {pid} does not answer: it is stopped, or holds Python's lock in C code"
             ) from None
         except OSError:
-            raise NoAnswerError(f"process {pid} does not answer: it has no safeloader loader, or has ended") from None
+            raise GoneError(f"process {pid} does not answer: it has no safeloader loader, or has ended") from None
     try:
         status = json.loads(text)
     except (ValueError, RecursionError):
         raise NoAnswerError(f"process {pid} broke off its answer") from None
+    if not isinstance(status, dict):
+        raise NoAnswerError(f"process {pid} answers something else than its status")
     status["pid"] = peer.pid  # as seen from here: it may live in a container
-    return dict(status)
+    return status
 
 
 def _connect(caller: socket.socket, address: str, seconds: float) -> None:

@@ -217,10 +217,10 @@ def test_a_right_loader_ends_with_status_zero(monkeypatch: pytest.MonkeyPatch) -
     ("name", "status", "words"),
     [
         ("made", 2, "names no object"),
-        ("nowhere.py:made", 1, "there is no file nowhere.py"),
-        ("tests.api.audited:missing", 1, "has no missing"),
-        ("tests.api.audited:nothing", 1, "is of type int, not a DataLoader"),
-        ("no_such_module:made", 1, "importing no_such_module failed"),
+        ("nowhere.py:made", 2, "there is no file nowhere.py"),
+        ("tests.api.audited:missing", 2, "has no missing"),
+        ("tests.api.audited:nothing", 2, "is of type int, not a DataLoader"),
+        ("no_such_module:made", 2, "there is no module no_such_module"),
     ],
 )
 def test_wrong_names_are_clear_errors(monkeypatch: pytest.MonkeyPatch, name: str, status: int, words: str) -> None:

@@ -223,9 +223,9 @@ def test_room_in_shm_is_compared_with_what_torch_would_prefetch(programs: Path) 
 @pytest.mark.parametrize(
     ("line", "status", "words"),
     [
-        (["nowhere.py:loader"], 1, "there is no file nowhere.py"),
+        (["nowhere.py:loader"], 2, "there is no file nowhere.py"),
         (["{}/loaders.py:raising"], 1, "raising() failed: RuntimeError: no data here"),
-        (["{}/loaders.py:number"], 1, "is of type int"),
+        (["{}/loaders.py:number"], 2, "is of type int"),
         (["{}/loaders.py:good", "--workers", "none"], 2, "--workers takes numbers"),
     ],
 )

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import psutil
 import pytest
 
 from safeloader import DataLoader
-from safeloader.cli.topview import Looker
+from safeloader.cli.toplook import Looker
 from safeloader.observe.status_socket import STRANGERS_A_SECOND, NoAnswerError, ask, listening, name_of
 from tests.fixtures_data import Draws
 from tests.until import until
@@ -98,14 +99,42 @@ def test_the_live_view_shows_it_until_interrupted(trainer: subprocess.Popen[str]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "140", "LINES": "40"}
     shown = subprocess.Popen(line, stdin=child, stdout=child, stderr=child, env=environment, start_new_session=True)
     os.close(child)
-    text = b""
-    while text.count(b"train: epoch 0") < 2:
-        assert select.select([parent], [], [], 30)[0], text
-        text += os.read(parent, 65536)
+    _seen(parent, b"train: epoch 0", 2)
     shown.send_signal(signal.SIGINT)
     until(lambda: _drained(parent) and shown.poll() is not None)
-    assert shown.wait(30) == 0
+    assert shown.wait(30) == 130
     os.close(parent)
+
+
+def test_keys_sort_scroll_help_and_end_it_at_fifty_columns(trainer: subprocess.Popen[str]) -> None:
+    parent, child = pty.openpty()
+    line = [sys.executable, "-m", "safeloader", "top", "--interval", "30"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "50", "LINES": "12"}
+    shown = subprocess.Popen(line, stdin=child, stdout=child, stderr=child, env=environment, start_new_session=True)
+    before = termios.tcgetattr(child)
+    _seen(parent, b"s sort (waiting)")
+    for key, words in (
+        (b"s", b"s sort (rate)"),
+        (b"?", b"a line down, up"),
+        (b"\x1b[B", b"s sort (rate)"),
+        (b"?", b"train: waits"),
+    ):
+        os.write(parent, key)
+        _seen(parent, words)
+    os.write(parent, b"q")
+    until(lambda: _drained(parent) and shown.poll() is not None)
+    assert shown.returncode == 0
+    assert termios.tcgetattr(child) == before, "the terminal is left as it was"
+    os.close(child)
+    os.close(parent)
+
+
+def _seen(descriptor: int, words: bytes, times: int = 1) -> None:
+    """Read a terminal until it has shown something so often."""
+    text = b""
+    while text.count(words) < times:
+        assert select.select([descriptor], [], [], 60)[0], text
+        text += os.read(descriptor, 65536)
 
 
 def _drained(descriptor: int) -> bool:
@@ -150,6 +179,57 @@ def test_programs_of_other_users_are_counted_and_not_asked(tmp_path: Path) -> No
     rows = [f"@safeloader-{os.getuid()}-7", f"@safeloader-{os.getuid() + 1}-8", "@other-0-9", "@safeloader-x", "/run/x"]
     table.write_text("Num RefCount\n" + "".join(f"0000: 2 0 10000 1 1 55 {row}\n" for row in rows))
     assert listening(str(table)) == ([7], 1)
+
+
+def test_names_that_nobody_can_read_are_passed_over(tmp_path: Path) -> None:
+    """Any user can bind any bytes: what is no name of a program is no line of the table."""
+    table, own = tmp_path / "unix", f"@safeloader-{os.getuid()}-".encode()
+    odd = [b"\xff\xfe", own + b"\xff", own + b"4194305", own + b"9" * 60, own + "\u0661".encode(), own + b"0", own]
+    odd += [own + b"8 ", own + b"-8", b"@x\n" + own + b"8", b"@\n\n", b"@x\n0: 2 " + own + b"8", b"\x1b[2J"]
+    table.write_bytes(b"Num\n" + b"".join(b"0000: 2 0 10000 1 1 55 %b\n" % row for row in [*odd, own + b"7"]))
+    assert listening(str(table)) == ([7], 0)
+
+
+def test_sockets_with_odd_names_do_no_harm(command: Callable[..., Any]) -> None:
+    names = [
+        b"\0\xff\xfe",
+        b"\0safeloader-%d-\xff" % os.getuid(),
+        b"\0x\n0: 2 0 0 1 1 5 @safeloader-%d-3" % os.getuid(),
+    ]
+    bound = []
+    try:
+        for name in names:
+            bound.append(socket.socket(socket.AF_UNIX))
+            bound[-1].bind(name)
+        said = command("top", "--once")
+    finally:
+        for one in bound:
+            one.close()
+    assert said.exit_code == 0, said.output
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"[1]", "answers something else than its status"),
+        (b'{"v": 99}', "answers as another version"),
+        (b'{"v": 1, "loaders": [{"name": "x"}]}', "is not whole (KeyError"),
+        (b'{"v": 1', "broke off its answer"),
+    ],
+)
+def test_an_answer_that_is_none_is_a_sentence(command: Callable[..., Any], answer: bytes, words: str) -> None:
+    code = (
+        "import os, socket, sys; s = socket.socket(socket.AF_UNIX); "
+        f"s.bind('\\0safeloader-%d-%d' % (os.getuid(), os.getpid())); s.listen(); print('ready', flush=True); "
+        f"c, _ = s.accept(); c.sendall({answer!r}); c.close(); sys.stdin.read()"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout is not None and child.stdout.readline() == "ready\n"
+        said = command("top", "--once", "--pid", child.pid)
+    finally:
+        child.communicate(timeout=30)
+    assert (said.exit_code, words in said.stdout, f"process {child.pid}" in said.stdout) == (1, True, True), said.output
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")

@@ -57,7 +57,8 @@ def _worst(reading: Reading, most: int) -> list[tuple[int, Sighting]]:
         return is_silent(seen), seen.row.state == "waits", seen.stands
 
     chosen = sorted(reading.seen.items(), key=badness, reverse=True)[:most]
-    return sorted(chosen)
+    chosen.sort()
+    return sorted(chosen, key=lambda item: badness(item)[:2], reverse=True)  # who is silent, who waits, all others
 
 
 def as_status(reading: Reading, group: str) -> dict[str, Any]:
