@@ -26,14 +26,18 @@ def trace(events: Path, output: Path | None, report: Path | None) -> None:
     """
     from safeloader.tracing.chrome import chrome
     from safeloader.tracing.lanes import lanes
-    from safeloader.tracing.page import page, told
-    from safeloader.tracing.read import read
+    from safeloader.tracing.page import page
+    from safeloader.tracing.read import lines_of, read
+    from safeloader.tracing.verdict import told, verdict
 
     if output is None and report is None:
         raise click.UsageError("say what to write: -o trace.json, or --html report.html, or both")
+    named = [path.resolve() for path in (events, output, report) if path is not None]
+    if len(set(named)) < len(named):
+        raise click.UsageError("EVENTS, -o and --html must be different files: one would be written over another")
     try:
         with events.open("rb") as file:
-            story = read(file)
+            story = read(lines_of(file))
     except OSError as error:
         raise click.ClickException(f"{events} cannot be read: {error.strerror}") from None
     for note in story.notes:
@@ -45,6 +49,8 @@ def trace(events: Path, output: Path | None, report: Path | None) -> None:
         _write(output, json.dumps(chrome(loaders, story.notes)))
     if report is not None:
         _write(report, page(loaders, story.notes, events.name))
+    for loader in loaders:
+        echo(f"{loader.name}: {'; '.join(verdict(loader))}")
     echo(told(loaders))
 
 

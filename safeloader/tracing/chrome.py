@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from safeloader.observe.format import plain
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -48,11 +50,12 @@ def _lane(lane: Lane, process: int, thread: int, first: float) -> Iterator[dict[
     for span in lane.spans:
         yield {
             "name": span.kind, "cat": "safeloader", "ph": "X", "ts": round((span.start - first) * 1e6, 1),
-            "dur": round(max(span.end - span.start, 0.0) * 1e6, 1), "cname": _COLOURS[span.kind], "args": span.told,
+            "dur": round(max(span.end - span.start, 0.0) * 1e6, 1), "cname": _COLOURS[span.kind],
+            "args": plain(span.told),
             **place,
         }  # fmt: skip
     for mark in lane.marks:
         yield {
             "name": mark.kind, "cat": "safeloader", "ph": "i", "s": "t", "ts": round((mark.time - first) * 1e6, 1),
-            "args": mark.told, **place,
+            "args": plain(mark.told), **place,
         }  # fmt: skip

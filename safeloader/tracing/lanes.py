@@ -58,6 +58,7 @@ class LoaderLane:
         lanes: the trainer's first, then the processes' in the order in which they came.
         batches: its batch events, in the order in which they were given.
         faults: its fault events.
+        resumed: when the batch that a fault held up was there, by the number of the fault.
     """
 
     name: str
@@ -65,6 +66,7 @@ class LoaderLane:
     lanes: dict[object, Lane] = field(default_factory=dict)
     batches: list[dict[str, Any]] = field(default_factory=list)
     faults: list[dict[str, Any]] = field(default_factory=list)
+    resumed: dict[int, float] = field(default_factory=dict)
 
     def lane(self, key: object, name: str) -> Lane:
         """The lane of this key; made if there is none."""
@@ -74,8 +76,8 @@ class LoaderLane:
 def lanes(events: Iterable[dict[str, Any]]) -> list[LoaderLane]:
     """Sort events into lanes, by trainer and loader.
 
-    Raises:
-        KeyError, TypeError: never for a file that follows docs/events.md; events that do not are left out.
+    Args:
+        events: as `safeloader.tracing.read.read` gives them: each has what its kind needs, of the right types.
     """
     found: dict[tuple[Any, Any], LoaderLane] = {}
     for event in events:
@@ -83,10 +85,7 @@ def lanes(events: Iterable[dict[str, Any]]) -> list[LoaderLane]:
         key = (event.get("trainer"), event.get("loader"))
         loader = found.setdefault(key, LoaderLane(f"{event.get('loader')}{rank}", event.get("trainer") or 0))
         loader.lane(TRAINER, "trainer")
-        try:
-            _put(loader, event)
-        except (KeyError, TypeError):
-            continue
+        _put(loader, event)
     for loader in found.values():
         _batches(loader)
     return list(found.values())
@@ -95,19 +94,21 @@ def lanes(events: Iterable[dict[str, Any]]) -> list[LoaderLane]:
 def _put(loader: LoaderLane, event: dict[str, Any]) -> None:
     kind, time, told = event["event"], float(event["t"]), _told(event)
     if kind == "batch":
-        float(event["asked"]), float(event["got"])
         loader.batches.append(event)
     elif kind in ("start", "restart"):
         _process(loader, event["process"]).spans.append(Span("start", time - event["seconds"], time, told))
     elif kind == "fault":
         loader.faults.append(event)
-        lane = loader.lanes[TRAINER] if event["process"] is None else _process(loader, event["process"])
+        process = event.get("process")
+        lane = loader.lanes[TRAINER] if process is None else _process(loader, process)
         lane.marks.append(LaneMoment("fault", time, told))
         if event.get("stalled"):
             lane.spans.append(Span("fault", time - event["stalled"], time, told))
     elif kind == "stall_ended":
         loader.lanes[TRAINER].spans.append(Span("stall", time - event["seconds"], time, told))
     elif kind in _ON_TRAINER:
+        if kind == "resume" and event.get("fault") is not None:
+            loader.resumed[event["fault"]] = time
         loader.lanes[TRAINER].marks.append(LaneMoment(kind, time, told))
 
 
@@ -133,7 +134,9 @@ def _batches(loader: LoaderLane) -> None:
         if event.get("taken") is not None and event.get("process") is not None:
             lane = _process(loader, event["process"])
             lane.spans.append(Span("load", event["taken"], event["collated"], about))
-            lane.spans.append(Span("collate", event["collated"], event["finished"], about | {"bytes": event["nbytes"]}))
+            lane.spans.append(
+                Span("collate", event["collated"], event["finished"], about | {"bytes": event.get("nbytes")})
+            )
     for key, lane in loader.lanes.items():
         lane.spans.sort(key=lambda span: (span.start, span.end))
         if key != TRAINER:

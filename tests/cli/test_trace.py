@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import random
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,7 +18,9 @@ import pytest
 
 from safeloader.tracing.chrome import chrome
 from safeloader.tracing.lanes import TRAINER, lanes
+from safeloader.tracing.page import page
 from safeloader.tracing.read import read
+from safeloader.tracing.verdict import verdict, waits_of
 
 PROGRAM = Path(__file__).parent / "programs" / "killed.py"
 
@@ -82,10 +85,13 @@ def test_the_trace_and_the_report_are_written(command: Callable[..., Any], event
     page = (tmp_path / "report.html").read_text()
     assert "train &lt;1&gt;" in page
     assert "train <1>" not in page
-    assert not re.search(r"https?://|<script|src=", page)
-    plots = re.findall(r"<svg.*?</svg>", page, re.S)
+    assert not re.search(r"https?://|<script[^>]|src=|<link", page), "it needs nothing else"
+    plots = re.findall(r"<svg[^>]*role.*?</svg>", page, re.S)
     assert len(plots) == 4
     assert len(list(ElementTree.fromstring(plots[0]).iter("rect"))) >= 20
+    first = next(line for line in said.stdout.splitlines() if line.startswith("train"))
+    assert re.match(r"train <1> \(rank 3\): \d+% of the time the trainer waited for data \(", first), first
+    assert "1 death at sample 13; survived" in first
 
 
 def made_by(events: Path) -> int:
@@ -103,21 +109,118 @@ def test_a_file_that_breaks_off_is_shown_up_to_there(command: Callable[..., Any]
 
 def test_what_cannot_be_read_is_left_out_and_noted() -> None:
     good = b'{"v":1,"t":2.0,"loader":"a","event":"epoch","trainer":1,"epoch":0,"batches":3}\n'
-    lines = [b'{"v":1,"t":3', b"\xff\xfe\n", b"[1]\n", b"\n", b'{"v":9,"t":1,"event":"new"}\n', good]
+    lines = [b'{"v":1,"t":3', b"\xff\xfe\n", b"[1]\n", b"\n", b'{"v":9,"t":1,"event":"new"}\n', b"[" * 99_999, good]
     story = read(lines)
     assert len(story.events) == 1
-    assert story.notes[0] == "3 lines cannot be read and left out: 1, 2, 3"
+    assert story.notes[0] == "4 lines cannot be read and left out: 1, 2, 3, 6 (4 is no event)"
     assert story.notes[1] == "1 line of a newer safeloader left out"
     assert "SAFELOADER_TRACE=1" in story.notes[2]
     assert [mark.kind for mark in lanes(story.events)[0].lanes[TRAINER].marks] == ["epoch"]
 
 
-def test_events_that_lack_a_key_do_no_harm() -> None:
+def test_events_that_lack_a_key_are_left_out_and_those_that_nobody_knows_do_no_harm() -> None:
+    kinds = ("batch", "start", "fault", "stall_ended", "what")
+    lines = [json.dumps({"v": 1, "t": 1.0, "event": kind, "loader": "a"}).encode() for kind in kinds]
+    story = read(lines)
+    assert [event["event"] for event in story.events] == ["what"]
+    assert "1 has no 'epoch'; 1 has no 'process'; 1 has no 'cause'" in story.notes[0]
+    assert chrome(lanes(story.events), [])["traceEvents"]
+
+
+_ODD = [
+    None,
+    True,
+    -1,
+    1e308,
+    10**30,
+    float("nan"),
+    float("inf"),
+    "text",
+    "\x1b[31m",
+    "<b>",
+    "",
+    [],
+    [[1]],
+    {},
+    {"a": 1},
+    5,
+]
+
+
+def _mutated(lines: list[bytes]) -> Iterator[tuple[str, list[bytes]]]:
+    """Every key of the first event of each kind with every odd value, and without it; bytes cut out and changed."""
+    first: dict[str, int] = {}
+    for number, line in enumerate(lines):
+        first.setdefault(json.loads(line)["event"], number)
+    for kind, number in first.items():
+        event = json.loads(lines[number])
+        for key in event:
+            changed = [{**event, key: odd} for odd in _ODD] + [{k: v for k, v in event.items() if k != key}]
+            for one in changed:
+                yield f"{kind}.{key}", [*lines[:number], json.dumps(one).encode() + b"\n", *lines[number + 1 :]]
+    whole, chance = b"".join(lines), random.Random(7)
+    for number in range(200):
+        begin, length = chance.randrange(len(whole)), chance.randrange(1, 400)
+        between = bytes(chance.randrange(256) for _ in range(chance.randrange(9)))
+        yield f"cut {number}", (whole[:begin] + between + whole[begin + length :]).splitlines(keepends=True)
+
+
+def test_no_damage_of_a_file_ends_in_a_traceback(events: Path) -> None:
+    """Whatever is in it, what is left is drawn, without a tag or an escape of its own."""
+    lines = events.read_bytes().splitlines(keepends=True)
+    several = list(_mutated(lines))
+    assert len(several) > 1000
+    for what, damaged in several:
+        try:
+            story = read(damaged)
+            loaders = lanes(story.events)
+            json.dumps(chrome(loaders, story.notes), allow_nan=False)
+            made = page(loaders, story.notes, "events")
+            assert all(verdict(loader) for loader in loaders)
+        except Exception as error:
+            raise AssertionError(what) from error
+        assert "<b>\x1b" not in made and "\x1b" not in made and "trainer <b>" not in made, what
+
+
+@pytest.mark.parametrize(
+    "content", [b"\0" * 5000, b"PK\x03\x04" + bytes(range(256)) * 40, b'{"traceEvents": []}', b"{}\n" * 9]
+)
+def test_a_foreign_file_ends_in_words(command: Callable[..., Any], tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "foreign").write_bytes(content)
+    said = command("trace", tmp_path / "foreign", "--html", tmp_path / "report.html")
+    assert said.exit_code == 1
+    assert said.output.splitlines()[-1] == f"Error: {tmp_path / 'foreign'} holds no event of safeloader"
+
+
+def batch(number: int, asked: float, got: float, **more: Any) -> dict[str, Any]:
+    return {"v": 1, "t": got, "loader": "a", "event": "batch", "trainer": 1, "epoch": 0, "batch": number, "asked": asked,
+            "got": got, "worker": 0, **more}  # fmt: skip
+
+
+def test_the_verdict_divides_the_wait_among_its_causes() -> None:
+    common = {"v": 1, "loader": "a", "trainer": 1}
+    fault = {**common, "t": 115.0, "event": "fault", "cause": "hung", "process": 7, "sample": 3, "stalled": 5.0}
     events = [
-        {"v": 1, "t": 1.0, "event": kind, "loader": "a"} for kind in ("batch", "start", "fault", "stall_ended", "what")
-    ]
-    (loader,) = lanes(events)
-    assert chrome([loader], [])["traceEvents"]
+        {**common, "t": 104.0, "event": "start", "process": 7, "seconds": 4.0, "workers": [0]},
+        batch(0, 100.0, 105.0), fault, {**common, "t": 118.0, "event": "restart", "process": 8, "seconds": 2.5},
+        {**common, "t": 119.0, "event": "resume", "fault": 0, "seconds_lost": 4.0}, batch(1, 109.0, 119.0),
+        batch(2, 120.0, 120.0),
+    ]  # fmt: skip
+    (loader,) = lanes(read(json.dumps(event).encode() for event in events).events)
+    waits = waits_of(loader)
+    assert (waits.total, waits.faults, waits.starts, waits.loading) == (20.0, 9.0, 4.0, 2.0)
+    told = verdict(loader)
+    assert told[0] == (
+        "75% of the time the trainer waited for data (15 s of 20 s): 4.0 s while processes started (2 starts); "
+        "9.0 s for 1 hang; 2.0 s because loading was slower than training"
+    )
+    assert told[1] == "1 hang at sample 3; survived"
+    assert "standby=1" in told[2]
+
+
+def test_a_loader_that_keeps_up_is_said_to() -> None:
+    (loader,) = lanes([batch(number, number, number + 0.01) for number in range(9)])
+    assert verdict(loader) == ["1% of the time the trainer waited for data: the loader kept up (9 batches in 8.0 s)"]
 
 
 @pytest.mark.parametrize(
@@ -127,6 +230,8 @@ def test_events_that_lack_a_key_do_no_harm() -> None:
         ("", ["events", "-o", "x.json"], 1, "holds no event"),
         ("not json\n", ["events", "-o", "x.json"], 1, "holds no event"),
         ("", ["events"], 2, "say what to write"),
+        ("", ["events", "-o", "./events"], 2, "must be different files"),
+        ("", ["events", "-o", "x", "--html", "x"], 2, "must be different files"),
         ('{"v":1,"t":1,"loader":"a","event":"epoch"}\n', ["events", "-o", "missing/x.json"], 1, "cannot be written"),
     ],
 )
