@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from safeloader.cli.status_line import StatusLine
 from safeloader.cli.tables import console, needs, table
+from safeloader.observe.format import many
 
 if TYPE_CHECKING:
     from safeloader.doctor.finding import Finding
@@ -39,18 +41,33 @@ _STYLES = {"ok": "green", "warn": "yellow", "bad": "bold red", "unknown": "dim"}
     type=click.FloatRange(min=0, min_open=True),
     help="Seconds of one training step: recommend what keeps up with it.",
 )
+@click.option("--ffcv", "with_ffcv", is_flag=True, help="Try FFCV, too: some ten seconds.")
 @click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")  # fmt: skip
-def doctor(loader: str | None, seconds: float, workers: str | None, step: float | None, as_json: bool) -> None:
+def doctor(
+    loader: str | None, seconds: float, workers: str | None, step: float | None, with_ffcv: bool, as_json: bool
+) -> None:
     """Look at this machine, and at LOADER, for what will hurt.
 
     LOADER is a DataLoader, or a function without arguments that makes one, as package.module:name or file.py:name.
     It is measured with a few numbers of workers. The exit status is 1 if something is bad.
     """
     counts = _counts(workers)
+    from safeloader.cli.finding import check, find_loader
+
+    if loader is not None:
+        check(loader)
     needs("psutil")
     out = _Out(as_json)
-    subject = None if loader is None else _found(loader)
-    out.add_all(_machine(subject))
+    with out.line.shown("importing torch", everywhere=False):
+        from safeloader.doctor import software
+
+        before = software.threads_now()
+    subject = threads = None
+    if loader is not None:
+        with out.line.shown(f"making {loader}", everywhere=False):
+            subject = find_loader(loader)
+            threads = max(software.threads_now() - before, 0)
+    out.add_all(_machine(subject, threads, with_ffcv))
     if subject is not None:
         _examine(subject, counts, seconds, step, out)
     out.end()
@@ -69,18 +86,14 @@ def _counts(text: str | None) -> list[int] | None:
     return found
 
 
-def _found(name: str) -> Any:
-    from safeloader.cli.finding import find_loader
-
-    return find_loader(name)
-
-
-def _machine(loader: Any) -> list[tuple[str, Any]]:
+def _machine(loader: Any, threads: int | None, with_ffcv: bool) -> list[tuple[str, Any]]:
     from safeloader.doctor import devices, machine, software
 
     workers = None if loader is None else loader.num_workers
     return [
         *software.CHECKS,
+        ("start method", functools.partial(software.start_method, threads)),
+        ("FFCV", software.try_ffcv if with_ffcv else software.ffcv),
         ("processors", functools.partial(machine.cpus, workers)),
         ("threads", functools.partial(software.threads_of_libraries, workers)),
         *machine.CHECKS,
@@ -101,14 +114,15 @@ def _examine(loader: Any, counts: list[int] | None, seconds: float, step: float 
     if spawned.verdict != "bad":
         tried = scaling.counts(usable, loader.num_workers) if counts is None else counts
         for number in tried:
-            out.say(f"measuring {number} worker{'s' if number > 1 else ''} ...")
-            rate = scaling.measure(loader, number, max(seconds / (len(tried) + 1), 0.5))
+            each = max(seconds / (len(tried) + 1), 0.5)
+            with out.line.shown(f"measuring {many(number, 'worker')}: {each:.0f} s after they have started"):
+                rate = scaling.measure(loader, number, each)
             out.rates.append(rate)
             if rate.problem:
                 out.add(Finding("workers", "bad", f"with {number}: {rate.problem}"))
                 break
-    out.say("measuring single samples ...")
-    batches, out.timing = subject.timed(loader, max(seconds / 4, 5.0))
+    with out.line.shown("measuring single samples"):
+        batches, out.timing = subject.timed(loader, max(seconds / 4, 5.0))
     out.add(batches)
     if out.timing is not None and os.path.isdir("/dev/shm"):
         facts = os.statvfs("/dev/shm")
@@ -126,13 +140,16 @@ class _Out:
         self.size: int | None = None
         self.timing: Timing | None = None
         self.recommendation: Recommendation | None = None
+        self.line = StatusLine()
         self._console = None if as_json else console()
 
     def add_all(self, checks: list[tuple[str, Any]]) -> None:
         from safeloader.doctor.finding import examine
 
-        for finding in examine(checks):
-            self.add(finding)
+        for number, (name, check) in enumerate(checks, 1):
+            with self.line.shown(f"check {number} of {len(checks)}: {name}", everywhere=False):
+                found = list(examine([(name, check)]))
+            self.add(found[0])
 
     def add(self, finding: Finding) -> None:
         self.findings.append(finding)
@@ -141,10 +158,6 @@ class _Out:
             self._console.print(f"{finding.check}: {finding.text}", soft_wrap=True)
             if finding.hint and finding.verdict != "ok":
                 self._console.print(f"        try: {finding.hint}", style="dim", soft_wrap=True)
-
-    def say(self, words: str) -> None:
-        if self._console is not None and sys.stderr.isatty():
-            click.echo(words, err=True)
 
     def end(self) -> None:
         if self._console is None:
@@ -158,8 +171,8 @@ class _Out:
             self._console.print(table(("#workers", "#batches a second", "#first batch after"), rows))
         if self.recommendation is not None:
             number = self.recommendation.num_workers
-            setting = "" if number is None else f"num_workers={number}: "
-            self._console.print(f"recommended: {setting}{self.recommendation.reason}", style="bold", soft_wrap=True)
+            setting = "" if number is None else f"set num_workers={number}: "
+            self._console.print(f"{setting}{self.recommendation.reason}", style="bold", soft_wrap=True)
         counted = {verdict: sum(f.verdict == verdict for f in self.findings) for verdict in _STYLES}
         self._console.print(", ".join(f"{count} {verdict}" for verdict, count in counted.items() if count))
 

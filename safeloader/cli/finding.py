@@ -11,7 +11,20 @@ from typing import Any
 
 import click
 
-__all__ = ["find", "find_loader"]
+__all__ = ["check", "find", "find_loader"]
+
+
+def check(name: str) -> None:
+    """Whether a name can be one, and its file is there, before anything is imported.
+
+    Raises:
+        click.UsageError: it cannot, or is not.
+    """
+    home, colon, path = name.rpartition(":")
+    if not colon or not home or not path:
+        raise click.UsageError(f"{name!r} names no object: write package.module:object or file.py:object")
+    if home.endswith(".py") and not Path(home).is_file():
+        raise click.UsageError(f"there is no file {home}")
 
 
 def find(name: str) -> Any:
@@ -21,9 +34,8 @@ def find(name: str) -> Any:
         click.UsageError: there is none.
         click.ClickException: importing it fails.
     """
-    home, colon, path = name.rpartition(":")
-    if not colon or not home or not path:
-        raise click.UsageError(f"{name!r} names no object: write package.module:object or file.py:object")
+    check(name)
+    home, _, path = name.rpartition(":")
     module = _import(home)
     found: Any = module
     for part in path.split("."):
@@ -60,12 +72,8 @@ def _import(home: str) -> Any:
             sys.path.insert(0, os.getcwd())
             return importlib.import_module(home)
         file = Path(home)
-        if not file.is_file():
-            raise click.UsageError(f"there is no file {home}")
         sys.path.insert(0, str(file.resolve().parent))
         return importlib.import_module(file.stem)  # by its name, so that workers can import it, too
-    except click.ClickException:
-        raise
     except ModuleNotFoundError as error:
         if error.name and f"{home}.".startswith(f"{error.name}."):
             raise click.UsageError(f"there is no module {home}") from error

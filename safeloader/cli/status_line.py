@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
 from time import monotonic
+from typing import TYPE_CHECKING
 
 import click
 
 from safeloader.observe.format import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["StatusLine"]
 
@@ -30,6 +35,16 @@ class StatusLine:
             self._draw(text)
         else:
             click.echo(f"{printable(text)} ...", err=True)
+
+    @contextlib.contextmanager
+    def shown(self, text: str, everywhere: bool = True) -> Iterator[None]:
+        """A step, shown while it goes on; one that is short only in a terminal."""
+        if everywhere or self._live:
+            self.begin(text)
+        try:
+            yield
+        finally:
+            self.clear()
 
     def update(self, text: str) -> None:
         """It goes on; shown in a terminal only, and not more often than can be read."""

@@ -47,9 +47,9 @@ def memory(found: Limits | None = None) -> Finding:
     share = left / total
     text = f"{units(left)} of {units(total)} of {whose} are free"
     if share < _LITTLE_MEMORY:
-        return Finding("memory", "bad", text, "the kernel is about to kill: end other programs, or raise the limit")
+        return Finding("memory", "bad", text, "end other programs, or raise the limit: the kernel is about to kill")
     if share < _SCARCE_MEMORY:
-        return Finding("memory", "warn", text, "fewer workers, smaller batches or a smaller prefetch_factor need less")
+        return Finding("memory", "warn", text, "take fewer workers, smaller batches or a smaller prefetch_factor")
     return Finding("memory", "ok", text)
 
 
@@ -65,7 +65,7 @@ def shm(path: str = "/dev/shm") -> Finding:
         return Finding(
             "/dev/shm", "warn",
             text + "; torch's own loader keeps its batches there and hangs (since torch 2.10) or dies when it is full",
-            "safeloader needs none of it; for torch: docker run --shm-size=8g, or --ipc=host",
+            "use safeloader, which needs none of it; or give torch's own loader more: docker run --shm-size=8g",
         )  # fmt: skip
     return Finding("/dev/shm", "ok", text)
 
@@ -89,7 +89,7 @@ def oom_kills() -> Finding:
     kills = system.oom_kills()
     if kills:
         text = f"the kernel has killed {many(kills, 'process')} for memory here since it started counting"
-        hint = "`dmesg | grep -i 'out of memory'` names them; workers among them show as exit signal SIGKILL"
+        hint = "look for their names: dmesg | grep -i 'out of memory'; a worker among them shows as exit signal SIGKILL"
         return Finding("oom_kill", "warn", text, hint)
     return Finding("oom_kill", "ok", "the kernel has killed nothing for memory here")
 
@@ -101,7 +101,8 @@ def cpus(num_workers: int | None = None, usable: float | None = None) -> Finding
     text = f"{usable:.3g} of {many(count, 'processor')} may be used"
     if num_workers is not None and num_workers > max(usable, 1):
         text += f", for {many(num_workers, 'worker')}"
-        return Finding("processors", "warn", text, f"more workers than processors only wait: try {max(int(usable), 1)}")
+        hint = f"set num_workers={max(int(usable), 1)}: more workers than processors only wait"
+        return Finding("processors", "warn", text, hint)
     if usable < count:
         hint = "do not choose num_workers by os.cpu_count(): it does not know the quota or the affinity mask"
         return Finding("processors", "warn" if num_workers is None else "ok", text, hint)
@@ -117,7 +118,7 @@ def processes(found: Limits | None = None) -> Finding:
         return Finding("process limit", "ok", "no limit on processes and threads")
     text = f"{min(allowed):,} processes and threads are allowed"
     if min(allowed) < 512:
-        hint = "each worker is a process with several threads: raise pids.max (docker run --pids-limit) or ulimit -u"
+        hint = "raise pids.max (docker run --pids-limit) or ulimit -u: each worker is a process with several threads"
         return Finding("process limit", "warn", text, hint)
     return Finding("process limit", "ok", text)
 
@@ -128,10 +129,10 @@ def descriptors(soft: int | None = None) -> Finding:
     soft = own if soft is None else soft
     text = f"{soft:,} open files are allowed"
     if soft < _FEW_DESCRIPTORS:
-        return Finding("descriptors", "bad", text, "each process needs a few: raise it with ulimit -n")
+        return Finding("descriptors", "bad", text, "raise it with ulimit -n: each process needs a few")
     if soft < _SCARCE_DESCRIPTORS:
         text += "; torch's own loader holds one for each tensor that is kept"
-        return Finding("descriptors", "warn", text, f"ulimit -n {min(hard, 65536) if hard > 0 else 65536}")
+        return Finding("descriptors", "warn", text, f"raise it: ulimit -n {min(hard, 65536) if hard > 0 else 65536}")
     return Finding("descriptors", "ok", text)
 
 

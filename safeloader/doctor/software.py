@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import subprocess
@@ -18,7 +19,10 @@ from safeloader.errors import SettingsError
 from safeloader.observe.format import inline, many
 from safeloader.runtime.start import hashing
 
-__all__ = ["CHECKS", "ffcv", "hash_seed", "own_settings", "start_method", "threads_of_libraries", "versions"]
+__all__ = [
+    "CHECKS", "ffcv", "hash_seed", "own_settings", "start_method", "threads_now", "threads_of_libraries", "try_ffcv",
+    "versions",
+]  # fmt: skip
 
 _FFCV_SECONDS = 90.0
 # Written and read back, so that numba's compiler and the C extension have both worked.
@@ -51,7 +55,7 @@ def versions() -> Finding:
     text = f"Python {sys.version.split()[0]}, torch {torch.__version__}"
     release = torch.__version__.split("+")[0].split(".")
     if sys.version_info < (3, 10) or (int(release[0]), int(release[1])) < (2, 5):
-        return Finding("versions", "bad", text, "safeloader needs Python 3.10 and torch 2.5, or later")
+        return Finding("versions", "bad", text, "install Python 3.10 and torch 2.5, or later")
     return Finding("versions", "ok", text)
 
 
@@ -71,30 +75,36 @@ def hash_seed() -> Finding:
         return Finding("hash seed", "ok", f"{hashing.seed()}, in the trainer and in worker processes")
     text = f"random in the trainer, {hashing.seed()} in worker processes"
     hint = (
-        "a module that numbers classes by iterating a set of strings when it is imported numbers them otherwise in the "
-        "trainer than in its workers (all of which agree): sort the names, or run with PYTHONHASHSEED=0"
+        "sort the names, or run with PYTHONHASHSEED=0, where a module numbers classes by iterating a set of strings "
+        "when it is imported: it numbers them otherwise in the trainer than in its workers (all of which agree)"
     )
     return Finding("hash seed", "ok", text, hint)
 
 
-def start_method() -> Finding:
-    """Whether torch's own loader would fork this program, and what it would copy that way."""
+def start_method(threads: int | None = None) -> Finding:
+    """Whether torch's own loader would fork the program, and what it would copy that way.
+
+    Args:
+        threads: that the program's own code has started; None: no code of it was run.
+    """
     set_here = torch.multiprocessing.get_start_method(allow_none=True)
     method = set_here or torch.multiprocessing.get_all_start_methods()[0]  # the default is named first
     if method != "fork":
         return Finding("start method", "ok", f"{method}")
-    threads = _threads()
-    text = f"fork{'' if set_here else ' (the default here)'}, and this program has {many(threads, 'thread')}"
     if set_here:
-        text += "; safeloader will refuse it and spawn"
+        text = "fork, set by the program; safeloader refuses it and spawns"
+    else:
+        text = "fork is the default of torch's own loader here; safeloader spawns"
+    if threads:
+        text += f"; the program has started {many(threads, 'thread')}, whose locks a fork would copy"
     hint = (
-        "a forked worker inherits held locks and accelerator contexts, and hangs: safeloader spawns instead; with "
-        'torch\'s own loader, multiprocessing_context="spawn"'
+        'use safeloader, or give torch\'s own loader multiprocessing_context="spawn": a forked worker inherits held '
+        "locks and accelerator contexts, and hangs"
     )
-    return Finding("start method", "warn" if set_here or threads > 1 else "ok", text, hint)
+    return Finding("start method", "warn" if set_here or threads else "ok", text, hint)
 
 
-def _threads() -> int:
+def threads_now() -> int:
     """Threads of this process, those of C libraries included where the system tells."""
     try:
         return len(os.listdir("/proc/self/task"))
@@ -116,21 +126,33 @@ def threads_of_libraries(num_workers: int | None = None) -> Finding:
             hint = "call cv2.setNumThreads(0) in worker_init_fn: safeloader's processes set torch to one, not OpenCV"
             return Finding("threads", "warn", text, hint)
     if torch.get_num_threads() > max(usable, 1):
-        hint = f"they slow each other down on {usable:.3g} usable processors: OMP_NUM_THREADS={int(usable) or 1}"
+        hint = f"set OMP_NUM_THREADS={int(usable) or 1}: on {usable:.3g} usable processors they slow each other down"
         return Finding("threads", "warn", text, hint)
     return Finding("threads", "ok", text + "; worker processes one each")
 
 
-def ffcv(program: str = _FFCV_PROGRAM, seconds: float = _FFCV_SECONDS) -> Finding:
-    """Whether FFCV is there, and writes and reads a small file. In a process of its own: it may crash."""
+def ffcv() -> Finding:
+    """Whether FFCV is there; whether it works takes some ten seconds to find out, and is asked for with --ffcv."""
     if importlib.util.find_spec("ffcv") is None:
         return Finding("FFCV", "ok", "not installed (needed only for .beton files)")
+    try:
+        version = importlib.metadata.version("ffcv")
+    except importlib.metadata.PackageNotFoundError:
+        version = "of an unknown version"
+    return Finding("FFCV", "ok", f"ffcv {version} is installed; --ffcv tries it")
+
+
+def try_ffcv(program: str = _FFCV_PROGRAM, seconds: float = _FFCV_SECONDS) -> Finding:
+    """Whether FFCV writes and reads a small file. In a process of its own: it may crash."""
+    if importlib.util.find_spec("ffcv") is None:
+        return Finding("FFCV", "bad", "not installed", "install it: see docs/ffcv.md")
     try:
         ran = subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, timeout=seconds, check=False
         )
     except subprocess.TimeoutExpired:
-        return Finding("FFCV", "bad", f"it did not write and read a small file within {seconds:.0f} s")
+        hint = "install it again; or look where it stands: py-spy dump, while it runs"
+        return Finding("FFCV", "bad", f"it did not write and read a small file within {seconds:.0f} s", hint)
     if ran.returncode == 0:
         return Finding("FFCV", "ok", f"{ran.stdout.strip().splitlines()[-1]}: a small file was written and read")
     last = (ran.stderr.strip().splitlines() or [f"exit status {ran.returncode}"])[-1]
@@ -138,10 +160,4 @@ def ffcv(program: str = _FFCV_PROGRAM, seconds: float = _FFCV_SECONDS) -> Findin
     return Finding("FFCV", "bad", f"installed, but it does not work: {inline(last)}", hint)
 
 
-CHECKS = (
-    ("versions", versions),
-    ("settings", own_settings),
-    ("start method", start_method),
-    ("hash seed", hash_seed),
-    ("FFCV", ffcv),
-)
+CHECKS = (("versions", versions), ("settings", own_settings), ("hash seed", hash_seed))

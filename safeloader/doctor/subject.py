@@ -84,7 +84,7 @@ def asks_for_fork(loader: Any) -> Finding:
     context = loader.multiprocessing_context
     method = context if isinstance(context, str) else getattr(context, "get_start_method", lambda: None)()
     if method == "fork":
-        hint = 'multiprocessing_context="spawn": safeloader would refuse fork and spawn'
+        hint = 'set multiprocessing_context="spawn": safeloader refuses fork, and spawns'
         return Finding("fork", "bad", "the loader asks for fork: its workers inherit held locks and contexts", hint)
     return Finding("fork", "ok", f"the loader asks for {method or 'no start method: safeloader spawns'}")
 
@@ -116,7 +116,7 @@ def timed(loader: Any, limit: float) -> tuple[Finding, Timing | None]:
         + ("" if timing.to_device is None else f", to the accelerator {_ms(timing.to_device)}")
     )
     if timing.slowest > 1.0 and timing.slowest > 20 * timing.sample:
-        return Finding("batches", "warn", text, "slow samples hold up whole batches: look at the one named"), timing
+        return Finding("batches", "warn", text, "look at the sample named: slow ones hold up whole batches"), timing
     return Finding("batches", "ok", text), timing
 
 
@@ -126,7 +126,7 @@ def shm_needed(loader: Any, timing: Timing, free: int) -> Finding:
     needed = ahead * timing.nbytes
     text = f"torch's own loader would keep about {units(needed)} there ({many(ahead, 'batch')}), {units(free)} are free"
     if needed > free:
-        hint = "safeloader needs none; for torch: docker run --shm-size, or fewer workers"
+        hint = "use safeloader, which needs none; or give torch's own loader more: docker run --shm-size"
         return Finding("/dev/shm for it", "warn", text, hint)
     return Finding("/dev/shm for it", "ok", text)
 

@@ -12,7 +12,7 @@ from safeloader.observe.format import plain
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from safeloader.tracing.lanes import Lane, LoaderLane
+    from safeloader.tracing.lanes import Lane, LoaderLane, Span
 
 __all__ = ["chrome"]
 
@@ -47,15 +47,25 @@ def _name(what: str, process: int, thread: int, name: str) -> dict[str, Any]:
 
 def _lane(lane: Lane, process: int, thread: int, first: float) -> Iterator[dict[str, Any]]:
     place = {"pid": process, "tid": thread}
-    for span in lane.spans:
+    for span, start, end in _nested(lane.spans, first):
         yield {
-            "name": span.kind, "cat": "safeloader", "ph": "X", "ts": round((span.start - first) * 1e6, 1),
-            "dur": round(max(span.end - span.start, 0.0) * 1e6, 1), "cname": _COLOURS[span.kind],
-            "args": plain(span.told),
-            **place,
+            "name": span.kind, "cat": "safeloader", "ph": "X", "ts": start, "dur": end - start,
+            "cname": _COLOURS[span.kind], "args": plain(span.told), **place,
         }  # fmt: skip
     for mark in lane.marks:
         yield {
-            "name": mark.kind, "cat": "safeloader", "ph": "i", "s": "t", "ts": round((mark.time - first) * 1e6, 1),
+            "name": mark.kind, "cat": "safeloader", "ph": "i", "s": "t", "ts": round((mark.time - first) * 1e6),
             "args": plain(mark.told), **place,
         }  # fmt: skip
+
+
+def _nested(spans: Sequence[Span], first: float) -> Iterator[tuple[Span, int, int]]:
+    """Spans with their whole microseconds. One that begins in another ends in it, too: else Perfetto drops it."""
+    around: list[int] = []
+    start = 0
+    for span in sorted(spans, key=lambda span: (span.start, -span.end)):
+        start, end = max(round((span.start - first) * 1e6), start), round((span.end - first) * 1e6)
+        while around and (around[-1] <= start or end > around[-1]):
+            start = max(start, around.pop())
+        around.append(max(start, end))
+        yield span, start, max(start, end)

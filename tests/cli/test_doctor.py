@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import resource
 import sys
@@ -112,7 +113,7 @@ def test_memory_is_judged_by_the_tighter_of_machine_and_group() -> None:
 
 def test_processors_descriptors_and_processes_are_judged_against_what_is_needed() -> None:
     assert machine.cpus(8, 2.0).verdict == "warn"
-    assert "try 2" in machine.cpus(8, 2.0).hint
+    assert "set num_workers=2" in machine.cpus(8, 2.0).hint
     assert machine.cpus(2, 2.0).verdict == "ok"
     assert [machine.descriptors(n).verdict for n in (64, 1024, 65536)] == ["bad", "warn", "ok"]
     assert machine.processes(Limits(processes=32)).verdict == "warn"
@@ -146,9 +147,42 @@ def test_an_ffcv_that_does_not_work_is_told_with_its_error(tmp_path: Path, monke
     (tmp_path / "ffcv" / "__init__.py").write_text("raise ImportError('libffcv.so: undefined symbol')\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    found = software.ffcv()
+    found = software.try_ffcv()
     assert (found.verdict, "libffcv.so: undefined symbol" in found.text) == ("bad", True)
-    assert software.ffcv("import time; time.sleep(60)", 0.5).verdict == "bad"
+    assert software.ffcv().verdict == "ok", "it is not tried unless that is asked for"
+    assert software.try_ffcv("import time; time.sleep(60)", 0.5).verdict == "bad"
+
+
+def test_its_own_threads_are_not_told_as_the_programs(process: Callable[..., Any], programs: Path) -> None:
+    """torch itself starts some; those that count are the ones that the program's own code has started."""
+    assert "thread" not in software.start_method().text
+    threaded = parsed(process("doctor", f"{programs}/loaders.py:threaded", "--seconds", 1, "--workers", 1, "--json"))
+    (found,) = (one for one in threaded["checks"] if one["check"] == "start method")
+    assert "has started 3 threads" in found["text"]
+    assert found["verdict"] == "warn"
+
+
+def _hints() -> Iterator[tuple[str, str]]:
+    """Every advice in the source, by the place where it stands."""
+    for path in sorted(Path(machine.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            given: list[ast.expr] = []
+            if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "hint" for t in node.targets):
+                given = [node.value]
+            elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Finding":
+                given = node.args[3:4]
+            for value in given:
+                text = ast.unparse(value).lstrip("f").strip("'\"")
+                if not isinstance(value, (ast.Name, ast.Attribute)):
+                    yield f"{path.name}:{value.lineno}", text
+
+
+def test_advice_says_what_to_do() -> None:
+    verbs = {"allow", "ask", "call", "compare", "delete", "do", "end", "give", "install", "keep", "load", "look", "make",
+             "raise", "run", "set", "sort", "take", "use"}  # fmt: skip
+    several = list(_hints())
+    assert len(several) > 20
+    assert not [one for one in several if one[1].split()[0] not in verbs]
 
 
 def test_opencv_with_many_threads_in_each_worker_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import pytest
 
 from safeloader.tracing.chrome import chrome
-from safeloader.tracing.lanes import TRAINER, lanes
+from safeloader.tracing.lanes import TRAINER, Lane, LoaderLane, Span, lanes
 from safeloader.tracing.page import page
 from safeloader.tracing.read import read
 from safeloader.tracing.verdict import verdict, waits_of
@@ -80,6 +80,8 @@ def test_the_trace_and_the_report_are_written(command: Callable[..., Any], event
         assert event["ph"] in "XiM"
         assert event["ph"] == "M" or event["ts"] >= 0
         assert event["ph"] != "X" or event["dur"] >= 0
+        assert all(isinstance(event.get(key, 0), int) for key in ("ts", "dur"))
+    assert not _overlaps(made["traceEvents"]), "Perfetto drops a slice that ends after the one that it begins in"
     names = [event["args"]["name"] for event in made["traceEvents"] if event["ph"] == "M"]
     assert names[:2] == [f"train <1> (rank 3), trainer {made_by(events)}", "trainer"]
     page = (tmp_path / "report.html").read_text()
@@ -92,6 +94,33 @@ def test_the_trace_and_the_report_are_written(command: Callable[..., Any], event
     first = next(line for line in said.stdout.splitlines() if line.startswith("train"))
     assert re.match(r"train <1> \(rank 3\): \d+% of the time the trainer waited for data \(", first), first
     assert "1 death at sample 13; survived" in first
+
+
+def _overlaps(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Slices that lie in another one of their thread at their beginning, and not at their end."""
+    ends: dict[tuple[int, int], list[int]] = {}
+    wrong = []
+    slices = [event for event in events if event["ph"] == "X"]
+    for event in sorted(slices, key=lambda event: (event["ts"], -event["dur"])):
+        around = ends.setdefault((event["pid"], event["tid"]), [])
+        while around and around[-1] <= event["ts"]:
+            around.pop()
+        end = event["ts"] + event["dur"]
+        wrong += [event] if around and end > around[-1] else []
+        around.append(end)
+    return wrong
+
+
+def test_spans_that_overlap_are_put_one_behind_the_other() -> None:
+    spans = [
+        Span("load", 1.0, 3.0, {}),
+        Span("fault", 2.0, 4.0, {}),
+        Span("idle", 2.5, 3.5, {}),
+        Span("wait", 1.0, 9.0, {}),
+    ]
+    made = chrome([LoaderLane("a", 1, {TRAINER: Lane("trainer", spans)})], [])["traceEvents"]
+    assert not _overlaps(made)
+    assert sum(event["ph"] == "X" for event in made) == 4
 
 
 def made_by(events: Path) -> int:

@@ -47,6 +47,12 @@ def stuck() -> DataLoader[Any]:
     return DataLoader(Rows(slow=1000.0), 8, num_workers=1)
 
 
+def threaded() -> DataLoader[Any]:
+    for _ in range(3):
+        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+    return good()
+
+
 def raising() -> DataLoader[Any]:
     raise RuntimeError("no data here")
 
