@@ -17,7 +17,7 @@ QUICK  := $(addprefix tests/core/test_,supervisor.py faults.py policy.py bisecti
     forkserver.py::test_every_end_of_a_process_is_seen_and_explained \
     portable.py::test_the_portable_ways_survive_the_same_faults)
 
-.PHONY: help quick-list ffcv try-ffcv demo test test-quick test-all matrix dist lint house docs bench-hangs bench-ffcv bench-speed bench-ranks bench-scaling soak incidents setup clean
+.PHONY: help quick-list ffcv try-ffcv demo test test-quick test-all matrix dist first-minutes lint house docs bench-hangs bench-ffcv bench-speed bench-ranks bench-scaling soak incidents setup clean
 
 help:          ## this list
 	@grep -hE '^[a-z-]+: .*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -39,6 +39,9 @@ matrix: $(STAMP) ## the quick tests on the oldest and the newest torch, and on e
 
 dist: $(DIST)  ## build sdist and wheel into dist/ and check them (URL=https://... makes the links of the README absolute)
 	@PROJECT_URL=$(URL) $(PY) -m tools.dist $(ARGS)
+
+first-minutes: $(STAMP) ## what a newcomer does, from a wheel where only torch is, and how long each step takes
+	@$(PY) -m tools.first_minutes $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy and the documentation, without a warning
 	@$(PY) -m ruff check .

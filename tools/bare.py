@@ -16,7 +16,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-__all__ = ["closure", "make"]
+__all__ = ["closure", "link", "make"]
 
 
 def closure(names: list[str]) -> dict[str, Distribution]:
@@ -64,12 +64,18 @@ def make(folder: Path, names: list[str], pip: bool = False) -> Path:
     for old in ("setuptools*", "pkg_resources", "_distutils_hack", "distutils-precedence.pth"):
         for entry in site.glob(old):  # up to Python 3.11 they come with pip
             entry.unlink() if entry.is_file() else shutil.rmtree(entry)
+    link(folder, names)
+    return folder / "bin" / "python"
+
+
+def link(folder: Path, names: list[str]) -> None:
+    """Let an environment see installed packages, with what they require."""
+    site = next(folder.glob("lib/python*/site-packages"))
     for one in closure(names).values():
         for entry in _entries(one):
             target = site / entry.name
             if not target.exists():
                 target.symlink_to(entry)
-    return folder / "bin" / "python"
 
 
 def main() -> None:

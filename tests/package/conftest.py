@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import bare
+from tools import bare, dist
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUIRED = ["torch", "numpy", "cloudpickle", "click", "tqdm"]
@@ -19,15 +18,7 @@ REQUIRED = ["torch", "numpy", "cloudpickle", "click", "tqdm"]
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy: setuptools leaves a folder behind, and puts what is old in it into the next wheel."""
-    tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheel")
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tree)
-    shutil.copytree(ROOT / "safeloader", tree / "safeloader", ignore=shutil.ignore_patterns("__pycache__"))
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
-    environment = {**os.environ, "PROJECT_URL": "https://example.org/owner/safeloader"}
-    subprocess.run([*command, "-w", out, tree], check=True, timeout=100, env=environment, capture_output=True)
-    return next(out.glob("*.whl"))
+    return dist.quick_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="session")
