@@ -48,7 +48,7 @@ html_static_path = ["_static"]
 html_css_files = ["pages.css"]
 html_title = f"safeloader {version}"
 html_copy_source = False
-pygments_style = "friendly"
+pygments_style = "xcode"  # each of its colours can be read on the ground that code has
 
 _HERE = Path(__file__).resolve().parent
 _LINK_OUT = re.compile(r"\[([^\]]*)\]\(((?:\.\./)+[^)#\s]+)(?:#[^)]*)?\)")

@@ -94,6 +94,56 @@ def test_ninety_columns_of_code_are_one_line(built: Path, looking: Browser) -> N
     assert room >= 0
 
 
+# Texts whose colour is too close to what is behind them: the ratio of WCAG, of which 3 is the least for large text.
+FAINT = """(() => {
+  const wrong = new Set();
+  const rgb = text => { const n = text.match(/[\\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
+  const light = c => c.slice(0, 3).map(v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+  const behind = e => {
+    for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor); if (c[3] > .5) return c; }
+    return [255, 255, 255, 1];
+  };
+  const walker = document.createTreeWalker(document.querySelector('.content'), NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode, e = node.parentElement;
+    if (!node.textContent.trim() || !e.getClientRects().length || e.closest('.headerlink, button, svg, script, style, .muted-link')) continue;
+    const a = light(rgb(getComputedStyle(e).color)), b = light(behind(e));
+    const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+    if (ratio < 3) wrong.add(`${ratio.toFixed(1)}: ${e.tagName} ${e.className} ${node.textContent.trim().slice(0, 40)}`);
+  }
+  return [...wrong].slice(0, 12);
+})()"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_no_text_is_faint(built: Path, looking: Browser, dark: bool) -> None:
+    wrong = {}
+    for name in ("index", "quick-start", "settings", "command-line", "metrics", "core", "faults", "api"):
+        looking.open((built / f"{name}.html").as_uri(), 1400, dark=dark)
+        if found := looking.run(FAINT):
+            wrong[name] = found
+    assert not wrong
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_pictures_are_seen_in_the_dark(built: Path, looking: Browser, dark: bool) -> None:
+    """A drawing with dark letters and no ground of its own is given one."""
+    for name in ("core", "command-line"):
+        looking.open((built / f"{name}.html").as_uri(), 1400, dark=dark)
+        pictures = looking.run(
+            "[...document.querySelectorAll('.content img')].map(e => [e.getAttribute('src'), e.naturalWidth, "
+            "getComputedStyle(e).backgroundColor])"
+        )
+        assert pictures
+        assert all(width > 0 for _, width, _ in pictures), "each is there"
+        if dark:
+            bare = [
+                source for source, _, ground in pictures if source.endswith(".svg") and ground == "rgba(0, 0, 0, 0)"
+            ]
+            assert not bare
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_text_can_be_read_in_light_and_dark(built: Path, looking: Browser, dark: bool) -> None:
     looking.open((built / "settings.html").as_uri(), 1400, dark=dark)
