@@ -38,6 +38,7 @@ LAYERS = (
     ("resume", "distributed", "loader_face"),
     (
         "loader",
+        "process_copies",
         "loader_state",
         "iterators",
         "start_method",
