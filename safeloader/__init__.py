@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from safeloader import carry
     from safeloader.auditing import AuditReport, audit
     from safeloader.config import Policy, Settings, settings
     from safeloader.errors import (
@@ -58,6 +59,7 @@ __all__ = [
     "StateError",
     "WorkerPool",
     "audit",
+    "carry",
     "patch",
     "progress",
     "settings",
@@ -84,6 +86,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name == "settings":  # the function
         value = importlib.import_module("safeloader.config").settings
+    elif name == "carry":  # the module
+        value = importlib.import_module("safeloader.carry")
     elif name in __all__:
         value = getattr(importlib.import_module(f"safeloader.{_HOMES.get(name, 'errors')}"), name)
     else:

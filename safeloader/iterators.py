@@ -188,6 +188,8 @@ class ProcessIterator(_Unprofiled):
         )  # fmt: skip
         init_fn = torch_private.sharded_init_fn(self._dataset, loader.worker_init_fn, self._world_size, self._rank)
         spec = Payload(config, self._dataset, self._collate_fn, init_fn)
+        if spec.reopened:
+            state.recorder.reopened(spec.reopened)
         starting = state.starting
         way = starting.way(loader.multiprocessing_context, spec) if crew is None else crew.way
         core = _core_settings(loader, state, iterable, shared=crew is not None)

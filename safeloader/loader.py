@@ -23,7 +23,7 @@ from safeloader.iterators import ProcessIterator, SingleProcessIterator
 from safeloader.loader_state import LoaderState
 from safeloader.recent_batches import Delivered, delivered
 from safeloader.resume.epoch_numbers import tell_epoch
-from safeloader.start_method import without_fork
+from safeloader.start_method import of_the_library, without_fork
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -97,7 +97,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._safe = LoaderState(name, _resolve(policy, timeout), num_workers)
         super().__init__(
             dataset, batch_size, shuffle, sampler, batch_sampler, num_workers, collate_fn, pin_memory, drop_last,
-            timeout, worker_init_fn, without_fork(multiprocessing_context, num_workers, self._safe.settings, 3),
+            timeout, worker_init_fn,
+            without_fork(of_the_library(multiprocessing_context), num_workers, self._safe.settings, 3),
             generator, prefetch_factor=prefetch_factor, persistent_workers=persistent_workers,
             pin_memory_device=pin_memory_device, **_newer_arguments(in_order=in_order),
         )  # fmt: skip
@@ -107,6 +108,16 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             self._safe.starting.prestart(self)
         elif self._safe.settings.prestart and num_workers and not self._safe.settings.disable:
             policy.pool.start()
+
+    @property
+    def multiprocessing_context(self) -> Any:
+        """How processes are started; a context of multiprocess or billiard becomes the standard library's."""
+        return super().multiprocessing_context
+
+    @multiprocessing_context.setter
+    def multiprocessing_context(self, context: Any) -> None:
+        torchs: Any = super(DataLoader, type(self)).multiprocessing_context
+        torchs.fset(self, of_the_library(context))
 
     def __iter__(self) -> torch_private.BaseIterator:
         if self._safe.closed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.context
 import warnings
 import weakref
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from safeloader.runtime.start.launcher import Launcher
     from safeloader.runtime.start.prestarted import Prestarted
 
-__all__ = ["Starting", "without_fork"]
+__all__ = ["Starting", "of_the_library", "without_fork"]
 
 Method = Literal["spawn", "forkserver"]
 
@@ -99,6 +100,18 @@ def _method(context: Any, settings: Settings) -> Method:
 
 def _of(name: str | None) -> Method:
     return "forkserver" if name == "forkserver" else "spawn"
+
+
+def of_the_library(context: Any) -> Any:
+    """The standard library's context that does what a context of its forks would do: multiprocess's, billiard's."""
+    if context is None or isinstance(context, (str, multiprocessing.context.BaseContext)):
+        return context
+    from safeloader.runtime.by_value.kinds import FORKS_OF_MULTIPROCESSING
+
+    if type(context).__module__.partition(".")[0] not in FORKS_OF_MULTIPROCESSING:
+        return context
+    method = context.get_start_method(allow_none=True)
+    return None if method is None else multiprocessing.get_context(method)
 
 
 def without_fork(context: Any, num_workers: int, settings: Settings, stacklevel: int) -> Any:

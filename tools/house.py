@@ -49,6 +49,7 @@ LAYERS = (
         "recent_batches",
         "main_module",
         "fault_tally",
+        "carry",
     ),
     ("ffcv", "training"),
     ("auditing", "bisecting", "doctor", "tracing", "metrics", "tensorboard", "testing"),

@@ -30,6 +30,7 @@ __all__ = [
     "StallEnded",
     "Stalled",
     "Started",
+    "Reopened",
     "Stayed",
     "Unshadowed",
 ]
@@ -266,6 +267,15 @@ class Unshadowed(Happening):
     event: ClassVar[str] = "unshadowed"
 
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reopened(Happening):
+    """Each worker opens for itself what the dataset held open when the iterator began."""
+
+    event: ClassVar[str] = "reopened"
+
+    what: list[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ def level_for(event: h.Happening) -> int:
         return logging.DEBUG  # the 1st, 2nd, 4th, 8th ... is told: a slow disk must not fill the log
     if isinstance(event, _WARNINGS):
         return logging.WARNING
-    if isinstance(event, h.Restarted | h.Resumed | h.Resized | h.Unshadowed):
+    if isinstance(event, h.Restarted | h.Resumed | h.Resized | h.Unshadowed | h.Reopened):
         return logging.INFO
     if isinstance(event, h.Closed) and event.faults:
         return logging.INFO

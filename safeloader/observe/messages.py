@@ -343,6 +343,7 @@ _LINES: dict[type[h.Happening], Callable[[Any], str]] = {
     h.NotUndone: _not_undone,
     h.CodeChanged: _code_changed,
     h.Unshadowed: _unshadowed,
+    h.Reopened: lambda event: "each worker opens for itself: " + "; ".join(inline(t) for t in event.what[:9]),
     h.Differs: _differs,
     h.SlowStart: _slow_start,
     h.Closed: _closed,

@@ -86,6 +86,7 @@ class Recorder:
         self._unshadowed = ""
         self.uncovered = ""
         self._differences: list[str] = []
+        self._reopened: list[str] = []
         self._epochs = self._restarts = self._fallbacks = self._recoveries = self._slow = 0
         self._lost = Lost()
         self._replays: list[h.Replayed] = []
@@ -265,6 +266,13 @@ class Recorder:
                 self._unshadowed = why
                 self._tell(h.Unshadowed(self._clock(), self.name, why))
 
+    def reopened(self, what: Sequence[str]) -> None:
+        """Each worker opens these for itself, since the dataset holds them open. The same is told once."""
+        with self._unharmed():
+            if list(what) != self._reopened:
+                self._reopened = list(what)
+                self._tell(h.Reopened(self._clock(), self.name, self._reopened))
+
     def differs(self, process_pid: int, what: Sequence[str]) -> None:
         """A process could not take over all that it should. The same words are told once."""
         with self._unharmed():
@@ -305,6 +313,7 @@ class Recorder:
             slow_batches=self._slow,
             seconds_lost=self._lost.seconds,
             code_changed=list(self._code_changed),
+            reopened=list(self._reopened),
             shadows=self._shadows,
             shadow_memory=self._shadow_memory,
             unshadowed=self._unshadowed,

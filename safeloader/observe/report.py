@@ -40,6 +40,7 @@ class Report:
         slow_batches: Batches that took longer than their deadline while samples still finished.
         seconds_lost: What the faults cost in all, in seconds, as far as known; where they overlap, it counts once.
         code_changed: Source files that changed since the first start.
+        reopened: What each worker opens for itself, since the dataset holds it open.
         shadows: Times that a process copied itself, to go on from there after a fault.
         shadow_memory: The most bytes that one of these copies had to itself.
         unshadowed: Why a process could not be copied, first; "" where all could, or none was to be.
@@ -66,6 +67,7 @@ class Report:
     slow_batches: int = 0
     seconds_lost: float = 0.0
     code_changed: list[str] = field(default_factory=list)
+    reopened: list[str] = field(default_factory=list)
     shadows: int = 0
     shadow_memory: int = 0
     unshadowed: str = ""
@@ -151,6 +153,12 @@ class Report:
             shown = [f"{inline(i, 60)} (epoch {epoch}, batch {batch})" for epoch, batch, i in self.skipped[:20]]
             rest = f", ... ({len(self.skipped):,} in all)" if len(self.skipped) > 20 else ""
             yield f"skipped: {', '.join(shown)}{rest}"
+        if self.reopened:
+            yield f"each worker opened for itself: {'; '.join(inline(text, 200) for text in self.reopened)}"
+        yield from self._restored()
+
+    def _restored(self) -> Iterator[str]:
+        """How far what a dataset changes in itself survives a fault."""
         if self.shadows:
             most = f"of at most {self.shadow_memory:,} bytes each"
             yield f"shadows of processes: {many(self.shadows, 'time')} taken, {most}"

@@ -52,6 +52,7 @@ class Parts(NamedTuple):
     worker_init_fn: Callable[[int], None] | None
     classes: list[type]
     generators: Sequence[Any] = ()  # the random generator objects among them, in the order of the stream
+    close: Callable[[], None] = lambda: None  # close what was opened again for this worker
 
 
 class Payload:
@@ -77,6 +78,7 @@ class Payload:
         self._packed = by_value.pack(self._kept, what=what)
         self.classes = self._packed.classes
         self.descriptor = system.memory_file("spec")
+        self._made: list[Callable[[], None]] = []  # closes what was opened for workers in the trainer
         self._write()
 
     def _write(self) -> None:
@@ -108,11 +110,20 @@ class Payload:
         """The modules that a process imports to rebuild the objects."""
         return self._packed.modules
 
+    @property
+    def reopened(self) -> list[str]:
+        """What each worker opens again for itself, in words."""
+        return [f"{path} ({words})" if path else words for path, words in self._packed.handles]
+
     def parts(self) -> Parts:
         """The objects for a worker that the trainer hosts itself; classes are the trainer's own."""
-        return _parts(map_privately(self.descriptor), self.classes, None)
+        parts = _parts(map_privately(self.descriptor), self.classes, None)
+        self._made.append(parts.close)
+        return parts
 
     def close(self) -> None:
+        while self._made:
+            self._made.pop()()
         self._packed.close()
         self.surroundings.close()
         os.close(self.descriptor)
@@ -149,6 +160,6 @@ def open_script(descriptor: int) -> bytes:
 
 
 def _parts(mapping: mmap.mmap, classes: list[type] | None, descriptors: list[int] | None) -> Parts:
-    with gathering() as generators:
+    with gathering() as held:
         (dataset, collate_fn, worker_init_fn), found = by_value.read(mapping, classes=classes, descriptors=descriptors)
-    return Parts(dataset, collate_fn, worker_init_fn, found, generators)
+    return Parts(dataset, collate_fn, worker_init_fn, found, held.generators, held.close)

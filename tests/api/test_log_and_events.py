@@ -62,6 +62,7 @@ def live_through_everything(told: Recorder) -> None:
     told.skipped(0, 12, 392, "died")
     told.replayed(1, 0, "same", "beginning", 12, 12, 12, "", "goes on")
     told.code_changed(["photos.py"])
+    told.reopened(["dataset.file (/data/a.bin, at byte 0)"])
     told.unshadowed("it holds a connection (socket)")
     told.not_undone(0, "os.nice(5)", "moved to a process")
     told.differs(4712, ["the limit RLIMIT_NOFILE was 1024, and cannot be raised above 64 any more"])
@@ -79,7 +80,7 @@ def test_each_happening_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture)
     with caplog.at_level(logging.DEBUG, "safeloader"):
         live_through_everything(told)
         told.closed()
-    assert [record.name for record in caplog.records] == ["safeloader"] * 21
+    assert [record.name for record in caplog.records] == ["safeloader"] * 22
     assert caplog.messages[-1] == "train: closed after 18,500 batches in 1 epoch, with 1 fault, 2.1 s lost"
 
 

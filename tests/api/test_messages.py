@@ -299,6 +299,10 @@ LINES = {
             "the dataset has changed in itself is restored only as far as its state_dict, or loading again, can do so"
         ),
     ),
+    "reopened": (
+        events.Reopened(NOON, "train", ["dataset.file (/data/a.bin, at byte 10)", "dataset.index (/data/i.db)"]),
+        ("train: each worker opens for itself: dataset.file (/data/a.bin, at byte 10); dataset.index (/data/i.db)"),
+    ),
     "differs": (
         events.Differs(NOON, "train", 4712, ["the limit RLIMIT_AS was -1, and cannot be raised above 9 any more"]),
         (
@@ -415,7 +419,7 @@ def test_what_costs_time_is_a_warning_what_ends_the_run_an_error_and_the_rest_is
         "raised", "unpicklable", "bad sample raised", "reads something else",
     }  # fmt: skip
     assert {name for name, level in levels.items() if level == "INFO"} == {
-        "restarted", "resumed", "resized", "closed", "unshadowed", "came again the same", "came again the same, as far as can be told",
+        "restarted", "resumed", "resized", "closed", "unshadowed", "reopened", "came again the same", "came again the same, as far as can be told",
         "came again the same after its own state",
     }  # fmt: skip
     assert {name for name, level in levels.items() if level == "DEBUG"} == {"started", "epoch"}

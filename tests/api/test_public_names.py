@@ -20,7 +20,7 @@ def test_the_public_names_are_these() -> None:
     assert sorted(safeloader.__all__) == [
         "AuditError", "AuditReport", "BadSampleError", "BatchTimeoutError", "ConcurrentUseError", "DataLoader",
         "DivergenceError", "Fault", "ForkRefusedError", "LoaderClosedError", "NotCarriableError", "Policy", "RanksDisagreeError", "Report", "SafeLoaderError",
-        "Settings", "SettingsError", "StartError", "StateError", "WorkerPool", "audit", "patch", "progress", "settings", "unpatch",
+        "Settings", "SettingsError", "StartError", "StateError", "WorkerPool", "audit", "carry", "patch", "progress", "settings", "unpatch",
     ]  # fmt: skip
 
 

@@ -121,7 +121,7 @@ def test_no_descriptor_is_left_after_close_or_after_a_failure() -> None:
     packed.close()
     packed.close()
     with pytest.raises(NotCarriableError):
-        by_value.pack([shared, threading.Lock()])
+        by_value.pack([shared, threading.Thread()])
     del shared
     gc.collect()
     assert set(os.listdir("/proc/self/fd")) == before

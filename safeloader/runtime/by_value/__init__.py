@@ -30,8 +30,9 @@ __all__ = ["Packed", "adopt_tracker", "dumps", "loads", "pack", "read", "write"]
 
 _MAGIC = b"SLcarry1"
 # Magic; bytes in all; where the stream is and how long; counts of buffers and descriptors; which of these is
-# the resource tracker's (-1: none). Then (start, length) of each buffer, then the descriptors.
-_HEADER = struct.Struct("<8sQQQIIi4x")
+# the resource tracker's (-1: none); length of the names. Then (start, length) of each buffer, then the descriptors,
+# then the names of what is opened again, pickled.
+_HEADER = struct.Struct("<8sQQQIIiI")
 _BUFFER = struct.Struct("<QQ")
 _DESCRIPTOR = struct.Struct("<i")
 
@@ -54,6 +55,7 @@ class Packed:
             object.
         tracker: Which of `fds` leads to the trainer's resource tracker, or None.
         modules: What a reader imports, as far as it was asked whether it can be imported.
+        handles: Attribute path, and words, of each open thing that a reader opens again.
     """
 
     stream: bytes
@@ -62,6 +64,7 @@ class Packed:
     fds: list[int] = field(default_factory=list)
     tracker: int | None = None
     modules: tuple[str, ...] = ()
+    handles: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def size(self) -> int:
@@ -80,7 +83,7 @@ class Packed:
     def _layout(self) -> tuple[list[int], int]:
         """Return where the stream and each buffer start, and the bytes in all."""
         head = _HEADER.size + _BUFFER.size * len(self.buffers) + _DESCRIPTOR.size * len(self.fds)
-        position = _aligned(head, _LINE)
+        position = _aligned(head + len(self._names()), _LINE)
         starts = [position]
         position += len(self.stream)
         for buffer in self.buffers:
@@ -89,6 +92,9 @@ class Packed:
             position += buffer.nbytes
         return starts, position
 
+    def _names(self) -> bytes:
+        return pickle.dumps(self.handles) if self.handles else b""
+
     def _pieces(self) -> Iterator[bytes | memoryview]:
         """Yield everything that is to be written, in order, gaps included."""
         starts, total = self._layout()
@@ -96,8 +102,9 @@ class Packed:
         table = b"".join(
             _BUFFER.pack(start, buffer.nbytes) for start, buffer in zip(starts[1:], self.buffers, strict=True)
         )
-        head = _HEADER.pack(_MAGIC, total, starts[0], len(self.stream), len(self.buffers), len(self.fds), tracker)
-        head += table + b"".join(map(_DESCRIPTOR.pack, self.fds))
+        names, counts = self._names(), (len(self.buffers), len(self.fds))
+        head = _HEADER.pack(_MAGIC, total, starts[0], len(self.stream), *counts, tracker, len(names))
+        head += table + b"".join(map(_DESCRIPTOR.pack, self.fds)) + names
         yield head
         position = len(head)
         for start, piece in zip(starts, (self.stream, *self.buffers), strict=True):
@@ -125,7 +132,7 @@ def pack(obj: Any, *, what: Mapping[str, object] | None = None) -> Packed:
 
     packed = Packed(b"", [], [])
     try:
-        pack_into(packed, obj)
+        pack_into(packed, obj, what or {"object": obj})
     except Exception as error:
         packed.close()
         _explain(error, obj, what, inherit=True)
@@ -193,17 +200,19 @@ def read(
     whole = memoryview(mapping).cast("B")[offset:]
     if len(whole) < _HEADER.size or bytes(whole[: len(_MAGIC)]) != _MAGIC:
         raise ValueError("not a packed object of this version of safeloader")
-    _, total, start, length, buffer_count, descriptor_count, tracker = _HEADER.unpack_from(whole)
+    _, total, start, length, buffer_count, descriptor_count, tracker, names_length = _HEADER.unpack_from(whole)
     if len(whole) < total:
         raise ValueError(f"a packed object of {total} bytes was cut to {len(whole)} bytes")
     table_end = _HEADER.size + _BUFFER.size * buffer_count
     buffers = (whole[at : at + size] for at, size in _BUFFER.iter_unpack(whole[_HEADER.size : table_end]))
+    names_at = table_end + _DESCRIPTOR.size * descriptor_count
+    handles = pickle.loads(whole[names_at : names_at + names_length]) if names_length else ()
     if descriptors is None:
-        numbers = whole[table_end : table_end + _DESCRIPTOR.size * descriptor_count]
+        numbers = whole[table_end:names_at]
         descriptors = [number for (number,) in _DESCRIPTOR.iter_unpack(numbers)]
     if tracker >= 0:
         adopt_tracker(descriptors[tracker])
-    with reading(descriptors, classes):
+    with reading(descriptors, classes, handles=handles):
         obj, found = pickle.loads(whole[start : start + length], buffers=buffers)
     return obj, found
 

@@ -36,6 +36,21 @@ class RefusedError(TypeError):
         self.hint = hint
 
 
+def taught() -> dict[type, Callable[[Any], Reduced]]:
+    """What others have registered with `copyreg` and with multiprocessing: it goes before all that is known here."""
+    pickler: Any = reduction.ForkingPickler
+    found = {**copyreg.dispatch_table, **pickler._extra_reducers}
+    return {kind: how for kind, how in found.items() if _root(how) not in _HOMES}
+
+
+def _root(thing: Any) -> str:
+    return str(getattr(thing, "__module__", "")).partition(".")[0]
+
+
+def _is_taken(kind: type, how: Any) -> bool:
+    return how.__module__ not in _NOT_TAKEN and kind not in _PLAIN
+
+
 def reducers(*, inherit: bool) -> dict[type, Callable[[Any], Reduced]]:
     """Return how objects go by their exact type; later entries win.
 
@@ -43,13 +58,15 @@ def reducers(*, inherit: bool) -> dict[type, Callable[[Any], Reduced]]:
     """
     if not inherit:
         return {**copyreg.dispatch_table, **cloudpickle.Pickler._dispatch_table, **_OWN_REDUCERS}
-    taught: Any = reduction.ForkingPickler
-    shared = {
-        kind: _shared_ctype if how.__name__ == "reduce_ctype" else how
-        for kind, how in taught._extra_reducers.items()
-        if how.__module__ not in _NOT_TAKEN and kind not in _PLAIN
-    }
-    return {**copyreg.dispatch_table, **shared, **cloudpickle.Pickler._dispatch_table, **_OWN_REDUCERS}
+    shared = {}
+    for library in ("multiprocessing", *FORKS_OF_MULTIPROCESSING):
+        forking = getattr(sys.modules.get(f"{library}.reduction"), "ForkingPickler", None)
+        for kind, how in getattr(forking, "_extra_reducers", {}).items():
+            if how.__name__ == "reduce_ctype":
+                shared[kind] = _shared_ctype
+            elif library == _root(kind) or (library == "multiprocessing" and _is_taken(kind, how)):
+                shared[kind] = how
+    return {**copyreg.dispatch_table, **shared, **cloudpickle.Pickler._dispatch_table, **_OWN_REDUCERS, **taught()}
 
 
 def _shared_ctype(found: Any) -> Reduced:
@@ -101,10 +118,35 @@ def _reduce_weak_dictionary(found: Any) -> Reduced:
 
 
 def _reduce_weak_reference(found: Any) -> Reduced:
-    target = found()
-    if found.__callback__ is not None or target is None:
-        raise RefusedError("cannot pickle a weak reference that is dead or has a callback")
-    return rebuild.weak_reference, (target,)
+    return rebuild.weak_reference, (found(), found.__callback__)
+
+
+def _reduce_weak_method(found: Any) -> Reduced:
+    return rebuild.weak_method, (found(), found.__callback__)
+
+
+def _reduce_proxy(proxy: Any) -> Reduced:
+    try:
+        target = proxy.__reduce_ex__.__self__  # the proxy hands the question on
+    except ReferenceError:
+        target = None
+    return rebuild.weak_proxy, (target,)
+
+
+def _reduce_memoryview(view: memoryview) -> Reduced:
+    """As a view of the same part of the same object, which may be changed through either; else of a copy."""
+    shape, kind = (view.shape, view.format)
+    base: Any = view.obj  # memory of C has none
+    if not view.c_contiguous or base is None or not view.nbytes:
+        return rebuild.memory_view, (view.tobytes(), 0, view.nbytes, kind, shape, True)
+    import numpy
+
+    whole = memoryview(base)
+    if not whole.c_contiguous:
+        return rebuild.memory_view, (view.tobytes(), 0, view.nbytes, kind, shape, True)
+    addresses = (numpy.frombuffer(m, numpy.uint8).__array_interface__["data"][0] for m in (view, whole))
+    start = next(addresses) - next(addresses)
+    return rebuild.memory_view, (base, start, view.nbytes, kind, shape, view.readonly)
 
 
 def _reduce_typing(found: Any) -> Reduced:
@@ -136,6 +178,10 @@ def _sentinel(name: str) -> Callable[[Any], str]:
     return lambda found: name
 
 
+FORKS_OF_MULTIPROCESSING = ("multiprocess", "billiard")
+
+# Whose registrations are no other's.
+_HOMES = frozenset({"copyreg", "re", "functools", "multiprocessing", "torch", "numpy", "cloudpickle"})
 # torch would move every tensor into shared memory.
 _NOT_TAKEN = frozenset({"torch.multiprocessing.reductions"})
 # multiprocessing sends these too, but with loss, or (a connection over the network) to readers that cannot
@@ -149,6 +195,10 @@ _OWN_REDUCERS: dict[type, Callable[[Any], Reduced]] = {
     weakref.WeakKeyDictionary: _reduce_weak_dictionary,
     weakref.WeakValueDictionary: _reduce_weak_dictionary,
     weakref.ref: _reduce_weak_reference,
+    weakref.WeakMethod: _reduce_weak_method,
+    weakref.ProxyType: _reduce_proxy,
+    weakref.CallableProxyType: _reduce_proxy,
+    memoryview: _reduce_memoryview,
     type(dataclasses.MISSING): _sentinel("MISSING"),
     type(dataclasses.KW_ONLY): _sentinel("KW_ONLY"),
 }

@@ -8,7 +8,8 @@ classes, functions of ``__main__`` and the like         by value (cloudpickle); 
 arrays, tensors' storages                               out of band: their memory itself, uncopied
 `numpy.memmap` of a file                                by the file's name
 what processes share already (mp, shared tensors)       as multiprocessing's spawn would hand it over
-tensors on an accelerator, open text files              refused, with advice
+open files, archives, databases, locks                  opened again, made new (`safeloader.runtime.handles`)
+tensors on an accelerator                               refused, with advice
 ======================================================  ====================================================
 """
 
@@ -30,11 +31,19 @@ from cloudpickle.cloudpickle import _dynamic_class_reduce
 
 from safeloader.runtime.by_value import rebuild
 from safeloader.runtime.by_value.importable import asking, importable, importable_as
-from safeloader.runtime.by_value.kinds import Reduced, reduce_memmap, reduce_stream, reducers
+from safeloader.runtime.by_value.kinds import (
+    FORKS_OF_MULTIPROCESSING,
+    Reduced,
+    reduce_memmap,
+    reduce_stream,
+    reducers,
+    taught,
+)
+from safeloader.runtime.handles import table
 
 if TYPE_CHECKING:
     import pickle
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 # Below this size a buffer is cheaper inside the stream than with an entry of its own. Bytes.
 _IN_BAND = 1024
@@ -51,10 +60,12 @@ class Parcel(Protocol):
     fds: list[int]
     tracker: int | None
     modules: tuple[str, ...]
+    handles: list[tuple[str, str]]
 
 
-def pack_into(packed: Parcel, obj: Any) -> None:
-    """Serialise `obj` into `packed`, whose descriptors the caller closes if this fails."""
+def pack_into(packed: Parcel, obj: Any, roots: Mapping[str, object]) -> None:
+    """Serialise `obj`, whose parts are called `roots`, into `packed`, whose descriptors the caller closes if this
+    fails."""
     file = io.BytesIO()
 
     def keep(buffer: pickle.PickleBuffer) -> bool:
@@ -69,6 +80,10 @@ def pack_into(packed: Parcel, obj: Any) -> None:
         # The list is filled while the object is pickled, and comes after it.
         pickler.dump((obj, pickler.classes))
     packed.stream, packed.classes = file.getvalue(), pickler.classes
+    if pickler.handles:
+        from safeloader.runtime.handles.naming import named
+
+        packed.handles = named(pickler.handles, pickler.holders, roots)
     packed.modules = tuple(sorted(name for name in asked if importable(name)))
     tracker: int | None = resource_tracker._resource_tracker._fd  # type: ignore[attr-defined]
     if tracker is not None:
@@ -92,6 +107,10 @@ class CarryPickler(cloudpickle.Pickler):  # type: ignore[misc]
         keep: Called with each buffer; returns True to put it into the stream. None: all go into the stream.
         inherit: Readers inherit descriptors; what is shared between processes stays shared.
         known: Classes that the reader knows by number.
+
+    Attributes:
+        handles: What is open here and will be opened again by each reader, with words for people.
+        holders: By id, what a part of something open belongs to.
     """
 
     def __init__(
@@ -108,7 +127,10 @@ class CarryPickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.inherit = inherit
         self.classes: list[type] = []
         self._known = {cls: number for number, cls in enumerate(known)}
-        self._storages: dict[tuple[int, int], Any] = {}
+        self.handles: list[tuple[Any, str]] = []
+        self.holders: dict[int, Any] = {}
+        self._taught = taught() if inherit else {}
+        self._same: dict[Any, Any] = {}
         # By id, as a metaclass may make its classes unhashable. Types live at least as long as their objects
         # here.
         self._handlers: dict[int, _Handler | None] = {}
@@ -119,7 +141,7 @@ class CarryPickler(cloudpickle.Pickler):  # type: ignore[misc]
         try:
             handler = self._handlers[id(kind)]
         except KeyError:
-            handler = self._handlers[id(kind)] = _handler_for(kind)
+            handler = self._handlers[id(kind)] = self._handler_for(kind)
         return NotImplemented if handler is None else handler(self, obj)
 
     def reduce(self, obj: Any) -> Reduced:
@@ -188,7 +210,38 @@ class CarryPickler(cloudpickle.Pickler):  # type: ignore[misc]
         """Return the one object that stands for this memory, so that two views of it stay aliases."""
         if not storage.nbytes():  # nothing to share, and all of these are at address 0
             return storage
-        return self._storages.setdefault((storage.data_ptr(), storage.nbytes()), storage)
+        return self.same((storage.data_ptr(), storage.nbytes()), storage)
+
+    def same(self, key: Any, obj: Any) -> Any:
+        """Return the first object that came with this key. It lives as long as this dump."""
+        return self._same.setdefault(key, obj)
+
+    def holds(self, whole: Any, part: Any) -> None:
+        """The part is known to people by the whole."""
+        self.holders[id(part)] = self.same(id(part), whole)
+
+    def reopened(self, obj: Any, words: str, make: Callable[..., Any], *args: Any) -> tuple[Any, ...]:
+        """Reduce `obj` to ``make(*args)`` in each reader, who looks after what that opens.
+
+        Args:
+            obj: What is open here.
+            words: What it is, for people.
+            make: Opens it.
+            args: Serialised as well.
+        """
+        self.handles.append((obj, words))
+        return rebuild.reopened, (len(self.handles) - 1, make, args)
+
+    def _handler_for(self, kind: type) -> _Handler | None:
+        """What others have taught goes first: what is registered with `safeloader.carry`, then with the library."""
+        if not self.inherit:
+            return _known_handler(kind)
+        registered: _Handler | None = table.registered(kind)
+        if registered is not None:
+            return registered
+        if kind in self._taught:
+            return None  # the pickler finds it in its table of reducers
+        return _known_handler(kind) or table.handler_for(kind)
 
 
 def _enum_extras(cls: type[enum.Enum]) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
@@ -211,13 +264,13 @@ def _only_here(obj: Any) -> bool:
     return bool(module) and module in sys.modules and not importable(module)
 
 
-def _handler_for(kind: type) -> _Handler | None:
+def _known_handler(kind: type) -> _Handler | None:
     if issubclass(kind, type):
         return CarryPickler.reduce_class
     if kind in _HANDLERS:
         return _HANDLERS[kind]
     if kind in (type(sys.stdout), type(sys.stderr)):
-        return lambda _, found: reduce_stream(found)
+        return _reduce_stream
     # What is not imported has no instances.
     torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
     if torch is not None and issubclass(kind, (torch.Tensor, torch.UntypedStorage, torch.TypedStorage)):
@@ -225,8 +278,25 @@ def _handler_for(kind: type) -> _Handler | None:
 
         return tensors.handler_for(kind)
     if numpy is not None and kind is numpy.memmap:
-        return lambda _, found: reduce_memmap(found)
+        return _reduce_memmap
     return CarryPickler.reduce_generator if _makes_generators(kind) else None
+
+
+def _reduce_memmap(pickler: CarryPickler, array: Any) -> Reduced:
+    """By its file where the reader opens it; in a message, and where the system does not tell, by its name."""
+    if pickler.inherit and os.path.exists("/proc/self/maps"):
+        from safeloader.runtime.handles.maps import reduce_memmap as open_again
+
+        return open_again(pickler, array)
+    return reduce_memmap(array)
+
+
+def _reduce_stream(pickler: CarryPickler, stream: Any) -> Reduced:
+    reduced = reduce_stream(stream)
+    if reduced is not NotImplemented or not pickler.inherit:
+        return reduced
+    handler = table.handler_for(type(stream))  # most text files are of the same class
+    return NotImplemented if handler is None else handler(pickler, stream)
 
 
 def _makes_generators(kind: type) -> bool:
@@ -240,12 +310,16 @@ def _makes_generators(kind: type) -> bool:
 @contextmanager
 def handing_over(fds: list[int]) -> Iterator[None]:
     """Let multiprocessing's objects believe that a process is spawned; gather the descriptors it needs."""
-    before = context.get_spawning_popen()
-    context.set_spawning_popen(_Spawning(fds))  # type: ignore[arg-type]
+    libraries = (sys.modules.get(f"{name}.context") for name in FORKS_OF_MULTIPROCESSING)
+    contexts: list[Any] = [context, *(found for found in libraries if hasattr(found, "set_spawning_popen"))]
+    before = [found.get_spawning_popen() for found in contexts]
+    for found in contexts:
+        found.set_spawning_popen(_Spawning(fds))
     try:
         yield
     finally:
-        context.set_spawning_popen(before)
+        for found, popen in zip(contexts, before, strict=True):
+            found.set_spawning_popen(popen)
 
 
 class _Spawning:

@@ -26,8 +26,31 @@ class _Reading(threading.local):
 
     descriptors: Sequence[int] = ()
     classes: Sequence[type] | None = None
-    generators: list[Any] | None = None
+    gathered: Gathered | None = None
     script: dict[str, Any] | None = None
+    handles: Sequence[tuple[str, str]] = ()
+
+
+class Gathered:
+    """What the streams read in a block of `gathering` hold that somebody looks after.
+
+    Attributes:
+        generators: The random generator objects, in the streams' order.
+        opened: What was opened again for the reader.
+    """
+
+    def __init__(self) -> None:
+        self.generators: list[Any] = []
+        self.opened: list[Any] = []
+
+    def close(self) -> None:
+        """Close what was opened, the last first. Nobody uses it any more."""
+        while self.opened:
+            made = self.opened.pop()
+            try:
+                (getattr(made, "close", None) or made.release)()
+            except Exception:  # somebody looks into it still, or its own code fails
+                pass
 
 
 _reading = _Reading()
@@ -35,7 +58,10 @@ _reading = _Reading()
 
 @contextmanager
 def reading(
-    descriptors: Sequence[int], classes: Sequence[type] | None, script: dict[str, Any] | None = None
+    descriptors: Sequence[int],
+    classes: Sequence[type] | None,
+    script: dict[str, Any] | None = None,
+    handles: Sequence[tuple[str, str]] = (),
 ) -> Iterator[None]:
     """Let streams read in this block find `descriptors` and `classes` by their numbers.
 
@@ -43,33 +69,70 @@ def reading(
         descriptors: File descriptors of this process, in the order in which the stream numbers them.
         classes: The classes to use in place of those in the stream; None to make new ones.
         script: The namespace of the main script.
+        handles: Attribute path, and words, of each open thing that the stream opens again.
     """
-    before = _reading.descriptors, _reading.classes, _reading.script
-    _reading.descriptors, _reading.classes, _reading.script = descriptors, classes, script
+    before = _reading.descriptors, _reading.classes, _reading.script, _reading.handles
+    _reading.descriptors, _reading.classes, _reading.script, _reading.handles = descriptors, classes, script, handles
     try:
         yield
     finally:
-        _reading.descriptors, _reading.classes, _reading.script = before
+        _reading.descriptors, _reading.classes, _reading.script, _reading.handles = before
 
 
 @contextmanager
-def gathering() -> Iterator[list[Any]]:
-    """Gather the random generator objects of the streams read in this block, in the streams' order."""
-    before = _reading.generators
-    found: list[Any] = []
-    _reading.generators = found
+def gathering() -> Iterator[Gathered]:
+    """Gather what the streams read in this block hold; if reading fails, what was opened is closed again."""
+    before = _reading.gathered
+    _reading.gathered = found = Gathered()
     try:
         yield found
+    except BaseException:
+        found.close()
+        raise
     finally:
-        _reading.generators = before
+        _reading.gathered = before
 
 
 def random_generator(make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """Build a random generator object; its state, if it comes apart from ``args``, follows in the stream."""
     made = make(*args)
-    if _reading.generators is not None:
-        _reading.generators.append(made)
+    if _reading.gathered is not None:
+        _reading.gathered.generators.append(made)
     return made
+
+
+def reopened(number: int, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """Open again what was open in the trainer.
+
+    Raises:
+        NotCarriableError: it cannot be opened here; named by its attribute path.
+    """
+    try:
+        made = make(*args)
+    except Exception as error:
+        from safeloader.errors import NotCarriableError
+
+        path, words = _reading.handles[number] if number < len(_reading.handles) else ("", "an open handle")
+        text = " ".join(str(error).split())
+        raise NotCarriableError(
+            f"{path or 'something'} ({words}) cannot be opened again in a worker process: "
+            f"{type(error).__name__}{': ' if text else ''}{text}",
+            path=path,
+            hint=getattr(error, "hint", "") or _OPENING,
+        ) from error
+    if _reading.gathered is None or getattr(make, "shared", False):
+        return made
+    if hasattr(made, "close") or hasattr(made, "release"):
+        _reading.gathered.opened.append(made)
+    return made
+
+
+def descriptor(number: int) -> int:
+    """The inherited descriptor with this number in the stream."""
+    return _reading.descriptors[number]
+
+
+_OPENING = "put back what it was opened from, or open it in the first __getitem__ of each process"
 
 
 class Inherited:
@@ -157,9 +220,32 @@ def weak_dictionary(cls: type, items: Iterable[tuple[Any, Any]]) -> Any:
     return made
 
 
-def weak_reference(target: Any) -> weakref.ref[Any]:
-    """Build a weak reference; dead at once if nothing else in the stream holds `target`."""
-    return weakref.ref(target)
+class _Gone:
+    """What a weak reference meant that is dead."""
+
+
+def weak_reference(target: Any, callback: Callable[..., object] | None = None) -> weakref.ref[Any]:
+    """Build a weak reference; dead at once if there is no target, or nothing else in the stream holds it."""
+    return weakref.ref(_Gone() if target is None else target, callback)
+
+
+def weak_method(method: Any, callback: Callable[..., object] | None) -> weakref.WeakMethod[Any]:
+    """Build a weak reference to a bound method."""
+    return weakref.WeakMethod(_Gone().__init__ if method is None else method, callback)  # type: ignore[misc]
+
+
+def weak_proxy(target: Any) -> Any:
+    """Build a weak proxy."""
+    return weakref.proxy(_Gone() if target is None else target)
+
+
+def memory_view(whole: Any, start: int, size: int, kind: str, shape: tuple[int, ...], readonly: bool) -> memoryview:
+    """Build a view of some bytes of an object."""
+    view: Any = memoryview(whole)
+    if (view.format, view.shape, view.nbytes) != (kind, shape, size):
+        view = view.cast("B")[start : start + size]
+        view = view.cast(kind, shape) if size else view.cast(kind)
+    return view.toreadonly() if readonly else view  # type: ignore[no-any-return]
 
 
 def storage_over(buffer: Any) -> torch.UntypedStorage:

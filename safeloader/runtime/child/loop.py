@@ -79,6 +79,7 @@ class WorkerHost(Copied):
         self._recalls: dict[int, Callable[[], None]] = {}  # by slot: whose lease the dataset writes into already
         self._changes: dict[int, Change] = {}  # by worker, until its dataset is seen to change itself
         self._tables: dict[int, list[type]] = {}  # each worker has its own classes of the main script
+        self._closing: dict[int, Callable[[], None]] = {}  # by worker: closes what was opened for it
         self._handlers: dict[int, Callable[..., None]] = {
             p.HOST: self._host,
             p.DROP: self._drop,
@@ -138,7 +139,7 @@ class WorkerHost(Copied):
         except Exception as error:
             self.refused = True
             self._page.refuse()
-            self._link.send((p.REFUSED, self._exception(error, f"in worker process {os.getpid()}")))
+            self._link.send((p.REFUSED, self._refusal(error)))
             raise  # this process is of no use
         self._tables[place.worker] = classes = parts.classes
         script.know(classes)
@@ -154,6 +155,7 @@ class WorkerHost(Copied):
             self._generators, self._marks, parts.generators,
         )  # fmt: skip
         self._workers[worker.id] = self._floor.holder = worker
+        self._closing[worker.id] = parts.close
         self._floor.scripts[worker] = script
         if not self._config.load.iterable:
             self._changes[worker.id] = Change(worker.belongings, is_generator)
@@ -177,6 +179,7 @@ class WorkerHost(Copied):
         self._changes.pop(worker, None)
         if gone is self._floor.holder:
             self._floor.give(None)
+        self._closing.pop(worker, _nothing)()
 
     def _resume(self, worker: int, shared_seed: int | None, epoch: int, told_epoch: int | None) -> None:
         self._page.take_setup(worker)
@@ -297,6 +300,13 @@ class WorkerHost(Copied):
             wrapper.exc_msg = f"(its class, {name}, cannot leave the worker)\n{wrapper.exc_msg}"
             return by_value.dumps(wrapper)
 
+    def _refusal(self, error: Exception) -> bytes:
+        """What cannot be opened again, where it is held, and what to try; else why the dataset cannot be rebuilt."""
+        told = getattr(error, "what", None), getattr(error, "path", None), getattr(error, "hint", None)
+        if all(isinstance(text, str) for text in told):
+            return pickle.dumps(told)
+        return self._exception(error, f"in worker process {os.getpid()}")
+
     def _classes(self) -> list[type]:
         inside = self._floor.holder
         return self._tables.get(inside.id, []) if inside is not None else []
@@ -322,3 +332,7 @@ class WorkerHost(Copied):
             pass
         self._page.rest()
         self._link.send((p.PROBED, task, monotonic()))
+
+
+def _nothing() -> None:
+    """There is nothing to close."""

@@ -74,6 +74,7 @@ class InlineHost:
         self._generators: Generators | None = None
         self._places: dict[int, WorkerPlace] = {}
         self._workers: dict[int, Worker] = {}
+        self._closing: dict[int, Callable[[], None]] = {}  # closes what was opened for a worker
         self._trainers: tuple[States, Any] | None = None  # generators and worker info, while a worker is in
         self._before: tuple[object, States | None] = None, None  # the batch begun last, its worker's generators before
         self._changes: dict[int, Change] = {}  # by worker: what its dataset and functions hold, besides generators
@@ -89,7 +90,7 @@ class InlineHost:
             place: where it stands.
             lenient: what it does that could not be undone here is left out, not refused.
         """
-        self._workers.pop(place.worker, None)  # one that an interrupt kept from being hosted
+        self._let_go(place.worker)  # of one that an interrupt kept from being hosted
         self._places[place.worker] = place
         self._views[place.worker] = self._ambient.view(lenient)
         if not (self._load.iterable or place.digests or place.mark):
@@ -98,9 +99,14 @@ class InlineHost:
 
     def drop(self, worker: int) -> None:
         self._places.pop(worker, None)
-        self._workers.pop(worker, None)
+        self._let_go(worker)
         self._changes.pop(worker, None)
         self._views.pop(worker, None)
+
+    def _let_go(self, worker: int) -> None:
+        self._workers.pop(worker, None)
+        if worker in self._closing:
+            self._closing.pop(worker)()
 
     def resume(
         self, worker: int, shared_seed: int | None, epoch: int, told_epoch: int | None, key: object = None
@@ -172,7 +178,7 @@ class InlineHost:
             self._before = key, None if hosted is None else hosted.states
             return False
         if self._before[1] is None:
-            self._workers.pop(worker, None)  # it is set up anew
+            self._let_go(worker)  # it is set up anew
         elif hosted is not None:
             hosted.rewind(self._before[1])
             self._tell_of_change(worker)
@@ -244,6 +250,7 @@ class InlineHost:
 
     def _set_up(self, number: int, generators: Generators) -> Worker:
         parts, place = self._spec.parts(), self._places[number]
+        self._closing[number] = parts.close
         if place.mark is not None:
             position, said, states = place.mark
             place = place._replace(mark=(position, by_value.loads(said, self._spec.classes), states))

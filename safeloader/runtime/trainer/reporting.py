@@ -7,7 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from safeloader import clock
-from safeloader.errors import BadSampleError, DivergenceError, SafeLoaderError, StartError
+from safeloader.errors import BadSampleError, DivergenceError, NotCarriableError, SafeLoaderError, StartError
 from safeloader.observe.messages import replay_in_words
 from safeloader.observe.report import Fault
 from safeloader.runtime import by_value
@@ -259,6 +259,9 @@ class Reporter:
         story = self._journal.supervisor.story
         if c.cause == "refused":
             wrapper = by_value.loads(c.error)
+            if isinstance(wrapper, tuple):
+                what, path, hint = wrapper
+                self._raise(NotCarriableError(what, path=path, where=self._recorder.name, hint=hint))
             text = str(wrapper.exc_msg).strip()
             self._raise(
                 StartError(
