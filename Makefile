@@ -7,6 +7,7 @@ FFCV   := $(VENV)/.ffcv-installed
 
 DEMO   := $(VENV)/.demo-installed
 DIST   := $(VENV)/.dist-installed
+CLIENTS := $(VENV)-clients
 # What somebody who changes one thing wants to know soon, and what `make matrix` runs everywhere.
 QUICK  := $(addprefix tests/core/test_,supervisor.py faults.py policy.py bisection.py leases.py layering.py quarantine.py pool.py story.py) \
   $(addprefix tests/api/test_,settings.py values.py errors.py messages.py public_names.py torch_private.py) \
@@ -17,7 +18,7 @@ QUICK  := $(addprefix tests/core/test_,supervisor.py faults.py policy.py bisecti
     forkserver.py::test_every_end_of_a_process_is_seen_and_explained \
     portable.py::test_the_portable_ways_survive_the_same_faults)
 
-.PHONY: help quick-list ffcv try-ffcv demo test test-quick test-all matrix dist first-minutes lint house docs bench-hangs bench-ffcv bench-speed bench-ranks bench-scaling soak incidents setup clean
+.PHONY: help quick-list ffcv try-ffcv demo test test-quick test-all test-clients matrix dist first-minutes lint house docs bench-hangs bench-ffcv bench-speed bench-ranks bench-scaling soak incidents setup clean
 
 help:          ## this list
 	@grep -hE '^[a-z-]+: .*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -32,7 +33,20 @@ test-quick: $(STAMP) ## the tests that a change of one thing needs most: the cor
 	@$(PY) -m pytest -q -n 2 --dist loadfile $(QUICK) $(ARGS)
 
 test-all: $(STAMP) try-ffcv ## every test, also slow and stress
-	@$(PY) -m pytest -q -m "" $(ARGS)
+	@$(PY) -m pytest -q -m "not clients" $(ARGS)
+
+test-clients: $(CLIENTS)/.installed ## real clients under a kill in mid-epoch: Ultralytics, timm, PyG, Ignite, skorch, fastai, litdata (their own environment)
+	@$(CLIENTS)/bin/python -m pytest -q -m clients tests/clients $(ARGS)
+
+# On top of the project's own environment. Without what the packages require: some insist on builds for GPUs.
+$(CLIENTS)/.installed: $(STAMP) tests/clients/requirements.txt tests/clients/torchvision_on_cpu.py
+	@echo "Setting up $(CLIENTS) (once; a minute or two) ..."
+	@$(PY) -m venv --clear $(CLIENTS)
+	@$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $(CLIENTS)/main.pth
+	@cp $(CLIENTS)/main.pth tests/clients/torchvision_on_cpu.py "$$($(CLIENTS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	@echo "import torchvision_on_cpu" > "$$($(CLIENTS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torchvision_on_cpu.pth"
+	@$(CLIENTS)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r tests/clients/requirements.txt
+	@touch $@
 
 matrix: $(STAMP) ## the quick tests on the oldest and the newest torch, and on each Python that is here; says what was not
 	@$(PY) -m tools.matrix $(ARGS) -- $(QUICK)
@@ -116,5 +130,5 @@ $(DIST): $(STAMP)
 	@touch $@
 
 clean:         ## remove the environment, caches and results
-	rm -rf $(VENV) build dist *.egg-info results .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(CLIENTS) build dist *.egg-info results .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
