@@ -17,8 +17,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from safeloader.observe.format import printable
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -97,6 +95,8 @@ class SafeLoaderError(RuntimeError):
             lines.append(_field("try:", self.hint))
         lines += self._blocks()
         lines += _block("story:", self.story, _SHOWN_STORY_LINES)
+        from safeloader.observe.format import printable  # here: a worker's process imports this module, and not that
+
         return printable("\n".join(lines))
 
     def _facts(self) -> list[tuple[str, str]]:
