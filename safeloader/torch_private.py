@@ -167,6 +167,17 @@ def norms(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
 _HALVES = (torch.float16, torch.bfloat16)
 
 
+def sent_to_cpu(tensor: torch.Tensor) -> tuple[torch.Tensor, Callable[[], object]]:
+    """A copy in the main memory that is on its way, and what waits until it is there."""
+    if tensor.device.type != "cuda":
+        return tensor.cpu(), int
+    copied = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    copied.copy_(tensor, non_blocking=True)
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    arrived.record(torch.cuda.current_stream(tensor.device))
+    return copied, arrived.synchronize
+
+
 def on_registration(hook: Callable[..., None]) -> None:
     """Call a function whenever any module gets a parameter, a buffer or a module, for as long as the program runs."""
     torch.nn.modules.module.register_module_parameter_registration_hook(hook)

@@ -13,7 +13,16 @@ from safeloader.errors import CheckpointError, SafeLoaderError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["all_do", "any_rank", "everyones", "first_does", "rank", "world_size"]
+__all__ = [
+    "all_do",
+    "any_rank",
+    "can_flag_on_device",
+    "everyones",
+    "first_does",
+    "flag_on_device",
+    "rank",
+    "world_size",
+]
 
 T = TypeVar("T")
 
@@ -36,6 +45,20 @@ def any_rank(mine: bool) -> bool:
     flag = torch.tensor([int(mine)], dtype=torch.int32, device=device)
     dist.all_reduce(flag, op=dist.ReduceOp.MAX)
     return bool(flag.item())
+
+
+def can_flag_on_device() -> bool:
+    """Whether ranks can tell one another of trouble without waiting for their accelerators."""
+    return world_size() == 1 or "nccl" in dist.get_backend()
+
+
+def flag_on_device(mine: torch.Tensor) -> torch.Tensor:
+    """True on all ranks if it is true on one, on the device: nobody waits. All ranks must call it."""
+    if world_size() == 1:
+        return mine
+    flag = mine.to(torch.int32)
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return flag
 
 
 def everyones(mine: T) -> list[T]:

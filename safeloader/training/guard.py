@@ -6,17 +6,18 @@ import math
 from typing import TYPE_CHECKING, Any, Literal
 
 from safeloader import torch_private
-from safeloader.observe.log import logger
-from safeloader.training import collectives, denormals
+from safeloader.training import collectives, deferred, denormals
 from safeloader.training.attached import Attached, before_every_step
+from safeloader.training.glance import Glance, glance, is_large
 from safeloader.training.micro import Micro, blamed, probe, told_by
 from safeloader.training.nan_to_num import mended
-from safeloader.training.scan import Found, bad_leaves, leaves, look, matches, norms
-from safeloader.training.trouble import HINTS, Trouble, error_of, trouble_in, trouble_in_batch
+from safeloader.training.scan import Found, bad_leaves, leaves, look, matches
+from safeloader.training.trouble import Trouble, error_of, trouble_in, trouble_in_batch
+from safeloader.training.verdicts import Verdicts
 from safeloader.training.watched import Watched
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     import torch
 
@@ -25,7 +26,7 @@ __all__ = ["FiniteGuard"]
 _MOST_BATCHES = 1000  # that are kept of one step
 
 
-class FiniteGuard:
+class FiniteGuard(Verdicts):
     """Looks at batches, loss, gradients and weights, with one fused check a step.
 
     ::
@@ -51,6 +52,12 @@ class FiniteGuard:
         scaler: A GradScaler, which skips steps with infinite gradients by itself: it is let, ``most_skips`` times in
             a row. Call ``scaler.unscale_(optimizer)`` before ``allows_step``.
         weights_every: Look at the weights every so many steps; 0 for only when something else is wrong.
+        large_every: A model of more than a million parameters has its large tensors read whole every so many steps. In
+            the steps between, one row and one column of them is looked at, which shows what backward makes not finite
+            in a matrix product; all else, and what somebody wrote into one weight, shows in the next loss or within so
+            many steps. 1: always whole.
+        wait_for_device: Know before the step whether it is fine, by waiting for the accelerator once a step. By default
+            only ``"skip_step"`` does; else what is wrong on a CUDA device is told one step later, and nothing waits.
         denormals_every: Look for denormal numbers every so many steps; 0 for never.
         most_skips: More steps skipped in a row raise.
         optimizer: The optimizer, or several. An optimizer that steps a parameter of the model is found by itself when
@@ -61,7 +68,8 @@ class FiniteGuard:
 
     Attributes:
         gradient_norm: The 2-norm of all gradients at the last step, as they lay (of a sharded model, of this rank's
-            part); None before.
+            part); None before. Of a large model, at the last step that was read whole; once it has been asked for, that
+            is every step.
         steps: Steps looked at.
         skipped: Steps that were skipped.
         troubles: What was found, oldest first; at most the last 1,000.
@@ -71,8 +79,6 @@ class FiniteGuard:
         NonFiniteError: a parameter is not finite at the beginning. (Buffers may be: masks of infinities are meant.)
     """
 
-    gradient_norm: float | None
-
     def __init__(
         self,
         model: torch.nn.Module,
@@ -80,37 +86,43 @@ class FiniteGuard:
         action: Literal["raise", "skip_step", "warn"] = "raise",
         scaler: Any = None,
         weights_every: int = 1,
+        large_every: int = 32,
+        wait_for_device: bool | None = None,
         denormals_every: int = 1000,
         most_skips: int = 20,
         optimizer: Any = None,
         may_be_infinite: Iterable[str] = (),
         may_be_nan: Iterable[str] = (),
     ) -> None:
-        if action not in ("raise", "skip_step", "warn"):
-            raise ValueError(f'action={action!r}: it is "raise", "skip_step" or "warn"')
-        if weights_every < 0 or denormals_every < 0 or most_skips < 1:
-            raise ValueError("weights_every and denormals_every are at least 0, most_skips at least 1")
-        self.action = action
+        if weights_every < 0 or denormals_every < 0 or large_every < 1:
+            raise ValueError("weights_every and denormals_every are at least 0, large_every at least 1")
+        if wait_for_device is False and action == "skip_step":
+            raise ValueError('action="skip_step" has to know before the step: it waits for the accelerator')
+        self._patterns = tuple(may_be_infinite), tuple(may_be_nan)
+        super().__init__(action, most_skips, Watched(torch_private.unwrapped(model), *self._patterns))
         self.scaler = scaler
         self.weights_every = weights_every
         self.denormals_every = denormals_every
-        self.most_skips = most_skips
-        self.gradient_norm = None
-        self.steps = self.skipped = 0
-        self.troubles: list[Trouble] = []
+        self.large_every = large_every
+        self.wait_for_device = wait_for_device
+        self._gradient_norm: float | None = None
+        self._norm_is_asked_for = False
+        self._waiting: deferred.Deferred | None = None
         self.denormals: dict[str, float] = {}
-        self._in_a_row = self._told = 0
-        self._model = torch_private.unwrapped(model)
         self._pending: list[Trouble] = []  # of batches since the last step
         self._since: list[Micro] = []  # the batches since the last step
         self._looked_at: set[int] = set()
-        self._may_be_infinite, self._may_be_nan = tuple(may_be_infinite), tuple(may_be_nan)
-        self._seen = Watched(self._model, self._may_be_infinite, self._may_be_nan)
         for one in optimizer if isinstance(optimizer, (list, tuple)) else [optimizer]:
             if one is not None:
                 self._seen.learn(one)
         self._check_beginning()
         before_every_step(self)
+
+    @property
+    def gradient_norm(self) -> float | None:
+        """See the class."""
+        self._norm_is_asked_for = True
+        return self._gradient_norm
 
     def refresh(self) -> None:
         """Look again which parameters and buffers the model has, where they were put there behind torch's back."""
@@ -122,7 +134,7 @@ class FiniteGuard:
             trouble = self._trouble("weights", found, "the model is not finite before the first step")
             if self.action != "warn":
                 raise error_of([trouble], self.steps)
-            self._warn([trouble])
+            self._warn([trouble], 0)
 
     # ------------------------------------------------------------ batches
 
@@ -131,6 +143,7 @@ class FiniteGuard:
         for number, batch in enumerate(loader):
             told = told_by(loader)
             yield self.batch(batch, number=number if told is None else told[0], indices=told and told[1])
+        self.finish()
 
     def batch(self, batch: Any, *, number: int | None = None, indices: list[Any] | None = None) -> Any:
         """Look at one batch: tensors, arrays and floats in any nesting.
@@ -153,19 +166,22 @@ class FiniteGuard:
             del self._since[:-_MOST_BATCHES]
         this = Micro(number, None if indices is None else list(indices))
         self._since.append(this)
-        found = bad_leaves(batch, self._may_be_infinite, self._may_be_nan)
+        if self._is_deferred() and deferred.on_accelerator(batch):
+            this.on_device = batch
+            return batch
+        found = bad_leaves(batch, *self._patterns)
         if not found:
             return batch
         trouble = trouble_in_batch(found, self.steps, number, this.indices)
         if self.action == "warn":
             self._keep([trouble])
-            self._warn([trouble])
+            self._warn([trouble], self.steps)
             return batch
         if self.action == "raise" and collectives.world_size() == 1:
             self._keep([trouble])
             raise error_of([trouble], self.steps)
         self._pending.append(trouble)
-        meant = (*self._may_be_infinite, *self._may_be_nan)
+        meant = (*self._patterns[0], *self._patterns[1])
         spared = (id(leaf) for name, leaf in leaves(batch) if matches(name or "the batch", meant)) if meant else ()
         return mended(batch, frozenset(spared))
 
@@ -186,41 +202,73 @@ class FiniteGuard:
         """
         if optimizer is not None:
             self._seen.learn(optimizer)
-        troubles, self._pending = self._pending, []
-        if not self._quickly_fine(loss, self.weights_every > 0 and self.steps % self.weights_every == 0):
-            troubles += self._closely(loss, bool(troubles))
         if self.denormals_every and self.steps % self.denormals_every == 0:
             gradients = [(f"{name}.grad", gradient) for name, gradient in self._seen.gradients()]
-            named = [*self._seen.state(), *gradients]
-            denormals.tell_new(self.denormals, named)
+            denormals.tell_new(self.denormals, [*self._seen.state(), *gradients])
+        seen = self._glance(loss)
+        if self._is_deferred():
+            return self._deferred(seen, loss)
+        troubles, self._pending = self._pending, []
+        values = seen.norms()
+        self._note_norm(seen, values)
+        if not all(map(math.isfinite, values)):
+            troubles += self._closely(loss, bool(troubles))
         self.steps += 1
         self._since.clear()
-        if self.action == "warn":
-            self._keep(troubles)
-            self._warn(troubles)
-            return True
-        if collectives.any_rank(bool(troubles)):
-            return self._refuse(troubles)
-        self._in_a_row = 0 if not self._left_to_scaler() else self._in_a_row
-        return True
+        return self._conclude(troubles, self.steps - 1)
 
-    def _quickly_fine(self, loss: torch.Tensor | None, with_weights: bool) -> bool:
+    def finish(self) -> None:
+        """Read the verdict of the last step, where it is told one step later. ``batches`` does it at its end.
+
+        Raises:
+            NonFiniteError: see the class.
+        """
+        last, self._waiting = self._waiting, None
+        if last is not None:
+            self._judge(last)
+
+    def _glance(self, loss: torch.Tensor | None) -> Glance:
         parameters = self._seen.parameters
-        self._looked_at = {id(p) for _, p in parameters}
-        watched = [gradient for _, p in parameters if (gradient := p.grad) is not None]
-        gradients = len(watched)
-        if with_weights:
-            watched += [p for _, p in parameters if p.requires_grad]
-            watched += [buffer for _, buffer in self._seen.buffers()]
-        if loss is not None:
-            watched.append(loss)
-        values = norms(watched)
-        self.gradient_norm = math.hypot(*values[:gradients]) / self._scale()
-        return all(map(math.isfinite, values))
+        self._looked_at = {id(parameter) for _, parameter in parameters}
+        gradients = [(name, gradient) for name, p in parameters if (gradient := p.grad) is not None]
+        weights = []
+        if self.weights_every > 0 and self.steps % self.weights_every == 0:
+            weights = [(name, p) for name, p in parameters if p.requires_grad] + self._seen.buffers()
+        whole = self.steps % self.large_every == 0 or not is_large(parameters)
+        return glance(gradients, weights, loss, self.steps, (whole or self._norm_is_asked_for, whole))
+
+    def _note_norm(self, seen: Glance, values: list[float]) -> None:
+        norm = seen.norm_of_gradients(values)
+        self._left_to_scaler = self.scaler is not None and not math.isfinite(norm)
+        if seen.whole:
+            self._gradient_norm = norm / self._scale()
+
+    # ------------------------------------------------------------ told one step later
+
+    def _is_deferred(self) -> bool:
+        if self.wait_for_device is not None or self.action == "skip_step":
+            return self.wait_for_device is False
+        return deferred.is_possible(self._seen.device)
+
+    def _deferred(self, seen: Glance, loss: torch.Tensor | None) -> bool:
+        this = deferred.launched(self.steps, seen, self._since, self._pending, loss, self._patterns)
+        self._pending, self._since = [], []
+        self.steps += 1
+        before, self._waiting = self._waiting, this
+        return True if before is None else self._judge(before)
+
+    def _judge(self, one: deferred.Deferred) -> bool:
+        bad = one.read()
+        self._note_norm(one.glance, one.values)
+        if not bad:
+            self._in_a_row = 0
+            return True
+        left = self._scaler_may_skip() if self._scales() else None
+        return self._conclude(one.troubles_of(self._seen, self._patterns, left), one.step, late=True)
 
     def _scale(self) -> float:
         """By what the gradients are too large: a scaler's scale, where it was not taken out before."""
-        if self.scaler is None or not self.scaler.is_enabled():
+        if not self._scales():
             return 1.0
         known = self._seen.optimizers()
         scaled = any(not torch_private.is_unscaled(self.scaler, optimizer) for optimizer in known)
@@ -239,37 +287,14 @@ class FiniteGuard:
             troubles.append(self._trouble("gradients", wrong, "the gradients are not finite"))
         return troubles
 
+    def _scales(self) -> bool:
+        return self.scaler is not None and bool(self.scaler.is_enabled())
+
     def _scaler_may_skip(self) -> bool:
-        if self.scaler is None or not self.scaler.is_enabled():
+        if not self._scales():
             return False
         self._in_a_row += 1
         return self._in_a_row <= self.most_skips
-
-    def _left_to_scaler(self) -> bool:
-        return self.scaler is not None and self.gradient_norm is not None and not math.isfinite(self.gradient_norm)
-
-    def _refuse(self, troubles: list[Trouble]) -> bool:
-        """Some rank found something: all of them are here."""
-        self._keep(troubles)
-        told = collectives.everyones([(trouble.kind, trouble.text) for trouble in troubles])
-        elsewhere = [
-            f"rank {number}: {text}"
-            for number, items in enumerate(told)
-            if number != collectives.rank()
-            for _, text in items
-        ]
-        hopeless = any(kind == "weights" for items in told for kind, _ in items)
-        self._in_a_row += 1
-        too_many = self._in_a_row > self.most_skips
-        if self.action == "raise" or hopeless or too_many:
-            error = error_of(troubles, self.steps - 1, elsewhere)
-            if too_many and not hopeless and self.action != "raise":
-                error.hint = f"{self._in_a_row} steps in a row would be skipped: {HINTS['skips']}"
-            raise error
-        self.skipped += 1
-        self._seen.drop_gradients()
-        self._warn(troubles, elsewhere, "; the step is skipped")
-        return False
 
     def attach(self, optimizer: torch.optim.Optimizer) -> Attached:
         """Look before each ``optimizer.step()`` by itself, for loops that are not yours.
@@ -281,7 +306,6 @@ class FiniteGuard:
             A handle; ``handle.remove()`` ends it.
         """
         self._seen.learn(optimizer)
-
         return Attached(self, optimizer)
 
     def closure_ended(self, spoilt: bool) -> None:
@@ -299,11 +323,7 @@ class FiniteGuard:
             troubles = [self._trouble("gradients", [], nothing)]
         self.steps += 1
         self._since.clear()
-        if self.action == "warn":
-            self._keep(troubles)
-            self._warn(troubles)
-        elif collectives.any_rank(True):
-            self._refuse(troubles)
+        self._conclude(troubles, self.steps - 1)
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
         """An optimizer of this program is about to step: what of it was not looked at is looked at now."""
@@ -319,25 +339,12 @@ class FiniteGuard:
         troubles = [self._trouble("gradients", wrong, "the gradients are not finite")] if wrong else []
         if self.action == "warn":
             self._keep(troubles)
-            self._warn(troubles)
-        elif not (self.scaler is not None and self.scaler.is_enabled()) and collectives.any_rank(bool(troubles)):
-            self._refuse(troubles)
+            self._warn(troubles, self.steps - 1)
+        elif not self._scales() and collectives.any_rank(bool(troubles)):
+            self._refuse(troubles, self.steps - 1)
 
     # ------------------------------------------------------------ telling
 
     def _trouble(self, kind: str, found: list[Found], what: str) -> Trouble:
         batch, indices, more = blamed(self._since)
         return trouble_in(kind, found, what + more, self.steps, batch, indices)
-
-    def _keep(self, troubles: list[Trouble]) -> None:
-        self.troubles += troubles
-        del self.troubles[:-1000]
-
-    def _warn(self, troubles: list[Trouble], elsewhere: Sequence[str] = (), done: str = "") -> None:
-        """Ten times in full, then only at powers of two: a run of a million steps has one log."""
-        texts = [*(trouble.text for trouble in troubles[:1]), *elsewhere[:1]]
-        if not texts:
-            return
-        self._told += 1
-        if self._told <= 10 or self._told & (self._told - 1) == 0:
-            logger.warning("step %d: %s%s (%d so far)", max(self.steps - 1, 0), "; ".join(texts), done, self._told)

@@ -26,11 +26,13 @@ class Micro:
         number: Its number, or None.
         indices: Its samples, where they are known.
         norms: Norms of some gradients after it, on their device; empty before another batch came.
+        on_device: The batch itself, where it lies on an accelerator and was not looked at.
     """
 
     number: int | None
     indices: list[Any] | None
     norms: list[torch.Tensor] = field(default_factory=list)
+    on_device: Any = None
 
 
 def probe(watched: Watched) -> list[torch.Tensor]:

@@ -47,7 +47,7 @@ class Found:
 
     def __str__(self) -> str:
         parts = [f"{count:,} {word}" for count, word in ((self.nans, "NaN"), (self.infinities, "Inf")) if count]
-        return f"{self.name} ({' and '.join(parts)} of {self.total:,})"
+        return f"{self.name} ({' and '.join(parts)} of {self.total:,})" if parts else self.name
 
 
 def norms(tensors: list[torch.Tensor]) -> list[float]:

@@ -88,6 +88,12 @@ class Watched:
     # ------------------------------------------------------------ the tensors
 
     @property
+    def device(self) -> str:
+        """The type of device that the model lies on: that of its first parameter."""
+        first = next((tensor for _, where, key, _ in self._places if (tensor := where.get(key)) is not None), None)
+        return "cpu" if first is None else first.device.type
+
+    @property
     def parameters(self) -> list[tuple[str, torch.Tensor]]:
         """All that can have a gradient and can be NaN: the model's, then those of optimizers alone."""
         if self.stale:

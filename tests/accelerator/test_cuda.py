@@ -178,3 +178,30 @@ def test_a_fork_server_is_clean_of_the_trainers_context(tmp_path: Path) -> None:
         assert not any(seen["files"] for seen in loader)
         kill_all(loader)
     loader.close()
+
+
+def test_a_finite_guard_waits_for_nothing_and_tells_one_step_later() -> None:
+    from safeloader.training import FiniteGuard, NonFiniteError
+
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 1)).cuda()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, foreach=True)
+    guard = FiniteGuard(model, denormals_every=0)
+    batch = torch.randn(8, 64, device="cuda")
+    scale = torch.ones((), device="cuda")
+    torch.cuda.set_sync_debug_mode("error")  # what waits for the device raises
+    try:
+        for number in range(5):
+            optimizer.zero_grad()
+            loss = model(guard.batch(batch, number=number)).square().mean() * scale
+            loss.backward()
+            assert guard.allows_step(loss)
+            optimizer.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    scale.fill_(float("nan"))
+    (model(guard.batch(batch, number=5)).square().mean() * scale).backward()
+    assert guard.allows_step()
+    optimizer.step()
+    with pytest.raises(NonFiniteError) as caught:
+        guard.finish()
+    assert (caught.value.batch, caught.value.where) == (5, "step 5")
