@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import torch.utils.data as tud
 
 from safeloader import torch_private
 from safeloader.auditing.again import as_it_is, look_again
-from safeloader.auditing.generators import Streams
+from safeloader.auditing.generators import Streams, digest
 from safeloader.auditing.judge import AuditPlan, Epoch, facts_of, judge, sorted_findings
 from safeloader.auditing.report import AuditReport, Finding
 from safeloader.auditing.watched import Observation, as_list, watch
@@ -27,7 +28,7 @@ __all__ = ["audit"]
 
 
 def audit(
-    loader: tud.DataLoader[Any], epochs: int = 2, *, set_epoch: bool = False, batches: int | None = None
+    loader: tud.DataLoader[Any] | Any, epochs: int = 2, *, set_epoch: bool = False, batches: int | None = None
 ) -> AuditReport:
     """Rehearse epochs of a loader and look at what it serves: which indices, by whom, with which random numbers.
 
@@ -36,7 +37,7 @@ def audit(
     Where torch.distributed is initialised, every rank has to call this, and each gets the findings about all.
 
     Args:
-        loader: torch's or safeloader's.
+        loader: torch's or safeloader's, FFCV's of safeloader (``safeloader.ffcv.Loader``) too.
         epochs: how many to rehearse; differences between epochs need two.
         set_epoch: call the sampler's ``set_epoch`` before each, as the training loop should.
         batches: look at so many batches of each epoch only (no findings about coverage then).
@@ -50,6 +51,8 @@ def audit(
     """
     if epochs < 1 or (batches is not None and batches < 1):
         raise ValueError("an audit needs at least one epoch, and one batch of each")
+    if of_ffcv(loader):
+        return _audit_ffcv(loader, epochs, batches)
     if isinstance(loader.dataset, (tud.IterDataPipe, tud.MapDataPipe)):
         raise AuditError(
             "data pipes cannot be audited: torch shards them by walking their graph, which watching would hide",
@@ -64,6 +67,45 @@ def audit(
     plan = _plan(loader, set_epoch, batches)
     name = getattr(loader, "name", None) or type(loader.dataset).__name__
     return AuditReport(name, [facts_of(epoch, plan) for epoch in seen], sorted_findings([*judge(seen, plan), *found]))
+
+
+def of_ffcv(loader: Any) -> bool:
+    """Whether it is a ``safeloader.ffcv.Loader``."""
+    known = sys.modules.get("safeloader.ffcv.loader")
+    return known is not None and isinstance(loader, known.Loader)
+
+
+def _audit_ffcv(loader: Any, epochs: int, batches: int | None) -> AuditReport:
+    from safeloader.ffcv.rehearsal import Rehearsal
+
+    put_back = Streams(None).keep()
+    try:
+        try:
+            rehearsal = Rehearsal.of(loader)
+        except (TypeError, copy.Error) as error:
+            raise AuditError(
+                f"an operation cannot be copied ({error}), and an audit must not use it up",
+                hint="give it a __deepcopy__, or audit a loader made for the purpose",
+            ) from error
+        with rehearsal.loader as running:
+            seen = [
+                _gathered([_of_ffcv(index, sample, rehearsal.draws, running, epoch)
+                           for index, sample in rehearsal.samples(batches)])
+                for epoch in range(epochs)
+            ]  # fmt: skip
+    finally:
+        put_back()
+    whole = batches is None and _world() > rehearsal.padded
+    plan = AuditPlan(
+        rehearsal.length, rehearsal.complete, rehearsal.shuffled, rehearsal.dropped, rehearsal.padded, False, 1, whole
+    )
+    return AuditReport(loader.name, [facts_of(epoch, plan) for epoch in seen], judge(seen, plan))
+
+
+def _of_ffcv(index: int, sample: Any, draws: bool, running: Any, epoch: int) -> Observation:
+    """FFCV's random numbers are a function of seed, epoch and sample, which is all that can be said of their state."""
+    drew = {"ffcv": digest((running.seed, epoch, index))} if draws else {}
+    return Observation(index, 0, drew, digest(sample))
 
 
 def _rehearse(loader: Any, epochs: int, set_epoch: bool, batches: int | None) -> Iterator[list[Observation]]:

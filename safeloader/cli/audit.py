@@ -22,10 +22,11 @@ __all__ = ["audit"]
 def audit(loader: str, epochs: int, batches: int | None, set_epoch: bool, as_json: bool) -> None:
     """Rehearse epochs of LOADER: indices never or repeatedly served, equal random numbers, equal orders.
 
-    LOADER is a DataLoader, or a function without arguments that makes one, as package.module:name or file.py:name.
+    LOADER is a DataLoader or a safeloader.ffcv.Loader, or a function without arguments that makes one, as
+    package.module:name or file.py:name.
     The exit status is 1 if something was found that training suffers from.
     """
-    found = find_loader(loader)
+    found = find_loader(loader, ffcv=True)
     from safeloader.auditing import audit as rehearse
     from safeloader.errors import SafeLoaderError
 

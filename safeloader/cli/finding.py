@@ -45,25 +45,35 @@ def find(name: str) -> Any:
     return found
 
 
-def find_loader(name: str) -> Any:
+def find_loader(name: str, ffcv: bool = False) -> Any:
     """The DataLoader that is named, or that the function of that name makes.
+
+    Args:
+        name: Its name.
+        ffcv: A ``safeloader.ffcv.Loader`` will do, too.
 
     Raises:
         click.UsageError: there is none.
         click.ClickException: making it fails.
     """
     found: Any = find(name)
-    import torch.utils.data
-
-    if not isinstance(found, torch.utils.data.DataLoader) and callable(found):
+    if not _is_loader(found, ffcv) and callable(found):
         try:
             found = found()
         except Exception as error:
             raise click.ClickException(f"{name}() failed: {type(error).__name__}: {error}") from error
-    if not isinstance(found, torch.utils.data.DataLoader):
+    if not _is_loader(found, ffcv):
         kind = type(found).__name__
         raise click.UsageError(f"{name} is of type {kind}, not a DataLoader or a function that makes one")
     return found
+
+
+def _is_loader(found: Any, ffcv: bool) -> bool:
+    import torch.utils.data
+
+    from safeloader.auditing.rehearse import of_ffcv
+
+    return isinstance(found, torch.utils.data.DataLoader) or (ffcv and of_ffcv(found))
 
 
 def _import(home: str) -> Any:

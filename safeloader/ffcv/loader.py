@@ -135,6 +135,7 @@ class Loader(FFCVNames):
         self._epoch, self._batch, self._anew = 0, 0, 0  # where the next iteration begins
         self._iterator: weakref.ref[Epoch] | None = None
         self._delivered: deque[tuple[int, int, SampleOrder, set[int]]] = deque(maxlen=16)
+        self._orders: dict[tuple[int, SampleOrder], np.ndarray[Any, Any]] = {}
         self._closed = False
         self._owner = os.getpid()
         self._agree()
@@ -243,11 +244,12 @@ class Loader(FFCVNames):
 
     def recent_batches(self) -> list[Delivered]:
         """The last 16 batches that were delivered, newest last: epoch, number, samples."""
-        found, orders = [], dict[tuple[int, int], np.ndarray[Any, Any]]()
+        found, orders = [], self._orders  # kept: it is asked for each batch, and an order of millions takes its time
+        self._orders = {}
         for epoch, batch, order, skipped in self._delivered:
-            if (epoch, id(order)) not in orders:
-                orders[epoch, id(order)] = order.samples(epoch, self._beton)
-            samples = orders[epoch, id(order)][batch * order.batch_size : (batch + 1) * order.batch_size].tolist()
+            if (key := (epoch, order)) not in self._orders:  # one order object is equal to itself alone
+                self._orders[key] = orders[key] if key in orders else order.samples(epoch, self._beton)
+            samples = self._orders[key][batch * order.batch_size : (batch + 1) * order.batch_size].tolist()
             found.append(Delivered(epoch, batch, None, [sample for sample in samples if sample not in skipped]))
         return found
 
