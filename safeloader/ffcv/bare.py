@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import weakref
+from queue import Empty
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from safeloader.ffcv import pipelines
@@ -15,6 +19,8 @@ if TYPE_CHECKING:
     from safeloader.observe import Recorder
 
 __all__ = ["BareWay"]
+
+_JOIN = 5.0
 
 
 class BareWay:
@@ -30,6 +36,7 @@ class BareWay:
         self._recipe = recipe
         self._loader: Any = None
         self._iterator: Any = None
+        self._end: Any = None
         self._size: int | None = None
 
     def begin(self, place: EnginePlace) -> None:
@@ -49,7 +56,11 @@ class BareWay:
         self._size = place.size
         order = self._recipe.order
         samples = order.samples(place.epoch, beton)[place.batch * order.batch_size :]
-        self._iterator = EpochIterator(self._loader, samples) if len(samples) else iter(())
+        if not len(samples):
+            self._iterator = iter(())
+            return
+        self._iterator = EpochIterator(self._loader, samples)
+        self._end = weakref.finalize(self, _ended, self._iterator)  # at the program's end, too
 
     def _make(self, given: Any, beton: Beton) -> Any:
         from ffcv.loader import Loader
@@ -72,11 +83,22 @@ class BareWay:
 
     def stop(self) -> None:
         """As `Way`."""
-        if hasattr(self._iterator, "close"):
-            self._iterator.close()
-        self._iterator = None
+        if self._end is not None:
+            self._end()
+        self._iterator = self._end = None
 
     def close(self) -> None:
         """As `Way`."""
         self.stop()
         self._loader = None
+
+
+def _ended(iterator: Any) -> None:
+    """End FFCV's thread: still at work when the interpreter ends, it aborts the program."""
+    iterator.terminate_event.set()
+    until = monotonic() + _JOIN
+    while iterator.is_alive() and monotonic() < until:
+        with contextlib.suppress(Empty):  # it waits for room
+            iterator.output_queue.get_nowait()
+        iterator.join(timeout=0.05)
+    iterator.close()

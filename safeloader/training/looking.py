@@ -21,7 +21,7 @@ from safeloader.training.unpickling import Stub, read_torch
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Looked", "found_in", "look_at"]
+__all__ = ["Looked", "content_of", "found_in", "look_at"]
 
 _SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".bin")
 _STEPS = ("global_step", "step", "iteration", "iter", "steps")
@@ -92,7 +92,7 @@ def look_at(path: Path, deep: bool = True, may_be_infinite: tuple[str, ...] = ()
         looked.age = time.time() - path.stat().st_mtime
         if not path.is_dir() and not path.is_file():
             raise CheckpointError("it is no file")
-        content = _content(looked, deep)
+        content = content_of(looked, deep)
         if deep:
             bad = not_finite(content, may_be_infinite)
             looked.finite = not bad
@@ -106,7 +106,12 @@ def look_at(path: Path, deep: bool = True, may_be_infinite: tuple[str, ...] = ()
     return looked
 
 
-def _content(looked: Looked, deep: bool) -> Any:
+def content_of(looked: Looked, deep: bool = True) -> Any:
+    """What a checkpoint holds; what it says of itself is noted.
+
+    Raises:
+        CheckpointError: It is damaged, or none.
+    """
     path = looked.path
     if path.is_dir():
         return _dcp(looked, deep)
@@ -176,7 +181,9 @@ def _slice(file: Any, start: int, row: Any) -> Any:
     if dtype is None or end <= begin:
         return None
     file.seek(start + begin)
-    return torch.frombuffer(bytearray(file.read(end - begin)), dtype=dtype)
+    flat = torch.frombuffer(bytearray(file.read(end - begin)), dtype=dtype)
+    shape = row.get("shape")
+    return flat.reshape(shape) if isinstance(shape, list) and math.prod(shape) == flat.numel() else flat
 
 
 def _dcp(looked: Looked, deep: bool) -> Any:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,16 +15,18 @@ from safeloader import torch_private
 from safeloader.errors import CheckpointError
 from safeloader.observe.log import logger
 from safeloader.resume.sampler_state import Sampling
-from safeloader.training import collectives, generators
+from safeloader.training import atomic_file, collectives, generators
+from safeloader.training.checkpoint import Checkpoint
+from safeloader.training.checkpoint import known as checkpoint_of
 from safeloader.training.partly import fitting
 from safeloader.training.parts import innermost, kind_of
 from safeloader.training.rates import Rate, differing, set_rates
 from safeloader.training.safe_types import to_values
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from safeloader.training.checkpoint import Checkpoint, PassedOver, Saved
+    from safeloader.training.checkpoint import PassedOver, Saved
     from safeloader.training.store import CheckpointStore
 
 __all__ = ["Resumed", "resume"]
@@ -58,6 +63,8 @@ class Resumed:
     def __str__(self) -> str:
         if self.checkpoint is None:
             lines = [f"nothing to resume for run {self.run!r}: it begins anew"]
+        elif not self.checkpoint.id:
+            lines = [f"{f'run {self.run!r}' if self.run else 'it'} begins with {self.checkpoint.path.name}"]
         else:
             lines = [f"run {self.run!r} goes on from step {self.step} ({self.checkpoint.path.name})"]
         lines += [f"  note: {note}" for note in self.notes]
@@ -66,13 +73,14 @@ class Resumed:
 
 
 def resume(
-    store: CheckpointStore,
+    store: CheckpointStore | None,
     *,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: Checkpoint | str | Path | Mapping[str, Any] | None = None,
     loader: Any = None,
     other_world_size: bool = False,
     learning_rate: Rate | Mapping[str, Rate] | None = None,
     strict: bool = True,
+    may_be_infinite: Iterable[str] = (),
     **parts: Any,
 ) -> Resumed:
     """Put back the newest good checkpoint of this run, or say that there is none.
@@ -81,8 +89,11 @@ def resume(
     all of them take the same checkpoint or all raise.
 
     Args:
-        store: Where the checkpoints are.
-        checkpoint: Take this one, and not the newest good one (such as ``store.best_good()``).
+        store: Where the checkpoints are; None: only what ``checkpoint`` says.
+        checkpoint: Take this one, and not the newest good one: ``store.best_good()``, one of another folder; or what
+            others wrote: a plain state dict, the path of one, or of a checkpoint of any kind that
+            ``safeloader checkpoint`` knows. Generators and loader begin anew then, and names such as ``state_dict``,
+            ``model_state_dict`` and ``optimizer`` are understood, with or without ``module.`` before the weights'.
         loader: Gets its own rank's state back, where one was saved, and goes on in the middle of its epoch.
         other_world_size: Accept a checkpoint of another number of ranks. A loader around an
             ``ElasticDistributedSampler`` goes on with what those ranks had not seen; any other, and the generators, are
@@ -92,11 +103,17 @@ def resume(
             the parts are scaled with it. Whatever differs from what was saved is among the notes.
         strict: False: put back what fits of a model that has grown or shrunk, and of its optimizer; the notes list what
             is new and what was left out.
+        may_be_infinite: Patterns of tensors of a foreign checkpoint in which infinities are meant.
         **parts: What was given to ``store.save``, by the same names.
 
     Raises:
         CheckpointError: it does not fit: other parts, another model or optimizer, another number of ranks.
     """
+    checkpoint = _ours(checkpoint, store)
+    if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
+        return _adopt(store, checkpoint, (loader, learning_rate, strict, tuple(may_be_infinite)), parts)
+    if store is None:
+        raise CheckpointError("there is no store to resume from, and no checkpoint of another kind")
     found = checkpoint if checkpoint is not None else store.latest_good()
     passed_over = [] if checkpoint is not None else list(store.passed_over)
     if found is None:
@@ -106,7 +123,8 @@ def resume(
     chosen = found
 
     def read() -> tuple[Saved, list[str]]:
-        saved = store.load(store.folder / chosen.path.name)  # this rank's own view of the folder
+        here = store.folder / chosen.path.name  # this rank's own view of the folder
+        saved = store.load(here if here.exists() else chosen.path)
         if saved.checkpoint.id != chosen.id:
             raise CheckpointError("this rank sees another file under that name", path=str(chosen.path))
         return saved, _check(saved, loader, other_world_size, parts, strict)
@@ -114,6 +132,39 @@ def resume(
     saved, notes = collectives.all_do(read)
     notes += collectives.all_do(lambda: _put_back(saved, loader, parts, learning_rate, strict))
     resumed = Resumed(store.run, chosen, to_values(saved.extra), notes, passed_over)
+    logger.info("%s", resumed)
+    return resumed
+
+
+def _ours(given: Any, store: CheckpointStore | None) -> Checkpoint | Path | Mapping[str, Any] | None:
+    """What is given as a checkpoint; a path that is one of this package's is looked up in the store."""
+    if not isinstance(given, (str, os.PathLike)):
+        known: Checkpoint | Mapping[str, Any] | None = given
+        return known
+    path = Path(given)
+    if store is not None:
+        with contextlib.suppress(CheckpointError):
+            return checkpoint_of(path, atomic_file.read_manifest(path))
+    return path
+
+
+def _adopt(
+    store: CheckpointStore | None, source: Path | Mapping[str, Any], how: tuple[Any, ...], parts: Mapping[str, Any]
+) -> Resumed:
+    from safeloader.training.foreign import adopted
+
+    loader, rate, strict, may_be_infinite = how
+
+    def read() -> tuple[Saved, list[str]]:
+        saved, left_out = adopted(source, parts, may_be_infinite)
+        return saved, left_out + _check(saved, None, False, parts, strict)
+
+    saved, notes = collectives.all_do(read)
+    notes.append(
+        "generators" + (" and loader" if loader is not None else "") + " begin anew: it holds no state of them"
+    )
+    notes += collectives.all_do(lambda: _put_back(saved, None, parts, rate, strict))
+    resumed = Resumed(store.run if store else "", saved.checkpoint, to_values(saved.extra), notes, [])
     logger.info("%s", resumed)
     return resumed
 
@@ -183,7 +234,7 @@ def _check_part(found: Checkpoint, name: str, part: Any, state: Any, strict: boo
     if isinstance(inner, torch.nn.Module):
         problems = _model_differs(inner.state_dict(), state) if strict else []
     elif isinstance(inner, torch.optim.Optimizer):
-        if was != is_now:
+        if was is not None and was != is_now:
             problems = [f"it was a {was}, and is a {is_now}"]
         elif strict:
             problems = _optimizer_differs(inner, state)
@@ -256,4 +307,4 @@ def _put_back_loader(saved: Saved, loader: Any) -> list[str]:
     mine = to_values(_of_rank(saved))
     if loader is not None and mine["loader"] is not None:
         loader.load_state_dict(mine["loader"])
-    return [] if elsewhere else generators.restore(mine["generators"])
+    return [] if elsewhere or mine["generators"] is None else generators.restore(mine["generators"])

@@ -101,6 +101,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """A known one, or a stub."""
+        module = {"__builtin__": "builtins"}.get(module, module)  # as Python 2 called it, and protocol 2 still does
         if (module, name) in _KNOWN:
             return _KNOWN[module, name]
         if module.startswith("torch") and name in _STORAGES:
