@@ -15,7 +15,7 @@ from safeloader.lengths import length_of
 from safeloader.observe.format import duration, many, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import TextIO
 
 __all__ = ["Phase", "ProgressBar", "progress"]
@@ -57,12 +57,26 @@ class ProgressBar(Generic[T]):
         self._every = every
         self._title = printable(phase) + _of(epoch, total_epochs)
         self._file = file
+        self._shown: Phase | None = None
 
     def __len__(self) -> int:
         return len(self._loader)  # type: ignore[arg-type]
 
+    def set_postfix(self, values: Mapping[str, Any] | None = None, **more: Any) -> None:
+        """Show values, such as the components of a loss: in the bar and in the lines that stand in for it.
+
+        At the end of the phase each has a line of its own: the last value, and the mean of all. Tensors are read
+        when they are shown, now and then, so that no step waits for an accelerator.
+
+        Args:
+            values: By name: numbers, tensors and arrays of one number, text.
+            **more: The same, as keywords.
+        """
+        if self._shown is not None:
+            self._shown.note({**(values or {}), **more})
+
     def __iter__(self) -> Iterator[T]:
-        shown = Phase(self._title, length_of(self._loader), self._file, self._every)
+        self._shown = shown = Phase(self._title, length_of(self._loader), self._file, self._every)
         try:
             batches = self._batches()
             while True:
@@ -112,6 +126,8 @@ class Phase:
         self._begun = self._line_at = self._asked_at = monotonic()
         self._batches = 0
         self._waited = 0.0
+        self._values: dict[str, _Value] = {}
+        self._drawn_at = 0.0
         self._bar = self._make_bar()
         self._say(f"{title} begins" + ("" if total is None else f": {many(total, 'batch')}"))
 
@@ -131,6 +147,12 @@ class Phase:
             self._file.write(line + "\n")
             self._file.flush()
 
+    def note(self, values: Mapping[str, Any]) -> None:
+        """Values to show beside the count."""
+        if not self._quiet:
+            for name, value in values.items():
+                self._values.setdefault(name, _Value(name)).add(value)
+
     def asks(self) -> None:
         """A batch is asked for."""
         self._asked_at = monotonic()
@@ -141,11 +163,18 @@ class Phase:
         self._waited += now - self._asked_at
         self._batches += 1
         if self._bar is not None:
-            self._bar.set_postfix_str(f"waited for data {self._share(now):.0%}", refresh=False)
+            self._show(now)
             self._bar.update()
         elif now - self._line_at >= self._every:
             self._line_at = now
             self._say(self._so_far(now))
+
+    def _show(self, now: float) -> None:
+        """The bar's text: made as often as the bar is drawn."""
+        if now - self._drawn_at >= self._bar.mininterval:
+            self._drawn_at = now
+            told = [f"waited for data {self._share(now):.0%}", *map(str, self._values.values())]
+            self._bar.set_postfix_str(", ".join(told), refresh=False)
 
     def end(self, how: str = "") -> None:
         """The phase is over. ``how`` says how, if it did not come to its end."""
@@ -158,12 +187,14 @@ class Phase:
             f"{self.title}{' ' + how + ' after' if how else ':'} {self._count(bool(how))} in {duration(seconds)}, "
             f"{rate:.3g} a second, {self._share(now):.0%} of the time waiting for data"
         )
+        for value in self._values.values():
+            self._say(f"{self.title}: {value}{value.mean()}")
 
     def _so_far(self, now: float) -> str:
         each = (now - self._begun) / self._batches
         return (
             f"{self.title}: {self._count(True)}, {each:.3g} s a batch, of which the loader "
-            f"{self._waited / self._batches:.3g} s"
+            f"{self._waited / self._batches:.3g} s" + "".join(f"; {value}" for value in self._values.values())
         )
 
     def _count(self, of_total: bool) -> str:
@@ -173,6 +204,39 @@ class Phase:
 
     def _share(self, now: float) -> float:
         return self._waited / (now - self._begun) if now > self._begun else 0.0
+
+
+class _Value:
+    """What a program shows under one name: the last, and the sum of all."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._last: Any = None
+        self._sum: Any = 0.0
+        self._count = 0
+
+    def add(self, value: Any) -> None:
+        """Nothing is read: a tensor is added where it lies."""
+        self._last = value = value.detach() if hasattr(value, "detach") else value
+        if not isinstance(value, str):
+            self._sum = self._sum + value
+            self._count += 1
+
+    def __str__(self) -> str:
+        return f"{self._name} {_number(self._last)}"
+
+    def mean(self) -> str:
+        """In words; "" of what has none."""
+        return f" (mean {_number(_item(self._sum) / self._count)})" if self._count > 1 else ""
+
+
+def _item(value: Any) -> Any:
+    return value.item() if callable(getattr(value, "item", None)) else value
+
+
+def _number(value: Any) -> str:
+    value = _item(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _of(epoch: int | None, total: int | None) -> str:

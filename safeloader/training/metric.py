@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from safeloader.observe.log import logger
+from safeloader.training.gap import at_chance, too_far
 from safeloader.training.gradients import GradientWatch
 from safeloader.training.noise import enough, fall_that_counts, noise_of
 
@@ -31,6 +32,8 @@ _LOOKS_LIKE = {
     "trainer, or the same samples served again and again",
     "chance": "a model that only guesses: weights that were not loaded, an averaged model with broken batch-norm "
     "statistics, labels in another order, or a learning rate that is far too high",
+    "gap": "validation that prepares its samples in another way, an averaged model with broken batch-norm "
+    "statistics, or overfitting",
     "gradient_raised": "another loss that was added without lowering the learning rate: lower it by 20 to 30 %",
     "gradient_high": "gradients that grow: a learning rate that is too high, or another loss added without lowering it",
     "gradient_low": "gradients that vanish: a clip norm that is too low, a frozen part, or a loss that is cut off",
@@ -43,7 +46,7 @@ class Finding:
 
     Attributes:
         kind: ``"not_finite"``, ``"decline"``, ``"collapse"``, ``"plateau"``, ``"not_learning"``, ``"chance"``,
-            ``"gradient_high"``, ``"gradient_low"``, ``"gradient_raised"``.
+            ``"gap"``, ``"gradient_high"``, ``"gradient_low"``, ``"gradient_raised"``.
         step: When it was found.
         since: Since which step it has been so.
         text: What, in one line.
@@ -79,7 +82,10 @@ class MetricWatch:
         gradient_range: (low, high) for the gradient norm. Without it, the range is learned.
         gradient_factor: Without a range, norms so many times above or below the median of the last 200 are told, after
             the first 20: 3 in a row above, 20 in a row below.
-        chance: What guessing gives (0.001 for 1,000 classes); two evaluations there are told.
+        chance: What guessing gives (0.001 for 1,000 classes); two evaluations there are told, and the first where
+            training is known not to be there.
+        gap: By how much validation may be worse than training, in the metric's unit, where training's is given; more,
+            twice in a row, is told.
 
     Attributes:
         best: The best value so far, or None.
@@ -103,6 +109,7 @@ class MetricWatch:
         gradient_range: tuple[float, float] | None = None,
         gradient_factor: float = 10.0,
         chance: float | None = None,
+        gap: float = 0.05,
     ) -> None:
         if mode not in ("max", "min"):
             raise ValueError(f'mode={mode!r}: it is "max" or "min"')
@@ -118,6 +125,7 @@ class MetricWatch:
         self.plateau = plateau
         self.least_change = least_change
         self.chance = chance
+        self.gap = gap
         self._gradients = GradientWatch(gradient_range, gradient_factor)
         self.best = self.best_step = None
         self.findings: list[Finding] = []
@@ -129,21 +137,23 @@ class MetricWatch:
         self._open: dict[str, int] = {}  # troubles that were told and are not over: since when
         self._values: list[float] = []
         self._falling: list[float] = []
-        self._count = self._guesses = self._low = 0
+        self._count = self._guesses = self._low = self._apart = 0
 
     # ------------------------------------------------------------ the metric
 
-    def update(self, value: float, step: int) -> list[Finding]:
+    def update(self, value: float, step: int, training: float | None = None) -> list[Finding]:
         """One more evaluation.
 
         Args:
             value: The metric; a tensor of one element will do.
             step: When; the program's count of epochs or steps.
+            training: The same metric of the training samples since the last evaluation, if it is known.
 
         Returns:
             What is new.
         """
         value, step = float(value), int(step)
+        training = None if training is None else float(training)
         if not math.isfinite(value):
             self.should_stop = True
             return self._tell("not_finite", step, step, f"{self.name} is {value} at step {step}")
@@ -151,7 +161,8 @@ class MetricWatch:
         before = self._last
         self._compare(value, step)
         found = self._check_decline(value, step) + self._check_collapse(value, step)
-        found += self._check_chance(value, step) + self._check_learning(step) + self._check_plateau(step)
+        found += self._check_chance(value, step, training) + self._check_gap(value, step, training)
+        found += self._check_learning(step) + self._check_plateau(step)
         self._last = value
         if before is None or not self._worse:  # what a decline is judged by is what came before it
             self._values = [*self._values, *self._falling, value][-_VALUES:]
@@ -221,18 +232,30 @@ class MetricWatch:
         floor = 0.002 * (max(values) - min(values)) if values else 0.0
         return noise_of(values, max(self.least_change, floor))
 
-    def _check_chance(self, value: float, step: int) -> list[Finding]:
+    def _check_chance(self, value: float, step: int, training: float | None) -> list[Finding]:
         if self.chance is None:
             return []
-        above = self._better(value, self.chance)
-        near = abs(above) <= min(0.5 * abs(self.chance), 0.05 * max(abs(1 - self.chance), 0.01)) or above < 0
+        near = at_chance(value, self.chance, self._better(value, self.chance))
         self._guesses = self._guesses + 1 if near else 0
         if not near:
             self._over("chance")
-        if self._guesses < 2:
+        learned = training is not None and not at_chance(training, self.chance, self._better(training, self.chance))
+        if self._guesses < (1 if learned else 2):
             return []
-        text = f"{self.name} stands at chance ({self.chance:g}): {value:.6g} at step {step}"
-        return self._tell("chance", step, step, text)
+        apart = f", and {training:.6g} in training" if learned else ""
+        return self._tell(
+            "chance", step, step, f"{self.name} stands at chance ({self.chance:g}): {value:.6g} at step {step}{apart}"
+        )
+
+    def _check_gap(self, value: float, step: int, training: float | None) -> list[Finding]:
+        if training is None or not math.isfinite(training):
+            return []
+        below = self._better(training, value)
+        self._apart = self._apart + 1 if below > self.gap else 0
+        text = too_far(self.name, (value, training), below, self.gap, step, self._apart)
+        if not self._apart:
+            self._over("gap")
+        return self._tell("gap", step, step, text) if text else []
 
     def _check_learning(self, step: int) -> list[Finding]:
         """Whether a run has moved at all: looked at once it has had time to, until it has."""
@@ -300,7 +323,7 @@ class MetricWatch:
 
     _KEPT = (
         "best", "best_step", "should_stop", "_first", "_last", "_worse", "_without_best", "_open", "_values",
-        "_falling", "_count", "_guesses", "_low",
+        "_falling", "_count", "_guesses", "_low", "_apart",
     )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:

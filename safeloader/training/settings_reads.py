@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
@@ -10,13 +13,15 @@ from safeloader.spelling import nearest
 
 __all__ = ["SettingsCheck", "settings_check"]
 
+_REFERENCE = re.compile(r"\$\{(\.*)([A-Za-z_][\w.]*)\}")
+
 
 def settings_check(config: Any) -> SettingsCheck:
     """Note what is read of a configuration.
 
     ::
 
-        check = settings_check(config)         # a dict, argparse's Namespace, OmegaConf's DictConfig, or any object
+        check = settings_check(config)         # a dict, argparse's Namespace, OmegaConf's DictConfig, a dataclass
         config = check.config                  # the same in use; give this to the trainer
         ...                                    # build everything, run an epoch
         check.tell()                           # warmup_epochs was never read; did you mean "warm_up_epochs"?
@@ -56,10 +61,8 @@ class SettingsCheck:
 
     def unread(self) -> list[str]:
         """The settings that were never read, dotted."""
-        return [name for name in _leaves(self._root, "") if not self._was_read(name)]
-
-    def _was_read(self, name: str) -> bool:
-        return name in self._read
+        read = _with_what_they_refer_to(self._root, self._read)
+        return [name for name in _leaves(self._root, "") if name not in read]
 
     def tell(self) -> list[str]:
         """Warn of each setting that was never read, with the name that was asked for in vain, if one is near."""
@@ -74,9 +77,34 @@ def _keys(value: Any) -> list[str]:
     """The settings inside of a value; none if it is a leaf."""
     if isinstance(value, Mapping) or type(value).__module__.startswith("omegaconf.dictconfig"):
         return [str(key) for key in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [field.name for field in dataclasses.fields(value)]
     if type(value).__module__ in ("argparse", "types") and hasattr(value, "__dict__"):  # Namespace, SimpleNamespace
         return [key for key in vars(value) if not key.startswith("_")]
     return []
+
+
+def _with_what_they_refer_to(root: Any, read: set[str]) -> set[str]:
+    """What was read, and what OmegaConf looked up for it: ``${optimizer.lr}``, ``${.lr}``."""
+    if not type(root).__module__.startswith("omegaconf."):
+        return read
+    known, todo = set(read), list(read)
+    raw = importlib.import_module("omegaconf").OmegaConf.to_container(root, resolve=False)
+    while todo:
+        name = todo.pop()
+        for dots, path in _REFERENCE.findall(str(_at(raw, name))):
+            above = name.split(".")[: -len(dots)] if dots else []
+            found = ".".join([*above, path])
+            if found not in known:
+                known.add(found)
+                todo.append(found)
+    return known
+
+
+def _at(raw: Any, name: str) -> Any:
+    for key in name.split("."):
+        raw = raw.get(key) if isinstance(raw, dict) else None
+    return "" if isinstance(raw, (dict, list)) else raw
 
 
 def _get(value: Any, key: str) -> Any:

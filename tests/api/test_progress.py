@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 import pytest
+import torch
 import tqdm
 
 import safeloader
@@ -73,3 +74,48 @@ def test_other_ranks_are_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
     batches, text = _shown(range(3), phase="train", file=Terminal())
     assert (batches, text) == ([0, 1, 2], "")
+
+
+def test_values_are_shown_and_each_has_a_line_at_the_end() -> None:
+    file = io.StringIO()
+    bar = safeloader.progress(range(4), "train", epoch=2, file=file, every=0.0)
+    bar.set_postfix(early=1)  # before the phase: nothing to show it in
+    for number in bar:
+        bar.set_postfix({"loss/dice": torch.tensor(number / 2, requires_grad=True)}, lr=0.1, phase="warm-up")
+    lines = file.getvalue().splitlines()
+    assert re.search(r"of which the loader \S+ s; loss/dice 0; lr 0\.1; phase warm-up$", lines[2])
+    assert lines[-3:] == [
+        "train, epoch 2: loss/dice 1.5 (mean 0.75)", "train, epoch 2: lr 0.1 (mean 0.1)", "train, epoch 2: phase warm-up",
+    ]  # fmt: skip
+    list(bar)
+    assert file.getvalue().splitlines()[-1].endswith("waiting for data"), "a new phase begins without values"
+
+
+def test_values_in_a_bar_are_read_when_it_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tqdm.tqdm, "monitor_interval", 0)
+    read = []
+
+    class Loss:
+        def __add__(self, other: Any) -> Loss:
+            return self
+
+        __radd__ = __add__
+
+        def item(self) -> float:
+            read.append(1)
+            return 0.25
+
+    file = Terminal()
+    bar = safeloader.progress(range(1000), "train", file=file)
+    for _ in bar:
+        bar.set_postfix(loss=Loss())
+    assert "loss 0.25" in file.getvalue() and len(read) < 200
+
+
+def test_values_on_other_ranks_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    file = io.StringIO()
+    bar = safeloader.progress(range(3), "train", file=file)
+    for _ in bar:
+        bar.set_postfix(loss=object())
+    assert file.getvalue() == ""

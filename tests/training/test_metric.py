@@ -181,3 +181,32 @@ def test_a_watch_that_was_saved_goes_on_where_it_was() -> None:
 def test_arguments_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"mode=|at least 1"):
         MetricWatch(**wrong)
+
+
+def _of(watch: MetricWatch, *pairs: tuple[float, float | None]) -> list[list[str]]:
+    return [
+        [found.kind for found in watch.update(value, step, training)] for step, (value, training) in enumerate(pairs)
+    ]
+
+
+def test_validation_at_chance_is_named_after_the_first_epoch_where_training_has_learned() -> None:
+    """Incident 4: an average with broken running statistics."""
+    assert _of(MetricWatch("accuracy", chance=0.001), (0.001, 0.08)) == [["chance"]]
+    assert _of(MetricWatch("accuracy", chance=0.001), (0.001, 0.0011), (0.06, 0.07)) == [[], []]
+    assert _of(MetricWatch("accuracy", chance=0.001), (0.055, 0.08)) == [[]], "what incident 4 calls healthy"
+
+
+def test_validation_far_from_training_is_named_when_it_is_so_twice() -> None:
+    watch = MetricWatch("accuracy", chance=0.001)
+    told = _of(
+        watch, (0.3, 0.32), (0.4, 0.44), (0.5, 0.56), (0.52, 0.6), (0.53, 0.7), (0.7, 0.72), (0.7, 0.8), (0.7, 0.8)
+    )
+    assert told == [[], [], [], ["gap"], [], [], [], ["gap"]] and not watch.should_stop
+    assert "0.08 worse than the 0.6 of training" in watch.findings[0].text
+    losses = MetricWatch("loss", mode="min", gap=0.2)
+    assert _of(losses, (1.0, 0.9), (0.9, 0.6), (0.85, 0.5)) == [[], [], ["gap"]]
+    again = MetricWatch("accuracy")
+    again.update(0.5, 0, 0.6)
+    restored = MetricWatch("accuracy")
+    restored.load_state_dict(again.state_dict())
+    assert [found.kind for found in restored.update(0.51, 1, 0.6)] == ["gap"]

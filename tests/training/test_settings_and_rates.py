@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from typing import Any
 
@@ -70,6 +71,36 @@ def test_omegaconf() -> None:
     assert check.unread() == ["warmup_epochs", "model.depth", "losses"]
 
 
+def test_what_omegaconf_looks_up_is_read() -> None:
+    config = _omega({"base": {"lr": 0.1, "old": 1}, "lr": "${base.lr}", "optim": {"rate": "${.factor}", "factor": "${lr}"},
+                     "home": "${oc.env:HOME}", "unused": "${base.old}"})  # fmt: skip
+    pytest.importorskip("omegaconf").OmegaConf.set_struct(config, True)
+    check = settings_check(config)
+    assert check.config.optim.rate == 0.1 and check.config.home
+    assert check.unread() == ["base.old", "unused"]
+    with pytest.raises(AttributeError):
+        check.config.unusd  # noqa: B018
+    assert check.tell() == ["base.old", "unused"]
+
+
+@dataclasses.dataclass
+class Settings:
+    lr: float = 0.1
+    warmup_epochs: int = 5
+
+    def total(self) -> float:
+        return self.lr
+
+
+def test_a_dataclass() -> None:
+    check = settings_check(Settings())
+    assert check.config.total() == 0.1 and getattr(check.config, "warm_up_epochs", None) is None
+    assert check.unread() == ["lr", "warmup_epochs"], "what its own methods read is not seen"
+    assert check.config.lr == 0.1 and check.unread() == ["warmup_epochs"]
+    check = settings_check({"train": Settings()})
+    assert check.config["train"].lr == 0.1 and check.unread() == ["train.warmup_epochs"]
+
+
 # ---------------------------------------------------------------- rates
 
 
@@ -121,3 +152,21 @@ def test_the_average_has_the_buffers_too() -> None:
     average.settle()
     assert disagreement(model) == "" and fingerprint(model) != fingerprint(nn.Linear(2, 2))
     assert fingerprint(model.bfloat16()) == fingerprint(model)
+
+
+@pytest.mark.parametrize(
+    ("used", "meant", "told"),
+    [(2.0, 2.0, ""), (1.0, 2.0, "clipped to 1, and 2 was meant"), (None, 2.0, "not clipped to 2"),
+     (4.0, 2.0, "have norm 4: they are not clipped to 2"), (1e6, 1e6, "")],
+)  # fmt: skip
+def test_a_clip_norm_that_is_not_the_one_meant(used: float | None, meant: float, told: str) -> None:
+    torch.manual_seed(0)
+    parameter = torch.nn.Parameter(torch.zeros(10))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    watch = RateWatch(optimizer, peak=0.1, clip_norm=meant)
+    for _ in range(20):
+        parameter.grad = 3 * torch.randn(10)
+        if used is not None:
+            torch.nn.utils.clip_grad_norm_([parameter], used)
+        optimizer.step()
+    assert len(watch.findings) == bool(told) and told in "".join(watch.findings)
