@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from benchmarks.incidents.digits import Digits, accuracy, network, seed_everything
-from benchmarks.incidents.watching import Row, run, side_of, tell
+from benchmarks.incidents.watching import Row, Run, judged, run, side_of, tell
 
 if TYPE_CHECKING:
     from safeloader.training import CheckpointStore
@@ -147,7 +147,19 @@ def _spoil(store: CheckpointStore) -> None:
 def measure() -> list[Row]:
     """Both runs, judged."""
     blind, guarded = run("collapse", "without"), run("collapse", "with")
-    told = guarded.result
+
+    def without() -> Row:
+        return Row(
+            TITLE, "without", "weights of NaN from epoch 2 on, and a checkpoint of NaN", "never",
+            "the run and its checkpoint", blind.ended, f"accuracy {blind.fact('accuracy'):.3f}",
+            blind.fact("accuracy") < 0.2 and not blind.fact("good_checkpoint"),
+        )  # fmt: skip
+
+    return judged(TITLE, ("without", without), ("with", lambda: _guarded(guarded)))
+
+
+def _guarded(guarded: Run) -> Row:
+    told, resumed = guarded.result, guarded.fact("resumed")
     named = guarded.first(f"of samples {_BAD}")
     passed, stopped = told["passed_over"], guarded.first("stopped: the weights are not finite")
     same_step = (
@@ -156,19 +168,16 @@ def measure() -> list[Row]:
         guarded.first(f"guard: step {_WEIGHT + 1}: the weights are not finite"),
     )
     fine = (
-        None not in (named, stopped, *same_step) and told["resumed"] % _BATCHES != 0
+        None not in (named, stopped, *same_step) and resumed % _BATCHES != 0
         and "damaged" in passed[0] and "model.0.weight (9 NaN of 144)" in passed[1]
     )  # fmt: skip
-    return [
-        Row(TITLE, "without", "weights of NaN from epoch 2 on, and a checkpoint of NaN", "never",
-            "the run and its checkpoint", blind.ended, f"accuracy {blind.result['accuracy']:.3f}",
-            blind.result["accuracy"] < 0.2 and not blind.result["good_checkpoint"]),
-        Row(TITLE, "with", "named: batch and sample, loss, gradients, weights; bad steps are left out; hit weights "
-            f"stop the run, which goes on at step {told['resumed']}, in the middle of epoch "
-            f"{told['resumed'] // _BATCHES + 1}, past a damaged checkpoint and one with a NaN", "the same step",
-            f"{told['skipped']} steps left out, {told['lost']} done again", guarded.ended,
-            f"accuracy {told['accuracy']:.3f}", fine and told["accuracy"] > 0.8 and told["good_checkpoint"]),
-    ]  # fmt: skip
+    return Row(
+        TITLE, "with", "named: batch and sample, loss, gradients, weights; bad steps are left out; hit weights "
+        f"stop the run, which goes on at step {resumed}, in the middle of epoch {resumed // _BATCHES + 1}, past a "
+        "damaged checkpoint and one with a NaN", "the same step",
+        f"{told['skipped']} steps left out, {told['lost']} done again", guarded.ended,
+        f"accuracy {guarded.fact('accuracy'):.3f}", fine and told["accuracy"] > 0.8 and told["good_checkpoint"],
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

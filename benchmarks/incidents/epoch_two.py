@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from benchmarks.incidents.digits import Digits, accuracy, digest, network, seed_everything, train
-from benchmarks.incidents.watching import Row, run, side_of, tell
+from benchmarks.incidents.watching import Row, judged, run, side_of, tell
 
 TITLE = "2. hang in epoch 2"
 _TIMEOUT = 2.0
@@ -100,18 +100,25 @@ def measure() -> list[Row]:
     undisturbed = run("epoch_two", "undisturbed")
     hung = run("epoch_two", "without", patience=_PATIENCE)
     survived = run("epoch_two", "with", patience=_PATIENCE)
-    noticed = survived.at("hung") - survived.at("epoch 1: validation")
-    result = survived.result
-    same = result.get("weights") == undisturbed.result["weights"]
-    where = survived.first("wait_for_the_device")
-    return [
-        Row(TITLE, "without", f"stands still in epoch 2; ended after {_PATIENCE:.0f} s", "never", "the run",
-            hung.ended, "-", not hung.ended and hung.first("epoch 2: training") is None),
-        Row(TITLE, "with", f"4 processes → {result.get('rung')}; the stack names the place; weights "
-            + ("equal to the byte" if same else "differ"), f"{noticed:.1f} s (deadline {_TIMEOUT:.0f} s)",
-            f"{result.get('lost', 0):.0f} s", survived.ended, f"accuracy {result.get('accuracy', 0):.3f}",
-            same and where is not None and "hung" in result.get("causes", {})),
-    ]  # fmt: skip
+
+    def without() -> Row:
+        return Row(
+            TITLE, "without", f"stands still in epoch 2; ended after {_PATIENCE:.0f} s", "never", "the run",
+            hung.ended, "-", not hung.ended and hung.first("epoch 2: training") is None,
+        )  # fmt: skip
+
+    def beside() -> Row:
+        noticed = survived.at("hung") - survived.at("epoch 1: validation")
+        same = survived.fact("weights") == undisturbed.fact("weights")
+        named = survived.first("wait_for_the_device") is not None and "hung" in survived.fact("causes")
+        how = f"4 processes → {survived.fact('rung')}; the stack names the place; weights "
+        return Row(
+            TITLE, "with", how + ("equal to the byte" if same else "differ"),
+            f"{noticed:.1f} s (deadline {_TIMEOUT:.0f} s)", f"{survived.fact('lost'):.0f} s", survived.ended,
+            f"accuracy {survived.fact('accuracy'):.3f}", same and named,
+        )  # fmt: skip
+
+    return judged(TITLE, ("without", without), ("with", beside))
 
 
 if __name__ == "__main__":

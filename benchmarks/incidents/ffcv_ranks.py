@@ -11,10 +11,11 @@ import os
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.incidents.watching import ROOT, Row, Run, run, side_of, tell
+from benchmarks.incidents.watching import ROOT, Row, Run, judged, run, side_of, tell
 
 TITLE = "4. FFCV on several ranks"
 _RANKS = 2
@@ -78,9 +79,15 @@ def measure() -> list[Row]:
         return [Row(TITLE, side, why, "-", "-", False, "-", True) for side in ("without", "with")]
     mended = run("ffcv_ranks", "with", patience=_PATIENCE)
     killed = run("ffcv_ranks", "killed", patience=_PATIENCE)
-    right, again = mended.fact("mended"), killed.fact("mended")
-    rows = [_row(broken, name, judge(broken.fact(name), right)) for name, judge in _JUDGES.items()]
-    return [*rows, _mended(mended, right), _gone_on(killed, right, again)]
+
+    def broken_by(name: str) -> Row:
+        return _row(broken, name, _JUDGES[name](broken.fact(name), mended.fact("mended")))
+
+    return judged(
+        TITLE, *(("without", partial(broken_by, name)) for name in _JUDGES),
+        ("with", lambda: _mended(mended, mended.fact("mended"))),
+        ("with", lambda: _gone_on(killed, mended.fact("mended"), killed.fact("mended"))),
+    )  # fmt: skip
 
 
 def _mended(seen: Run, story: dict[str, Any]) -> Row:

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmarks.incidents.digits import Digits, accuracy, network, seed_everything, train
-from benchmarks.incidents.watching import Row, run, side_of, tell
+from benchmarks.incidents.watching import Row, judged, run, side_of, tell
 
 TITLE = "3. the run that did not learn"
 
@@ -79,18 +79,24 @@ def _learn(mended: bool) -> float:
 def measure() -> list[Row]:
     """Both runs, judged."""
     blind, audited = run("never_learned", "without"), run("never_learned", "with")
-    before, after = blind.result["accuracy"], audited.result["accuracy"]
-    found = audited.result["found"]
-    noticed = audited.at("audit of Augmented")
-    spelled = audited.first("did you mean") is not None
-    return [
-        Row(TITLE, "without", "the training loss falls, validation does not improve; nothing says why", "never",
-            "the run", blind.ended, f"accuracy {before:.3f}", blind.ended),
-        Row(TITLE, "with", f"named: {', '.join(found)}" + ("; the misspelt setting is an error" if spelled else ""),
-            f"{noticed:.0f} s", "-", audited.ended, f"accuracy {after:.3f} (mended)",
-            {"equal_samples", "same_random_stream"} <= set(found) and spelled and audited.result["mended_ok"]
-            and after > before + 0.2),
-    ]  # fmt: skip
+
+    def without() -> Row:
+        return Row(
+            TITLE, "without", "the training loss falls, validation does not improve; nothing says why", "never",
+            "the run", blind.ended, f"accuracy {blind.fact('accuracy'):.3f}", blind.ended,
+        )  # fmt: skip
+
+    def beside() -> Row:
+        found, after = audited.fact("found"), audited.fact("accuracy")
+        spelled = audited.first("did you mean") is not None
+        fine = {"equal_samples", "same_random_stream"} <= set(found) and spelled and audited.fact("mended_ok")
+        return Row(
+            TITLE, "with", f"named: {', '.join(found)}" + ("; the misspelt setting is an error" if spelled else ""),
+            f"{audited.at('audit of Augmented'):.0f} s", "-", audited.ended, f"accuracy {after:.3f} (mended)",
+            fine and after > blind.fact("accuracy") + 0.2,
+        )  # fmt: skip
+
+    return judged(TITLE, ("without", without), ("with", beside))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from benchmarks.incidents.digits import Digits, accuracy, network, seed_everything, train
-from benchmarks.incidents.watching import Row, run, side_of, tell
+from benchmarks.incidents.watching import Row, judged, run, side_of, tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,19 +68,28 @@ def _batches(side: str, dataset: Digits, phase: str, epoch: int) -> Iterable[Any
 
 def measure() -> list[Row]:
     """Both runs, judged."""
-    silent = run("silent_validation", "without")
-    validation = silent.at("epoch 1: validation") - silent.at("epoch 1: training")
-    shown = run("silent_validation", "with")
-    begins = shown.at("val, epoch 1 of 2 begins") - shown.at("epoch 1: training")
-    slow = shown.at("of which the loader") - shown.at("val, epoch 1 of 2 begins")
-    word = shown.first("val, epoch 1 of 2:")
-    return [
-        Row(TITLE, "without", f"nothing is said for {validation:.0f} s after epoch 1, as in a hang", "never", "-",
-            silent.ended, f"accuracy {silent.result['accuracy']:.3f}", silent.ended),
-        Row(TITLE, "with", word[1] if word else "nothing", f"phase {begins:.1f} s, slow step {slow:.0f} s", "-",
-            shown.ended, f"accuracy {shown.result['accuracy']:.3f}",
-            shown.result == silent.result and begins < validation / 2 and slow < validation),
-    ]  # fmt: skip
+    silent, shown = run("silent_validation", "without"), run("silent_validation", "with")
+
+    def silence() -> float:
+        return silent.at("epoch 1: validation") - silent.at("epoch 1: training")
+
+    def without() -> Row:
+        return Row(
+            TITLE, "without", f"nothing is said for {silence():.0f} s after epoch 1, as in a hang", "never", "-",
+            silent.ended, f"accuracy {silent.fact('accuracy'):.3f}", silent.ended,
+        )  # fmt: skip
+
+    def beside() -> Row:
+        begins = shown.at("val, epoch 1 of 2 begins") - shown.at("epoch 1: training")
+        slow = shown.at("of which the loader") - shown.at("val, epoch 1 of 2 begins")
+        word = shown.first("val, epoch 1 of 2:")
+        fine = shown.result == silent.result and begins < silence() / 2 and slow < silence()
+        return Row(
+            TITLE, "with", word[1] if word else "nothing", f"phase {begins:.1f} s, slow step {slow:.0f} s", "-",
+            shown.ended, f"accuracy {shown.fact('accuracy'):.3f}", fine,
+        )  # fmt: skip
+
+    return judged(TITLE, ("without", without), ("with", beside))
 
 
 if __name__ == "__main__":

@@ -12,11 +12,15 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parents[2]
 _RESULT = "RESULT "
@@ -32,6 +36,7 @@ class Run:
         ended: it came to its end; False: nothing was heard for too long, and it was ended.
         status: its exit status.
         result: the facts that it gave with ``tell``.
+        patience: after how many seconds without a line it would have been ended.
     """
 
     lines: list[tuple[float, str]] = field(default_factory=list)
@@ -39,6 +44,7 @@ class Run:
     ended: bool = True
     status: int = 0
     result: dict[str, Any] = field(default_factory=dict)
+    patience: float = 0.0
 
     def first(self, words: str, after: float = 0.0) -> tuple[float, str] | None:
         """The first line with these words, and when it came."""
@@ -67,7 +73,8 @@ class Run:
 
     def _lacks(self, words: str) -> LookupError:
         said = "\n".join(text for _, text in self.lines[-60:])
-        return LookupError(f"the program never said {words!r}; it ended with status {self.status} and said:\n{said}")
+        how = f"it ended with status {self.status}" if self.ended else f"it was silent for {self.patience:.0f} s"
+        return LookupError(f"the program never said {words!r}: {how}, and said:\n{said}")
 
 
 def tell(**facts: Any) -> None:
@@ -91,7 +98,7 @@ def run(name: str, side: str, *, patience: float = 60.0, environment: dict[str, 
     )  # fmt: skip
     said: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_read, args=(process, said), daemon=True).start()
-    begun, seen = time.monotonic(), Run()
+    begun, seen = time.monotonic(), Run(patience=patience)
     while True:
         try:
             line = said.get(timeout=patience)
@@ -160,3 +167,18 @@ class Row:
     finished: bool
     metric: str
     as_claimed: bool
+
+
+def judged(incident: str, *sides: tuple[str, Callable[[], Row]]) -> list[Row]:
+    """Rows, each by itself: one whose program missed its cap, or did not say what it should, says so and no more."""
+    return [_judged(incident, side, judge) for side, judge in sides]
+
+
+def _judged(incident: str, side: str, judge: Callable[[], Row]) -> Row:
+    try:
+        return judge()
+    except Exception as error:
+        traceback.print_exc()
+        first = (str(error).splitlines() or [""])[0]
+        what = first if isinstance(error, LookupError) else f"{type(error).__name__}: {first}"
+        return Row(incident, side, f"not measured: {what}", "-", "-", False, "-", False)
