@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

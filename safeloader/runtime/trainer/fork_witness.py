@@ -7,10 +7,14 @@ import fcntl
 import mmap
 import os
 import select
+from typing import TYPE_CHECKING
 
 from safeloader.runtime import system
 from safeloader.runtime.memory.mapping import MAP_FAILED
 from safeloader.runtime.system import libc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Witness"]
 
@@ -66,9 +70,9 @@ class Witness:
         except OSError:
             return False
 
-    def _close(self) -> None:
+    def _close(self, close: Callable[[int], None] = os.close) -> None:  # at the interpreter's end `os` is empty
         if self._reader >= 0:
-            os.close(self._reader)
+            close(self._reader)
             self._reader = -1
 
     def __del__(self) -> None:
