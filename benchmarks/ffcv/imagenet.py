@@ -98,7 +98,7 @@ class Trainer:
         warm_up = asked.warm_up / asked.epochs
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, peak, steps, pct_start=warm_up)
         self.sizes: list[int] = []
-        self.order = hashlib.sha256()
+        self.order, self.pixels = hashlib.sha256(), hashlib.sha256()
 
     def train(self) -> dict[str, Any]:
         """All epochs; what is compared."""
@@ -108,8 +108,18 @@ class Trainer:
             self.decoder.output_size = (res, res)
             self.train_epoch(epoch, self.train_loader)
             right = self.validate()
-        faults = len(self.train_loader.report().faults) if self.asked.loader == "safe" else 0
-        return {"sizes": self.sizes, "order": self.order.hexdigest()[:16], "accuracy": right, "faults": faults}
+        told = {
+            "sizes": self.sizes,
+            "order": self.order.hexdigest()[:16],
+            "accuracy": right,
+            "faults": 0,
+            "way": "FFCV",
+        }
+        if self.asked.loader == "safe":
+            reports = [loader.report() for loader in (self.train_loader, self.val_loader)]
+            told |= {"faults": sum(len(report.faults) for report in reports), "way": reports[0].way}
+            told["pixels"] = self.pixels.hexdigest()[:16]
+        return told
 
     def train_epoch(self, epoch: int, batches: Iterable[Any]) -> None:
         """One pass."""
@@ -120,6 +130,7 @@ class Trainer:
             if number == 5 and epoch in self.asked.kill:
                 _kill()
             self.order.update(labels.numpy().tobytes())
+            self.pixels.update(images.numpy().tobytes())
             self.optimizer.zero_grad()
             self.loss(self.model(images), labels).backward()
             self.optimizer.step()
@@ -139,10 +150,9 @@ class Trainer:
 
 
 def _kill() -> None:
-    """FFCV's process of this rank, as the OOM killer would."""
-    for child in psutil.Process().children(recursive=True):
-        if "safeloader" in " ".join(child.cmdline()):
-            child.kill()
+    """The largest of this rank's processes that load, as the OOM killer would."""
+    children = [one for one in psutil.Process().children(recursive=True) if "safeloader" in " ".join(one.cmdline())]
+    max(children, key=lambda one: one.memory_info().rss).kill()
 
 
 def main() -> None:
@@ -184,7 +194,9 @@ def compare(folder: Path, seeds: int) -> bool:
     FFCV seeds no augmentation, so that a bare run differs from the next one: the first seed is run twice.
     """
     print(
-        "| seed | run | sizes | order, by rank | accuracy | processes replaced |", "|---|---|---|---|---|---|", sep="\n"
+        "| seed | run | sizes | order, by rank | pixels, by rank | accuracy | faults | in the end |",
+        "|" + "---|" * 8,
+        sep="\n",
     )
     same, apart, noise = True, [], 0.0
     for seed in range(seeds):
@@ -200,10 +212,15 @@ def compare(folder: Path, seeds: int) -> bool:
             told[name] = ranks = run(folder, "--seed", str(seed), *options)
             orders, faults = ", ".join(rank["order"] for rank in ranks), sum(rank["faults"] for rank in ranks)
             accuracy = ranks[0]["accuracy"]
-            print(f"| {seed} | {name} | {ranks[0]['sizes']} | {orders} | {accuracy:.3f} | {faults} |", flush=True)
+            pixels = ", ".join(rank.get("pixels", "-") for rank in ranks)
+            print(f"| {seed} | {name} | {ranks[0]['sizes']} | {orders} | {pixels} | {accuracy:.3f} | {faults} | "
+                  f"{ranks[0]['way']} |", flush=True)  # fmt: skip
         stories = [[(rank["sizes"], rank["order"]) for rank in ranks] for ranks in told.values()]
         right = {name: ranks[0]["accuracy"] for name, ranks in told.items()}
         same &= all(story == stories[0] for story in stories) and right["safeloader"] == right["safeloader, killed"]
+        same &= (
+            len({tuple(rank["pixels"] for rank in told[name]) for name in ("safeloader", "safeloader, killed")}) == 1
+        )
         apart.append(right["safeloader"] - right["bare FFCV"])
         noise = abs(right.get("bare FFCV, again", right["bare FFCV"]) - right["bare FFCV"]) or noise
     mean = sum(apart) / len(apart)

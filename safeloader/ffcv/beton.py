@@ -183,7 +183,7 @@ class Beton:
                 if name in custom:
                     self.custom_handlers[name] = custom[name].from_binary(row["arguments"])
                 self.fields[name] = _field(name, row, self.custom_handlers)
-            except (UnicodeDecodeError, ValueError, KeyError, IndexError, TypeError, AttributeError) as reason:
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError, SyntaxError) as reason:
                 raise self.damaged(f"a field descriptor cannot be read ({reason})") from reason
 
     def _read_table(self) -> None:
@@ -222,5 +222,7 @@ def _field(name: str, row: Any, custom: Mapping[str, Any]) -> Field:
     head = row["arguments"][: _ARRAY.itemsize].view(_ARRAY)[0]
     described = row["arguments"][_ARRAY.itemsize :][: int(head["type_length"])].tobytes().decode("ascii")
     element = np.dtype([tuple(part) for part in json.loads(described)])["f0"]
+    if element.hasobject or not element.itemsize:
+        raise ValueError(f"its elements are of type {element}")
     shape = tuple(int(n) for n in np.trim_zeros(head["shape"], "b"))
     return Field(name, kind, dtype, shape, element)

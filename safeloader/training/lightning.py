@@ -84,6 +84,11 @@ class GuardCallback(_Callback):  # type: ignore[misc, unused-ignore]
         if self.guard is not None:
             self.guard.allows_step(self._loss, optimizer)
 
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Read the verdict of the last step, where it is told one step later."""
+        if self.guard is not None:
+            self.guard.finish()
+
 
 def _indices(trainer: Any, batch_idx: int) -> list[Any] | None:
     """The dataset indices of a batch, where a safeloader.DataLoader tells them for a batch of this number."""

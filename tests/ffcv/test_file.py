@@ -74,6 +74,28 @@ def test_samples_that_need_several_pages(tmp_path: Path, d: Any) -> None:
     assert os.listdir(tmp_path) == ["pages.beton"]
 
 
+@pytest.mark.parametrize(
+    "text", ["zzz", "<f4", '[["f0"]]', '[["f0", "nonsense"]]', '[["f0", "|O"]]', '[["f0", 7]]', '[["f1", "<f4"]]', "7", "{}",
+             "null", '["f0"]', "[" * 700, "\xff\xfe", '[["f0", "V0"]]', '[["f0", ["<f4"]]]'],
+)  # fmt: skip
+def test_the_text_of_an_arrays_type_may_be_anything(tmp_path: Path, beton: Path, text: str) -> None:
+    from safeloader.ffcv.beton import _ARRAY, FIELD, HEADER
+
+    path = tmp_path / "forged.beton"
+    data = bytearray(beton.read_bytes())
+    whole = Beton(beton)
+    place = HEADER.itemsize + FIELD.itemsize * list(whole.fields).index("array")
+    row = np.frombuffer(data, FIELD, 1, place)[0].copy()
+    described = text.encode("latin-1")
+    head = row["arguments"][: _ARRAY.itemsize].view(_ARRAY)
+    head["type_length"] = len(described)
+    row["arguments"][_ARRAY.itemsize : _ARRAY.itemsize + len(described)] = np.frombuffer(described, np.uint8)
+    data[place : place + FIELD.itemsize] = row.tobytes()
+    path.write_bytes(data)
+    with pytest.raises(BetonError, match="a field descriptor cannot be read"):
+        Beton(path)
+
+
 def test_nothing_to_write(tmp_path: Path, d: Any) -> None:
     from safeloader.ffcv import write
 

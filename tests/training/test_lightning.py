@@ -72,6 +72,15 @@ def test_a_bad_batch_ends_the_fit_where_that_is_asked_for(tmp_path: Path) -> Non
         _trainer(tmp_path, 1, GuardCallback()).fit(Model(), TorchLoader(_data((9,)), batch_size=4))
 
 
+def test_the_last_step_of_a_fit_that_waits_for_no_device_is_told_at_its_end(tmp_path: Path) -> None:
+    class Spoilt(Model):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            return super().training_step(batch, batch_idx) * (float("nan") if batch_idx == 7 else 1.0)
+
+    with pytest.raises(NonFiniteError, match="the loss is not finite at batch 7"):
+        _trainer(tmp_path, 1, GuardCallback(wait_for_device=False)).fit(Spoilt(), TorchLoader(_data(), batch_size=4))
+
+
 def test_the_metric_and_the_gradient_norm_are_watched_and_end_the_fit(tmp_path: Path) -> None:
     guard = GuardCallback()
     watch = MetricWatch("error", mode="max", decline=2, collapse=1.0)  # it will fall: that is a decline
