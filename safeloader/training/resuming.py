@@ -124,7 +124,8 @@ def resume(
 
     def read() -> tuple[Saved, list[str]]:
         here = store.folder / chosen.path.name  # this rank's own view of the folder
-        saved = store.load(here if here.exists() else chosen.path)
+        elsewhere = checkpoint is not None and not here.exists()  # of another folder
+        saved = store.load(chosen.path if elsewhere else here)
         if saved.checkpoint.id != chosen.id:
             raise CheckpointError("this rank sees another file under that name", path=str(chosen.path))
         return saved, _check(saved, loader, other_world_size, parts, strict)

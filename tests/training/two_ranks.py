@@ -86,6 +86,12 @@ def guards() -> None:
     except NonFiniteError as error:
         told = "batch 1 is not finite" in str(error)
         say("raise", told, error.where)
+    model = _model()
+    guard = FiniteGuard(model, wait_for_device=False)
+    try:
+        _train(model, guard, torch.optim.SGD(model.parameters(), lr=0.1), 1, 1)
+    except NonFiniteError as error:
+        say("raise one step later", "batch 1 is not finite" in str(error), error.where, guard.steps)
     only_here = _model()
     guard = FiniteGuard(only_here, action="skip_step")
     if dist.get_rank() == 1:
