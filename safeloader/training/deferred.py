@@ -23,7 +23,6 @@ from safeloader.training.scan import Found, bad_leaves, dense, leaves, look, mat
 from safeloader.training.trouble import trouble_in, trouble_in_batch
 
 if TYPE_CHECKING:
-
     from safeloader.training.glance import Glance
     from safeloader.training.micro import Micro
     from safeloader.training.trouble import Trouble
