@@ -57,9 +57,10 @@ dist: $(DIST)  ## build sdist and wheel into dist/ and check them (URL=https://.
 first-minutes: $(STAMP) ## what a newcomer does, from a wheel where only torch is, and how long each step takes
 	@$(PY) -m tools.first_minutes $(ARGS)
 
-lint: $(STAMP) ## ruff, mypy and the documentation, without a warning
+lint: $(STAMP) ## ruff, mypy, the types of public names, and the documentation, without a warning
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
+	@$(PY) -m tools.public_types
 	@$(MAKE) --no-print-directory docs
 
 house: $(STAMP) ## lines, layers, circles of imports, the files a batch and a SIGKILL go through

@@ -42,7 +42,7 @@ class Pool(Protocol):
     def close(self) -> None:
         """End all loaders' iterators that use the pool, and all processes, for good."""
 
-    def crew(self) -> Any:
+    def shared_pool(self) -> Any:
         """What runs the processes (`safeloader.runtime.pool.shared_pool.SharedPool`); for loaders."""
 
     def settings_for(self, settings: Settings) -> Settings:
@@ -128,7 +128,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The settings in effect, with where each comes from. The fields are those of the table.
+    """The settings in effect, with where each comes from. The fields are those of the table in docs/settings.md.
 
     ``str(settings)`` is the table of values and sources.
 
@@ -234,6 +234,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
                 f"{variable} is not a setting of safeloader" + (f"; {guess}" if guess else ""),
                 where="environment",
                 hint="correct or unset it; known are " + ", ".join(rows),
+                code="SL211",
             )
         if text:
             try:

@@ -45,9 +45,7 @@ __all__ = [
     "StateError",
 ]
 
-# The text of an error shows the end of a long story or stack; the attributes keep all of it.
-_SHOWN_STORY_LINES = 20
-_SHOWN_STACK_LINES = 40
+_SHOWN_STORY_LINES, _SHOWN_STACK_LINES = 20, 40  # the ends of long ones; the attributes keep all
 
 
 class SafeLoaderError(RuntimeError):
@@ -58,10 +56,12 @@ class SafeLoaderError(RuntimeError):
         where: Loader, epoch, batch, worker, process; "" if it does not apply.
         attempt: Which attempt of how many, for example ``"3 of 3"``; "" if it does not apply.
         hint: What to try; "" if nothing is known.
+        code: The stable code of the message, such as ``"SL206"``: see docs/messages.md.
         story: What led here, oldest line first.
         report: The loader's report at that moment, where there was a loader.
     """
 
+    code: str = "SL200"
     what: str
     where: str
     attempt: str
@@ -77,6 +77,7 @@ class SafeLoaderError(RuntimeError):
         attempt: str = "",
         hint: str = "",
         story: Sequence[str] = (),
+        code: str = "",
     ) -> None:
         super().__init__(what)
         self.what = what
@@ -85,14 +86,16 @@ class SafeLoaderError(RuntimeError):
         self.hint = hint
         self.story = list(story)
         self.report = None
+        self.code = code or self.code
+
+    def __init_subclass__(cls, code: str = "", **more: Any) -> None:
+        super().__init_subclass__(**more)
+        cls.code = code or cls.code
 
     def __str__(self) -> str:
         lines = [self.what]
-        for label, text in (("where:", self.where), ("attempt:", self.attempt), *self._facts()):
-            if text:
-                lines.append(_field(label, text))
-        if self.hint:
-            lines.append(_field("try:", self.hint))
+        facts = (("where:", self.where), ("attempt:", self.attempt), *self._facts(), ("try:", self.hint))
+        lines += [_field(label, text) for label, text in (*facts, ("code:", self.code)) if text]
         lines += self._blocks()
         lines += _block("story:", self.story, _SHOWN_STORY_LINES)
         from safeloader.observe.format import printable  # here: a worker's process imports this module, and not that
@@ -112,7 +115,7 @@ class SafeLoaderError(RuntimeError):
         return _rebuild, (type(self), self.args), self.__dict__.copy()
 
 
-class SettingsError(SafeLoaderError, ValueError):
+class SettingsError(SafeLoaderError, ValueError, code="SL210"):
     """A setting, a policy argument or a ``SAFELOADER_*`` variable is unknown or out of range."""
 
 
@@ -131,15 +134,16 @@ class _PathError(SafeLoaderError):
         attempt: str = "",
         hint: str = "",
         story: Sequence[str] = (),
+        code: str = "",
     ) -> None:
-        super().__init__(what, where=where, attempt=attempt, hint=hint, story=story)
+        super().__init__(what, where=where, attempt=attempt, hint=hint, story=story, code=code)
         self.path = path
 
     def _facts(self) -> list[tuple[str, str]]:
         return [(self._label, self.path)]
 
 
-class NotCarriableError(_PathError, TypeError):
+class NotCarriableError(_PathError, TypeError, code="SL215"):
     """Something of the dataset or its functions cannot be carried into another process.
 
     Attributes:
@@ -147,11 +151,11 @@ class NotCarriableError(_PathError, TypeError):
     """
 
 
-class StartError(SafeLoaderError):
+class StartError(SafeLoaderError, code="SL212"):
     """A process, or a worker in it, could not be started."""
 
 
-class BadSampleError(SafeLoaderError):
+class BadSampleError(SafeLoaderError, code="SL206"):
     """A sample that kills or hangs every process that loads it.
 
     Attributes:
@@ -181,8 +185,9 @@ class BadSampleError(SafeLoaderError):
         attempt: str = "",
         hint: str = "",
         story: Sequence[str] = (),
+        code: str = "",
     ) -> None:
-        super().__init__(what, where=where, attempt=attempt, hint=hint, story=story)
+        super().__init__(what, where=where, attempt=attempt, hint=hint, story=story, code=code)
         self.indices = list(indices)
         self.cause = cause
         self.stack = stack
@@ -201,7 +206,7 @@ class BadSampleError(SafeLoaderError):
         return _block("stack:", (self.stack or "").rstrip().splitlines(), _SHOWN_STACK_LINES)
 
 
-class BatchTimeoutError(SafeLoaderError, TimeoutError):
+class BatchTimeoutError(SafeLoaderError, TimeoutError, code="SL209"):
     """A batch did not come within its deadline, and policy allows no further attempt."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: D102 - as documented above
@@ -209,23 +214,23 @@ class BatchTimeoutError(SafeLoaderError, TimeoutError):
         return TimeoutError.__new__(cls, *args)
 
 
-class ForkRefusedError(SafeLoaderError, ValueError):
+class ForkRefusedError(SafeLoaderError, ValueError, code="SL101"):
     """A fork start method was asked for while ``strict`` is on."""
 
 
-class LoaderClosedError(SafeLoaderError):
+class LoaderClosedError(SafeLoaderError, code="SL218"):
     """The loader, or an iterator of it, was used after ``close()``."""
 
 
-class StateError(SafeLoaderError, ValueError):
+class StateError(SafeLoaderError, ValueError, code="SL220"):
     """A state cannot be taken, or it is not one that this loader can go on from."""
 
 
-class AuditError(SafeLoaderError, ValueError):
+class AuditError(SafeLoaderError, ValueError, code="SL223"):
     """A loader cannot be rehearsed for an audit."""
 
 
-class DivergenceError(SafeLoaderError):
+class DivergenceError(SafeLoaderError, code="SL208"):
     """A worker's process was lost, and what its dataset gives when it is read again is not what was delivered.
 
     Attributes:
@@ -252,35 +257,36 @@ class DivergenceError(SafeLoaderError):
         attempt: str = "",
         hint: str = "",
         story: Sequence[str] = (),
+        code: str = "",
     ) -> None:
-        super().__init__(what, where=where, attempt=attempt, hint=hint, story=story)
+        super().__init__(what, where=where, attempt=attempt, hint=hint, story=story, code=code)
         self.worker = worker
         self.at = at
         self.of = of
         self.how = how
 
 
-class ConcurrentUseError(SafeLoaderError):
+class ConcurrentUseError(SafeLoaderError, code="SL219"):
     """One iterator was used from two threads at the same time."""
 
 
-class BetonError(SafeLoaderError, ValueError):
+class BetonError(SafeLoaderError, ValueError, code="SL270"):
     """A ``.beton`` file is damaged, unfinished, or was changed while it was read."""
 
 
-class PipelineError(SafeLoaderError, ValueError):
+class PipelineError(SafeLoaderError, ValueError, code="SL271"):
     """An FFCV pipeline cannot work: an order that the CPU cannot compile, a size, a field that the file lacks."""
 
 
-class RanksDisagreeError(SafeLoaderError):
+class RanksDisagreeError(SafeLoaderError, code="SL250"):
     """Ranks of a distributed run were given different data, seeds or sizes, or one of them did not come."""
 
 
-class FFCVMissingError(SafeLoaderError, ImportError):
+class FFCVMissingError(SafeLoaderError, ImportError, code="SL272"):
     """FFCV is not installed, or cannot be imported."""
 
 
-class NonFiniteError(SafeLoaderError, ArithmeticError):
+class NonFiniteError(SafeLoaderError, ArithmeticError, code="SL261"):
     """A NaN or an infinity in a batch, a loss, gradients, weights, or in what was to be saved.
 
     Attributes:
@@ -307,15 +313,16 @@ class NonFiniteError(SafeLoaderError, ArithmeticError):
         attempt: str = "",
         hint: str = "",
         story: Sequence[str] = (),
+        code: str = "",
     ) -> None:
-        super().__init__(what, where=where, attempt=attempt, hint=hint, story=story)
+        super().__init__(what, where=where, attempt=attempt, hint=hint, story=story, code=code)
         self.kind = kind
         self.names = list(names)
         self.batch = batch
         self.indices = None if indices is None else list(indices)
 
 
-class CheckpointError(_PathError):
+class CheckpointError(_PathError, code="SL260"):
     """A checkpoint could not be written, is damaged, belongs to something else, or does not fit.
 
     Attributes:

@@ -30,6 +30,8 @@ KINDS: dict[str, tuple[str, ...]] = {
 class ChaosError(SafeLoaderError):
     """What ``raise`` raises: made on purpose."""
 
+    code = "SL240"
+
 
 @dataclass(frozen=True, slots=True)
 class Planned:
@@ -67,6 +69,12 @@ class Planned:
 def parse(text: str) -> list[Planned]:
     """Read a plan.
 
+    Args:
+        text: ``kind:key=value,key=value; kind:...``, as for ``SAFELOADER_CHAOS``.
+
+    Returns:
+        Its faults, in order.
+
     Raises:
         SettingsError: it says nothing, or something that is not known; with the nearest known word.
     """
@@ -76,7 +84,7 @@ def parse(text: str) -> list[Planned]:
     return faults
 
 
-_EXAMPLE = 'for example "kill:worker=1,batch=12; hang:sample=77; slow:sample=5,seconds=3,times=always"'
+_EXAMPLE = 'for example "kill:batch=12; hang:sample=77; slow:sample=5,seconds=3,times=always"'
 
 
 def _fault(number: int, part: str) -> Planned:

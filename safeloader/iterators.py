@@ -1,4 +1,4 @@
-"""A loader's iterators: torch's own for one process, and the one whose batches come from supervised processes."""
+"""The iterator whose batches come from supervised processes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Any
 from safeloader import torch_private
 from safeloader.core.policy import CoreSettings
 from safeloader.process_copies import shadow_for
-from safeloader.resume.cursors import packed, planned_first
-from safeloader.resume.inline import restore_dataset, restore_iterator, worth_keeping
+from safeloader.resume.cursors import packed
 from safeloader.runtime.child.dataset_state import is_exact, is_stateful
-from safeloader.runtime.child.generators import Generators
-from safeloader.runtime.child.sample_rng import Keyed
+from safeloader.single_process import Unprofiled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,107 +27,10 @@ if TYPE_CHECKING:
     from safeloader.runtime.trainer.staff import Post
     from safeloader.runtime.trainer.whereabouts import Whereabouts
 
-__all__ = ["ProcessIterator", "SingleProcessIterator"]
+__all__ = ["ProcessIterator"]
 
 
-class _Unprofiled(torch_private.BaseIterator):
-    """Batches without torch's profiler range, a tenth of a small batch's time, while nobody profiles."""
-
-    if TYPE_CHECKING:  # torch's says that it never returns
-
-        def _next_data(self) -> Any: ...
-
-    def __next__(self) -> Any:
-        if torch_private.profiling() or torch_private.length_was_asked(self):
-            return super().__next__()
-        data = self._next_data()
-        self._num_yielded += 1
-        return data
-
-
-class SingleProcessIterator(_Unprofiled, torch_private.SingleProcessIterator):
-    """torch's own, except that no ``StopIteration`` of a sample ends the epoch."""
-
-    def __init__(self, loader: DataLoader[Any], state: LoaderState) -> None:
-        keeper, point = state.keeper, state.keeper.waits()
-        self._epoch = epoch = keeper.begin(loader, state.epochs)
-        restore_dataset(loader.dataset, point)
-        super().__init__(loader)
-        restore_iterator(self._dataset_fetcher, point)
-        stood, self._sampler_iter = keeper.go_on(loader, epoch, self._sampler_iter)
-        if stood is not None and not stood.over:
-            self._sampler_iter = planned_first(stood, self._sampler_iter)
-            self._num_yielded = epoch.batch = stood.batch
-        self._loader_state = state
-        self._among_ranks = state.guard.current
-        state.begin_pass(loader)
-        state.epochs = epoch.number + 1
-        epoch.fetcher = self._dataset_fetcher if worth_keeping(self._dataset_fetcher) else None
-        if (seed := keeper.seed_for_samples(loader)) is not None:
-            self._dataset_fetcher.dataset = Keyed(self._dataset, seed, epoch.number)
-        self._own_generators = Generators() if seed is not None else None
-        self._indexed = not torch_private.is_iterable(loader)
-        self._profile_name = "enumerate(DataLoader)#_SingleProcessDataLoaderIter.__next__"
-
-    def _next_data(self) -> Any:
-        state = self._loader_state
-        state.asks()
-        try:
-            data = self._next_loaded()
-        except BaseException as error:
-            state.failed(error)
-            if isinstance(error, StopIteration):
-                state.guard.ended(self._among_ranks, self._num_yielded)
-            raise
-        state.got()
-        state.recorder.batches += 1
-        return data
-
-    def _next_loaded(self) -> Any:
-        epoch = self._epoch
-        try:
-            index = self._next_index()  # type: ignore[no-untyped-call]
-        except StopIteration:
-            epoch.over, epoch.draws = True, None
-            raise
-        epoch.taken = [index]
-        try:
-            data = self._fetch(index)
-        except StopIteration as stop:
-            if not self._indexed:
-                epoch.over, epoch.draws, epoch.taken = True, None, None
-                raise
-            self._got(index)
-            raise RuntimeError(
-                f"the dataset raised StopIteration while batch {index!r} was loaded; torch would take that for the end "
-                "of the epoch. Look for a bare next(...) in the dataset, its transforms or the collate function"
-            ) from stop
-        except Exception:
-            self._got(index)
-            raise
-        if self._pin_memory:
-            data = torch_private.pin(data, self._pin_memory_device)
-        self._loader_state.delivered.append((epoch.number, self._num_yielded, None, index))
-        self._got(index)
-        return data
-
-    def _got(self, index: Any) -> None:
-        """This draw is done with."""
-        epoch = self._epoch
-        epoch.last, epoch.taken = index, None
-        epoch.batch += 1
-
-    def _fetch(self, index: Any) -> Any:
-        if self._own_generators is None:
-            return self._dataset_fetcher.fetch(index)
-        mine = self._own_generators.capture()  # samples set the generators; the program's own are not theirs to move
-        try:
-            return self._dataset_fetcher.fetch(index)
-        finally:
-            self._own_generators.restore(mine)
-
-
-class ProcessIterator(_Unprofiled):
+class ProcessIterator(Unprofiled):
     """Batches from supervised processes.
 
     Args:
@@ -168,7 +69,7 @@ class ProcessIterator(_Unprofiled):
         from safeloader.runtime.trainer.driver import Driver
 
         settings = state.settings
-        crew: SharedPool | None = None if self._pool is None else self._pool.crew()
+        shared_pool: SharedPool | None = None if self._pool is None else self._pool.shared_pool()
         iterable = torch_private.is_iterable(loader)
         load = LoadSpec(
             num_workers=loader.num_workers,
@@ -184,17 +85,19 @@ class ProcessIterator(_Unprofiled):
         )
         config = HostConfig(
             load, uuid.uuid4().hex, authkey(), state.name, settings.accelerators, settings.trace,
-            _chaotic_worker(state), shadow=shadow_for(loader, state, pooled=crew is not None),
+            _chaotic_worker(state), shadow=shadow_for(loader, state, pooled=shared_pool is not None),
         )  # fmt: skip
         init_fn = torch_private.sharded_init_fn(self._dataset, loader.worker_init_fn, self._world_size, self._rank)
         spec = Payload(config, self._dataset, self._collate_fn, init_fn)
         if spec.reopened:
             state.recorder.reopened(spec.reopened)
         starting = state.starting
-        way = starting.way(loader.multiprocessing_context, spec) if crew is None else crew.way
-        core = _core_settings(loader, state, iterable, shared=crew is not None)
-        core = state.patience.fit(dataclasses.replace(core, slowest_start=way.slowest_start))
-        return Driver(spec, way, core, state.recorder, self._finish(), starting.stock, crew)
+        launcher = (
+            starting.launcher(loader.multiprocessing_context, spec) if shared_pool is None else shared_pool.launcher
+        )
+        core = _core_settings(loader, state, iterable, shared=shared_pool is not None)
+        core = state.group_timeout.fit(dataclasses.replace(core, slowest_start=launcher.slowest_start))
+        return Driver(spec, launcher, core, state.recorder, self._finish(), starting.prestarted, shared_pool)
 
     def _finish(self) -> Callable[[Any], Any] | None:
         if not self._pin_memory:
@@ -216,7 +119,7 @@ class ProcessIterator(_Unprofiled):
             self._num_yielded = 0 if state.over else state.batch
             state = packed(state, self._driver.spec.classes) if self._persistent or not state.over else None
         self._among_ranks = safe.guard.current
-        safe.begin_pass(loader)
+        safe.begin_pass(loader, epoch.number)
         self._driver.begin_epoch(epoch.number, self, seed, safe.told_epoch, state)
         safe.epochs = epoch.number + 1
 

@@ -19,10 +19,11 @@ from torch.utils.data import Dataset, Sampler  # noqa: TC002
 from safeloader import rebuilding
 from safeloader.config import Policy, Settings, resolve
 from safeloader.errors import LoaderClosedError, StateError
-from safeloader.iterators import ProcessIterator, SingleProcessIterator
+from safeloader.iterators import ProcessIterator
 from safeloader.loader_state import LoaderState
 from safeloader.recent_batches import Delivered, delivered
 from safeloader.resume.epoch_numbers import tell_epoch
+from safeloader.single_process import SingleProcessIterator
 from safeloader.start_method import of_the_library, without_fork
 
 if TYPE_CHECKING:
@@ -45,7 +46,30 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     torch's single-process loading (except that a ``StopIteration`` out of a map-style dataset is an error and not a
     short epoch).
 
+    torch's own arguments are those of ``torch.utils.data.DataLoader``; where something differs, it is said here.
+
     Args:
+        dataset: as torch's. It is sent to the worker processes by value: also classes and lambdas of the main script.
+            Locks and open files that it holds are made anew in each process.
+        batch_size: as torch's; None: no automatic batching.
+        shuffle: as torch's.
+        sampler: as torch's; asked at the same moments.
+        batch_sampler: as torch's.
+        num_workers: as torch's: how many workers there are, with an id, a seed and a copy of the dataset each. How many
+            processes serve them is another number, which falls after faults (`Policy(max_processes=...)`).
+        collate_fn: as torch's; the default one collates straight into shared memory.
+        pin_memory: as torch's, but the copy is made by the thread that asks for the batch.
+        drop_last: as torch's.
+        timeout: seconds; above 0 it is the ``batch_timeout``: a process that finishes no sample for so long is
+            replaced, where torch raises an error.
+        worker_init_fn: as torch's; called again in each process that takes a worker over.
+        multiprocessing_context: ``"spawn"`` or ``"forkserver"`` (or such a context). ``"fork"`` is refused: processes
+            are spawned, with a warning.
+        generator: as torch's.
+        prefetch_factor: as torch's: batches ahead for each worker; 2 by default.
+        persistent_workers: as torch's; processes that died between epochs are replaced before the next.
+        pin_memory_device: as torch's.
+        in_order: as torch's; on a torch that does not know it yet, too.
         policy: what to do about faults; None takes everything from the environment and the defaults. torch's own
             ``timeout`` (seconds), where given, is the ``batch_timeout``.
         name: what logs and reports call this loader ("train", "val").
@@ -137,7 +161,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         if self.num_workers == 0:
             return SingleProcessIterator(self, self._safe)
         without_fork(self.multiprocessing_context, self.num_workers, settings, 5)
-        self.check_worker_number_rationality()
+        self._safe.starting.check_preload(self.multiprocessing_context, 5)
         pool = None if self.policy is None else self.policy.pool
         return ProcessIterator(self, self._safe, pool, self.snapshot_every_n_steps)
 

@@ -70,7 +70,7 @@ class LoaderState:
         self.face = LoaderFace(self.name, settings, Recorder(self.name, settings, workers=num_workers))
         self._pulse = self.recorder.pulse
         self.guard = RankCheck(given, self.face)
-        self.patience = GroupTimeout(self.name, settings)
+        self.group_timeout = GroupTimeout(self.name, settings)
         self.starting = Starting(settings)
         self.iterators: weakref.WeakSet[RunningIterator] = weakref.WeakSet()
         self.closed = False
@@ -102,12 +102,17 @@ class LoaderState:
         self.face.recorder = recorder
         self.shown_by_hand = self._watched = True
 
-    def begin_pass(self, loader: Any) -> None:
+    def begin_pass(self, loader: Any, epoch: int) -> None:
         """A consumer begins to iterate: watch it for stalls, and show it where that is asked for."""
+        self.epochs = epoch
         self._pass, self._loader = PassStatus.begin(self.recorder), weakref.ref(loader)
         if not self._watched:
             self._watched = True
             stall.watch(self._pulse, self.settings.stall_report, weakref.ref(self))
+        if self.settings.chaos is not None:
+            from safeloader.fault_tally import in_use
+
+            in_use(self.settings.chaos, getattr(loader, "num_workers", 0))
         if group() is not None:
             from safeloader.distributed.board import publish
 
@@ -116,7 +121,7 @@ class LoaderState:
             from safeloader.progress_bar import Phase
 
             self.end_pass("left early")
-            self.shown = Phase(f"{self.name}, epoch {self.epochs + 1}", length_of(loader))
+            self.shown = Phase(f"{self.name}, epoch {epoch}", length_of(loader))
 
     @property
     def loader(self) -> tud.DataLoader[Any]:
@@ -186,11 +191,11 @@ class LoaderState:
     def status(self) -> dict[str, Any]:
         """How this loader stands, for ``safeloader top``; called by the watch's thread."""
         alive = [iterator for iterator in self.iterators if not iterator.closed]
-        crew = alive[-1].staff() if alive else []
+        posts = alive[-1].staff() if alive else []
         loader = None if self._loader is None else self._loader()
         due = alive[-1].whereabouts()._asdict() if alive else None
         shared = sum(iterator.shared_memory() for iterator in alive)
-        return loader_status(self.recorder, self._pass, self.epochs - 1, _known_length(loader), crew, due, shared)
+        return loader_status(self.recorder, self._pass, self.epochs - 1, _known_length(loader), posts, due, shared)
 
 
 def speak_through(loader: Any, recorder: Any) -> None:

@@ -44,6 +44,10 @@ class Server:
 
     Attributes:
         port: where it listens.
+
+    Args:
+        server: what answers.
+        thread: in which it runs.
     """
 
     def __init__(self, server: Any, thread: Any) -> None:
@@ -69,12 +73,18 @@ def serve(port: int = 9464, address: str = "127.0.0.1") -> Server:
         SafeLoaderError: the port is in use or is none, or ``prometheus_client`` is not installed.
     """
     if not 0 <= port <= 65535:
-        raise SafeLoaderError(f"port={port} is no port", hint="a number from 0, which takes any free one, to 65535")
+        raise SafeLoaderError(
+            f"port={port} is no port",
+            hint="a number from 0, which takes any free one, to 65535",
+            code="SL230",
+        )
     try:
         from prometheus_client import CollectorRegistry, start_http_server
     except ImportError as error:
         raise SafeLoaderError(
-            "metrics need prometheus_client, which is not installed", hint="pip install 'safeloader[metrics]'"
+            "metrics need prometheus_client, which is not installed",
+            hint="pip install 'safeloader[metrics]'",
+            code="SL231",
         ) from error
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Collector())
@@ -84,4 +94,5 @@ def serve(port: int = 9464, address: str = "127.0.0.1") -> Server:
         raise SafeLoaderError(
             f"metrics cannot be served at {address}:{port}: {error.strerror or error}",
             hint="another program, or another rank, has that port: serve(port=9464 + rank), or port=0",
+            code="SL232",
         ) from error

@@ -7,12 +7,12 @@ imported it earlier calls it.
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch.utils.data
 import torch.utils.data.dataloader
 
+from safeloader import codes
 from safeloader.loader import DataLoader
 
 __all__ = ["patch", "patched", "unpatch"]
@@ -21,7 +21,6 @@ _TORCHS: Any = torch.utils.data.DataLoader
 if issubclass(_TORCHS, DataLoader):  # this module is imported anew while torch is patched
     _TORCHS = DataLoader.__mro__[1]
 _MODULES: tuple[Any, ...] = (torch.utils.data, torch.utils.data.dataloader)
-_log = logging.getLogger("safeloader")
 
 _active = False
 
@@ -43,7 +42,8 @@ def patch() -> None:
         return
     earlier = [cls for cls in _subclasses(_TORCHS) if not issubclass(cls, DataLoader)]
     if earlier:
-        _log.warning(
+        codes.log_warning(
+            "SL119",
             "patch() came too late for %s: defined before, they keep torch's loading. Call safeloader.patch() before "
             "importing what defines them, or start the program with `safeloader run`",
             ", ".join(f"{cls.__module__}.{cls.__qualname__}" for cls in earlier),

@@ -70,9 +70,9 @@ class WorkerPool:
                 hint="as many as the loader with the most workers has: WorkerPool(processes=4)",
             )
         self.processes = processes
-        self.name = name or f"pool {next(_counter)}"
+        self.name: str = name or f"pool {next(_counter)}"
         self._policy = Policy(start_method=start_method, accelerators=accelerators, standby=standby)
-        self._crew: SharedPool | None = None
+        self._shared_pool: SharedPool | None = None
         self._closed = False
 
     @property
@@ -90,16 +90,16 @@ class WorkerPool:
             LoaderClosedError: the pool was closed.
             OSError: the system cannot start another process.
         """
-        self.crew().start()
+        self.shared_pool().start()
         return self
 
     def close(self) -> None:
         """End all loaders' iterators that use the pool, and all processes, for good. Batches stay valid."""
         self._closed = True
-        if self._crew is not None:
-            self._crew.close()
+        if self._shared_pool is not None:
+            self._shared_pool.close()
 
-    def crew(self) -> SharedPool:
+    def shared_pool(self) -> Any:
         """What runs the processes; for loaders.
 
         Raises:
@@ -110,19 +110,19 @@ class WorkerPool:
                 f"the worker pool {self.name!r} was closed",
                 hint="make a new WorkerPool and new loaders: close() ends a pool for good",
             )
-        if self._crew is None or self._crew.foreign:
+        if self._shared_pool is None or self._shared_pool.foreign:
             from safeloader.core.placement import Reserve
             from safeloader.core.policy import RestartWindow
             from safeloader.runtime.pool.shared_pool import SharedPool
             from safeloader.start_method import Starting
 
             settings = resolve(self._policy)
-            way = Starting(settings).way(None)
+            launcher = Starting(settings).launcher(None)
             faults = RestartWindow(settings.max_restarts, settings.restart_period)
             reserve = Reserve(settings.standby, settings.startup_timeout, faults)
-            self._crew = SharedPool(self.processes, self.name, settings.accelerators, way, reserve)
-            weakref.finalize(self, self._crew.close)
-        return self._crew
+            self._shared_pool = SharedPool(self.processes, self.name, settings.accelerators, launcher, reserve)
+            weakref.finalize(self, self._shared_pool.close)
+        return self._shared_pool
 
     def settings_for(self, settings: Settings) -> Settings:
         """A loader's settings on this pool.

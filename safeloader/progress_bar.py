@@ -35,8 +35,8 @@ def progress(
     Args:
         loader: anything that gives batches.
         phase: what is done, for example ``"train"``; the loader's ``name`` by default.
-        epoch: the number of this epoch, for people: from 1.
-        total_epochs: how many there will be.
+        epoch: the number of this epoch, shown as it is given; the log and the report count epochs from 0.
+        total_epochs: how many there will be; None: not shown.
         file: where to write; standard error by default.
         every: seconds between the lines that stand in for the bar.
 

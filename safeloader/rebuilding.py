@@ -6,8 +6,9 @@ Unless torch is patched, the new one is torch's own: no protection, and nothing 
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
+
+from safeloader.codes import warn
 
 if TYPE_CHECKING:
     from safeloader.config import Policy
@@ -26,11 +27,11 @@ def about_to_rebuild(loader: Any) -> None:
 
     patching = sys.modules.get("safeloader.patching")
     if patching is None or not patching.patched():
-        warnings.warn(
+        warn(
+            "SL106",
             "Accelerate rebuilds this loader as torch's own DataLoader, which does not survive its workers. Call "
             "safeloader.patch() before accelerator.prepare(...): then what it builds is safeloader's, with the same "
             "policy and name",
-            UserWarning,
             stacklevel=4,
         )
     elif loader.policy is not None or loader.name is not None:

@@ -67,21 +67,21 @@ TABLE: tuple[Setting, ...] = (
         "max_restarts",
         count("restarts", least=0),
         4,
-        "More faults than this within `restart_period`: one rung down the ladder.",
+        "More faults than this within `restart_period`: one fallback level down (N, N/2, ..., 1, 0 processes).",
     ),
     Setting("restart_period", seconds(), 600.0, "The time within which `max_restarts` counts."),
     Setting(
         "fallback",
         choice("inline", "process", "off"),
         "inline",
-        "How far down the ladder N, N/2, ..., 1, 0 the loader may go: to no process, with all workers in the "
-        "main process (inline); to one process; or not at all, and raise (off).",
+        "How far the loader may go down the fallback levels N, N/2, ..., 1, 0 processes: to none, with all workers in "
+        "the main process (inline); to one process; or not at all, and raise (off).",
     ),
     Setting(
         "recover_after",
         count("batches", least=1),
         1000,
-        "Good batches in a row until one rung up the ladder.",
+        "Good batches in a row until one fallback level up.",
     ),
     Setting(
         "on_bad_sample",
@@ -190,8 +190,8 @@ TABLE: tuple[Setting, ...] = (
         "ffcv_mode",
         choice("auto", "trainer", "process"),
         "auto",
-        "Where safeloader.ffcv.Loader runs FFCV: in the trainer; in a supervised process, which may crash or hang; "
-        "or (auto) in a process unless the pipelines need the trainer's accelerator.",
+        "Where safeloader.ffcv.Loader runs FFCV: in the main process (trainer); in a supervised process, which may "
+        "crash or hang; or (auto) in a process unless the pipelines need the main process's accelerator.",
     ),
     Setting(
         "ffcv_cache",

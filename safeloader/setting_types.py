@@ -166,4 +166,4 @@ def faults() -> Kind:
     def read(text: str) -> str | None:
         return None if text.lower() == "none" else check(text)
 
-    return Kind("a plan of faults such as kill:worker=1,batch=12; hang:sample=77, or None", check, read)
+    return Kind("a plan of faults such as kill:batch=12; hang:sample=77, or None", check, read)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing.context
-import warnings
+import sys
 import weakref
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch.multiprocessing
 
-from safeloader.errors import ForkRefusedError
+from safeloader.codes import warn
+from safeloader.errors import ForkRefusedError, SettingsError
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -33,8 +35,9 @@ class Starting:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._way: Launcher | None = None
-        self.stock: Prestarted | None = None
+        self._launcher: Launcher | None = None
+        self.prestarted: Prestarted | None = None
+        self._checked = False
 
     def prestart(self, loader: DataLoader[Any]) -> None:
         """Start the processes of the first iteration now, if policy wants that."""
@@ -43,47 +46,80 @@ class Starting:
             wanted = min(wanted, self._settings.max_processes)
         if not self._settings.prestart or self._settings.disable or wanted == 0:
             return
+        self.check_preload(loader.multiprocessing_context, 4)
         from safeloader.runtime.start.preload import homes, installed
         from safeloader.runtime.start.prestarted import Prestarted
         from safeloader.runtime.start.surroundings import Surroundings
 
-        way = self._chosen(loader.multiprocessing_context)
+        launcher = self._chosen(loader.multiprocessing_context)
         modules = homes(loader.dataset, loader.collate_fn, loader.worker_init_fn)
-        if way.method == "forkserver":
-            way.preload = (*installed(modules), *self._settings.preload)
-        self.stock = Prestarted(way, Surroundings(), wanted, modules)
-        weakref.finalize(self, self.stock.close)
+        if launcher.method == "forkserver":
+            self._preload(installed(modules))
+        self.prestarted = Prestarted(launcher, Surroundings(), wanted, modules)
+        weakref.finalize(self, self.prestarted.close)
 
-    def way(self, context: Any, spec: Payload | None = None) -> Launcher:
+    def launcher(self, context: Any, spec: Payload | None = None) -> Launcher:
         """How the processes of an iterator come to be; those of a pool do not know yet what they will serve."""
-        way = self._chosen(context)
-        if way.method == "forkserver":
+        launcher = self._chosen(context)
+        if launcher.method == "forkserver":
             from safeloader.runtime.start.preload import installed
 
-            way.preload = (*installed(spec.modules if spec is not None else ()), *self._settings.preload)
-        return way
+            self._preload(installed(spec.modules if spec is not None else ()))
+        return launcher
 
     def _chosen(self, context: Any) -> Launcher:
         from safeloader.runtime.start.launcher import Launcher
 
         method = _method(context, self._settings)
-        if self._way is None or self._way.method != method:
-            self._way = Launcher(method, self._settings.accelerators, self._settings.strict)
-            weakref.finalize(self, self._way.close)  # a closed driver, which holds it too, may await a collection
-        return self._way
+        if self._launcher is None or self._launcher.method != method:
+            self._launcher = Launcher(method, self._settings.accelerators, self._settings.strict)
+            weakref.finalize(self, self._launcher.close)  # a closed driver, which holds it too, may await a collection
+        return self._launcher
+
+    def check_preload(self, context: Any, stacklevel: int) -> None:
+        """Say, once a loader, where the setting `preload` does nothing.
+
+        Raises:
+            SettingsError: it does nothing, and policy is strict.
+        """
+        if not self._settings.preload or self._checked:
+            return
+        self._checked = True
+        missing, text = [name for name in self._settings.preload if not _can_be_found(name)], ""
+        if missing:
+            text = f"preload names what is no module that can be found: {', '.join(missing)}"
+        elif _method(context, self._settings) == "spawn":
+            text = "preload has no effect: processes are spawned, and only a fork server imports modules beforehand"
+        if text and self._settings.strict:
+            raise SettingsError(text, hint='correct preload, or give start_method="forkserver"', code="SL103")
+        if text:
+            warn("SL103", text, stacklevel=stacklevel)
+
+    def _preload(self, needed: tuple[str, ...]) -> None:
+        """Let the fork server import what is needed, and what the user named."""
+        assert self._launcher is not None
+        wanted = tuple(name for name in self._settings.preload if _can_be_found(name))
+        self._launcher.preload, self._launcher.wanted = (*needed, *wanted), wanted
 
     def close(self) -> None:
         """No process will be needed any more. An exception from outside breaks nothing of this off."""
-        if self.stock is not None or self._way is not None:
+        if self.prestarted is not None or self._launcher is not None:
             from safeloader.runtime.trainer.shield import Shield
 
             Shield().do(self._close)
 
     def _close(self) -> None:
-        if self.stock is not None:
-            self.stock.close()
-        if self._way is not None:
-            self._way.close()
+        if self.prestarted is not None:
+            self.prestarted.close()
+        if self._launcher is not None:
+            self._launcher.close()
+
+
+def _can_be_found(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # its package is missing, or has no spec
+        return module in sys.modules
 
 
 def _method(context: Any, settings: Settings) -> Method:
@@ -132,5 +168,5 @@ def without_fork(context: Any, num_workers: int, settings: Settings, stacklevel:
     )
     if settings.strict:
         raise ForkRefusedError(text, hint='give multiprocessing_context="spawn", or unset SAFELOADER_STRICT')
-    warnings.warn(text, UserWarning, stacklevel=stacklevel)
+    warn("SL101", text, stacklevel=stacklevel)
     return "spawn" if context is not None else None

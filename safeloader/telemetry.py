@@ -35,7 +35,9 @@ def instrument(meter_provider: Any = None) -> None:
         from opentelemetry.metrics import Observation, get_meter_provider
     except ImportError as error:
         raise SafeLoaderError(
-            "OpenTelemetry needs opentelemetry-api, which is not installed", hint="pip install 'safeloader[otel]'"
+            "OpenTelemetry needs opentelemetry-api, which is not installed",
+            hint="pip install 'safeloader[otel]'",
+            code="SL231",
         ) from error
     from safeloader import __version__
 

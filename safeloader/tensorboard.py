@@ -72,5 +72,6 @@ def _new_writer(folder: str) -> Any:
         raise SafeLoaderError(
             "TensorBoard's files need tensorboard, which is not installed",
             hint="pip install 'safeloader[tensorboard]'",
+            code="SL231",
         ) from error
     return SummaryWriter(folder)

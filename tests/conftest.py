@@ -84,9 +84,9 @@ def pytest_pyfunc_call() -> Any:
 @pytest.fixture(scope="session")
 def _fork_way() -> Iterator[Launcher]:
     """Holds the fork server that all tests share which are ``forked``."""
-    way = Launcher("forkserver")
-    yield way
-    way.close()
+    launcher = Launcher("forkserver")
+    yield launcher
+    launcher.close()
 
 
 @pytest.fixture

@@ -27,9 +27,10 @@ LAYERS = (
     (
         *("errors", "config", "setting_table", "setting_types", "spelling", "fault_plan"),
         *("torch_private", "torch_ambient", "dist_env", "lengths", "clock"),
+        *("notes", "codes", "code_table", "code_tables"),
         # An error carries its loader's report, so a report and what it is made of, plain values and words, come first.
         *("observe.report", "observe.events", "observe.happening", "observe.stall_events"),
-        *("observe.messages", "observe.format"),
+        *("observe.messages", "observe.format", "observe.fault_lines", "observe.happening_codes"),
         *("observe.timings", "observe.consumer_clock"),
     ),
     ("core",),
@@ -38,9 +39,10 @@ LAYERS = (
     ("resume", "distributed", "loader_face"),
     (
         "loader",
-        "process_copies",
         "loader_state",
         "iterators",
+        "single_process",
+        "process_copies",
         "start_method",
         "pool",
         "patching",

@@ -60,7 +60,7 @@ def main() -> None:
 def _prepare(orders: dict[str, Any]) -> None:
     import torch.utils.data
 
-    from safeloader import iterators, loader, patching, torch_private
+    from safeloader import iterators, loader, patching, single_process, torch_private
 
     setting = orders["setting"]
     torchs = torch.utils.data.DataLoader
@@ -73,7 +73,7 @@ def _prepare(orders: dict[str, Any]) -> None:
     beat = os.open(os.path.join(folder, "beat"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
     heart = _Heart(beat)
     heart.count_passes(torchs)
-    own = (iterators.ProcessIterator, iterators.SingleProcessIterator)
+    own = (iterators.ProcessIterator, single_process.SingleProcessIterator)
     heart.count_batches(torch_private.BaseIterator, besides=own)
     for kind in own:
         heart.count_batches(kind)

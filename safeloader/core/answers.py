@@ -74,7 +74,7 @@ class Answers:
                 process.work.popleft()
                 process.since = finished_at
                 if process.state is ProcessState.CAPTURING:
-                    self._watch.acquit(process)
+                    self._watch.clear_suspicion(process)
                 self._watch.arm(process)
                 return head
         return None
@@ -185,7 +185,7 @@ class Answers:
         task, worker = finished
         self._schedule.free_lease(task)
         if not task.abandoned:
-            self._books.report(event.cause, "", event.process, task, sample=event.sample, action="raised")
+            self._books.report(event.cause, event.detail, event.process, task, sample=event.sample, action="raised")
         self._schedule.settle(task, m.DeliverError(task.id, worker.id, event.error))
         self._books.progressed = worker
 

@@ -72,12 +72,15 @@ class Books:
         stalled: float = 0.0,
         action: str,
         again: int | None = None,
+        verdict: str = "",
+        place: int | None = None,
     ) -> None:
-        """Tell of a fault."""
-        self.emit(
+        """Report a fault, at ``place`` among the commands: before those that follow from it."""
+        self.out.insert(
+            len(self.out) if place is None else place,
             m.ReportFault(
                 cause, detail, process, task.worker if task else worker, task.id if task else None,
                 task.epoch if task else self.epoch, task.batch if task else None, task.indices if task else None,
-                sample, stack, task.attempts if task else 0, stalled, action, again,
-            )
+                sample, stack, task.attempts if task else 0, stalled, action, again, verdict,
+            ),
         )  # fmt: skip

@@ -202,7 +202,12 @@ class GiveUp(NamedTuple):
 
 
 class ReportFault(NamedTuple):
-    """Tell of a fault and of what is done about it; ``stalled`` is how long nothing had moved when it was noticed."""
+    """Report a fault and what is done about it; ``stalled`` is how long nothing had moved when it was noticed.
+
+    ``verdict`` says what becomes of the batch that was in work: ``again`` (it is loaded again), ``searched`` (parts
+    of it are loaded, to find the sample), ``skipped`` (the sample is left out), ``raised`` (its error is raised at its
+    turn), ``ended`` (the loader ends), or nothing where no batch is at stake.
+    """
 
     cause: str
     detail: str
@@ -218,6 +223,7 @@ class ReportFault(NamedTuple):
     stalled: float
     action: str
     again: int | None = None  # batches that are loaded again and compared; None: nothing has to be loaded twice
+    verdict: str = ""
 
 
 class ReportReplay(NamedTuple):

@@ -78,7 +78,7 @@ class DeadlineWatch:
                 self._arm_start(other)
         if process.standby:
             self._books.standby_faults.row = 0
-        self.acquit(process)
+        self.clear_suspicion(process)
         self.arm(process)
 
     def arm(self, process: ProcessRecord) -> None:
@@ -107,7 +107,7 @@ class DeadlineWatch:
         process.deadline = self._books.now + self._books.settings.stop_timeout
         self._books.emit(m.StopProcess(process.id))
 
-    def acquit(self, process: ProcessRecord) -> None:
+    def clear_suspicion(self, process: ProcessRecord) -> None:
         """It works; if it was condemned, that was a false alarm."""
         self._books.unbalanced = process.state is ProcessState.CAPTURING or self._books.unbalanced
         process.state, process.cause, process.suspect, process.stack = ProcessState.READY, None, None, None

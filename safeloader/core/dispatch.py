@@ -63,7 +63,7 @@ class Dispatch:
     def furnish(self, process: ProcessRecord) -> None:
         """Set up the workers of a new process and send what waits, in the order in which the batches are due."""
         to_set_up = [self._books.workers[i] for i in sorted(process.workers)]
-        eager = [worker for worker in to_set_up if worker.waiting and worker.hunt is None]
+        eager = [worker for worker in to_set_up if worker.waiting and worker.search is None]
         while eager:
             worker = min(eager, key=_next_number)
             if worker in to_set_up:
@@ -87,12 +87,14 @@ class Dispatch:
 
     def feed(self, worker: WorkerRecord) -> None:
         """Send what the worker has waiting, if its process takes work."""
-        if not worker.host or worker.moving or worker.checking:  # homeless, in the trainer, or not at its place
+        if (
+            not worker.host or worker.moving or worker.checking
+        ):  # without a process, in the trainer, or not at its place
             return
         process = self._books.processes[worker.host]
         if process.state is not _READY:
             return
-        if worker.hunt is not None:
+        if worker.search is not None:
             self._probe(worker, process)
             return
         while worker.waiting:

@@ -170,7 +170,7 @@ class TaskLoaded(NamedTuple):
 
 class TaskRaised(NamedTuple):
     """Loading a batch raised an exception. ``cause`` is ``raised``, or ``unpicklable`` where the batch was loaded but
-    cannot be carried; ``sample`` is the position in the batch, where known."""
+    cannot be carried; ``sample`` is the position in the batch, where known; ``detail`` says it in one line."""
 
     process: int
     task: int
@@ -180,6 +180,7 @@ class TaskRaised(NamedTuple):
     snapshot: object
     finished_at: float
     digest: bytes = b""
+    detail: str = ""
 
 
 class WorkerEnded(NamedTuple):

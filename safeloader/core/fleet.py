@@ -3,7 +3,7 @@
 The number of processes is a rung of the ladder. A worker can be moved whenever nothing of it is in flight: its
 generators go with it, so the batches do not change by a byte. At rung 0 the trainer hosts the workers (process
 ``INLINE``), except those that have to load something that hurt a process before, or that change what the trainer could
-not change back: for them one process stays, the escort. If none can be had, what hurt is given up.
+not change back: for them one process stays. If none can be started, what ended one is given up.
 
 At the top rung there may be standbys besides: processes that are ready and host nobody. One of them takes the place of
 a process that is lost, and another is started for it. They are started when nobody else is starting.
@@ -106,11 +106,11 @@ class Fleet:
         self._books.unbalanced = False
         if self._books.closed:
             return
-        escort = self.rung == 0 and not all(self._belongs_inline(worker) for worker in self._books.workers)
-        wanted = 1 if escort else self.rung
+        last_process = self.rung == 0 and not all(self._belongs_inline(worker) for worker in self._books.workers)
+        wanted = 1 if last_process else self.rung
         staff = self.staff()
         for _ in range(wanted - len(staff) - self.dying()):
-            self._employ()
+            self._add_process()
         emptiest = sorted(staff, key=lambda p: (len(p.workers), -p.id))
         for process in emptiest[: max(len(staff) - wanted, 0)]:
             self._retire(process)
@@ -124,7 +124,7 @@ class Fleet:
             self._dispatch.feed(worker)
         self._keep_standbys()
 
-    def _employ(self) -> None:
+    def _add_process(self) -> None:
         """One more process to work: made from the shadow of one that is lost, or a standby, or a new one."""
         shadow = self._shadows.next()
         if shadow is not None:
@@ -173,7 +173,7 @@ class Fleet:
     def _retire(self, process: ProcessRecord) -> None:
         process.retiring = True
         for number in sorted(process.workers):
-            self._send_off(self._books.workers[number])
+            self._begin_move(self._books.workers[number])
         self._stop_if_empty(process)
 
     def _stop_if_empty(self, process: ProcessRecord) -> None:
@@ -234,7 +234,7 @@ class Fleet:
         if self.rung == 0 or not ready:
             return
         for number in sorted(self.processes[m.INLINE].workers):
-            self._send_off(self._books.workers[number])
+            self._begin_move(self._books.workers[number])
         staying = {p.id: [i for i in sorted(p.workers) if not self._books.workers[i].moving] for p in ready}
         while True:
             fullest = max(staying.values(), key=len)
@@ -246,7 +246,7 @@ class Fleet:
                 return
             fullest.remove(mover.id)
             emptiest.append(mover.id)
-            self._send_off(mover)
+            self._begin_move(mover)
 
     def _mover(self, numbers: list[int]) -> WorkerRecord | None:
         """Which of these may move."""
@@ -256,7 +256,7 @@ class Fleet:
                 return worker
         return None
 
-    def _send_off(self, worker: WorkerRecord) -> None:
+    def _begin_move(self, worker: WorkerRecord) -> None:
         worker.moving = True
         self._move_if_drained(worker)
 
@@ -283,7 +283,7 @@ class Fleet:
         if worker.moving:
             self._move_if_drained(worker)
         elif self.rung == 0 and worker.host != m.INLINE and self._belongs_inline(worker):
-            self._send_off(worker)
+            self._begin_move(worker)
             self._books.unbalanced = True
 
     # ------------------------------------------------------------ invariants, for tests
@@ -308,7 +308,7 @@ class Fleet:
             assert works == sent, f"worker {worker.id}: in flight {works}, sent {sent}"
         if not self._books.closed and self._books.epoch >= 0:
             staff = len(self.staff())
-            assert len(homes) == len(self._books.workers) or self.dying(), "a worker is homeless"
+            assert len(homes) == len(self._books.workers) or self.dying(), "a worker has no process"
             assert staff or self.rung == 0 or self.dying(), "nobody is left to work"
             assert staff <= max(self.rung, 1), "more processes than the rung allows"
         for process in self.processes.values():

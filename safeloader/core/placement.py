@@ -1,10 +1,10 @@
 """Which process of a pool a loader gets, and how many stand by.
 
-Every loader has its own supervisor and its own books; a process of a pool is on the books of all that have a *seat*
+Every loader has its own supervisor and its own books; a process of a pool is on the books of all that have a *place*
 there. A loader sits in each process once, as long as there are enough; those that few others use go first, and a pool
 starts a process only when no empty one is left.
 
-A standby is one process more than the limit, without seats. It is given out where a process would have to be started,
+A standby is one process more than the limit, without loaders. It is given out where a process would have to be started,
 and another one is started for it once nobody else is starting.
 """
 
@@ -44,7 +44,7 @@ class Placement(NamedTuple):
 
 
 def choose(places: Sequence[Placement], loader: int, limit: int) -> int | None:
-    """The process where this loader gets its next seat; None: start one.
+    """The process where this loader gets its next place; None: start one.
 
     Args:
         places: the living processes.

@@ -1,6 +1,6 @@
 """Who did it: a task that was in work when its process died or hung is charged, and judged when that happens too often.
 
-The sample that was in work each time is bad; where that is not known, a hunt finds it. What is bad is raised at the
+The sample that was in work each time is bad; where that is not known, a search finds it. What is bad is raised at the
 batch's turn, or left out, as policy says.
 """
 
@@ -20,7 +20,7 @@ __all__ = ["Quarantine"]
 
 
 class Quarantine:
-    """Charges, verdicts and hunts."""
+    """Charges, verdicts and searches."""
 
     def __init__(self, books: Books, schedule: Schedule) -> None:
         self._books = books
@@ -54,9 +54,9 @@ class Quarantine:
             else:
                 self._fail(task, ())
         elif len(left) == 1 or (case.same_sample and case.sample in left):
-            self._convict(task, self._suspects(task, left))
+            self._judge_bad(task, self._suspects(task, left))
         else:
-            self._books.workers[task.worker].hunt = Bisection(left)
+            self._books.workers[task.worker].search = Bisection(left)
 
     @staticmethod
     def _suspects(task: Task, left: tuple[int, ...]) -> tuple[int, ...]:
@@ -68,20 +68,20 @@ class Quarantine:
         since it must not be loaded in the trainer."""
         worker, left = self._books.workers[task.worker], self.positions(task)
         suspects = self._suspects(task, left)
-        if worker.hunt is not None and worker.waiting[0] is task:
-            suspects, worker.hunt = worker.hunt.suspects, None
+        if worker.search is not None and worker.waiting[0] is task:
+            suspects, worker.search = worker.search.suspects, None
         if task.abandoned or (not self._books.settings.indexed and worker.exhausted):
             self._drop(task, None)
         elif not self._books.settings.indexed:
             self._fail(task, (), unresolved=True)
         else:
-            self._convict(task, suspects, unresolved=True)
+            self._judge_bad(task, suspects, unresolved=True)
 
     def positions(self, task: Task) -> tuple[int, ...]:
         """The positions of a batch that are not left out."""
         return task.positions(self._books.settings.batched)
 
-    def _convict(self, task: Task, positions: tuple[int, ...], unresolved: bool = False) -> None:
+    def _judge_bad(self, task: Task, positions: tuple[int, ...], unresolved: bool = False) -> None:
         case = _case(task)
         self._books.faults.forgive(case.failures)
         if self._books.settings.on_bad_sample != "skip":
@@ -111,47 +111,47 @@ class Quarantine:
         self._books.workers[task.worker].waiting.remove(task)
         self._schedule.settle(task, result)
 
-    # ------------------------------------------------------------ the hunt
+    # ------------------------------------------------------------ the search
 
     def next_probe(self, worker: WorkerRecord) -> tuple[Task, tuple[int, ...]]:
         """The suspected task, and the positions of it to load next."""
-        assert worker.hunt is not None
-        return self._hunted(worker), worker.hunt.probe()
+        assert worker.search is not None
+        return self._searched(worker), worker.search.probe()
 
     def probe_survived(self, worker: WorkerRecord) -> bool:
-        """A part of the batch did no harm. True if the hunt is over."""
-        if worker.hunt is not None:
-            worker.hunt.survived()
+        """A part of the batch did no harm. True if the search is over."""
+        if worker.search is not None:
+            worker.search.survived()
         return self._concluded(worker)
 
     def probe_died(self, worker: WorkerRecord) -> None:
         """A part of the batch killed or hung its process."""
-        if worker.hunt is not None:
-            worker.hunt.died()
+        if worker.search is not None:
+            worker.search.died()
         self._concluded(worker)
 
     def _concluded(self, worker: WorkerRecord) -> bool:
-        hunt, task = worker.hunt, self._hunted(worker)
-        assert hunt is not None
+        search, task = worker.search, self._searched(worker)
+        assert search is not None
         if task.abandoned:
-            worker.hunt = None
+            worker.search = None
             self._drop(task, None)
-        elif hunt.verdict is not None:
-            worker.hunt = None
-            self._sentence(task, hunt)
-        return worker.hunt is None
+        elif search.verdict is not None:
+            worker.search = None
+            self._apply_verdict(task, search)
+        return worker.search is None
 
-    def _sentence(self, task: Task, hunt: Bisection) -> None:
+    def _apply_verdict(self, task: Task, search: Bisection) -> None:
         case = _case(task)
-        if hunt.verdict:
-            self._convict(task, hunt.verdict)
+        if search.verdict:
+            self._judge_bad(task, search.verdict)
         elif case.cleared:
-            self._convict(task, hunt.suspects)
+            self._judge_bad(task, search.suspects)
         else:  # no part of it did any harm: whatever killed came from outside
             case.cleared, case.failures = True, 0
 
     @staticmethod
-    def _hunted(worker: WorkerRecord) -> Task:
+    def _searched(worker: WorkerRecord) -> Task:
         task = worker.waiting[0]
         assert isinstance(task, Task)
         return task

@@ -43,7 +43,7 @@ class Case:
     stack: str | None = None
     skip: tuple[int, ...] = ()  # positions found bad, and left out by policy
     outside: bool = False  # the last one was killed by somebody else: its next attempt need not be alone
-    cleared: bool = False  # a hunt found no culprit once already
+    cleared: bool = False  # a search found no culprit once already
 
 
 @dataclass(slots=True, eq=False)
@@ -141,7 +141,7 @@ class WorkerRecord:
     barred: bool = False  # from the trainer, which could not undo what it does
     changed: bool = False  # its dataset has changed itself where it is hosted: moving it would lose that
     lenient: bool = False  # the trainer is all there is for it, barred or not
-    hunt: Bisection | None = None
+    search: Bisection | None = None
 
     @property
     def quarantined(self) -> bool:

@@ -96,7 +96,7 @@ class Recovery:
         self._books.unbalanced = True
         work, sample = self._in_work(process, event)
         redone = work is not None and work.kind == "setup" and work.redone
-        self._shadows.process_lost(process, hurt_setting_up=redone)
+        self._shadows.process_lost(process, failed_setting_up=redone)
         for number in sorted(process.workers):
             self._take_back(self._books.workers[number], abandoned=event is None)
         if process.asked or process.killed_elsewhere:
@@ -111,14 +111,17 @@ class Recovery:
             self._quarantine.charge(task, cause, sample, stack)
             assert task.case is not None
             task.case.outside = cause == "died" and event is not None and event.detail == "SIGKILL"
+        place = len(self._books.out)
         if process.standby:
-            self._tell(process, event, cause, work, sample, stack, "standby")
+            report = self._fault_report(process, event, cause, work, sample, stack, "standby")
             self._fleet.standby_lost(cause)
-            return
-        verdict = _Verdict.GO_ON if self._books.closed else self._weigh(work, cause)
-        self._tell(process, event, cause, work, sample, stack, self._action(process, event, verdict))
-        if not self._books.closed:
-            self._decide(work, cause, verdict)
+        else:
+            verdict = _Verdict.GO_ON if self._books.closed else self._weigh(work, cause)
+            action = self._action(process, event, verdict)
+            report = self._fault_report(process, event, cause, work, sample, stack, action)
+            if not self._books.closed:
+                self._decide(work, cause, verdict, report["detail"])
+        self._report(report, work, place)
 
     def _in_work(self, process: ProcessRecord, event: m.ProcessExited | None) -> tuple[Work | None, int | None]:
         """What the process worked on, and on which sample: only that can be to blame.
@@ -155,7 +158,7 @@ class Recovery:
         worker.sent.clear()
         worker.host, worker.moving, worker.checking = None, False, False
 
-    def _tell(
+    def _fault_report(
         self,
         process: ProcessRecord,
         event: m.ProcessExited | None,
@@ -164,28 +167,53 @@ class Recovery:
         sample: int | None,
         stack: str | None,
         action: str,
-    ) -> None:
+    ) -> dict[str, Any]:
+        """What is known of a fault before anything is decided about it. A signal that the loader sent is no detail."""
+        condemned = process.cause is not None
         worker = work.worker if work is not None else min(process.workers) if len(process.workers) == 1 else None
-        self._books.report(
-            cause,
-            event.detail if event is not None else "could not be killed",
-            process.id,
-            work.task if work is not None else None,
-            worker=worker,
-            sample=sample,
-            stack=stack,
-            stalled=process.stalled if process.cause is not None else 0.0,
-            action=action,
-            again=(
+        return {
+            "cause": cause,
+            "detail": "could not be killed" if event is None else "" if condemned else event.detail,
+            "process": process.id,
+            "task": work.task if work is not None else None,
+            "worker": worker,
+            "sample": sample,
+            "stack": stack,
+            "stalled": process.stalled if condemned else 0.0,
+            "action": action,
+            "again": (
                 self._shadows.again(process)
                 if action == "restored"
                 else self._returning.again([self._books.workers[i] for i in process.workers])
             ),
-        )
+        }
+
+    def _report(self, report: dict[str, Any], work: Work | None, place: int) -> None:
+        """Report a fault before the commands that follow from it, with what was decided."""
+        lowered = [command.new for command in self._books.out[place:] if isinstance(command, m.ReportRung)]
+        if lowered and report["action"] in ("restarted", "handed over"):
+            report["action"] = f"fell back to {_processes(lowered[-1])}"
+        self._books.report(verdict=self._outcome(work, place), place=place, **report)
+
+    def _outcome(self, work: Work | None, place: int) -> str:
+        """What becomes of the batch that was in work, now that policy has decided."""
+        decided = self._books.out[place:]
+        if any(isinstance(command, m.GiveUp) for command in decided):
+            return "ended"
+        task = work.task if work is not None else None
+        if task is None or task.abandoned:
+            return ""
+        if any(isinstance(command, m.ReportSkipped) for command in decided):
+            return "skipped"
+        if task.state is TaskState.SETTLED:
+            return "raised" if task.result is not None else ""
+        return "searched" if self._books.workers[task.worker].search is not None else "again"
 
     def _action(self, process: ProcessRecord, event: m.ProcessExited | None, verdict: _Verdict) -> str:
         if event is None:
             return "abandoned"
+        if self._books.closed:
+            return "none"
         if verdict in (_Verdict.GO_ON, _Verdict.STAY) and self._shadows.holds_one_of(process):
             return "restored"
         standby = self._fleet.standby()
@@ -216,9 +244,10 @@ class Recovery:
             return _Verdict.GIVE_UP if fleet.rung else _Verdict.DO_WITHOUT
         return _Verdict.STAY if fleet.keeps_what_would_be_lost() and faults.row <= _IN_VAIN else _Verdict.LOWER
 
-    def _decide(self, work: Work | None, cause: str, verdict: _Verdict) -> None:
+    def _decide(self, work: Work | None, cause: str, verdict: _Verdict, detail: str = "") -> None:
         if verdict is _Verdict.LOWER:
-            self._fleet.lower("memory is short" if cause == "oom" else "too many faults")
+            why = "memory is short" if cause == "oom" else f"too many faults, the last: {detail or cause}"
+            self._fleet.lower(why)
         elif verdict is _Verdict.STAY:
             self._books.faults.postpone()
             self._books.emit(m.ReportStay(self._fleet.rung))
@@ -274,8 +303,14 @@ class Recovery:
             return
         self._take_out(self._books.workers[work.worker])
         self._quarantine.charge(work.task, "hung", event.sample, event.stack)
-        self._books.report(
-            "hung", "interrupted in the trainer", m.INLINE, work.task,
-            sample=event.sample, stack=event.stack, action="moved to a process",
-        )  # fmt: skip
+        place = len(self._books.out)
         self._quarantine.judge(work.task)
+        report = {
+            "cause": "hung", "detail": "interrupted in the main process", "process": m.INLINE, "task": work.task,
+            "sample": event.sample, "stack": event.stack, "action": "moved to a process",
+        }  # fmt: skip
+        self._report(report, work, place)
+
+
+def _processes(number: int) -> str:
+    return "the main process alone" if number == 0 else f"{number} process{'' if number == 1 else 'es'}"

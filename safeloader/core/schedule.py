@@ -105,7 +105,7 @@ class Schedule:
         """Drop what was abandoned and waits, except what is being probed."""
         for worker in self._books.workers:
             for task in [item for item in worker.waiting if isinstance(item, Task) and item.abandoned]:
-                if worker.hunt is None or task is not worker.waiting[0]:
+                if worker.search is None or task is not worker.waiting[0]:
                     worker.waiting.remove(task)
                     self.settle(task, None)
 

@@ -66,8 +66,8 @@ class Shadows:
         """False while a worker in it is being set up, or has loaded what was only a probe."""
         if process.asked or process.killed_elsewhere or not process.workers:
             return False
-        hunted = any(self._books.workers[number].hunt is not None for number in process.workers)
-        return not hunted and all(work.kind in ("task", "resume") for work in process.work)
+        searched = any(self._books.workers[number].search is not None for number in process.workers)
+        return not searched and all(work.kind in ("task", "resume") for work in process.work)
 
     def _lost(self, event: m.ShadowLost) -> None:
         """A shadow is gone. A successor that it has made, or was about to make, may need what was logged."""
@@ -123,12 +123,12 @@ class Shadows:
 
     # ------------------------------------------------------------ faults
 
-    def process_lost(self, process: ProcessRecord, hurt_setting_up: bool) -> None:
+    def process_lost(self, process: ProcessRecord, failed_setting_up: bool) -> None:
         """A process is gone. Its shadow waits for a successor to be wanted, unless successors fail."""
         shadow = self.behind.pop(process.id, None)
         if shadow is None:
             return
-        shadow.failures = shadow.failures + 1 if process.kept or hurt_setting_up else 0
+        shadow.failures = shadow.failures + 1 if process.kept or failed_setting_up else 0
         stuck = process.cause == "failed_start"  # so it is the shadow that does not answer
         useless = process.asked or self._books.closed or stuck or shadow.gone or shadow.failures >= _ATTEMPTS
         if useless:

@@ -1,4 +1,4 @@
-"""What happened, kept in a bounded ring: every error tells it, and a dumped story replays in a test.
+"""What happened, kept in a bounded ring: errors show it (`story_lines`), and a dumped story replays in a test.
 
 Exceptions, and batches that came whole in their message, are not kept (they may be large, and hold what should die): a
 word stands for them. The core never looks inside them, so the story still replays to the same commands.
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from safeloader.core import messages as m
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from typing import Any
 
     from safeloader.core.state import DatasetSnapshot, State
@@ -30,10 +29,6 @@ _HEAVY = {
     m.WorkerResumed: "content",
 }
 _MAYBE_HEAVY = {*_HEAVY, m.HostWorker, m.GiveState, m.EpochResumed}
-_QUIET = {
-    "batch", "snapshot", "epoch_snapshot", "indices", "lease", "stack", "error", "text", "content", "mark", "replay",
-    "state", "digest", "digests", "begin",
-}  # fmt: skip
 
 
 class Entry(NamedTuple):
@@ -72,19 +67,6 @@ class Story:
         """All that is remembered, oldest first."""
         return [Entry(now, event, tuple(commands)) for now, event, commands in self._ring]
 
-    def of(self, task: int | None = None, process: int | None = None, last: int = 20) -> list[str]:
-        """The lines that speak of one task or one process, oldest first, with seconds before the end."""
-        entries = self.entries()
-        if not entries:
-            return []
-        end = entries[-1].now
-        lines = []
-        for entry in entries:
-            for message in (entry.event, *entry.commands):
-                if _speaks_of(message, task, process):
-                    lines.append(f"{entry.now - end:+9.3f} s  {_words(message)}")
-        return lines[-last:]
-
 
 def _lightened(message: Any) -> Any:
     """The same message, with a word for what may be large. None stays None: the core tells these two apart."""
@@ -108,15 +90,3 @@ def _words_for(mark: DatasetSnapshot | None) -> DatasetSnapshot | None:
 
 def _without_contents(state: State) -> State:
     return state._replace(workers=tuple([w._replace(mark=_words_for(w.mark)) for w in state.workers]))
-
-
-def _speaks_of(message: object, task: int | None, process: int | None) -> bool:
-    return (task is not None and getattr(message, "task", None) == task) or (
-        process is not None and getattr(message, "process", None) == process
-    )
-
-
-def _words(message: object) -> str:
-    fields: Iterable[str] = getattr(message, "_fields", ())
-    told = ", ".join(f"{name}={getattr(message, name)!r}" for name in fields if name not in _QUIET)
-    return f"{type(message).__name__}({told})"

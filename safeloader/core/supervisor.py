@@ -57,16 +57,16 @@ class Supervisor:
         self._books = books = Books(settings)
         self.shadows = Shadows(books)
         self.returning = Returning(books, self.shadows, self.give_up)
-        self.ledger = Schedule(books)
+        self.schedule = Schedule(books)
         self.watch = DeadlineWatch(books)
-        self.blame = Quarantine(books, self.ledger)
-        sending = (books, self.shadows, self.returning, self.ledger, self.watch, self.blame)
-        self.traffic = Dispatch(*sending)
-        self.answers = Answers(*sending, self.traffic)
-        self.progress = ConsumerProgress(books, self.ledger, self.watch, self.traffic)
-        self.fleet = Fleet(books, self.shadows, self.watch, self.traffic)
+        self.quarantine = Quarantine(books, self.schedule)
+        sending = (books, self.shadows, self.returning, self.schedule, self.watch, self.quarantine)
+        self.dispatch = Dispatch(*sending)
+        self.answers = Answers(*sending, self.dispatch)
+        self.progress = ConsumerProgress(books, self.schedule, self.watch, self.dispatch)
+        self.fleet = Fleet(books, self.shadows, self.watch, self.dispatch)
         self.recovery = Recovery(
-            books, self.shadows, self.returning, self.ledger, self.blame, self.fleet, self.give_up
+            books, self.shadows, self.returning, self.schedule, self.quarantine, self.fleet, self.give_up
         )  # fmt: skip
         self._given_up: m.GiveUp | None = None
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -75,8 +75,8 @@ class Supervisor:
             m.ClockAdvanced: self._clock_advanced,
             m.CloseRequested: self._close_requested,
             **self.progress.handlers(),
-            **self.ledger.handlers(),
-            **self.traffic.handlers(),
+            **self.schedule.handlers(),
+            **self.dispatch.handlers(),
             **self.answers.handlers(),
             **self.watch.handlers(),
             **self.shadows.handlers(),
@@ -98,14 +98,14 @@ class Supervisor:
             self.fleet.balance()
         if self.progress.wanted:
             self.progress.advance()
-        if self.ledger.requested:
-            given = self.ledger.advance()
+        if self.schedule.requested:
+            given = self.schedule.advance()
             if type(given) is m.Deliver:
                 self.fleet.good_batch()
             elif type(given) is m.EndEpoch:
                 self.progress.end()
-            elif given is None and self.ledger.queue:
-                self.traffic.load_inline()
+            elif given is None and self.schedule.queue:
+                self.dispatch.load_inline()
         self.story.add(now, event, out)
         books.out = []  # what was said is the driver's: keep no batch alive
         return out
@@ -116,7 +116,7 @@ class Supervisor:
 
     def view(self) -> View:
         """What an observer may see, from another thread, too."""
-        return view(self._books, self.ledger)
+        return view(self._books, self.schedule)
 
     @property
     def settings(self) -> CoreSettings:
@@ -141,24 +141,24 @@ class Supervisor:
     @property
     def tasks(self) -> dict[int, Task]:
         """Those that are planned and neither delivered nor dropped."""
-        return self.ledger.tasks
+        return self.schedule.tasks
 
     # ------------------------------------------------------------ beginnings and ends
 
     def _epoch_began(self, event: m.EpochBegan) -> None:
-        self.ledger.begin(event.epoch)
+        self.schedule.begin(event.epoch)
         self.progress.begin()
         self.fleet.balance()
-        self.ledger.plan_ahead()
+        self.schedule.plan_ahead()
 
     def _epoch_resumed(self, event: m.EpochResumed) -> None:
         assert self.epoch < 0, "only as the first event"
         self.progress.restore(event.state)
         self.watch.deadlines.learned = event.state.slowest
-        self.ledger.restore(event.state)
+        self.schedule.restore(event.state)
         self.fleet.balance()
         if not event.state.exhausted:
-            self.ledger.plan_ahead()
+            self.schedule.plan_ahead()
 
     def _clock_advanced(self, event: m.ClockAdvanced) -> None:
         for process in list(self._books.processes.values()):
@@ -174,8 +174,8 @@ class Supervisor:
             return
         self.progress.close()
         self._books.closed = True
-        self.ledger.requested = self.progress.wanted = False
-        self.ledger.abandon_rest()
+        self.schedule.requested = self.progress.wanted = False
+        self.schedule.abandon_rest()
         self.shadows.drop_all()
         self.fleet.stop_all()
         wanted = (m.LeaseReturned, m.ProcessExited, m.StacksCaptured, m.ClockAdvanced, m.ShadowTaken)
@@ -202,7 +202,7 @@ class Supervisor:
         """Raise AssertionError if the books do not balance."""
         assert self._books.progressed is None and not self._books.out, "a mark was not seen to"
         self.leases.validate()
-        self.ledger.validate()
+        self.schedule.validate()
         self.fleet.validate()
         self.shadows.validate()
 

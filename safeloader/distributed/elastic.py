@@ -7,7 +7,6 @@ is everything before a *cursor*, and the cursor is the state: other ranks, more 
 
 from __future__ import annotations
 
-import warnings
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+from safeloader.codes import warn
 from safeloader.dist_env import ALONE, group
 from safeloader.distributed.order import Order, order_of, weighted_order_of
 from safeloader.errors import SettingsError, StateError
@@ -78,15 +78,17 @@ class ElasticDistributedSampler(Sampler[Any]):
         ends: Ends | None = None,
         batch_size: int | None = None,
     ) -> None:
+        self.num_replicas: int
+        self.rank: int
         self.num_replicas, self.rank = _where(num_replicas, rank)
         self.shuffle = shuffle
         self.seed = seed
         self.drop_last = drop_last
         self.ends: Ends = ends or ("drop" if drop_last else "pad")
         self.batch_size = batch_size
-        self.epoch = 0
+        self.epoch: int = 0
         self._weights, self._replacement = _weights_of(dataset)
-        self.length = int(getattr(dataset, "num_samples", 0)) if self._weights is not None else len(dataset)
+        self.length: int = int(getattr(dataset, "num_samples", 0)) if self._weights is not None else len(dataset)
         self._check()
         self._loaded = 0  # where the next epoch begins
         self._start = 0  # where the current one began
@@ -150,9 +152,9 @@ class ElasticDistributedSampler(Sampler[Any]):
                 end = step.begin + step.size
                 yield list(islice(indices, len(positions)))
         if self.ends == "even" and end < self.length:
-            warnings.warn(
+            warn(
+                "SL107",
                 f"{self.length - end} samples are left out: {self.num_replicas} ranks cannot have as many batches each",
-                UserWarning,
                 stacklevel=3,
             )
 
@@ -251,6 +253,9 @@ class ElasticDistributedSampler(Sampler[Any]):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Let the next epoch begin where these ranks stood.
+
+        Args:
+            state_dict: what ``state_dict()`` gave, on any rank, with any number of ranks.
 
         Raises:
             StateError: the state is of another dataset, order or format; nothing has changed then.

@@ -16,19 +16,18 @@ from __future__ import annotations
 import json
 import os
 import time
-import warnings
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch.utils.data import DistributedSampler
 
-from safeloader import torch_private
+from safeloader import codes, torch_private
+from safeloader.codes import warn
 from safeloader.dist_env import group
 from safeloader.distributed.compare import Difference, ended_elsewhere, ends_differ, facts_differ
 from safeloader.distributed.elastic import ElasticDistributedSampler
 from safeloader.errors import RanksDisagreeError
 from safeloader.lengths import length_of
-from safeloader.observe.log import logger
 from safeloader.resume.sampler_state import chain_of
 
 if TYPE_CHECKING:
@@ -163,7 +162,7 @@ class RankCheck:
             return
         told = ended_elsewhere(now.where, now.rank, now.at + batches, other["rank"], other["facts"])
         if told is not None and _fresh(other):
-            logger.warning("%s; try: %s", told.what, told.hint)
+            codes.log_warning("SL132", "%s; try: %s", told.what, told.hint)
 
     def _first_of(self, now: ComparedPass, suffix: str, facts: Any) -> dict[str, Any] | None:
         """What the first rank wrote under this key; None if this is the first, or the store does not answer."""
@@ -189,10 +188,10 @@ class RankCheck:
         if told is None:
             return
         if self._strict or self._mode == "raise" or (self._mode == "auto" and told.data and certain):
-            raise RanksDisagreeError(told.what, hint=told.hint)
+            raise RanksDisagreeError(told.what, hint=told.hint, code="SL131")
         if not self._told:
             self._told = True
-            warnings.warn(f"{told.what}. To change it: {told.hint}", UserWarning, stacklevel=5)
+            warn("SL131", f"{told.what}. To change it: {told.hint}", stacklevel=5)
 
 
 def _dealer(loader: DataLoader[Any], rank: int, world: int) -> Any:
@@ -238,6 +237,8 @@ def _fresh(told: dict[str, Any]) -> bool:
 def _silent(store: GroupStore) -> None:
     if not store.silence_told:
         store.silence_told = True
-        logger.warning(
-            "ranks are not compared, because the store of the process group does not answer: %s", store.trouble
+        codes.log_warning(
+            "SL133",
+            "ranks are not compared, because the store of the process group does not answer: %s",
+            store.trouble,
         )

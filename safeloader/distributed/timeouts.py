@@ -6,15 +6,14 @@ gloo, 10 with NCCL. If the recovery takes longer, the other ranks end the run.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from safeloader import torch_private
+from safeloader import codes, torch_private
+from safeloader.codes import warn
 from safeloader.core.policy import CoreSettings, Deadlines, longest_batch_timeout, worst_recovery
 from safeloader.dist_env import ALONE, group
 from safeloader.errors import SettingsError
-from safeloader.observe.log import logger
 
 if TYPE_CHECKING:
     from safeloader.config import Settings
@@ -59,7 +58,7 @@ class GroupTimeout:
     def _say_shorter(self, limit: float, fits: float) -> None:
         if not self._told:
             self._told = True
-            logger.info(
+            codes.log_info("SL109",
                 "%s: batch_timeout is limited to %.0f s, so that a recovery takes no longer than the process group's "
                 "timeout of %.0f s allows", self._name, fits, limit,
             )  # fmt: skip
@@ -73,10 +72,10 @@ class GroupTimeout:
         raised = f"init_process_group(timeout=timedelta(seconds={worst_recovery(core) / SHARE:.0f}))"
         hint = f"batch_timeout={fits:.0f}, or {raised}" if fits >= 1 else raised
         if self._strict:
-            raise SettingsError(text, hint=hint)
+            raise SettingsError(text, hint=hint, code="SL108")
         if not self._told:
             self._told = True
-            warnings.warn(f"{text}. To change it: {hint}", UserWarning, stacklevel=7)
+            warn("SL108", f"{text}. To change it: {hint}", stacklevel=7)
 
 
 def fitted(core: CoreSettings, fits: float) -> CoreSettings:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from safeloader import codes
+from safeloader.codes import warn
 from safeloader.errors import SettingsError
 from safeloader.ffcv.beton import Beton
 from safeloader.ffcv.checking import CheckReport, examine
 from safeloader.ffcv.resize import whole
-from safeloader.observe.log import logger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,7 +41,14 @@ def workers(wanted: int, name: str) -> int:
     if wanted < 1:
         return min(cores, most)
     if wanted > most:
-        logger.warning("%s: num_workers=%d, but there are %d cores; %d are used", name, wanted, most, most)
+        codes.log_warning(
+            "SL155",
+            "%s: num_workers=%d, but there are %d cores; %d are used",
+            name,
+            wanted,
+            most,
+            most,
+        )
     return min(wanted, most)
 
 
@@ -99,7 +106,7 @@ def cache(folder: str | None) -> str | None:
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as reason:
-        warnings.warn(f"FFCV's compiled code cannot be kept in {folder} ({reason})", UserWarning, stacklevel=4)
+        warn("SL153", f"FFCV's compiled code cannot be kept in {folder} ({reason})", stacklevel=4)
         return None
     return folder if os.access(folder, os.W_OK) else None
 

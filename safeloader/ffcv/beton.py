@@ -120,6 +120,12 @@ class Beton:
         custom_handlers: FFCV's handlers of custom fields, by name.
         metadata: One record a sample; column ``f0`` belongs to the first field.
         table: The allocation table, sorted by pointer.
+        descriptors: The field descriptors, as they stand in the file.
+        num_fields: How many fields a sample has.
+        num_samples: How many samples there are.
+        page_size: Bytes of a page of data.
+        data_start: Where the data begin, in bytes.
+        table_start: Where the allocation table begins, in bytes.
 
     Args:
         path: The file.
@@ -130,21 +136,33 @@ class Beton:
         BetonError: It is no ``.beton`` file, unfinished, or cut off.
     """
 
+    num_fields: int
+    num_samples: int
+    page_size: int
+    table_start: int
+    descriptors: np.ndarray[Any, Any]
+    table: np.ndarray[Any, Any]
+
     def __init__(self, path: str | os.PathLike[str], custom_fields: Mapping[str, Any] | None = None) -> None:
-        self.path = os.fspath(path)
-        self.print = fingerprint(self.path)
+        self.path: str = os.fspath(path)
+        self.print: Fingerprint = fingerprint(self.path)
         self._read_header()
         self._read_fields(custom_fields or {})
         start = HEADER.itemsize + self.num_fields * FIELD.itemsize
         dtype = np.dtype([("", field.dtype) for field in self.fields.values()], align=True)
-        self.data_start = start + self.num_samples * dtype.itemsize
+        self.data_start: int = start + self.num_samples * dtype.itemsize
         if self.data_start > self.table_start:
             raise self.damaged(f"its tables need {self.data_start:,} bytes, its data ends at {self.table_start:,}")
-        self.metadata = np.fromfile(self.path, dtype, self.num_samples, offset=start)
+        self.metadata: np.ndarray[Any, Any] = np.fromfile(self.path, dtype, self.num_samples, offset=start)
         self._read_table()
 
     def damaged(self, what: str, hint: str = "") -> BetonError:
-        """An error about this file."""
+        """An error about this file.
+
+        Args:
+            what: What is wrong with it.
+            hint: What to do; to write or copy it again by default.
+        """
         return BetonError(
             f"{self.path} is damaged: {what}", where=self.path, hint=hint or "write it again, or copy it again"
         )
@@ -195,7 +213,14 @@ class Beton:
         self.table = table[np.argsort(table["ptr"], kind="stable")]
 
     def column(self, name: str) -> np.ndarray[Any, Any]:
-        """The metadata of one field, one record a sample."""
+        """The metadata of a field.
+
+        Args:
+            name: The field's name.
+
+        Returns:
+            One record a sample, in the order of the samples.
+        """
         found: np.ndarray[Any, Any] = self.metadata[f"f{list(self.fields).index(name)}"]
         return found
 

@@ -31,7 +31,13 @@ _MOST = 100  # problems that are kept; the rest is counted
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong. ``sample`` and ``field`` are None and "" where it is the file itself."""
+    """One thing that is wrong.
+
+    Attributes:
+        what: What it is, in words.
+        sample: Number of the sample; None where it is the file itself.
+        field: Name of the field; "" where it is the file itself.
+    """
 
     what: str
     sample: int | None = None
@@ -70,7 +76,13 @@ class CheckReport:
         return not self.count
 
     def add(self, what: str, sample: int | None = None, name: str = "") -> None:
-        """Note a problem."""
+        """Note a problem.
+
+        Args:
+            what: What is wrong.
+            sample: Number of the sample, or None.
+            name: Name of the field, or "".
+        """
         self.count += 1
         if len(self.problems) < _MOST:
             self.problems.append(Problem(what, sample, name))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from safeloader import codes
 from safeloader.config import Policy, resolve
 from safeloader.errors import ForkRefusedError, LoaderClosedError, SettingsError
 from safeloader.ffcv import arguments
@@ -28,7 +29,6 @@ from safeloader.ffcv.recipe import EnginePlace, Recipe
 from safeloader.ffcv.require import require
 from safeloader.ffcv.state import checked_state, state_of
 from safeloader.loader_state import LoaderState
-from safeloader.observe.log import logger
 from safeloader.recent_batches import Delivered
 
 if TYPE_CHECKING:
@@ -101,8 +101,10 @@ class Loader(FFCVNames):
     ) -> None:
         self._arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self._made = False
-        self.name = name or f"ffcv loader {next(_counter)}"
-        self.policy, self.resize, self.copy = policy, resize, bool(copy)
+        self.name: str = name or f"ffcv loader {next(_counter)}"
+        self.policy: Policy | None = policy
+        self.resize: ProgressiveResize | None = resize
+        self.copy: bool = bool(copy)
         self._settings = resolve(policy)
         require()
         batch_size = arguments.count(batch_size, "batch_size")
@@ -155,7 +157,11 @@ class Loader(FFCVNames):
         if seed is not None:
             return arguments.count(seed, "seed", least=0)
         if distributed:
-            logger.warning("%s: no seed was given; all ranks take 0, as torch's DistributedSampler does", self.name)
+            codes.log_warning(
+                "SL152",
+                "%s: no seed was given; all ranks take 0, as torch's DistributedSampler does",
+                self.name,
+            )
             return 0
         return int(np.random.randint(0, np.iinfo("int32").max))
 
@@ -168,7 +174,7 @@ class Loader(FFCVNames):
                 hint="give a smaller batch_size, or drop_last=False",
             )
         if self._order.dropped:
-            logger.warning(
+            codes.log_warning("SL154",
                 "%s: drop_last leaves out %d of %d samples in each epoch (batch size %d)",
                 self.name, self._order.dropped, self._order.count, self.batch_size,
             )  # fmt: skip
@@ -202,8 +208,7 @@ class Loader(FFCVNames):
         epoch, batch = self._epoch, self._batch
         self._epoch, self._batch = epoch + 1, 0
         size = self._size_of(epoch)
-        self._state.epochs = epoch
-        self._state.begin_pass(self)
+        self._state.begin_pass(self, epoch)
         self._state.epochs = epoch + 1
         iterator = Epoch(self, EnginePlace(epoch, batch, size, anew=self._anew), self._order)
         self._iterator = weakref.ref(iterator)
@@ -229,6 +234,9 @@ class Loader(FFCVNames):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The next iteration goes on where that loader stood, with the batch that was due.
+
+        Args:
+            state: What ``state_dict()`` of such a loader returned.
 
         Raises:
             SettingsError: That loader had another file, seed, batch size, order, or other ranks.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from safeloader import codes
 from safeloader.errors import NotCarriableError, SettingsError
 from safeloader.ffcv import pipelines as pipes
 from safeloader.ffcv.operations import Factory
-from safeloader.observe.log import logger
 from safeloader.runtime import by_value
 
 if TYPE_CHECKING:
@@ -31,7 +31,12 @@ def travels(completed: Any, name: str) -> bool:
         by_value.pack(completed).close()
     except NotCarriableError as error:
         what = error.what.replace("obj", "pipelines", 1).splitlines()[0]
-        logger.warning("%s: FFCV runs in the trainer, since its pipelines cannot be sent to a process: %s", name, what)
+        codes.log_warning(
+            "SL150",
+            "%s: FFCV runs in the trainer, since its pipelines cannot be sent to a process: %s",
+            name,
+            what,
+        )
         return False
     return True
 
@@ -72,7 +77,8 @@ class OperationWatch:
         now = self._in_lists()
         if now != self._lists:
             self._lists = now
-            logger.warning(
+            codes.log_warning(
+                "SL151",
                 "%s: the list of operations of a pipeline was changed after the loader was made; as in FFCV, the "
                 "loader keeps the operations that it was made with",
                 self._name,

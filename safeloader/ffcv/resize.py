@@ -197,6 +197,9 @@ class SharedSize:
     def set(self, size: int) -> None:
         """Change it, for all copies.
 
+        Args:
+            size: The new size, in pixels.
+
         Raises:
             SettingsError: It is no positive whole number.
         """

@@ -12,8 +12,8 @@ import os
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from safeloader import codes
 from safeloader.observe.format import inline, plain
-from safeloader.observe.log import logger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,7 +72,8 @@ class EventFile:
             self._append("".join(lines).encode())
         except OSError as error:
             self._given_up = True
-            logger.warning(
+            codes.log_warning(
+                "SL112",
                 "%s: cannot write events to %s (%s); training goes on without them",
                 inline(loader, 60),
                 self.path,

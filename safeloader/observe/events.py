@@ -44,6 +44,8 @@ class Fault(Happening):
     """Something went wrong. A time of 0 and an empty loader name are filled in by the recorder.
 
     Attributes:
+        time: When, in seconds since 1970.
+        loader: Name of the loader.
         cause: The kind of fault: one of `CAUSES`.
         worker: Id of the worker it hit; None if the process hosts several and worked for none.
         process: OS pid of the process; the trainer's own at zero processes; None if there was none yet.
@@ -59,6 +61,9 @@ class Fault(Happening):
         seconds_lost: From the fault until the batch was there, in seconds; None until that is known.
         stalled: For how many seconds nothing had moved when the fault was noticed, or None.
         again: How many delivered batches are loaded again, and compared; None where none has to be.
+        verdict: What becomes of the batch that was in work: ``"again"`` (it is loaded again), ``"searched"`` (parts of
+            it are loaded, to find the sample), ``"skipped"`` (the sample is left out), ``"raised"`` (its error is
+            raised at its turn), ``"ended"`` (the loader ends with an error); ``""`` where no batch is at stake.
     """
 
     event: ClassVar[str] = "fault"
@@ -77,6 +82,7 @@ class Fault(Happening):
     seconds_lost: float | None = None
     stalled: float | None = None
     again: int | None = None
+    verdict: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +119,19 @@ class Replayed(Happening):
 
 @dataclass(frozen=True, slots=True)
 class Resumed(Happening):
-    """The batch that a fault held up is there. `fault` counts the loader's faults from 0."""
+    """The batch that a fault held up is there.
+
+    Attributes:
+        fault: The number of the fault among those of the loader, from 0.
+        seconds_lost: Seconds from the fault until that batch was there.
+        exact: No batch was lost or changed by it, for certain; False where batches had to be compared.
+    """
 
     event: ClassVar[str] = "resume"
 
     fault: int
     seconds_lost: float
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
-    "brief", "clock", "duration", "inline", "many", "plain", "printable", "samples", "stack_lines", "stack_place",
+    "brief", "clock", "duration", "inline", "many", "ordinal", "plain", "printable", "samples", "stack_lines",
+    "stack_place",
 ]  # fmt: skip
 
 # A row of a traceback, `File "x.py", line 3, in f`, or of faulthandler's, `File "x.py", line 3 in f`.
@@ -65,6 +66,12 @@ def _escaped(found: re.Match[str]) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # how Python holds a byte that could not be decoded
         code -= 0xDC00
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def ordinal(number: int) -> str:
+    """A place in a row, from 1: ``1st``, ``2nd``, ``11th``."""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number:,}{ending}"
 
 
 def inline(value: object, most: int = 200) -> str:

@@ -11,8 +11,11 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
+from safeloader import codes
+from safeloader.codes import logger
 from safeloader.observe import events as h
 from safeloader.observe.format import printable
+from safeloader.observe.happening_codes import code_of
 from safeloader.observe.messages import line_for
 
 if TYPE_CHECKING:
@@ -24,8 +27,6 @@ _WARNINGS = (
     h.FellBack | h.Stayed | h.Recovered | h.Slow | h.Skipped | h.NotUndone | h.CodeChanged
     | h.Stalled | h.StallEnded | h.RanksStalled | h.Differs | h.SlowStart
 )  # fmt: skip
-
-logger = logging.getLogger("safeloader")
 
 
 def _without_escapes(record: logging.LogRecord) -> bool:
@@ -84,7 +85,8 @@ def level_for(event: h.Happening) -> int:
     only completes the picture is INFO; the course of a healthy run is DEBUG.
     """
     if isinstance(event, h.Fault):
-        return logging.ERROR if event.action == "raised" else logging.WARNING
+        ends = event.action == "raised" or event.verdict in ("raised", "ended")
+        return logging.ERROR if ends else logging.WARNING
     if isinstance(event, h.Replayed):
         return _level_of_replay(event)
     if isinstance(event, h.Slow) and event.count & (event.count - 1):
@@ -108,4 +110,4 @@ def tell(event: h.Happening) -> None:
     """Log one happening as one line."""
     level = level_for(event)
     if logger.isEnabledFor(level):
-        logger.log(level, "%s", line_for(event))
+        codes.log(code_of(event), level, "%s", line_for(event))

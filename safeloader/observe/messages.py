@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from safeloader.observe import events as h
-from safeloader.observe.format import duration, inline, many, samples, stack_place
+from safeloader.observe.fault_lines import fault_line
+from safeloader.observe.format import duration, inline, many, ordinal, samples, stack_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,136 +14,10 @@ if TYPE_CHECKING:
 
 __all__ = ["line_for", "replay_in_words"]
 
-_CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS")
-_ACTIONS = {
-    "restarted": "a new process takes over{kept}",
-    "handed over": "a process that stands ready takes over{kept}",
-    "restored": "its sleeping copy takes over with all that the dataset had changed in itself{kept}",
-    "standby": "it was a standby and hosted nobody",
-    "abandoned": "it cannot be killed and is left behind with its memory, a new process takes over{kept}",
-    "moved to a process": "it is interrupted, and a process of its own takes over{kept}",
-    "raised": "the error is raised at this batch's turn",
-}
-_LESS_MEMORY = "fewer workers, smaller batches or a smaller prefetch_factor need less memory"
-
 
 def line_for(event: h.Happening) -> str:
     """One line about a happening, which begins with the loader's name."""
     return f"{inline(event.loader, 60)}: {_LINES[type(event)](event)}"
-
-
-def who(fault: h.Fault) -> str:
-    """Whom a fault hit: ``worker 1 (pid 4711)``, ``process 4711``."""
-    if fault.worker is None:
-        return "a process" if fault.process is None else f"process {fault.process}"
-    if fault.process is None:
-        return f"worker {fault.worker}"
-    if fault.process == os.getpid():
-        return f"worker {fault.worker} (in the main process)"
-    return f"worker {fault.worker} (pid {fault.process})"
-
-
-def _fault(fault: h.Fault) -> str:
-    told = _FAULTS.get(fault.cause, _other)(fault)
-    done = (_ACTIONS.get(fault.action) or _other_action(fault)).replace("{kept}", _kept(fault))
-    hint = f"; {_LESS_MEMORY}" if fault.cause == "oom" else ""
-    return told + (f"; {done}" if done else "") + hint
-
-
-def _other_action(fault: h.Fault) -> str:
-    if fault.action.startswith("fell back"):
-        return f"{inline(fault.action).replace('fell', 'falling', 1)}{{kept}}"
-    if fault.action.startswith("skipped"):
-        return f"{inline(fault.action)}; loader.report() lists it"
-    return inline(fault.action)
-
-
-def _kept(fault: h.Fault) -> str:
-    """What is known now about the batches; of those that are loaded again a further line tells (`_replayed`)."""
-    if fault.again is None:
-        return ", no batch is lost"
-    if fault.again == 0:
-        return ""
-    return f", {many(fault.again, 'delivered batch')} {'is' if fault.again == 1 else 'are'} loaded again and compared"
-
-
-def _batch(fault: h.Fault) -> str:
-    epoch = "" if fault.epoch is None else f" of epoch {fault.epoch}"
-    if fault.sample is not None:
-        named = f" ({samples([fault.sample])})"
-    else:
-        named = f" ({samples(fault.indices)})" if fault.indices else ""
-    return f"batch {fault.batch}{epoch}{named}"
-
-
-def _while(fault: h.Fault) -> str:
-    return "outside a batch" if fault.batch is None else f"while loading {_batch(fault)}"
-
-
-def _again(fault: h.Fault) -> str:
-    return f", attempt {fault.attempts}" if fault.attempts > 1 else ""
-
-
-def _died(fault: h.Fault) -> str:
-    detail = inline(fault.detail)
-    if detail in _CRASHES:
-        how = f"crashed with {detail}"
-    elif detail.startswith("SIG"):
-        how = f"was killed by {detail}"
-    elif detail.startswith("exit code"):
-        how = f"ended with {detail}"
-    else:
-        how = "died" + (f" ({detail})" if detail else "")
-    place = stack_place(fault.stack)
-    return f"{who(fault)} {how} {_while(fault)}{_again(fault)}" + (f", at {place}" if place else "")
-
-
-def _oom(fault: h.Fault) -> str:
-    detail = f" ({inline(fault.detail)})" if fault.detail else ""
-    return f"{who(fault)} was killed because memory is short{detail} {_while(fault)}{_again(fault)}"
-
-
-def _hung(fault: h.Fault) -> str:
-    silence = "in time" if fault.stalled is None else f"for {duration(fault.stalled)}"
-    place = stack_place(fault.stack)
-    stuck = f", stuck at {place}" if place else ""
-    return f"{who(fault)} hung {_while(fault)}{_again(fault)}: no sample finished {silence}{stuck}"
-
-
-def _stopped(fault: h.Fault) -> str:
-    since = "" if fault.stalled is None else f" and silent for {duration(fault.stalled)}"
-    return f"{who(fault)} was found stopped (SIGSTOP or a debugger){since} {_while(fault)}{_again(fault)}"
-
-
-def _failed_start(fault: h.Fault) -> str:
-    silence = "" if fault.stalled is None else f"not ready after {duration(fault.stalled)}"
-    last = (fault.stack or "").strip().rpartition("\n")[2] if "Traceback" in (fault.stack or "") else ""
-    why = silence or ": ".join(filter(None, (inline(fault.detail), inline(last))))
-    return f"{who(fault)} did not start" + (f": {why}" if why else "") + _again(fault)
-
-
-def _raised(fault: h.Fault) -> str:
-    return f"{who(fault)} raised {inline(fault.detail) or 'an error'} {_while(fault)}"
-
-
-def _unpicklable(fault: h.Fault) -> str:
-    why = f": {inline(fault.detail)}" if fault.detail else ""
-    what = "something" if fault.batch is None else _batch(fault)
-    return f"{who(fault)} loaded {what}, which cannot be carried to the main process{why}"
-
-
-def _bad_sample(fault: h.Fault) -> str:
-    bad = [fault.sample] if fault.sample is not None else fault.indices or []
-    what = samples(bad) if bad else "a sample"
-    batch = "" if fault.batch is None else f" of batch {fault.batch}"
-    epoch = "" if fault.epoch is None else f" of epoch {fault.epoch}"
-    last = f", the last time with {inline(fault.detail)}" if fault.detail else ""
-    return f"{what}{batch}{epoch} is bad: it failed {many(fault.attempts, 'time')}{last}"
-
-
-def _other(fault: h.Fault) -> str:
-    detail = f" ({inline(fault.detail)})" if fault.detail else ""
-    return f"{who(fault)}: {fault.cause}{detail} {_while(fault)}{_again(fault)}"
 
 
 def _hosts(number: int) -> str:
@@ -197,16 +71,17 @@ def replay_in_words(worker: int, outcome: str, source: str, at: int, of: int, de
     if outcome == "refused":
         return f"the dataset of worker {worker} does not take the state that it told{why}"
     how = {
-        "differs": f"batch {at + 1} is not the one that was delivered",
-        "ended": f"it ends after {many(at, 'batch')}",
-        "raised": f"batch {at + 1} raises{why}",
+        "differs": f"the {ordinal(at + 1)} is not the one that was delivered",
+        "ended": f"only {many(at, 'batch')} came",
+        "raised": f"the {ordinal(at + 1)} raises an error{why}",
     }[outcome]
     had = many(of, "batch")
     return f"worker {worker} reads {begun} again, and it is not the same: of {had} that it had loaded, {how}"
 
 
 def _resumed(event: h.Resumed) -> str:
-    return f"batches come again; fault {event.fault + 1} cost {duration(event.seconds_lost)}"
+    sure = "; no batch is lost" if event.exact else ""
+    return f"batches come again; fault {event.fault + 1} cost {duration(event.seconds_lost)}{sure}"
 
 
 def _rung(event: h.FellBack | h.Recovered) -> str:
@@ -252,7 +127,7 @@ def _not_undone(event: h.NotUndone) -> str:
         return f"{worker} has changed the main process, which hosts it, for good: {what}"
     done = f"{worker} goes on in a process of its own"
     if event.action == "left out":
-        done = f"it is left out for {worker}, since no process can be had"
+        done = f"it is left out for {worker}, since no process can be started"
     return f"{what} could not be undone in the main process; {done}"
 
 
@@ -314,18 +189,8 @@ def _stall_ended(event: h.StallEnded) -> str:
     return f"goes on, after standing still for {duration(event.seconds)}"
 
 
-_FAULTS: dict[str, Callable[[h.Fault], str]] = {
-    "died": _died,
-    "oom": _oom,
-    "hung": _hung,
-    "stopped": _stopped,
-    "failed_start": _failed_start,
-    "raised": _raised,
-    "unpicklable": _unpicklable,
-    "bad_sample": _bad_sample,
-}
 _LINES: dict[type[h.Happening], Callable[[Any], str]] = {
-    h.Fault: _fault,
+    h.Fault: fault_line,
     h.Started: _started,
     h.Restarted: _restarted,
     h.Replayed: _replayed,

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from safeloader import codes
 from safeloader.observe import events as h
 from safeloader.observe import log
 from safeloader.observe.batch_trace import Tracer, TracingPulse
@@ -103,7 +104,10 @@ class Recorder:
         with self._unharmed():
             log.configure(settings)
             if settings.trace and self._events is None:
-                log.logger.warning("SAFELOADER_TRACE writes to the file of events: set SAFELOADER_EVENTS, too")
+                codes.log_warning(
+                    "SL113",
+                    "SAFELOADER_TRACE writes to the file of events: set SAFELOADER_EVENTS, too",
+                )
 
     def fault(self, fault: h.Fault) -> int:
         """Record a fault.
@@ -132,7 +136,10 @@ class Recorder:
             self._lost.add(time.monotonic(), seconds_lost)
             if row is not None:
                 self._faults[fault_index] = replace(row, seconds_lost=seconds_lost)
-            self._tell(h.Resumed(self._clock(), self.name, fault_index, seconds_lost))
+            exact = row is not None and row.again is None
+            if row is not None and any(told.time >= row.time and told.outcome != "same" for told in self._replays):
+                exact = False  # a worker came to its place, and it is not known to be that
+            self._tell(h.Resumed(self._clock(), self.name, fault_index, seconds_lost, exact))
 
     def replayed(
         self, worker: int, epoch: int, outcome: str, source: str, at: int, of: int, compared: int, detail: str,
@@ -341,6 +348,11 @@ class Recorder:
             try:
                 if not self._told_own_fault:
                     self._told_own_fault = True
-                    log.logger.warning("%s: safeloader could not record what happened", self.name, exc_info=True)
+                    codes.log_warning(
+                        "SL114",
+                        "%s: safeloader could not record what happened",
+                        self.name,
+                        exc_info=True,
+                    )
             except Exception:
                 pass

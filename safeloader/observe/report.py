@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from safeloader.observe.consumer_clock import Waits
 from safeloader.observe.events import Fault, Replayed
+from safeloader.observe.fault_lines import is_long, what_is_done
 from safeloader.observe.format import brief, clock, duration, inline, many, plain, printable, samples, stack_lines
 from safeloader.observe.messages import line_for
 from safeloader.observe.timings import STAGES, WorkerTimes
@@ -143,11 +144,10 @@ class Report:
         if waits.batches:
             yield (
                 f"waiting for data: {duration(waits.seconds)} in all, {waits.ready:.0%} of the batches were ready; "
-                f"half came within {brief(waits.p50)}, 95 % within {brief(waits.p95)}, "
-                f"99 % within {brief(waits.p99)}"
+                f"a batch: p50 {brief(waits.p50)}, p95 {brief(waits.p95)}, p99 {brief(waits.p99)}"
             )
         if self.timings:
-            yield "half of each worker's batches took at most (95 %, 99 %):"
+            yield "time that a batch took, for each worker (p50 / p95 / p99):"
             yield from (_stages(times) for times in self.timings)
         if self.skipped:
             shown = [f"{inline(i, 60)} (epoch {epoch}, batch {batch})" for epoch, batch, i in self.skipped[:20]]
@@ -175,7 +175,7 @@ class Report:
 
 def _stages(times: WorkerTimes) -> str:
     told = ", ".join(
-        f"{stage} {brief(value.p50)} ({brief(value.p95)}, {brief(value.p99)})"
+        f"{stage} {brief(value.p50)} / {brief(value.p95)} / {brief(value.p99)}"
         for stage, value in ((stage, getattr(times, stage)) for stage in STAGES)
         if value.p50
     )
@@ -190,15 +190,21 @@ def _block(number: int, fault: Fault) -> Iterator[str]:
     if fault.stack and fault.stack.strip():
         yield "  stack:"
         yield from (f"    {line}" for line in stack_lines(fault.stack))
-    yield f"  done:  {inline(fault.action) or 'nothing'}"
-    yield f"  lost:  {'not known yet' if fault.seconds_lost is None else duration(fault.seconds_lost)}"
+    yield f"  done:  {what_is_done(fault) or 'nothing'}"
+    yield f"  lost:  {_lost(fault)}"
+
+
+def _lost(fault: Fault) -> str:
+    if fault.seconds_lost is not None:
+        return duration(fault.seconds_lost)
+    never = fault.verdict in ("raised", "ended") or fault.action == "raised"
+    return "this batch" if never and fault.batch is not None else "not known yet"
 
 
 def _what(fault: Fault) -> str:
-    # Who hangs is killed by the loader: that signal would point at the wrong culprit.
-    ours = fault.cause in ("hung", "stopped") and fault.detail.startswith(("SIG", "exit code"))
-    detail = f" ({inline(fault.detail)})" if fault.detail and not ours else ""
-    silent = "" if not fault.stalled else f", silent for {duration(fault.stalled)}"
+    detail = f" ({inline(fault.detail)})" if fault.detail else ""
+    shown = bool(fault.stalled) if fault.cause == "hung" else is_long(fault.stalled)
+    silent = f", silent for {duration(fault.stalled or 0.0)}" if shown else ""
     return f"{fault.cause}{detail}{silent}"
 
 

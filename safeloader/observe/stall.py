@@ -14,8 +14,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from safeloader import clock
-from safeloader.observe.log import logger
+from safeloader import clock, codes
 from safeloader.observe.stall_place import Stall, StallPlace, place_of
 from safeloader.observe.status import program_status
 from safeloader.observe.status_socket import StatusSocket
@@ -139,7 +138,7 @@ class _Watch:
             else:
                 due = companion.look(Glance(max(clock.at(p.since) for p, _ in watched), _foremost(watched)[1].teller()))
         except Exception:  # whatever it is, the watch must go on
-            logger.warning("the board of ranks is given up", exc_info=True)
+            codes.log_warning("SL116", "the board of ranks is given up", exc_info=True)
             due = None
         if due is None and self._companion is companion:
             self._companion = None

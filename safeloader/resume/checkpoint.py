@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from safeloader.codes import warn
 from safeloader.core.state import DatasetSnapshot, State, WorkerCursor
 from safeloader.errors import StateError
 from safeloader.resume.json_codec import decode, encode, pack, states_of, states_to, unpack
@@ -109,16 +109,17 @@ def _sealed(told: dict[str, Any]) -> dict[str, Any]:
 
 def _check_seal(told: dict[str, Any]) -> None:
     if told["safeloader"] == _UNSEALED:
-        warnings.warn(
+        warn(
+            "SL104",
             "this state was saved by an older version of safeloader, without a seal: whether it has been changed since "
             "cannot be seen",
-            UserWarning,
             stacklevel=5,
         )
     elif told["seal"] != seal_of(told, _SEALED):
         raise StateError(
             "this state is damaged: it is not as it was saved (its seal does not fit)",
             hint="go on from another checkpoint, or begin anew without the state; a state must not be edited",
+            code="SL221",
         )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DistributedSampler
 
 from safeloader import torch_private
+from safeloader.codes import warn
 from safeloader.distributed import ElasticDistributedSampler
 from safeloader.resume.sampler_state import chain_of
 from safeloader.runtime.child import sample_rng
@@ -40,9 +40,9 @@ class EpochWatch:
                 known, self._seen = self._seen, sampler.epoch
                 if known == sampler.epoch and not self._warned:
                     self._warned = True
-                    warnings.warn(
+                    warn(
+                        "SL105",
                         f"{name}: a second epoch begins, and nobody has called set_epoch: the DistributedSampler gives "
                         "the same order again. Call loader.set_epoch(epoch) before each epoch",
-                        UserWarning,
                         stacklevel=stacklevel + 1,
                     )

@@ -76,7 +76,11 @@ def check_same(told: dict[str, Any], here: dict[str, Any], but: frozenset[str]) 
     different = [name for name in _WORDS if name not in but and told.get(name) != here[name]]
     if different:
         listed = "; ".join(f"{_WORDS[name]} was {told.get(name)!r} and is {here[name]!r}" for name in different)
-        raise StateError(f"this state is of another loader: {listed}", hint=_hint(different))
+        raise StateError(
+            f"this state is of another loader: {listed}",
+            hint=_hint(different),
+            code="SL222",
+        )
 
 
 def _hint(different: list[str]) -> str:

@@ -96,6 +96,7 @@ class Payload:
             raise StartError(
                 f"the dataset, serialised {size:,} bytes, cannot be put into shared memory: {system.explained(error)}",
                 hint="keep large data in files that each worker opens; or raise the limit",
+                code="SL224",
             ) from error
         self._packed.buffers.clear()
         system.seal(self.descriptor)

@@ -2,7 +2,7 @@
 
 ::
 
-    SAFELOADER_CHAOS="kill:worker=1,batch=12; hang:sample=77" python train.py
+    SAFELOADER_CHAOS="kill:batch=12; hang:sample=77" python train.py
 
     trainer: settings ──▶ fault_plan.parse ──▶ HostConfig.worker ──▶ process: chaotic.ChaoticWorker
                               │ an error here, before anything starts         │ does it, when its sample or batch comes

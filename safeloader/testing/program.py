@@ -7,14 +7,14 @@ import os
 from typing import TYPE_CHECKING
 
 from safeloader.fault_plan import parse
-from safeloader.fault_tally import Handed, handed, new_tally
+from safeloader.fault_tally import new_tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from safeloader.fault_plan import Planned
 
-__all__ = ["Chaos", "Handed", "chaos", "handed"]
+__all__ = ["Chaos", "chaos"]
 
 _VARIABLE = "SAFELOADER_CHAOS"
 
@@ -24,6 +24,9 @@ class Chaos:
 
     Attributes:
         planned: Its faults, in order.
+
+    Args:
+        text: The plan, as for ``SAFELOADER_CHAOS``.
     """
 
     planned: list[Planned]

@@ -47,7 +47,12 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class PassedOver:
-    """A file that was not taken, and why."""
+    """A file that was not taken, and why.
+
+    Attributes:
+        path: the file.
+        why: the reason, in words.
+    """
 
     path: Path
     why: str

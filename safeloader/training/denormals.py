@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from safeloader.observe.log import logger
+from safeloader import codes
 from safeloader.training.scan import dense
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ def tell_new(known: dict[str, float], named: Iterable[tuple[str, torch.Tensor]])
     known |= new
     if new:
         shown = ", ".join(f"{name} ({share:.0%})" for name, share in list(new.items())[:3])
-        logger.warning(
+        codes.log_warning(
+            "SL148",
             "many denormal numbers in %s%s: a CPU computes with them many times slower. "
             "torch.set_flush_denormal(True) makes them zero; in float16, scale the loss",
             shown,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from safeloader import codes
 from safeloader.errors import CheckpointError, NonFiniteError
-from safeloader.observe.log import logger
 from safeloader.training import atomic_file, collectives
 from safeloader.training.checkpoint import checked_run
 from safeloader.training.guard import FiniteGuard
@@ -204,7 +204,7 @@ class SafeCheckpointIO(_CheckpointIO):  # type: ignore[misc, unused-ignore]
                 try:
                     self.load_checkpoint(path)
                 except (CheckpointError, NonFiniteError) as error:
-                    logger.warning("passed over: %s: %s", path.name, error.what)
+                    codes.log_warning("SL144", "passed over: %s: %s", path.name, error.what)
                 else:
                     return path
             return None

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-from safeloader.observe.log import logger
+from safeloader import codes
 from safeloader.training.gap import at_chance, too_far
 from safeloader.training.gradients import GradientWatch
 from safeloader.training.noise import enough, fall_that_counts, noise_of
@@ -129,7 +129,7 @@ class MetricWatch:
         self._gradients = GradientWatch(gradient_range, gradient_factor)
         self.best = self.best_step = None
         self.findings: list[Finding] = []
-        self.should_stop = False
+        self.should_stop: bool = False
         self._first: float | None = None
         self._last: float | None = None
         self._worse: list[int] = []  # the steps of the evaluations in a row that were worse than the one before
@@ -312,7 +312,7 @@ class MetricWatch:
         self._open[kind] = since
         finding = Finding(kind, step, since, text, _LOOKS_LIKE[kind])
         self.findings.append(finding)
-        logger.warning("%s", finding)
+        codes.log_warning("SL149", "%s", finding)
         return [finding]
 
     def _over(self, *kinds: str) -> None:
@@ -336,7 +336,11 @@ class MetricWatch:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what ``state_dict`` gave."""
+        """Go on from a state.
+
+        Args:
+            state: what ``state_dict()`` gave.
+        """
         for name in self._KEPT:
             setattr(self, name, state.get(name.lstrip("_"), getattr(self, name)))
         self._worse, self._open = list(state["worse"]), dict(state["open"])

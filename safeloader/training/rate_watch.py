@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from safeloader.observe.log import logger
+from safeloader import codes
 from safeloader.training.scan import norms
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class RateWatch:
         group: int = 0, tolerance: float = 0.02, clip_norm: float | None = None,
     ) -> None:  # fmt: skip
         self.findings: list[str] = []
-        self.steps = 0
+        self.steps: int = 0
         self._peak, self._warm_up, self._group, self._tolerance = peak, warm_up, group, tolerance
         self._clip_norm, self._norms = clip_norm, list[float]()
         self._told: set[str] = set()
@@ -104,4 +104,4 @@ class RateWatch:
         if kind not in self._told:
             self._told.add(kind)
             self.findings.append(text)
-            logger.warning("%s", text)
+            codes.log_warning("SL142", "%s", text)

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader
 
-from safeloader import torch_private
+from safeloader import codes, torch_private
 from safeloader.errors import CheckpointError
-from safeloader.observe.log import logger
 from safeloader.resume.sampler_state import Sampling
 from safeloader.training import atomic_file, collectives, generators
 from safeloader.training.checkpoint import Checkpoint
@@ -118,7 +117,7 @@ def resume(
     passed_over = [] if checkpoint is not None else list(store.passed_over)
     if found is None:
         nothing = Resumed(store.run, None, passed_over=passed_over)
-        logger.info("%s", nothing)
+        codes.log_info("SL145", "%s", nothing)
         return nothing
     chosen = found
 
@@ -133,7 +132,7 @@ def resume(
     saved, notes = collectives.all_do(read)
     notes += collectives.all_do(lambda: _put_back(saved, loader, parts, learning_rate, strict))
     resumed = Resumed(store.run, chosen, to_values(saved.extra), notes, passed_over)
-    logger.info("%s", resumed)
+    codes.log_info("SL145", "%s", resumed)
     return resumed
 
 
@@ -166,7 +165,7 @@ def _adopt(
     )
     notes += collectives.all_do(lambda: _put_back(saved, None, parts, rate, strict))
     resumed = Resumed(store.run if store else "", saved.checkpoint, to_values(saved.extra), notes, [])
-    logger.info("%s", resumed)
+    codes.log_info("SL145", "%s", resumed)
     return resumed
 
 

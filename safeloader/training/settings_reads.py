@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
-from safeloader.observe.log import logger
+from safeloader import codes
 from safeloader.spelling import nearest
 
 __all__ = ["SettingsCheck", "settings_check"]
@@ -18,6 +18,9 @@ _REFERENCE = re.compile(r"\$\{(\.*)([A-Za-z_][\w.]*)\}")
 
 def settings_check(config: Any) -> SettingsCheck:
     """Note what is read of a configuration.
+
+    Args:
+        config: a dict, argparse's Namespace, OmegaConf's DictConfig, or any object with attributes.
 
     ::
 
@@ -45,10 +48,15 @@ class SettingsCheck:
         self._read: set[str] = set()
         self._asked: set[str] = set()
         self._root = config
-        self.config = self.watched(config, "")
+        self.config: Any = self.watched(config, "")
 
     def watched(self, value: Any, name: str) -> Any:
-        """A part of the configuration, as a reader gets it."""
+        """A part of the configuration, as a reader gets it.
+
+        Args:
+            value: the part.
+            name: its name, dotted; "" for the whole.
+        """
         if isinstance(value, MutableMapping) and not hasattr(value, "_metadata"):
             return _WatchedSetting(value, self, name)
         if _keys(value):
@@ -56,7 +64,12 @@ class SettingsCheck:
         return value
 
     def note(self, name: str, there: bool) -> None:
-        """Something was asked for."""
+        """Something was asked for.
+
+        Args:
+            name: the setting, dotted.
+            there: whether the configuration has it.
+        """
         (self._read if there else self._asked).add(name)
 
     def unread(self) -> list[str]:
@@ -69,7 +82,7 @@ class SettingsCheck:
         unread = self.unread()
         for name in unread:
             guess = nearest(name, self._asked - set(unread))
-            logger.warning("setting %s was never read%s", name, f"; {guess}" if guess else "")
+            codes.log_warning("SL143", "setting %s was never read%s", name, f"; {guess}" if guess else "")
         return unread
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from safeloader import codes
 from safeloader.errors import CheckpointError, NonFiniteError
-from safeloader.observe.log import logger
 from safeloader.training import atomic_file, collectives, generators
 from safeloader.training.checkpoint import Checkpoint, PassedOver, Saved, checked_run, known, refusal
 from safeloader.training.parts import kind_of, state_of
@@ -65,16 +65,16 @@ class CheckpointStore:
         best: Literal["max", "min"] | None = None,
         may_be_infinite: Iterable[str] = (),
     ) -> None:
-        self.run = checked_run(run)
+        self.run: str = checked_run(run)
         if keep_last < 1 or (keep_every is not None and keep_every < 1):
             raise CheckpointError("keep_last and keep_every are at least 1")
         if best not in (None, "max", "min"):
             raise CheckpointError(f'best={best!r}: it is "max", "min" or None')
-        self.folder = Path(folder).expanduser().absolute()  # a program may change its directory
+        self.folder: Path = Path(folder).expanduser().absolute()  # a program may change its directory
         self.keep_last = keep_last
         self.keep_every = keep_every
         self.best = best
-        self.may_be_infinite = tuple(may_be_infinite)
+        self.may_be_infinite: tuple[str, ...] = tuple(may_be_infinite)
         self.passed_over = []
         collectives.first_does(self._prepare)
 
@@ -132,7 +132,7 @@ class CheckpointStore:
         if bad:
             raise refusal(bad, step)
         if metric is not None and not math.isfinite(metric):
-            logger.warning("the metric of checkpoint %s is %s: it is saved without one", step, metric)
+            codes.log_warning("SL146", "the metric of checkpoint %s is %s: it is saved without one", step, metric)
             metric = None
         serial = 1 + max((int(match["serial"]) for _, match in self._files()), default=0)
         found = Checkpoint(
@@ -164,7 +164,11 @@ class CheckpointStore:
         good = next((c for c in self.checkpoints() if self._is_good(c)), None)
         rest = [c for c in self._superfluous([coming, *self.checkpoints()]) if good is not None and c != good]
         for found in rest:
-            logger.warning("the disk is full: %s is removed before the next checkpoint is written", found.path.name)
+            codes.log_warning(
+                "SL147",
+                "the disk is full: %s is removed before the next checkpoint is written",
+                found.path.name,
+            )
             with contextlib.suppress(OSError):
                 found.path.unlink()
         return bool(rest)
@@ -236,7 +240,7 @@ class CheckpointStore:
                     return self.load(path).checkpoint, passed_over
                 except (CheckpointError, NonFiniteError) as error:
                     passed_over.append(PassedOver(path, error.what))
-                    logger.warning("passed over: %s", passed_over[-1])
+                    codes.log_warning("SL144", "passed over: %s", passed_over[-1])
             return None, passed_over
 
         found, self.passed_over = collectives.first_does(walk)
@@ -244,6 +248,12 @@ class CheckpointStore:
 
     def load(self, which: Checkpoint | str | Path) -> Saved:
         """Read a checkpoint, on this rank alone.
+
+        Args:
+            which: a checkpoint of this store, or a path.
+
+        Returns:
+            The checkpoint with its content; tensors lie on the CPU.
 
         Raises:
             CheckpointError: it is damaged, of another run, or of a later safeloader.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from safeloader.observe.log import logger
+from safeloader import codes
 from safeloader.training import collectives, deferred
 from safeloader.training.trouble import HINTS, Trouble, error_of
 
@@ -84,4 +84,4 @@ class Verdicts:
             return
         self._told += 1
         if self._told <= 10 or self._told & (self._told - 1) == 0:
-            logger.warning("step %d: %s%s (%d so far)", step, "; ".join(texts), done, self._told)
+            codes.log_warning("SL140", "step %d: %s%s (%d so far)", step, "; ".join(texts), done, self._told)

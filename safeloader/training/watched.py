@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from safeloader import torch_private
-from safeloader.observe.log import logger
+from safeloader import codes, torch_private
 from safeloader.training.scan import is_float, look, matches
 
 if TYPE_CHECKING:
@@ -162,7 +161,7 @@ class Watched:
             elif found is not None and (first or not found.nans):
                 self._meant.add(name)
                 if not first:
-                    logger.info("%s appeared with infinities: they are taken as meant", found)
+                    codes.log_info("SL141", "%s appeared with infinities: they are taken as meant", found)
 
 
 def _usable(tensor: torch.Tensor | None) -> TypeGuard[torch.Tensor]:

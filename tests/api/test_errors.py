@@ -40,6 +40,7 @@ def test_an_error_reads_as_a_short_text_with_everything_it_knows() -> None:
         "  samples: 392\n"
         "  cause:   died\n"
         '  try:     load sample 392 alone, or set on_bad_sample="skip"\n'
+        "  code:    SL206\n"
         "  stack:\n"
         "    Traceback (most recent call last):\n"
         '      File "photos.py", line 41, in __getitem__\n'
@@ -49,18 +50,18 @@ def test_an_error_reads_as_a_short_text_with_everything_it_knows() -> None:
     )
 
 
-def test_an_error_that_knows_nothing_more_is_one_line() -> None:
-    assert [str(cls("it broke")) for cls in CLASSES] == ["it broke"] * len(CLASSES)
+def test_an_error_that_knows_nothing_more_says_what_and_its_code() -> None:
+    assert [str(cls("it broke")) for cls in CLASSES] == [f"it broke\n  code:    {cls.code}" for cls in CLASSES]
 
 
 def test_a_field_of_several_lines_stays_in_its_column() -> None:
-    assert str(errors.StartError("no", hint="one\ntwo")) == "no\n  try:     one\n           two"
+    assert str(errors.StartError("no", hint="one\ntwo")) == "no\n  try:     one\n           two\n  code:    SL212"
 
 
 def test_a_long_story_shows_its_end_and_keeps_all() -> None:
     error = errors.SafeLoaderError("it broke", story=[f"line {n}" for n in range(50)])
     lines = str(error).splitlines()
-    assert lines[2:4] == ["    ... (30 earlier lines)", "    line 30"]
+    assert lines[3:5] == ["    ... (30 earlier lines)", "    line 30"]
     assert lines[-1] == "    line 49"
     assert len(error.story) == 50
 

@@ -81,7 +81,7 @@ def test_each_happening_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture)
         live_through_everything(told)
         told.closed()
     assert [record.name for record in caplog.records] == ["safeloader"] * 22
-    assert caplog.messages[-1] == "train: closed after 18,500 batches in 1 epoch, with 1 fault, 2.1 s lost"
+    assert caplog.messages[-1] == "train: closed after 18,500 batches in 1 epoch, with 1 fault, 2.1 s lost [SL018]"
 
 
 def test_a_file_that_changed_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -112,7 +112,7 @@ Recorder("val", settings())
 told.fault(Fault(0.0, "", "died", worker=1, detail="SIGKILL", action="restarted"))
 told.resumed(0, 2.0)
 """
-FAULT_LINE = "train: worker 1 was killed by SIGKILL outside a batch; a new process takes over, no batch is lost"
+FAULT_LINE = "train: worker 1 was killed by SIGKILL while no batch was in work; a new process takes over [SL001]"
 
 
 def stderr_of(setup: str = "", later: str = "", **environ: str) -> list[str]:
@@ -151,7 +151,7 @@ def test_the_programs_level_holds_unless_one_is_given() -> None:
 
 def test_a_given_level_shows_more_without_any_logging_setup() -> None:
     lines = stderr_of(SAFELOADER_LOG_LEVEL="INFO")
-    assert lines[1][19:] == " safeloader INFO: train: batches come again; fault 1 cost 2.0 s"
+    assert lines[1][19:] == " safeloader INFO: train: batches come again; fault 1 cost 2.0 s; no batch is lost [SL012]"
 
 
 def test_a_program_without_stderr_trains_on() -> None:
@@ -333,7 +333,7 @@ def test_a_file_that_cannot_be_written_is_told_once_and_training_goes_on(
     warnings = [message for message in caplog.messages if "cannot write events" in message]
     assert len(warnings) == 1
     assert warnings[0].startswith(f"train: cannot write events to {path} (")
-    assert warnings[0].endswith("); training goes on without them")
+    assert warnings[0].endswith("); training goes on without them [SL112]")
     assert len(told.report().faults) == 2
 
 

@@ -47,73 +47,72 @@ def replay(outcome: str, source: str = "beginning", **more: Any) -> events.Repla
 
 LINES = {
     "killed": (
-        fault(detail="SIGKILL", action="restarted"),
+        fault(detail="SIGKILL", action="restarted", verdict="again"),
         (
             "train: worker 1 (pid 4711) was killed by SIGKILL while loading batch 12 of epoch 0 "
-            "(sample 392); a new process takes over, no batch is lost"
+            "(sample 392); a new process takes over and loads this batch again"
         ),
     ),
     "exit code 0": (
         fault(detail="exit code 0", action="restarted"),
         (
             "train: worker 1 (pid 4711) ended with exit code 0 while loading batch 12 of epoch 0 "
-            "(sample 392); a new process takes over, no batch is lost"
+            "(sample 392); a new process takes over"
         ),
     ),
     "segfault with a stack": (
         fault(detail="SIGSEGV", action="restarted", stack=FAULTHANDLER),
         (
             "train: worker 1 (pid 4711) crashed with SIGSEGV while loading batch 12 of epoch 0 "
-            "(sample 392), at data/photos.py:41 in decode; a new process takes over, no batch is lost"
+            "(sample 392), at data/photos.py:41 in decode; a new process takes over"
         ),
     ),
     "hung": (
-        fault("hung", detail="SIGKILL", action="restarted", stack=TRACEBACK, stalled=120.2, attempts=2),
+        fault("hung", action="restarted", stack=TRACEBACK, stalled=120.2, attempts=2, verdict="again"),
         (
             "train: worker 1 (pid 4711) hung while loading batch 12 of epoch 0 (sample 392), attempt "
             "2: no sample finished for 120 s, stuck at data/photos.py:41 in __getitem__; a new "
-            "process takes over, no batch is lost"
+            "process takes over and loads this batch again"
         ),
     ),
     "stopped": (
-        fault("stopped", detail="SIGKILL", action="restarted", stalled=3.01),
+        fault("stopped", action="restarted", stalled=3.01),
         (
             "train: worker 1 (pid 4711) was found stopped (SIGSTOP or a debugger) and silent for 3.0 "
-            "s while loading batch 12 of epoch 0 (sample 392); a new process takes over, no batch is "
-            "lost"
+            "s while loading batch 12 of epoch 0 (sample 392); a new process takes over"
         ),
     ),
     "out of memory": (
         fault("oom", detail="SIGKILL", action="fell back to 2 processes", sample=None, indices=[7, 3, 9, 1]),
         (
             "train: worker 1 (pid 4711) was killed because memory is short (SIGKILL) while loading "
-            "batch 12 of epoch 0 (samples 7, 3, 9, ... (4 in all)); falling back to 2 processes, no "
-            "batch is lost; fewer workers, smaller batches or a smaller prefetch_factor need less "
+            "batch 12 of epoch 0 (samples 7, 3, 9, ... (4 in all)); the loader falls back to 2 "
+            "processes; fewer workers, smaller batches or a smaller prefetch_factor need less "
             "memory"
         ),
     ),
     "failed start": (
         fault("failed_start", batch=None, sample=None, stalled=300.4, detail="SIGKILL", action="restarted"),
-        ("train: worker 1 (pid 4711) did not start: not ready after 300 s; a new process takes over, no batch is lost"),
+        ("train: worker 1 (pid 4711) did not start: not ready after 300 s; a new process takes over"),
     ),
     "died while idle": (
         fault(worker=None, batch=None, sample=None, detail="SIGKILL", action="restarted"),
-        ("train: process 4711 was killed by SIGKILL outside a batch; a new process takes over, no batch is lost"),
+        ("train: process 4711 was killed by SIGKILL while no batch was in work; a new process takes over"),
     ),
     "cannot be killed": (
         fault("hung", detail="could not be killed", action="abandoned", stalled=130.0),
         (
             "train: worker 1 (pid 4711) hung while loading batch 12 of epoch 0 (sample 392): no "
             "sample finished for 130 s; it cannot be killed and is left behind with its memory, a "
-            "new process takes over, no batch is lost"
+            "new process takes over"
         ),
     ),
     "hung in the main process": (
-        fault("hung", process=os.getpid(), detail="interrupted in the trainer", action="moved to a process"),
+        fault("hung", process=os.getpid(), detail="interrupted in the main process", action="moved to a process"),
         (
             "train: worker 1 (in the main process) hung while loading batch 12 of epoch 0 (sample "
             "392): no sample finished in time; it is interrupted, and a process of its own takes "
-            "over, no batch is lost"
+            "over"
         ),
     ),
     "raised": (
@@ -127,7 +126,7 @@ LINES = {
         fault("unpicklable", detail="cannot pickle '_thread.lock' object", action="raised"),
         (
             "train: worker 1 (pid 4711) loaded batch 12 of epoch 0 (sample 392), which cannot be "
-            "carried to the main process: cannot pickle '_thread.lock' object; the error is raised "
+            "sent to the main process: cannot pickle '_thread.lock' object; the error is raised "
             "at this batch's turn"
         ),
     ),
@@ -205,7 +204,7 @@ LINES = {
         fault(detail="SIGKILL", action="fell back to 1 process", again=0),
         (
             "train: worker 1 (pid 4711) was killed by SIGKILL while loading batch 12 of epoch 0 (sample 392); "
-            "falling back to 1 process"
+            "the loader falls back to 1 process"
         ),
     ),
     "came again the same": (
@@ -230,22 +229,22 @@ LINES = {
     "reads something else": (
         replay("differs", at=3, action="raises"),
         (
-            "train: worker 1 reads its epoch again, and it is not the same: of 12 batches that it had loaded, batch 4 is "
+            "train: worker 1 reads its epoch again, and it is not the same: of 12 batches that it had loaded, the 4th is "
             "not the one that was delivered; it ends"
         ),
     ),
     "ends early": (
         replay("ended", at=9),
         (
-            "train: worker 1 reads its epoch again, and it is not the same: of 12 batches that it had loaded, it ends "
-            "after 9 batches; samples may come twice or never from here on"
+            "train: worker 1 reads its epoch again, and it is not the same: of 12 batches that it had loaded, only 9 "
+            "batches came; samples may come twice or never from here on"
         ),
     ),
     "raises when it is read again": (
         replay("raised", detail="OSError: gone", action="reads again", source="state"),
         (
             "train: worker 1 reads from its dataset's own state again, and it is not the same: of 12 batches that it had "
-            "loaded, batch 1 raises (OSError: gone); that state is not used, and the epoch is read again from further back"
+            "loaded, the 1st raises an error (OSError: gone); that state is not used, and the epoch is read again from further back"
         ),
     ),
     "a state is refused": (
@@ -260,6 +259,41 @@ LINES = {
         (
             "train: worker 1: random generators of its dataset could not be put back, and draw other numbers "
             "(dataset.rng)"
+        ),
+    ),
+    "killed, the last attempt": (
+        fault(detail="SIGKILL", action="restarted", attempts=3, verdict="raised"),
+        (
+            "train: worker 1 (pid 4711) was killed by SIGKILL while loading batch 12 of epoch 0 (sample 392), attempt 3; "
+            "this batch is not tried again, and BadSampleError is raised at its turn"
+        ),
+    ),
+    "killed, the last attempt, and skipped": (
+        fault(detail="SIGKILL", action="handed over", attempts=3, verdict="skipped"),
+        (
+            "train: worker 1 (pid 4711) was killed by SIGKILL while loading batch 12 of epoch 0 (sample 392), attempt 3; "
+            "a process that stands ready takes over; the sample is left out of its batch"
+        ),
+    ),
+    "killed, and no sample is known": (
+        fault(detail="SIGKILL", action="restarted", attempts=3, verdict="searched", sample=None),
+        (
+            "train: worker 1 (pid 4711) was killed by SIGKILL while loading batch 12 of epoch 0, attempt 3; a new process "
+            "takes over and loads parts of this batch, to find the sample that does it"
+        ),
+    ),
+    "killed, and the loader ends": (
+        fault(detail="SIGKILL", action="restarted", verdict="ended"),
+        (
+            "train: worker 1 (pid 4711) was killed by SIGKILL while loading batch 12 of epoch 0 (sample 392); the loader "
+            "ends with an error"
+        ),
+    ),
+    "found stopped at once": (
+        fault("stopped", action="restarted", stalled=0.004, batch=None, sample=None),
+        (
+            "train: worker 1 (pid 4711) was found stopped (SIGSTOP or a debugger) while no batch was in work; a new process "
+            "takes over"
         ),
     ),
     "slow": (
@@ -279,7 +313,7 @@ LINES = {
     ),
     "not undone, left out": (
         events.NotUndone(NOON, "train", 0, "os.setsid()", "left out"),
-        "train: os.setsid() could not be undone in the main process; it is left out for worker 0, since no process can be had",
+        "train: os.setsid() could not be undone in the main process; it is left out for worker 0, since no process can be started",
     ),
     "not undone, done": (
         events.NotUndone(NOON, "train", 0, "priority (now 5, and 0 before)", "done"),
@@ -371,6 +405,10 @@ LINES = {
         events.Restarted(NOON, "train", 4712, [1], 1.94),
         "train: new process 4712 is ready after 1.9 s, for worker 1",
     ),
+    "resumed, and that is exact": (
+        events.Resumed(NOON, "train", 0, 2.13, exact=True),
+        "train: batches come again; fault 1 cost 2.1 s; no batch is lost",
+    ),
     "resumed": (
         events.Resumed(NOON, "train", 0, 2.13),
         "train: batches come again; fault 1 cost 2.1 s",
@@ -416,10 +454,11 @@ def test_a_line_is_one_line_of_bounded_length_whatever_the_sample_is(sample: obj
 def test_what_costs_time_is_a_warning_what_ends_the_run_an_error_and_the_rest_is_quiet() -> None:
     levels = {name: logging.getLevelName(level_for(event)) for name, (event, _) in LINES.items()}
     assert {name for name, level in levels.items() if level == "ERROR"} == {
-        "raised", "unpicklable", "bad sample raised", "reads something else",
+        "raised", "unpicklable", "bad sample raised", "reads something else", "killed, the last attempt",
+        "killed, and the loader ends",
     }  # fmt: skip
     assert {name for name, level in levels.items() if level == "INFO"} == {
-        "restarted", "resumed", "resized", "closed", "unshadowed", "reopened", "came again the same", "came again the same, as far as can be told",
+        "restarted", "resumed", "resumed, and that is exact", "resized", "closed", "unshadowed", "reopened", "came again the same", "came again the same, as far as can be told",
         "came again the same after its own state",
     }  # fmt: skip
     assert {name for name, level in levels.items() if level == "DEBUG"} == {"started", "epoch"}

@@ -43,7 +43,7 @@ def eventful() -> Recorder:
     first = told.fault(fault(detail="SIGKILL", action="restarted", indices=[5, 392, 17, 2], stack=TRACEBACK))
     told.started(4712, [1], 1.9)
     told.resumed(first, 2.13)
-    told.fault(fault("hung", detail="SIGKILL", action="fell back to 2 processes", attempts=2, stalled=120.2))
+    told.fault(fault("hung", action="fell back to 2 processes", attempts=2, stalled=120.2))
     told.fell_back(4, 2, "too many faults")
     told.recovered(2, 4)
     told.slow(13, 0, 131.0, 7)
@@ -66,12 +66,12 @@ def test_the_report_reads_like_this() -> None:
         "        load(task)\n"
         '      File "/home/me/project/data/photos.py", line 41, in __getitem__\n'
         "        time.sleep(1e9)\n"
-        "  done:  restarted\n"
+        "  done:  a new process takes over\n"
         "  lost:  2.1 s\n"
         "\n"
         f"fault 2, {at}: hung, silent for 120 s\n"
         "  where: epoch 0, batch 12, worker 1, pid 4711, sample 392, attempt 2\n"
-        "  done:  fell back to 2 processes\n"
+        "  done:  the loader falls back to 2 processes\n"
         "  lost:  not known yet\n"
         "\n"
         "total: 2 faults (1 died, 1 hung), 1 restart, 1 fallback, 1 recovery, 1 skipped sample, "
@@ -195,3 +195,17 @@ def test_very_many_faults_are_counted_but_not_all_kept() -> None:
     assert report.causes == {"died": MOST_FAULTS + 5}
     assert report.seconds_lost == 2.0
     assert "\n5 earlier faults no longer kept in full\n\nfault 6, " in str(report)
+
+
+def test_that_no_batch_is_lost_is_not_said_where_a_dataset_lost_what_it_had_changed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told = recorder()
+    with caplog.at_level("INFO", "safeloader"):
+        first = told.fault(fault(detail="SIGKILL", action="restarted"))
+        told.resumed(first, 1.0)
+        second = told.fault(fault(detail="SIGKILL", action="restarted", time=0.0))
+        told.replayed(1, 0, "lost", "generators", 12, 12, 0, "", "goes on")
+        told.resumed(second, 1.0)
+    came = [line for line in caplog.messages if "batches come again" in line]
+    assert ["no batch is lost" in line for line in came] == [True, False]

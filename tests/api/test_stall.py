@@ -181,14 +181,14 @@ def test_the_bar_of_the_environment_shows_every_pass(monkeypatch: pytest.MonkeyP
     train.close()
     lines = [line.partition(" in ")[0] for line in capfd.readouterr().err.splitlines()]
     assert lines == [
-        "train, epoch 1 begins: 2 batches",
+        "train, epoch 0 begins: 2 batches",
+        "val, epoch 0 begins: 2 batches",
+        "val, epoch 0: 2 batches",
         "val, epoch 1 begins: 2 batches",
         "val, epoch 1: 2 batches",
-        "val, epoch 2 begins: 2 batches",
-        "val, epoch 2: 2 batches",
-        "train, epoch 1: 2 batches",
+        "train, epoch 0: 2 batches",
+        "train, epoch 1 begins: 2 batches",
+        "train, epoch 1 left early after 1 of 2 batches",
         "train, epoch 2 begins: 2 batches",
-        "train, epoch 2 left early after 1 of 2 batches",
-        "train, epoch 3 begins: 2 batches",
-        "train, epoch 3: 2 batches",
+        "train, epoch 2: 2 batches",
     ]

@@ -432,7 +432,19 @@ class Obeying(Shadowing):
         return max(recent, self.undisturbed.faults_in_a_row) > settings.max_restarts
 
     def _ReportFault(self, c: m.ReportFault) -> None:
-        pass
+        """What it says will become of the batch is what has been decided."""
+        task = None if c.task is None else self.sup.tasks.get(c.task)
+        settled = task is None or task.state.name == "SETTLED"
+        if (c.verdict == "ended") > self.sup.closed:
+            raise Broken(f"{c}, and the loader goes on")
+        if c.verdict in ("again", "searched") and settled:
+            raise Broken(f"{c}, and it is not loaded again")
+        if c.verdict == "raised" and (
+            not settled or (task is not None and type(task.result) is not m.DeliverBadSample)
+        ):
+            raise Broken(f"{c}, and no error is raised")
+        if c.verdict == "" and task is not None and not (settled or task.abandoned or self.sup.closed):
+            raise Broken(f"{c}, and nothing is said of the batch")
 
     def _may_diverge(self, said: m.ReportReplay) -> bool:
         """Whether there is no way for this worker to come to its place."""

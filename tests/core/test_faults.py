@@ -126,8 +126,8 @@ def play(stage: Stage, batches: int) -> list[int]:
     rungs = []
     for _ in range(batches):
         stage.obey(stage.ask())
-        while stage.sup.ledger.requested:
-            host = stage.sup.workers[stage.sup.ledger.queue[0].worker].host
+        while stage.sup.schedule.requested:
+            host = stage.sup.workers[stage.sup.schedule.queue[0].worker].host
             assert host is not None
             stage.obey(stage.answer(host))
         rungs.append(stage.rung)

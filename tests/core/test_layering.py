@@ -13,7 +13,7 @@ import safeloader.core
 PURE = {"__future__", "typing", "collections", "collections.abc", "dataclasses", "enum", "math"}
 FILES = sorted(Path(safeloader.core.__path__[0]).glob("*.py"))
 ORDER = (
-    "state", "events", "commands", "messages", "policy", "placement", "leases", "bisection", "records", "story",
+    "state", "events", "commands", "messages", "policy", "placement", "leases", "bisection", "records", "story", "story_lines",
     "books", "shadows", "restoring", "schedule", "deadlines", "quarantine", "dispatch", "answers", "consumer", "fleet",
     "recovery", "view", "supervisor", "duplicate",
 )  # fmt: skip

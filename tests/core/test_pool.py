@@ -1,4 +1,4 @@
-"""A pool: who gets a seat where, and what follows when another loader's samples hurt a process."""
+"""A pool: who gets a place where, and what follows when another loader's samples hurt a process."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_start_waits_for_the_work_of_another_loader_but_not_for_ever() -> None
     assert only(m.CaptureStacks, stage.tell(m.ProcessInspected(1, None, None, None, 0.0, 0.0, "R")))
 
 
-# ---------------------------------------------------------------- seats
+# ---------------------------------------------------------------- places
 
 
 def test_the_first_seats_are_new_processes_up_to_the_limit() -> None:

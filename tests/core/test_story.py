@@ -10,6 +10,7 @@ import pytest
 from safeloader.core import messages as m
 from safeloader.core.policy import CoreSettings
 from safeloader.core.story import Entry, Story
+from safeloader.core.story_lines import story_lines
 from safeloader.core.supervisor import Supervisor
 from tests.core.stage import Stage
 from tests.core.walker import walk
@@ -78,26 +79,18 @@ def test_a_batch_that_lies_in_its_lease_is_told_as_it_came() -> None:
     assert story.entries() == [Entry(0.0, event, (command,))]
 
 
-def test_the_story_of_a_task_is_told_in_lines_without_what_is_long() -> None:
+def test_the_story_of_a_task_is_told_in_plain_lines() -> None:
     stage = Stage(num_workers=1, prefetch_factor=1)
     stage.begin()
     stage.now = 2.0
     stage.die(1, task=0, detail="SIGKILL")
-    lines = stage.sup.story.of(task=0)
-    assert [line.split()[2].split("(")[0] for line in lines] == ["SendTask", "ProcessExited", "ReportFault"]
-    assert lines[0].startswith("   -2.000 s")
-    assert "SIGKILL" in lines[1]
-    assert not any("indices" in line for line in lines)
-    assert stage.sup.story.of(process=99) == []
-    assert Story(5).of(task=0) == []
-
-
-def test_the_story_of_a_process_is_told_too() -> None:
-    stage = Stage(num_workers=2)
-    stage.begin()
-    lines = stage.sup.story.of(process=2, last=100)
-    assert any("StartProcess" in line for line in lines)
-    assert all("process=2" in line for line in lines)
+    lines = story_lines(stage.sup.story.entries(), 0, lambda number: f"process {4710 + number}")
+    assert lines == [
+        "   -2.000 s  the batch is sent to process 4711, for worker 0",
+        "   +0.000 s  process 4711 died (SIGKILL): the batch is loaded again",
+    ]
+    assert story_lines(stage.sup.story.entries(), 99, str) == []
+    assert story_lines([], 0, str) == []
 
 
 def test_every_event_is_handled_open_and_closed() -> None:

@@ -43,7 +43,7 @@ def test_what_was_delivered_last_is_remembered_with_its_indices_and_nothing_else
     for number in range(20):
         stage.load(number)
         stage.get()
-    last = list(stage.sup.ledger.delivered)
+    last = list(stage.sup.schedule.delivered)
     assert last == [(0, n, n % 2, stage.tasks[n].indices) for n in range(4, 20)]
 
 

@@ -23,22 +23,22 @@ SOON = {"SAFELOADER_STALL_REPORT": "2", "SAFELOADER_BOARD_INTERVAL": "0.2"}
 def test_the_line_names_the_rank_that_holds_the_others_wherever_it_stands(tmp_path: Path) -> None:
     with Program.of_ranks("tests.distributed.held", str(tmp_path), ranks=3, **SOON) as ranks:
         late = ranks.line("rank 1 has published nothing yet: no epoch begun there")
-        assert late.endswith(" in the step")  # perhaps not for rank 2, whose worker may still be starting
+        assert late.endswith(" in the step [SL034]")  # perhaps not for rank 2, whose worker may still be starting
         (tmp_path / "late").touch()
 
         step = ranks.line("rank 1's loader is healthy; its trainer has stood at held.py:")
         assert " in hold for " in step
-        assert step.endswith("; ranks 0, 2 wait in the step")
+        assert step.endswith("; ranks 0, 2 wait in the step [SL034]")
         _others_read_it(ranks, tmp_path)
         (tmp_path / "step").touch()
 
         sample = ranks.line("rank 2 waits for batch 3 of train: worker 0 has worked on sample 13 for ")
-        assert sample.endswith("; ranks 0, 1 wait in the step")
+        assert sample.endswith("; ranks 0, 1 wait in the step [SL034]")
         (tmp_path / "sample").touch()
 
         stopped = ranks.line("rank 2 has published nothing for ")
         assert "it is stopped, gone or cut off (last seen: train, epoch 0, batch " in stopped
-        assert stopped.endswith("; ranks 0, 1 wait in the step")
+        assert stopped.endswith("; ranks 0, 1 wait in the step [SL034]")
         os.kill(int((tmp_path / "2.pid").read_text()), signal.SIGCONT)
         assert ranks.wait() == 0
         assert f"sum {3 * sum(range(32))}" in ranks.lines
@@ -82,7 +82,7 @@ def test_a_store_that_is_gone_or_frozen_holds_up_no_rank(tmp_path: Path, end: si
             line = other.line(
                 f"the store of the process group (127.0.0.1:{port}) does not answer: ConnectionRefusedError"
             )
-            assert line.endswith("training continues")
+            assert line.endswith("training continues [SL117]")
         before = len(other.lines)
         other.line("another epoch", after=before)
         other.line("another epoch", after=before + 1)

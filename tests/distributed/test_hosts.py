@@ -40,7 +40,7 @@ def test_a_rank_behind_a_cut_link_is_named_and_all_go_on_when_it_is_healed(tmp_p
         line = nodes[0].line(f"rank {last} on host-{last} has published nothing for ")
         assert "it is stopped, gone or cut off (last seen: train, epoch 0, batch " in line
         others = "rank 0 on host-0 waits" if count == 2 else "ranks 0, 1 wait"
-        assert line.endswith(f"; {others} in the step")
+        assert line.endswith(f"; {others} in the step [SL034]")
         nodes[last].line(f"the store of the process group ({hosts.address(0)}:")
         hosts.heal(last)
         nodes[0].line(_step_after(nodes[0]))

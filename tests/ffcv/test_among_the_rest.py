@@ -67,7 +67,7 @@ def test_bars_and_lines(
     next(iter(loader))
     loader.close()
     told = capsys.readouterr().err
-    assert told.count("train, epoch 1 begins: 3 batches") == told.count("train, epoch 2 begins") == 1
+    assert told.count("train, epoch 0 begins: 3 batches") == told.count("train, epoch 1 begins") == 1
     assert told.count("left early") == 1, "the first epoch was not"
     assert "of 3 batches" in told.split("left early")[1]
 

@@ -222,7 +222,7 @@ def test_lightning_trains_and_validates_on_one_pool_through_a_killed_worker(ligh
     expected = fit(None, torch.utils.data.DataLoader)
     with WorkerPool(2, start_method="forkserver") as pool:
         assert fit(13, DataLoader, policy=Policy(pool=pool)) == expected
-        assert len(pool.crew().pids) == 2
+        assert len(pool.shared_pool().pids) == 2
     assert Killing(tmp_path).killed
 
 

@@ -130,7 +130,7 @@ def _pool() -> Iterator[WorkerPool]:
 def pool(_pool: WorkerPool, forked: None) -> WorkerPool:
     """The pool that many rows share: two processes that are there, ready or about to be."""
     started = _pool.start()
-    until(lambda: all(started.crew().pids))
+    until(lambda: all(started.shared_pool().pids))
     return started
 
 

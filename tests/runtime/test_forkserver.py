@@ -40,19 +40,19 @@ FORKED = Policy(start_method="forkserver", batch_timeout=2.0, max_restarts=1000)
 def _warm() -> Iterator[None]:
     """A server that all of these share; the first of them would have to wait for it anyway. It has imported nothing
     for the loaders of other tests."""
-    way = Launcher("forkserver")
+    launcher = Launcher("forkserver")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(client, "_trainer", client._Trainer())
-        way.server()
+        launcher.server()
         yield
-    way.close()
+    launcher.close()
 
 
 def server_of(loader: DataLoader[Any]) -> psutil.Process:
     """The server that forked a loader's processes."""
-    way = loader._safe.starting._way
-    assert way is not None
-    return psutil.Process(way.server().pid)
+    launcher = loader._safe.starting._launcher
+    assert launcher is not None
+    return psutil.Process(launcher.server().pid)
 
 
 def parents(loader: DataLoader[Any]) -> set[int | None]:
@@ -115,7 +115,7 @@ def test_every_end_of_a_process_is_seen_and_explained(orders: Orders) -> None:
     """Killed, ended, crashed, hung with its stack, stopped: one epoch each."""
     deeds = {
         "SIGKILL": ("died", "SIGKILL"), "exit 7": ("died", "exit code 7"), "SIGSEGV": ("died", "SIGSEGV"),
-        "sleep": ("hung", "SIGKILL"), "SIGSTOP": ("stopped", "SIGKILL"),
+        "sleep": ("hung", ""), "SIGSTOP": ("stopped", ""),
     }  # fmt: skip
     with make(UnpickleTrap(COUNT, orders), policy=FORKED, persistent_workers=True) as loader:
         for epoch, (deed, (cause, detail)) in enumerate(deeds.items()):
@@ -149,8 +149,8 @@ def test_a_server_that_is_killed_hurts_no_process_and_is_replaced(orders: Orders
 
 
 def test_processes_asked_of_a_server_that_is_killed_are_born_elsewhere() -> None:
-    way = Launcher("forkserver", accelerators=True)  # another one, still importing
-    server = psutil.Process(way.server().pid)
+    launcher = Launcher("forkserver", accelerators=True)  # another one, still importing
+    server = psutil.Process(launcher.server().pid)
     with make(Draws(COUNT), policy=Policy(start_method="forkserver", accelerators=True)) as loader:
         seed()
         stream = iter(loader)
@@ -175,8 +175,8 @@ def test_a_server_that_is_stopped_is_replaced(orders: Orders) -> None:
 
 @pytest.mark.slow
 def test_a_server_that_is_stopped_while_it_is_asked_costs_the_startup_timeout() -> None:
-    way = Launcher("forkserver", accelerators=True)
-    server = psutil.Process(way.server().pid)
+    launcher = Launcher("forkserver", accelerators=True)
+    server = psutil.Process(launcher.server().pid)
     policy = Policy(start_method="forkserver", accelerators=True, startup_timeout=10.0, max_processes=1)
     with make(Draws(COUNT), policy=policy) as loader:
         seed()
@@ -218,16 +218,16 @@ FORKS = """
     from tests.runtime.harness import *
     loader = make(Draws(COUNT), policy=Policy(start_method="forkserver"))
     first = run_epoch(loader)
-    server = loader._safe.starting._way.server().pid
+    server = loader._safe.starting._launcher.server().pid
     pid = os.fork()
     if not pid:
         again = make(Draws(COUNT), policy=Policy(start_method="forkserver"))
         same = run_epoch(again) == first
-        other = again._safe.starting._way.server().pid
+        other = again._safe.starting._launcher.server().pid
         again.close()
         sys.exit(0 if same and other != server else 1)
     assert os.waitpid(pid, 0)[1] == 0
-    print(digest(first), digest(run_epoch(loader)) == digest(first), loader._safe.starting._way.server().pid == server)
+    print(digest(first), digest(run_epoch(loader)) == digest(first), loader._safe.starting._launcher.server().pid == server)
     """
 
 
@@ -332,7 +332,8 @@ def test_where_there_can_be_no_server_processes_are_spawned_and_it_says_why(tmp_
     lines = run_script(program(tmp_path, PORTABLE), _SAFELOADER_PORTABLE="1").splitlines()
     assert lines[0] == digest(persistent_epochs()[0])
     assert lines[1] == (
-        "train: no fork server (this system has no descriptors of processes (pidfd)); processes are spawned instead"
+        "train: no fork server (this system has no descriptors of processes (pidfd)); processes are spawned instead "
+        "[SL102]"
     )
     assert 'start_method="spawn"' in lines[2]
 
@@ -353,7 +354,7 @@ ENDS = """
     early = make(Draws(COUNT), policy=Policy(prestart=True), num_workers=1)
     late = make(Draws(COUNT), policy=Policy(start_method="forkserver", accelerators=True), num_workers=1)
     go(late)  # its server is importing
-    until(lambda: late._safe.starting._way)
+    until(lambda: late._safe.starting._launcher)
     print(*[child.pid for child in psutil.Process().children(recursive=True)], flush=True)
     signal.pause()
     """

@@ -179,13 +179,13 @@ def test_a_worker_whose_set_up_cannot_be_undone_is_set_up_in_a_process(caplog: p
     )
     loader, before = inline(Lasting("session", at=99), worker_init_fn=leaves), program_state()
     seed()
-    got, crew = [], 0
+    got, processes = [], 0
     for sample in loader:
         got.append(sample)
-        crew = max(crew, len(processes_of(loader)))
+        processes = max(processes, len(processes_of(loader)))
         assert program_state() == before
     assert all(map(torch.equal, got, expected))
-    assert crew == 1, "both are in the escort"
+    assert processes == 1, "both are in the escort"
     assert (
         "faulthandler.enable() could not be undone in the main process; worker 0 goes on in a process of its own"
         in caplog.text

@@ -173,7 +173,7 @@ def test_where_every_process_is_killed_the_trainer_loads_all_but_what_was_in_wor
     else:
         assert got == [*batches[:2], *batches[3:]]
         assert [indices for indices, _ in errors] == [[4]]
-        assert "sample 4 was in work when a process was lost (died), and no process can be had" in errors[0][1]
+        assert "sample 4 was in work when a process was lost (died), and no process can be started" in errors[0][1]
 
 
 class Killer(threading.Thread):

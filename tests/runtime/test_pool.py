@@ -85,12 +85,12 @@ def test_a_validation_within_an_epoch_is_torchs(pool: WorkerPool) -> None:
 
 
 def test_workers_that_are_not_persistent_begin_anew_in_the_same_processes(pool: WorkerPool) -> None:
-    pids = set(pool.crew().pids)
+    pids = set(pool.shared_pool().pids)
     train, val = on(pool, Draws(COUNT), persistent_workers=False), on(pool, Stream(COUNT), persistent_workers=False)
     for _ in range(2):  # with the same seed they begin the same
         assert run_epoch(train) == persistent_epochs("draws")[0]
         assert run_epoch(val) == persistent_epochs("stream")[0]
-    assert set(pool.crew().pids) == pids
+    assert set(pool.shared_pool().pids) == pids
 
 
 def test_after_a_break_the_next_epoch_is_torchs_and_the_other_loader_is_not_disturbed(pool: WorkerPool) -> None:
@@ -168,7 +168,7 @@ def test_processes_of_a_fork_server_serve_a_pool_too(orders: Orders) -> None:
         assert val.report().faults == []
 
 
-# ---------------------------------------------------------------- seats
+# ---------------------------------------------------------------- places
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4:UserWarning")
@@ -180,7 +180,7 @@ def test_more_workers_than_processes_share_them(pool: WorkerPool) -> None:
 
 
 def test_loaders_come_and_go_and_the_processes_stay(pool: WorkerPool) -> None:
-    pids = set(pool.crew().pids)
+    pids = set(pool.shared_pool().pids)
     with on(pool, Draws(COUNT)) as train:
         stream = begin(train)
         early = [next(stream)]
@@ -188,7 +188,7 @@ def test_loaders_come_and_go_and_the_processes_stay(pool: WorkerPool) -> None:
             with on(pool, Stream(COUNT)) as passing:
                 assert run_epoch(passing).batches == persistent_epochs("stream")[0].batches
         assert play([*early, *stream]).batches == persistent_epochs()[0].batches
-    assert set(pool.crew().pids) == pids
+    assert set(pool.shared_pool().pids) == pids
 
 
 def test_memory_and_values_that_datasets_share_reach_a_process_that_runs(pool: WorkerPool) -> None:
@@ -274,7 +274,7 @@ def test_without_workers_a_pool_changes_nothing() -> None:
     with WorkerPool(1) as pool:
         loader = on(pool, Draws(8), num_workers=0, persistent_workers=False)
         assert len(list(loader)) == 2
-        assert pool.crew().pids == []
+        assert pool.shared_pool().pids == []
 
 
 # ---------------------------------------------------------------- a dataset that cannot be rebuilt
@@ -290,7 +290,7 @@ def test_a_dataset_that_cannot_be_rebuilt_costs_the_other_loader_nothing(pool: W
             next(iter(on(pool, UnpickleTrap(COUNT, orders))))
         assert play([*early, *stream]).batches == persistent_epochs()[0].batches
         assert {process.pid for process in processes_of(train)} == pids
-    assert not any(member.place().burdened for member in pool.crew()._members.values())
+    assert not any(member.place().burdened for member in pool.shared_pool()._members.values())
 
 
 def test_after_the_pool_was_closed_its_loaders_say_so() -> None:

@@ -67,10 +67,10 @@ def test_processes_killed_from_outside_are_missed_by_both(pool: WorkerPool) -> N
         assert run_epoch(train) == persistent_epochs("draws")[0]
         assert run_epoch(val) == persistent_epochs("stream")[0]
         kill_all(train)
-        assert gone(pool.crew().pids)
+        assert gone(pool.shared_pool().pids)
         assert run_epoch(train, 1) == persistent_epochs("draws")[1]
         assert run_epoch(val, 1) == persistent_epochs("stream")[1]
-        assert len(pool.crew().pids) == 2
+        assert len(pool.shared_pool().pids) == 2
 
 
 def test_a_bad_sample_of_one_is_left_out_and_the_other_goes_on(pool: WorkerPool, orders: Orders) -> None:
@@ -136,11 +136,11 @@ def test_what_a_closed_loader_left_hanging_is_ended_without_blame(orders: Orders
         with on(pool, Draws(COUNT, orders), num_workers=1, shuffle=False, settings=settings) as left:
             next(iter(left))
             pid = orders.await_arrival("there")
-        assert pool.crew().pids == [pid]
+        assert pool.shared_pool().pids == [pid]
         with on(pool, Draws(COUNT), num_workers=1, shuffle=False) as train:
             assert [int(row[0]) for batch in train for row in batch] == list(range(COUNT))
             assert train.report().faults == []
-        assert pid not in pool.crew().pids
+        assert pid not in pool.shared_pool().pids
 
 
 def test_a_consumer_that_was_interrupted_can_go_on_after_the_other(
@@ -179,8 +179,8 @@ def test_whatever_is_closed_first_nothing_is_left(order: str) -> None:
         next(stream)
     for name in order.split():
         things[name].close()
-    assert pool._crew is not None
-    assert pool._crew.pids == []
+    assert pool._shared_pool is not None
+    assert pool._shared_pool.pids == []
 
 
 def test_a_pool_that_nobody_refers_to_ends() -> None:
@@ -234,7 +234,7 @@ def test_a_program_that_ends_with_a_pool_and_stuck_workers_ends_well(orders: Ord
         assert len(list(val)) == 12
         stream = iter(train)
         next(stream)
-        print(*pool.crew().pids)
+        print(*pool.shared_pool().pids)
         """
     from pathlib import Path
 
@@ -249,18 +249,18 @@ def test_a_program_that_ends_with_a_pool_and_stuck_workers_ends_well(orders: Ord
 
 
 def test_a_pool_without_loaders_is_replenished(pool: WorkerPool) -> None:
-    victim = pool.crew().pids[0]
+    victim = pool.shared_pool().pids[0]
     os.kill(victim, signal.SIGKILL)
     assert gone([victim])
     assert run_epoch(on(pool, Draws(COUNT), persistent_workers=False)) == persistent_epochs()[0]
-    assert victim not in pool.crew().pids
-    assert len(pool.crew().pids) == 2
+    assert victim not in pool.shared_pool().pids
+    assert len(pool.shared_pool().pids) == 2
 
 
 def test_a_loader_of_its_own_beside_a_pool_is_not_the_pools_business(pool: WorkerPool) -> None:
     with on(pool, Draws(COUNT)) as train, make(Draws(COUNT), persistent_workers=True) as own:
         assert run_epoch(own) == run_epoch(train) == persistent_epochs()[0]
-        assert not {p.pid for p in processes_of(own)} & set(pool.crew().pids)
+        assert not {p.pid for p in processes_of(own)} & set(pool.shared_pool().pids)
 
 
 # ---------------------------------------------------------------- standbys
@@ -278,7 +278,7 @@ def standby_of(pool: WorkerPool, loader: DataLoader[Any]) -> psutil.Process:
 
     def ready() -> int:
         driver_of(loader._iterator).loop.look(0.05)
-        return next((m.process.pid for m in pool.crew()._members.values() if m.standby and m.is_ready()), 0)
+        return next((m.process.pid for m in pool.shared_pool()._members.values() if m.standby and m.is_ready()), 0)
 
     return psutil.Process(until(ready))
 
@@ -290,7 +290,7 @@ def test_a_standby_of_a_pool_takes_the_place_of_a_process_that_is_lost_for_all_l
         assert run_epoch(train) == persistent_epochs("draws")[0]
         assert run_epoch(val) == persistent_epochs("stream")[0]
         standby = standby_of(kept, train)
-        assert len(kept.crew().pids) == 3
+        assert len(kept.shared_pool().pids) == 3
         orders.give("sample", BAD, "SIGKILL")
         assert run_epoch(train, 1) == persistent_epochs("draws")[1]
         assert run_epoch(val, 1) == persistent_epochs("stream")[1]

@@ -107,9 +107,9 @@ def test_a_spawned_standby_has_imported_what_the_dataset_needs(orders: Orders) -
 
 def test_processes_started_beforehand_give_torchs_batches_and_generators() -> None:
     with make(Draws(COUNT), policy=Policy(prestart=True)) as loader:
-        stock = loader._safe.starting.stock
-        assert stock is not None
-        pids = [process.pid for process in stock.processes]
+        prestarted = loader._safe.starting.prestarted
+        assert prestarted is not None
+        pids = [process.pid for process in prestarted.processes]
         assert len(pids) == 2
         seed()
         stream = iter(loader)
@@ -132,9 +132,9 @@ def test_the_dataset_that_counts_is_that_of_the_iteration() -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_processes_that_die_or_stop_before_the_loader_iterates_cost_no_batch(number: signal.Signals) -> None:
     with make(Draws(COUNT), policy=Policy(prestart=True, start_method="forkserver", max_restarts=10)) as loader:
-        stock = loader._safe.starting.stock
-        assert stock is not None
-        for process in stock.processes:
+        prestarted = loader._safe.starting.prestarted
+        assert prestarted is not None
+        for process in prestarted.processes:
             until(lambda process=process: process.exited() or process.pid)
             os.kill(process.pid, number)
             if number == signal.SIGSTOP:  # the signal takes effect when the process's turn comes

@@ -8,8 +8,8 @@ import pytest
 
 from safeloader import SettingsError
 from safeloader.config import resolve
+from safeloader.fault_tally import handed, in_use
 from safeloader.testing import KINDS, parse
-from safeloader.testing.program import handed
 
 
 def test_a_plan_is_read() -> None:
@@ -58,5 +58,7 @@ def test_the_setting_is_checked_before_anything_starts() -> None:
 
 def test_the_log_says_once_that_there_is_a_plan(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="safeloader"):
+        in_use("kill:batch=99999", 2)
+        in_use("kill:batch=99999", 2)
         assert handed("kill:batch=99999") == handed("kill:batch=99999")
-    assert caplog.messages == ["faults will be made on purpose in worker processes: kill:batch=99999"]
+    assert caplog.messages == ["faults will be made on purpose in worker processes: kill:batch=99999 [SL110]"]

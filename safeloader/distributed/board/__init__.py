@@ -17,6 +17,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from safeloader import codes
 from safeloader.dist_env import group
 from safeloader.distributed.board.judge import Sighting, Verdict, judge
 from safeloader.distributed.board.member import BoardMember
@@ -25,7 +26,6 @@ from safeloader.distributed.board.showing import Reading, lines
 from safeloader.distributed.store import GroupStore
 from safeloader.errors import SafeLoaderError
 from safeloader.observe import stall
-from safeloader.observe.log import logger
 
 if TYPE_CHECKING:
     from safeloader.config import Settings
@@ -80,6 +80,7 @@ def board(timeout: float = 10.0) -> Board:
             "this program is on no board",
             hint="it begins with the first epoch after torch.distributed.init_process_group(), of two ranks or more, "
             "unless SAFELOADER_BOARD=0",
+            code="SL233",
         )
     told = _member.read(timeout)
     missing = tuple(rank for rank in range(told.world) if rank not in told.seen)
@@ -95,7 +96,7 @@ def publish(settings: Settings) -> None:
     try:
         _join(settings, *here)
     except Exception:  # whatever it is, it must not end the training
-        logger.warning("this rank cannot be put on the board", exc_info=True)
+        codes.log_warning("SL115", "this rank cannot be put on the board", exc_info=True)
 
 
 def _join(settings: Settings, rank: int, world: int) -> None:

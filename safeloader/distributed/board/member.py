@@ -10,7 +10,7 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from safeloader import clock
+from safeloader import clock, codes
 from safeloader.dist_env import group
 from safeloader.distributed.board.publisher import Publisher
 from safeloader.distributed.board.rank_status import RankStatus, encode, status_of
@@ -18,7 +18,6 @@ from safeloader.distributed.board.showing import Reading, as_status
 from safeloader.distributed.board.visit import visit
 from safeloader.distributed.store import GroupStore
 from safeloader.observe import stall
-from safeloader.observe.log import logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +99,10 @@ class BoardMember:
         with self._changed:
             if call.error is None:
                 if self._publisher.told_failing:
-                    logger.warning("the store of the process group answers again; this rank is on the board again")
+                    codes.log_warning(
+                        "SL118",
+                        "the store of the process group answers again; this rank is on the board again",
+                    )
                 self._publisher.done(now, call.value)
                 self._problem = ""
             else:
@@ -110,7 +112,8 @@ class BoardMember:
     def _failed(self, why: str, now: float) -> None:
         self._problem = f"the store of the process group ({self.store.name}) does not answer: {why}"
         if self._publisher.failed(now):
-            logger.warning(
+            codes.log_warning(
+                "SL117",
                 "%s; until it does, the other ranks cannot see the state of this rank's loaders; training continues",
                 self._problem,
             )

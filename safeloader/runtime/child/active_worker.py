@@ -17,7 +17,7 @@ __all__ = ["ActiveWorker", "TorchGlobals"]
 
 
 class ActiveWorker:
-    """Who is in. Workers of several loaders share one floor if they share a process."""
+    """Which worker is active in this process, among those of all its loaders."""
 
     def __init__(self) -> None:
         self.generators = Generators()

@@ -41,7 +41,7 @@ class Copied:
     _config: HostConfig
     _inherited: list[int]
     _link: Blocking | NonBlocking
-    _floor: ActiveWorker
+    _active: ActiveWorker
     _arena: Arena
     _page: Heartbeat
     _marks: PageMarks
@@ -85,7 +85,7 @@ class Copied:
 
     def _redo(self, worker: Worker, place: WorkerPlace) -> None:
         """Bring a worker that came with this process to where it stands."""
-        self._floor.give(worker)
+        self._active.give(worker)
         classes = self._tables[worker.id]
         redo = [(begins, self._read(what, classes), *more) for begins, what, *more in place.redo or ()]
         worker.redo(redo, place.snapshot)

@@ -1,7 +1,7 @@
 """Datasets that can tell their own state, by duck typing: torchdata's protocol, ``state_dict`` and ``load_state_dict``
 on the dataset, or on the iterator that it makes.
 
-Telling it can be dear (ten megabytes of shuffle buffer), so a worker asks seldom: what happened since is done again by
+Saying it can cost much (ten megabytes of shuffle buffer), so a worker asks seldom: what happened since is done again by
 whoever goes on from there.
 """
 

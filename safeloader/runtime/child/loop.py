@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from safeloader import torch_private
+from safeloader.notes import in_one_line
 from safeloader.runtime import by_value
 from safeloader.runtime import protocol as p
 from safeloader.runtime.channel import Blocking
@@ -50,7 +51,7 @@ class WorkerHost(Copied):
         arena: this process's side of the arena.
         process: this process's number.
         link: the channel.
-        floor: who is in; other hosts in this process have the same.
+        active: which worker is active; other hosts in this process have the same.
     """
 
     def __init__(
@@ -61,20 +62,20 @@ class WorkerHost(Copied):
         arena: Arena,
         process: int,
         link: Blocking | NonBlocking,
-        floor: ActiveWorker | None = None,
+        active: ActiveWorker | None = None,
     ) -> None:
         self._config = config
         self._spec = spec
         self._inherited = inherited
         self._link = link
-        self._floor = floor or ActiveWorker()
+        self._active = active or ActiveWorker()
         self.refused = False  # the dataset cannot be rebuilt here
         self._arena = arena
         self._page = Heartbeat(arena.page(process))
         self._marks = PageMarks(self._page)
         self.writer = self._writer = SlotWriter(arena)
         self._encoder = Encoder(self._writer, config.token)
-        self._generators = self._floor.generators
+        self._generators = self._active.generators
         self._workers: dict[int, Worker] = {}
         self._recalls: dict[int, Callable[[], None]] = {}  # by slot: whose lease the dataset writes into already
         self._changes: dict[int, Change] = {}  # by worker, until its dataset is seen to change itself
@@ -131,7 +132,7 @@ class WorkerHost(Copied):
         if place.redo is not None:
             self._redo(self._workers[place.worker], place)
             return
-        self._floor.give(None)
+        self._active.give(None)
         script = Script(open_script(self._spec))
         script.be_main()
         try:
@@ -154,9 +155,9 @@ class WorkerHost(Copied):
             self._config.load, parts.dataset, parts.collate_fn, parts.worker_init_fn, place,
             self._generators, self._marks, parts.generators,
         )  # fmt: skip
-        self._workers[worker.id] = self._floor.holder = worker
+        self._workers[worker.id] = self._active.holder = worker
         self._closing[worker.id] = parts.close
-        self._floor.scripts[worker] = script
+        self._active.scripts[worker] = script
         if not self._config.load.iterable:
             self._changes[worker.id] = Change(worker.belongings, is_generator)
         if (found := worker.diverged) is not None:
@@ -177,13 +178,13 @@ class WorkerHost(Copied):
     def _drop(self, worker: int) -> None:
         gone = self._workers.pop(worker, None)
         self._changes.pop(worker, None)
-        if gone is self._floor.holder:
-            self._floor.give(None)
+        if gone is self._active.holder:
+            self._active.give(None)
         self._closing.pop(worker, _nothing)()
 
     def _resume(self, worker: int, shared_seed: int | None, epoch: int, told_epoch: int | None) -> None:
         self._page.take_setup(worker)
-        self._floor.give(self._workers[worker])
+        self._active.give(self._workers[worker])
         try:
             self._workers[worker].resume(shared_seed, epoch, told_epoch)
         except Exception as error:
@@ -203,7 +204,7 @@ class WorkerHost(Copied):
             return
         taken_at = self._page.take_task(task)
         worker = self._workers[number]
-        self._floor.give(worker)
+        self._active.give(worker)
         try:
             message = self._load(worker, task, indices, skip, slot, taken_at)
         finally:
@@ -233,9 +234,9 @@ class WorkerHost(Copied):
         What lies behind any other message, such as a new epoch, is not next.
         """
         assert isinstance(self._link, Blocking)
-        if self._floor.holder is None:  # it is being brought to its place: what it loads is thrown away
+        if self._active.holder is None:  # it is being brought to its place: what it loads is thrown away
             return []
-        following = (p.TASK, self._floor.holder.id)
+        following = (p.TASK, self._active.holder.id)
         tasks = itertools.takewhile(lambda message: message[:2] == following, self._link.arrived())
         return [
             lookahead.WaitingTask(self._indices(indices), functools.partial(self._reserve, slot, recall))
@@ -287,7 +288,8 @@ class WorkerHost(Copied):
     def _raised(self, worker: Worker, task: int, error: Exception, unpicklable: bool) -> Any:
         wrapped = self._exception(error, f"in DataLoader worker process {worker.id}")
         states = worker.moved()
-        return (p.RAISED, task, wrapped, worker.sample, unpicklable, states, self._page.rest(), worker.digest)
+        rest, detail = self._page.rest(), in_one_line(error)
+        return (p.RAISED, task, wrapped, worker.sample, unpicklable, states, rest, worker.digest, detail)
 
     def _exception(self, error: BaseException, where: str) -> bytes:
         """torch's wrapper, so that the same error comes out as from torch's workers; as text if its class cannot."""
@@ -308,7 +310,7 @@ class WorkerHost(Copied):
         return self._exception(error, f"in worker process {os.getpid()}")
 
     def _classes(self) -> list[type]:
-        inside = self._floor.holder
+        inside = self._active.holder
         return self._tables.get(inside.id, []) if inside is not None else []
 
     def _indices(self, indices: Any) -> Any:
@@ -323,7 +325,7 @@ class WorkerHost(Copied):
     def _probe(self, number: int, task: int, indices: Any, positions: tuple[int, ...]) -> None:
         self._page.take_task(task)
         worker = self._workers[number]
-        self._floor.give(worker)
+        self._active.give(worker)
         wanted = self._indices(indices)
         others = tuple(i for i in range(len(wanted)) if i not in positions)
         try:

@@ -1,4 +1,4 @@
-"""The main loop of a process that belongs to a pool: several loaders are its guests, each with its own host.
+"""The main loop of a process that belongs to a pool: several loaders are hosted, each with its own host.
 
 ::
 
@@ -37,24 +37,24 @@ if TYPE_CHECKING:
 __all__ = ["PoolMain"]
 
 
-class _Guest:
+class _HostedLoader:
     """One loader's side of this process.
 
     Args:
         number: what this process is called on the loader's books.
         config: plain values for this loader.
         files: the channel, the spec, the arena, and what the spec refers to.
-        floor: shared by all guests.
+        active: which worker is active; shared by all loaders here.
         habits: those of a new process.
     """
 
     def __init__(
-        self, number: int, config: HostConfig, files: list[int], floor: ActiveWorker, habits: TorchGlobals
+        self, number: int, config: HostConfig, files: list[int], active: ActiveWorker, habits: TorchGlobals
     ) -> None:
         channel, self._spec, arena, *self._carried = files
         self.link = NonBlocking(socket.socket(fileno=channel))
         self.arena = Arena(arena)
-        self.host = WorkerHost(config, self._spec, self._carried, self.arena, number, self.link, floor)
+        self.host = WorkerHost(config, self._spec, self._carried, self.arena, number, self.link, active)
         self.inbox: deque[Any] = deque()
         self.habits = habits
         self.leaving = False
@@ -68,7 +68,7 @@ class _Guest:
 
 
 class PoolMain:
-    """Serves all loaders that have a seat here, one message at a time.
+    """Serves all loaders that this process serves, one message at a time.
 
     Args:
         link: the pool's channel.
@@ -76,11 +76,11 @@ class PoolMain:
 
     def __init__(self, link: Blocking) -> None:
         self._control = Receiver(link.socket)
-        self._guests: dict[int, _Guest] = {}
+        self._hosted: dict[int, _HostedLoader] = {}
         self._turns: Turns[int] = Turns()
-        self._floor = ActiveWorker()
+        self._active = ActiveWorker()
         self._habits = TorchGlobals.now()
-        self._in: _Guest | None = None  # whose habits the process has
+        self._in: _HostedLoader | None = None  # whose habits the process has
         self._garbage = False
         self._poll = select.poll()
         self._poll.register(link.socket, select.POLLIN)
@@ -88,13 +88,13 @@ class PoolMain:
     def serve(self) -> None:
         """Until the pool closes its channel."""
         while True:
-            waiting = [number for number, guest in self._guests.items() if guest.inbox]
+            waiting = [number for number, hosted in self._hosted.items() if hosted.inbox]
             self._hear(0 if waiting or self._garbage else None)
             if self._control.ended:
                 return
-            waiting = [number for number, guest in self._guests.items() if guest.inbox]
+            waiting = [number for number, hosted in self._hosted.items() if hosted.inbox]
             if waiting:
-                awaited = [number for number in waiting if self._guests[number].host.awaited]
+                awaited = [number for number in waiting if self._hosted[number].host.awaited]
                 self._work(self._turns.choose(awaited or waiting))
             elif self._garbage:
                 self._garbage = False
@@ -104,68 +104,68 @@ class PoolMain:
 
     def _hear(self, timeout: int | None) -> None:
         for descriptor, events in self._poll.poll(timeout):
-            guest = self._guests.get(descriptor)
-            if guest is None:
+            hosted = self._hosted.get(descriptor)
+            if hosted is None:
                 self._admit()
                 continue
-            if events & select.POLLOUT and not guest.link.flush():
+            if events & select.POLLOUT and not hosted.link.flush():
                 self._poll.modify(descriptor, select.POLLIN)
             if events & ~select.POLLOUT:
-                guest.inbox.extend(guest.link.receive())
-            if guest.link.ended or (guest.leaving and not guest.link.waits):
+                hosted.inbox.extend(hosted.link.receive())
+            if hosted.link.ended or (hosted.leaving and not hosted.link.waits):
                 self._see_off(descriptor)
 
     def _admit(self) -> None:
         for (number, announce, config, path, sys.argv[:]), files in self._control.receive():
-            guest = _Guest(number, HostConfig(*config), files, self._floor, self._habits)
+            hosted = _HostedLoader(number, HostConfig(*config), files, self._active, self._habits)
             sys.path.extend(entry for entry in path if entry not in sys.path)
-            self._guests[files[0]] = guest
+            self._hosted[files[0]] = hosted
             self._poll.register(files[0], select.POLLIN)
             if announce:
-                guest.link.send((p.READY, monotonic()))
+                hosted.link.send((p.READY, monotonic()))
             if surroundings.shortfalls:
-                guest.link.send((p.DIFFERS, surroundings.shortfalls[:]))
+                hosted.link.send((p.DIFFERS, surroundings.shortfalls[:]))
                 surroundings.shortfalls.clear()
 
     def _see_off(self, descriptor: int) -> None:
-        guest = self._guests.pop(descriptor)
+        hosted = self._hosted.pop(descriptor)
         self._poll.unregister(descriptor)
         self._turns.forget(descriptor)
-        if guest is self._in:
+        if hosted is self._in:
             self._in = None
             self._habits.take_up(TorchGlobals.now())
-        guest.close()
+        hosted.close()
         self._garbage = True
 
     # ------------------------------------------------------------ working
 
     def _work(self, descriptor: int) -> None:
-        guest = self._guests[descriptor]
-        message = guest.inbox.popleft()
-        if guest.leaving or guest.host.left:  # nobody wants it any more
-            guest.inbox.clear()
+        hosted = self._hosted[descriptor]
+        message = hosted.inbox.popleft()
+        if hosted.leaving or hosted.host.left:  # nobody wants it any more
+            hosted.inbox.clear()
             return
-        self._let_in(guest)
+        self._let_in(hosted)
         began = monotonic()
         try:
-            with collating_into(guest.host.writer):
-                guest.host.handle(message)
+            with collating_into(hosted.host.writer):
+                hosted.host.handle(message)
         except Exception:
-            if not guest.host.refused:
+            if not hosted.host.refused:
                 raise
-            guest.inbox.clear()
-            guest.leaving = True  # of no use to this loader, but to others
-            guest.link.send((p.LEFT,))
+            hosted.inbox.clear()
+            hosted.leaving = True  # of no use to this loader, but to others
+            hosted.link.send((p.LEFT,))
         if message[0] != p.HOST:  # to be set up once is on the house: the first batch is waited for
             self._turns.spend(descriptor, monotonic() - began)
-        if guest.link.waits or guest.leaving:
+        if hosted.link.waits or hosted.leaving:
             self._poll.modify(descriptor, select.POLLIN | select.POLLOUT)
 
-    def _let_in(self, guest: _Guest) -> None:
-        if guest is self._in:
+    def _let_in(self, hosted: _HostedLoader) -> None:
+        if hosted is self._in:
             return
         now = TorchGlobals.now()
         if self._in is not None:
             self._in.habits = now
-        guest.habits.take_up(now)
-        self._in = guest
+        hosted.habits.take_up(now)
+        self._in = hosted

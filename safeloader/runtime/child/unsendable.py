@@ -38,6 +38,7 @@ def unsendable(error: Exception, batch: Any, indices: Any, classes: Sequence[typ
         f"the batch of samples {_short(indices)} was loaded but cannot be sent to the main process: {reason}",
         path=path,
         hint=hint or "return tensors, arrays, plain values, or objects of importable classes",
+        code="SL216",
     )
 
 

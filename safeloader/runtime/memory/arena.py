@@ -67,8 +67,9 @@ class Arena:
         except OSError as error:
             self.close()
             raise StartError(
-                f"there is no shared memory for batches to be had: {system.explained(error)}",
+                f"shared memory for batches cannot be allocated: {system.explained(error)}",
                 hint="raise the limit, or load in the main process: num_workers=0",
+                code="SL213",
             ) from error
 
     def map(self, slot: int, nbytes: int) -> Mapping:

@@ -28,8 +28,8 @@ class Pool(Protocol):
     def spare(self, member: PoolProcess) -> None:
         """It needs fewer processes."""
 
-    def vacate(self, seat: PoolHandle) -> None:
-        """A seat is empty."""
+    def vacate(self, handle: PoolHandle) -> None:
+        """A loader has left its process."""
 
 
 class PoolHandle:
@@ -38,14 +38,14 @@ class PoolHandle:
     Args:
         number: the process's number in the supervisor's books.
         member: the process.
-        driver: whose seat it is.
-        crew: the pool's processes.
+        driver: of the loader that it belongs to.
+        shared_pool: the pool's processes.
 
     Raises:
         OSError: the process is gone, or the system has no descriptor left.
     """
 
-    def __init__(self, number: int, member: PoolProcess, driver: PoolClient, crew: Pool) -> None:
+    def __init__(self, number: int, member: PoolProcess, driver: PoolClient, shared_pool: Pool) -> None:
         self.number = number
         self.member = member
         self.driver = driver
@@ -54,7 +54,7 @@ class PoolHandle:
         self.ready = member.is_ready()
         self.released = False
         self.useless = False  # the dataset cannot be rebuilt there
-        self._crew = crew
+        self._shared_pool = shared_pool
         ours, theirs = socket.socketpair()
         with theirs:
             self.channel = NonBlocking(ours)
@@ -91,7 +91,7 @@ class PoolHandle:
         return self.released or self.member.fate() is not None
 
     def kill(self) -> None:
-        """End the process, for all who have a seat there: a verdict of this loader's supervisor."""
+        """End the process, for all loaders there: a verdict of this loader's supervisor."""
         if not self.released:
             self.member.condemn(self)
 
@@ -99,7 +99,7 @@ class PoolHandle:
         """Leave; a process that policy wants to be rid of ends when nobody is left."""
         self.release()
         if not self.driver.supervisor.closed:
-            self._crew.spare(self.member)
+            self._shared_pool.spare(self.member)
 
     def release(self) -> None:
         """Let go of the process: it takes up nothing of what it was sent, and its channel ends."""
@@ -147,4 +147,4 @@ class PoolHandle:
         if self._end >= 0:
             os.close(self._end)
         self.stacks = self._end = -1
-        self._crew.vacate(self)
+        self._shared_pool.vacate(self)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Leftover", "PoolProcess"]
 
 
-class Seat(Protocol):
+class Handle(Protocol):
     """A loader's place in the process.
 
     Attributes:
@@ -51,7 +51,7 @@ class Fate(NamedTuple):
 
     exit: Exit
     memory_short: bool
-    culprit: Seat | Leftover | None
+    culprit: Handle | Leftover | None
 
 
 class PoolProcess:
@@ -59,14 +59,14 @@ class PoolProcess:
 
     Args:
         process: it; its channel is the pool's own.
-        lock: the crew's.
+        lock: the pool's.
     """
 
     def __init__(self, process: Process, lock: threading.RLock) -> None:
         self.process = process
-        self.seats: list[Seat] = []
+        self.handles: list[Handle] = []
         self.left: list[Leftover] = []
-        self.killer: Seat | Leftover | None = None
+        self.killer: Handle | Leftover | None = None
         self.standby = False  # kept for when another is lost
         self._lock = lock
         self._fate: Fate | None = None
@@ -91,7 +91,7 @@ class PoolProcess:
         """
         hand_over(self.process.channel.socket, message, descriptors)
 
-    def condemn(self, culprit: Seat | Leftover) -> None:
+    def condemn(self, culprit: Handle | Leftover) -> None:
         """End it, because of what it does for this one."""
         with self._lock:
             self.killer = self.killer or culprit
@@ -106,19 +106,19 @@ class PoolProcess:
                 self._fate = Fate(self.process.how_it_ended(), self.process.memory_was_short(), culprit)
             return self._fate
 
-    def lost_by(self, seat: Seat) -> bool:
+    def lost_by(self, handle: Handle) -> bool:
         """True if it ended, or is about to, through the doing of another than this."""
         fate = self.fate()
         culprit = self.killer if fate is None else fate.culprit
-        return culprit is not None and culprit is not seat
+        return culprit is not None and culprit is not handle
 
-    def works_for_others(self, seat: Seat, stopped: bool) -> tuple[bool, float]:
+    def works_for_others(self, handle: Handle, stopped: bool) -> tuple[bool, float]:
         """Whether it works for somebody else now, and when it progressed with that, or finished it."""
         with self._lock:
-            pages = [*(left.page for left in self.left), *(other.page for other in self.seats if other is not seat)]
+            pages = [*(left.page for left in self.left), *(other.page for other in self.handles if other is not handle)]
             there = max([page.read().progressed_at for page in pages], default=0.0)
             who = self._in_work()
-        if who is None or who is seat:
+        if who is None or who is handle:
             return False, there
         if stopped:  # it will not move: that is for the other to see
             if isinstance(who, Leftover):
@@ -127,16 +127,16 @@ class PoolProcess:
                 who.driver.attend(stopped=True)
         return True, there
 
-    def _in_work(self) -> Seat | Leftover | None:
+    def _in_work(self) -> Handle | Leftover | None:
         self.left = [left for left in self.left if left.page.in_work]
-        whose: list[Seat | Leftover] = [*self.left, *(seat for seat in self.seats if seat.page.in_work)]
+        whose: list[Handle | Leftover] = [*self.left, *(handle for handle in self.handles if handle.page.in_work)]
         return whose[0] if whose else None
 
-    def vacate(self, seat: Seat) -> None:
-        self.seats.remove(seat)
-        if seat.released and seat.page.in_work:
-            setting_up = seat.page.read().setup is not None
-            self.left.append(Leftover(seat.page, seat.driver.supervisor.watch.patience(setting_up)))
+    def vacate(self, handle: Handle) -> None:
+        self.handles.remove(handle)
+        if handle.released and handle.page.in_work:
+            setting_up = handle.page.read().setup is not None
+            self.left.append(Leftover(handle.page, handle.driver.supervisor.watch.patience(setting_up)))
 
     def next_deadline(self) -> float:
         """When what a loader left behind is overdue."""
@@ -154,7 +154,7 @@ class PoolProcess:
         """What decides who sits here next."""
         return placement.Placement(
             self.process.number,
-            tuple(id(seat.driver) for seat in self.seats if not seat.released),
+            tuple(id(handle.driver) for handle in self.handles if not handle.released),
             burdened=isinstance(self._in_work(), Leftover),
             ready=self.is_ready(),
             standby=self.standby,

@@ -1,12 +1,12 @@
-"""The processes of a pool, and who has a seat in which.
+"""The processes of a pool, and which loaders each of them serves.
 
 ::
 
-    WorkerPool ── Crew ──┬── Member: process, control channel ──┬── Seat of "train" (its driver, its page)
-                         │                                      └── Seat of "val"
-                         └── Member ...
+    WorkerPool ── SharedPool ──┬── PoolProcess: process, control channel ──┬── PoolHandle of "train" (driver, page)
+                               │                                           └── PoolHandle of "val"
+                               └── PoolProcess ...
 
-Each driver runs its own loop over its own seats, in whichever thread asks it for a batch; nobody waits for another.
+Each driver runs its own loop over its own handles, in whichever thread asks it for a batch; nobody waits for another.
 Only what a process does is common to all: who works there, who had it killed, how it ended. And since nobody reads
 the clock of a loader that is not asked for batches, those who wait look after it, too: and after the standbys.
 """
@@ -47,19 +47,21 @@ class SharedPool:
         limit: how many there are at most, standbys apart.
         name: of the pool.
         accelerators: leave them visible.
-        way: how processes come to be.
+        launcher: how processes come to be.
         reserve: how many stand by.
     """
 
-    def __init__(self, limit: int, name: str, accelerators: bool, way: Launcher, reserve: placement.Reserve) -> None:
+    def __init__(
+        self, limit: int, name: str, accelerators: bool, launcher: Launcher, reserve: placement.Reserve
+    ) -> None:
         self.limit = limit
         self.closed = False
-        self.way = way
+        self.launcher = launcher
         self.standbys = Standbys(reserve)
         self._name, self._accelerators = name, accelerators
         self._lock = threading.RLock()
         self._members: dict[int, PoolProcess] = {}
-        self._parting: list[PoolProcess] = []  # no further loader gets a seat there
+        self._parting: list[PoolProcess] = []  # no further loader comes there
         self._drivers: dict[int, PoolClient] = {}
         self._given: tuple[Payload, Arena] | None = None
         self._count = 0
@@ -76,7 +78,7 @@ class SharedPool:
         with self._lock:
             return [m.process.pid for m in [*self._parting, *self._members.values()] if m.fate() is None]
 
-    # ------------------------------------------------------------ seats
+    # ------------------------------------------------------------ places
 
     def join(self, driver: PoolClient) -> None:
         """A loader begins to use the pool."""
@@ -99,8 +101,8 @@ class SharedPool:
             while sum(not m.standby for m in self._members.values()) < self.limit and not self.closed:
                 self._start()
 
-    def seat(self, driver: PoolClient, number: int) -> PoolHandle:
-        """A seat for a loader.
+    def handle(self, driver: PoolClient, number: int) -> PoolHandle:
+        """A place for a loader in one of the processes.
 
         Raises:
             OSError: no process can be had.
@@ -109,13 +111,13 @@ class SharedPool:
             while True:
                 member = self._member_for(driver)
                 try:
-                    seat = PoolHandle(number, member, driver, self)
+                    handle = PoolHandle(number, member, driver, self)
                 except (BrokenPipeError, ConnectionError):  # it has just ended
                     self._dismiss(member)
                     continue
-                member.seats.append(seat)
+                member.handles.append(handle)
                 self._keep_standbys()
-                return seat
+                return handle
 
     def _member_for(self, driver: PoolClient) -> PoolProcess:
         if self.closed or self.foreign:
@@ -137,7 +139,7 @@ class SharedPool:
             self._given = Payload(_config(self._name, self._accelerators), None, _nothing, None), Arena()
         self._count += 1
         needed = dict.fromkeys(name for driver in self._drivers.values() for name in driver.spec.modules)
-        process = Process(self.way, self._given[0].surroundings, tuple(needed) if standby else ())
+        process = Process(self.launcher, self._given[0].surroundings, tuple(needed) if standby else ())
         process.join(self._count, *self._given)
         member = self._members[self._count] = PoolProcess(process, self._lock)
         member.standby = standby
@@ -161,28 +163,28 @@ class SharedPool:
             self._bury(member)
 
     def _bury(self, member: PoolProcess) -> None:
-        if not member.seats and member in self._parting and member.fate() is not None:
+        if not member.handles and member in self._parting and member.fate() is not None:
             self._parting.remove(member)
             member.process.close()
 
     def spare(self, member: PoolProcess) -> None:
         """A loader needs fewer processes: end this one, if no other needs it."""
         with self._lock:
-            if all(seat.released for seat in member.seats):
+            if all(handle.released for handle in member.handles):
                 self._dismiss(member)
                 member.process.ask_to_end()
             self._keep_standbys()
 
-    def vacate(self, seat: PoolHandle) -> None:
-        """A seat is empty."""
+    def vacate(self, handle: PoolHandle) -> None:
+        """A loader has left its process."""
         with self._lock:
-            seat.member.vacate(seat)
-            self._bury(seat.member)
+            handle.member.vacate(handle)
+            self._bury(handle.member)
 
     # ------------------------------------------------------------ standbys
 
     def relieves(self, driver: PoolClient) -> bool:
-        """Whether the next seat of this loader is in a process that is ready, so that it need not wait for a start."""
+        """Whether the next place of this loader is in a process that is ready, so that it need not wait for a start."""
         with self._lock:
             self._sweep()
             member = None if self.closed else self._choice(driver)
@@ -258,7 +260,7 @@ class SharedPool:
             self._members.clear()
             self._parting.clear()
             self.standbys.close()
-            self.way.close()
+            self.launcher.close()
             if self._given is not None:
                 for given in self._given:
                     given.close()

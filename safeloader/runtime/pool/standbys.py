@@ -1,7 +1,7 @@
 """The standbys of a pool, and how it hears of them.
 
-A loader listens to its own seats; nobody has one in a standby. So the pool's own channels, which say that a process is
-ready, or gone, are behind one descriptor, and every driver that waits waits for it, too.
+A loader listens to the processes where it has a place; nobody has one in a standby. So the channels of the pool, which
+say that a process is ready, or gone, are behind one descriptor, and every driver that waits waits for it, too.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Standbys:
 
     @property
     def descriptor(self) -> int:
-        """Readable when the crew should look; -1 where there is none."""
+        """Readable when the pool should look; -1 where there is none."""
         return -1 if self._epoll is None else self._epoll.fileno()
 
     def watch(self, member: PoolProcess) -> None:

@@ -1,6 +1,6 @@
 """Decides, in a process, when it copies itself, and tells the trainer of each copy.
 
-A shadow is dear: the fork takes a few milliseconds for each hundred megabytes, and each page that is written to
+A shadow is expensive: the fork takes a few milliseconds for each hundred megabytes, and each page that is written to
 afterwards is copied. So the first is taken as soon as one is needed, and the next ones so seldom that all that takes
 at most ``Pace.SHARE`` of the time.
 

@@ -169,7 +169,7 @@ class Successor(Forked):
         else:
             super().send_signal(number)
 
-    def _born(self, pid: int, pidfd: int) -> None:
+    def _born(self, pidfd: int, pid: int, failed: dict[str, str] | None = None) -> None:
         self.pid, self._exit = pid, pidfd
         self._watch.register(pidfd, select.EPOLLIN)
 

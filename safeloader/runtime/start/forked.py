@@ -50,12 +50,15 @@ class Servers(Protocol):
     def complain(self, why: str) -> None:
         """Processes are spawned instead."""
 
+    def not_imported(self, modules: dict[str, str]) -> None:
+        """The server cannot import these modules, for these reasons."""
+
 
 class Forked:
     """A process that is no child of the trainer.
 
     Args:
-        way: where servers come from.
+        launcher: where servers come from.
         given: what it takes over from the trainer.
         channel: the process's end.
         stacks: where its Python stacks are written.
@@ -68,11 +71,13 @@ class Forked:
         why_lost: what is known then, for people.
     """
 
-    def __init__(self, way: Servers, given: Surroundings, channel: int, stacks: int, modules: tuple[str, ...]) -> None:
+    def __init__(
+        self, launcher: Servers, given: Surroundings, channel: int, stacks: int, modules: tuple[str, ...]
+    ) -> None:
         self.pid = 0
         self.returncode: int | None = None
         self.why_lost = "how is not known, as its fork server was gone"
-        self._way = way
+        self._launcher = launcher
         self._given = given
         self._modules = modules
         self._ends = [os.dup(channel), os.dup(stacks)]  # kept until somebody has them
@@ -95,7 +100,7 @@ class Forked:
     def _begin(self) -> None:
         while self._link is None:
             try:
-                self._server = self._way.server(self._given)
+                self._server = self._launcher.server(self._given)
             except client.Unavailable as reason:
                 self._spawn(str(reason))
                 return
@@ -120,7 +125,7 @@ class Forked:
             os.close(told)
 
     def _spawn(self, why: str) -> None:
-        self._way.complain(why)
+        self._launcher.complain(why)
         self._server = None
         channel, stacks = self._ends
         self._instead = Spawned(self._given, channel, stacks, self._modules)
@@ -148,14 +153,15 @@ class Forked:
                 return
             kind, *told = marshal.loads(data)
             if kind == BORN:
-                self._born(told[0], descriptors[0])
+                self._born(descriptors[0], *told)
             elif kind == EXITED:
                 self.returncode = told[0]
             else:
                 self._refused(*told)
 
-    def _born(self, pid: int, pidfd: int) -> None:
+    def _born(self, pidfd: int, pid: int, failed: dict[str, str] | None = None) -> None:
         client.forked()
+        self._launcher.not_imported(failed or {})
         self.pid, self._exit = pid, pidfd
         self._watch.register(pidfd, select.EPOLLIN)
         self._let_go_of_ends()
@@ -163,7 +169,7 @@ class Forked:
     def _refused(self, why: str, modules: dict[str, str], files: list[str]) -> None:
         assert self._server is not None
         if files:
-            self._way.outdated += files
+            self._launcher.outdated += files
             client.outdated(self._server)
         elif modules:
             client.harmful(self._server, modules)

@@ -56,7 +56,9 @@ class Launcher:
 
     Attributes:
         preload: modules that a fork server should import.
-        complaints: why processes are spawned although a fork server was asked for; to be told, and cleared.
+        wanted: those of them that the user named.
+        complaints: what does not go as it was asked for (no fork server, a module that it cannot import); to be told,
+            and cleared.
         outdated: files that changed since a server imported them.
     """
 
@@ -66,6 +68,7 @@ class Launcher:
         self.method = method
         self.strict = strict
         self.preload: tuple[str, ...] = ()
+        self.wanted: tuple[str, ...] = ()
         self.complaints: list[str] = []
         self.outdated: list[str] = []
         self._accelerators = accelerators
@@ -115,10 +118,22 @@ class Launcher:
         _slowest[self.method] = max(self.slowest_start, seconds)
 
     def complain(self, why: str) -> None:
-        """Processes are spawned instead. Each reason is told once."""
-        if why not in self._said:
-            self._said.add(why)
-            self.complaints.append(why)
+        """Processes are spawned instead, for this reason."""
+        self._complain(f"no fork server ({why}); processes are spawned instead")
+
+    def not_imported(self, modules: dict[str, str]) -> None:
+        """The fork server cannot import these modules, for these reasons."""
+        for name in self.wanted:
+            if name in modules:
+                self._complain(
+                    f"the fork server cannot import {name} of preload ({modules[name]}); processes do without"
+                )
+
+    def _complain(self, text: str) -> None:
+        """Each is told once."""
+        if text not in self._said:
+            self._said.add(text)
+            self.complaints.append(text)
 
     def close(self) -> None:
         """This loader needs no further process. The server ends with the last loader that holds it."""

@@ -28,18 +28,18 @@ class Prestarted:
     """Starts processes, and gives them away one by one.
 
     Args:
-        way: how they come to be.
+        launcher: how they come to be.
         given: what they take over from the trainer.
         count: how many.
         modules: what they import before they say that they are ready.
     """
 
-    def __init__(self, way: Launcher, given: Surroundings, count: int, modules: tuple[str, ...]) -> None:
+    def __init__(self, launcher: Launcher, given: Surroundings, count: int, modules: tuple[str, ...]) -> None:
         self._owner = os.getpid()
         self.processes: deque[Process] = deque()
         with contextlib.suppress(OSError):  # those that are missing are started when they are needed
             for _ in range(count):
-                self.processes.append(Process(way, given, modules))
+                self.processes.append(Process(launcher, given, modules))
 
     def take(self) -> Process | None:
         """The one that was started first, dead or alive: whoever takes it will notice. None if all are given away."""

@@ -21,6 +21,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from safeloader.notes import in_one_line
 from safeloader.runtime import system
 from safeloader.runtime.child import birth, process_main
 from safeloader.runtime.start import bootstrap, fork_safety, phases, surroundings
@@ -78,6 +79,7 @@ class ForkServerMain:
         self._own = set(fork_safety.descriptors())
         self._threads = 1
         self._harm: dict[str, str] = {}
+        self._failed: dict[str, str] = {}  # modules that cannot be imported, and why
         self._stamps: dict[str, tuple[int, int] | None] = {}
         self._children: dict[int, tuple[int, socket.socket]] = {}  # by pidfd
         self._poll = select.poll()
@@ -104,8 +106,8 @@ class ForkServerMain:
         try:
             importlib.import_module(name)
             harm = ""
-        except Exception:  # whoever needs it will be told so
-            harm = ""
+        except Exception as error:  # whoever needs it will be told so; the trainer tells of those that were named
+            harm, self._failed[name] = "", in_one_line(error)
         except BaseException as error:
             harm = f"raises {type(error).__name__}"
         new = set(sys.modules) - known
@@ -185,7 +187,7 @@ class ForkServerMain:
         self._children[pidfd] = pid, link
         self._own.update((pidfd, link.fileno()))
         self._poll.register(pidfd, select.POLLIN)
-        _send(link, (BORN, pid), pidfd)
+        _send(link, (BORN, pid, self._failed), pidfd)
 
     def _reap(self, pidfd: int) -> None:
         pid, link = self._children.pop(pidfd)

@@ -156,8 +156,8 @@ def _executable() -> str:
     what = "this is a frozen application" if executable else "this interpreter does not know its own executable"
     raise StartError(
         f"{what}, so that no worker process can be started from it: it would run the whole program again",
-        hint="name a Python that has the same packages with multiprocessing.set_executable(...), or load in the main "
-        "process: num_workers=0",
+        hint="name a Python with the same packages by multiprocessing.set_executable(...), or load with num_workers=0",
+        code="SL214",
     )
 
 

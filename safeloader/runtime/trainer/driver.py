@@ -49,26 +49,26 @@ class Driver:
 
     Args:
         spec: what processes are given; closed with the driver.
-        way: how processes come to be.
+        launcher: how processes come to be.
         settings: what policy wants.
         recorder: where faults are told.
         finish: turns a batch into what the consumer gets (pinning), or None.
-        stock: processes that were started beforehand; they go first.
-        crew: the pool whose processes it uses; None for processes of its own.
+        prestarted: processes that were started beforehand; they go first.
+        shared_pool: the pool whose processes it uses; None for processes of its own.
     """
 
     def __init__(
         self,
         spec: Payload,
-        way: Launcher,
+        launcher: Launcher,
         settings: CoreSettings,
         recorder: Recorder,
         finish: Callable[[Any], Any] | None = None,
-        stock: Prestarted | None = None,
-        crew: SharedPool | None = None,
+        prestarted: Prestarted | None = None,
+        shared_pool: SharedPool | None = None,
     ) -> None:
         self.spec = spec
-        self.way = way
+        self.launcher = launcher
         try:
             self.arena = Arena(slots=2 * settings.num_workers * settings.prefetch_factor + 8)
         except BaseException:
@@ -89,7 +89,7 @@ class Driver:
         self._close_wanted = False
         self._owner = os.getpid()
         codec.Decoded.register(spec.config.token, spec.classes)
-        self.loop = Loop(self, way, settings, recorder, finish, stock, crew)
+        self.loop = Loop(self, launcher, settings, recorder, finish, prestarted, shared_pool)
         self.processes = self.loop.processes
         track(self)
         clock.start()
@@ -121,7 +121,7 @@ class Driver:
             if state is None or state.over:
                 self.loop.tell(m.EpochBegan(epoch))
             self.loop.look_for_stopped()
-            if self.way.complaints:
+            if self.launcher.complaints:
                 self._tell_complaints()
 
     def state(self, draws: Draws) -> State | None:
@@ -162,7 +162,7 @@ class Driver:
                     self.loop.wait()
                     if self._close_wanted:
                         raise self._closed_error()
-            if self.way.complaints:
+            if self.launcher.complaints:
                 self._tell_complaints()
             outcome = self.outcome
             error = None if outcome.fail is None else self._error(outcome.fail)
@@ -184,7 +184,7 @@ class Driver:
 
     def _tell_complaints(self) -> None:
         try:
-            self.loop.reporter.spawned_instead()
+            self.loop.reporter.start_complaints()
         except StartError:
             self.close()
             raise
@@ -197,7 +197,7 @@ class Driver:
     @property
     def delivered(self) -> deque[tuple[int, int, int | None, object]]:
         """(epoch, batch, worker, indices) of the last batches, newest last."""
-        return self.supervisor.ledger.delivered
+        return self.supervisor.schedule.delivered
 
     @contextlib.contextmanager
     def _awaiting(self) -> Iterator[None]:

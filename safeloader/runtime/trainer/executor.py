@@ -79,14 +79,14 @@ class Executor:
             self._parts.shield.run(("command", *key), lambda: self._seldom[type(command)](command, key))
 
     def _actions(self) -> None:
-        teller = self._reporter
+        reporter = self._reporter
         self._usual: dict[type, Callable[[Any, Key, bool], None]] = {
             m.PlanTask: self._planner.plan,
             m.SendTask: self._send_task,
             m.LoadInline: self._inline.load,
             m.Deliver: self._deliver,
             m.DeliverError: self._deliver_error,
-            m.DeliverBadSample: lambda c, *_: self._fail_with(lambda: teller.raise_bad_sample(c)),
+            m.DeliverBadSample: lambda c, *_: self._fail_with(lambda: reporter.errors.raise_bad_sample(c)),
             m.EndEpoch: lambda c, *_: self._fail_with(self._end_epoch),
             m.GiveUp: lambda c, *_: self._fail_with(lambda: self._give_up(c)),
             m.GiveState: lambda c, *_: self._consumer.told.append(c),
@@ -110,16 +110,16 @@ class Executor:
             m.StopProcess: lambda c, _: self._with(c.process, lambda process: process.ask_to_end()),
             m.AbandonProcess: lambda c, _: self._with(c.process, self._abandon),
             m.FreeSlot: lambda c, _: self._parts.arena.free(c.slot),
-            m.ReportFault: lambda c, _: teller.fault(c, self._parts.processes.pid_of(c.process)),
-            m.ReportReplay: lambda c, _: teller.replayed(c),
-            m.ReportRung: lambda c, _: teller.rung(c),
-            m.ReportSlow: lambda c, _: teller.slow(c),
+            m.ReportFault: lambda c, _: reporter.fault(c, self._parts.processes.pid_of(c.process)),
+            m.ReportReplay: lambda c, _: reporter.replayed(c),
+            m.ReportRung: lambda c, _: reporter.rung(c),
+            m.ReportSlow: lambda c, _: reporter.slow(c),
             m.ReportSlowStart: lambda c, _: self._with(
-                c.process, lambda process: teller.slow_start(process, c.seconds)
+                c.process, lambda process: reporter.slow_start(process, c.seconds)
             ),
-            m.ReportSkipped: lambda c, _: teller.skipped(c),
-            m.ReportStay: lambda c, _: teller.stays(c),
-            m.ReportRefused: lambda c, _: teller.refused(c),
+            m.ReportSkipped: lambda c, _: reporter.skipped(c),
+            m.ReportStay: lambda c, _: reporter.stays(c),
+            m.ReportRefused: lambda c, _: reporter.refused(c),
         }
 
     def close(self) -> None:
@@ -228,7 +228,7 @@ class Executor:
         error = c.error
         if isinstance(error, InlineBatch):
             self._consumer.here, error = error, error.value
-        self._fail_with(lambda: self._reporter.raise_error(error, self._parts.spec.classes))
+        self._fail_with(lambda: self._reporter.errors.raise_error(c.task, error, self._parts.spec.classes))
 
     def _fail_with(self, act: Callable[[], Any]) -> None:
         if self._consumer.outcome is None:
@@ -247,7 +247,7 @@ class Executor:
             if self._was_interrupted(c):
                 raise
             failure = error
-            self._fail_with(lambda: self._reporter.raise_undecodable(c.task, failure))
+            self._fail_with(lambda: self._reporter.errors.raise_undecodable(c.task, failure))
         else:
             if consumer.outcome is None:
                 consumer.outcome = Outcome(batch, None)
@@ -277,7 +277,7 @@ class Executor:
 
     def _give_up(self, c: m.GiveUp) -> Any:
         try:
-            self._reporter.raise_given_up(c)
+            self._reporter.errors.raise_given_up(c)
         finally:
             self._consumer.close()
 

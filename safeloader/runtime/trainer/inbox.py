@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Inbox"]
 
-_SELDOM = frozenset({p.READY, p.REFUSED, p.LEFT, p.SHADOWED})  # what they lead to is more than an event
+_RARE = frozenset({p.READY, p.REFUSED, p.LEFT, p.SHADOWED})  # what they lead to is more than an event
 _EXIT_DELAY = 1.0  # seconds between the end of a channel and that of its process, where there is no pidfd
 
 
@@ -32,7 +32,7 @@ class Inbox:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._reporter = parts.reporter
-        self._hearers: dict[int, Callable[..., list[m.Event]]] = {
+        self._handlers: dict[int, Callable[..., list[m.Event]]] = {
             p.READY: self._ready,
             p.HOSTED: self._hosted,
             p.DIVERGED: self._diverged,
@@ -61,7 +61,7 @@ class Inbox:
 
     def close(self) -> None:
         """Nothing is heard any more: let go of who would hear it."""
-        self._hearers.clear()
+        self._handlers.clear()
 
     # ------------------------------------------------------------ messages
 
@@ -82,18 +82,18 @@ class Inbox:
     def events(self, arrived: ArrivedEvents) -> list[m.Event]:
         """What a message means."""
         process, number, message = arrived
-        hearer = self._hearers[message[0]]
-        if message[0] in _SELDOM:
+        handler = self._handlers[message[0]]
+        if message[0] in _RARE:
             found: list[m.Event] = self._parts.shield.run(
-                ("message", process.number, number), lambda: hearer(process, *message[1:])
+                ("message", process.number, number), lambda: handler(process, *message[1:])
             )
             return found
-        return hearer(process, *message[1:])
+        return handler(process, *message[1:])
 
     def _ready(self, process: ProcessHandle, at: float) -> list[m.Event]:
         at = clock.at(at)
         process.settle()
-        self._parts.way.learn(at - process.started_at)
+        self._parts.launcher.learn(at - process.started_at)
         self._reporter.started(process)
         return [m.ProcessReady(process.number, at)]
 
@@ -158,10 +158,10 @@ class Inbox:
 
     def _raised(
         self, process: ProcessHandle, task: int, error: bytes, sample: int | None, unpicklable: bool, states: Any,
-        at: float, digest: bytes,
+        at: float, digest: bytes, detail: str,
     ) -> list[m.Event]:  # fmt: skip
         cause = "unpicklable" if unpicklable else "raised"
-        return [m.TaskRaised(process.number, task, error, cause, sample, states, clock.at(at), digest)]
+        return [m.TaskRaised(process.number, task, error, cause, sample, states, clock.at(at), digest, detail)]
 
     # ------------------------------------------------------------ ends
 

@@ -197,7 +197,7 @@ class InlineHost:
         if not self._views[worker].lenient:
             raise Irreversible(what)
         self._workers[worker].failure = RuntimeError(
-            f"{what} cannot be undone, and no process can be had to read again"
+            f"{what} cannot be undone, and no process can be started to read again"
         )
 
     def changes(self, worker: int) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from safeloader import clock
 from safeloader.core import messages as m
+from safeloader.notes import in_one_line
 from safeloader.runtime.child.worker import Ended
 from safeloader.runtime.trainer.inline import InlineBatch, InlineHost, Irreversible, NotEncodable
 from safeloader.runtime.trainer.watchdog import Interrupted
@@ -78,10 +79,12 @@ class InlineExecutor:
         except NotEncodable as failure:
             states = inline.states(c.worker)
             told = InlineBatch(failure.error)
-            event = m.TaskRaised(m.INLINE, c.task, told, "unpicklable", None, states, clock.now(), digest())
+            detail = in_one_line(failure.error)
+            event = m.TaskRaised(m.INLINE, c.task, told, "unpicklable", None, states, clock.now(), digest(), detail)
         except Exception as error:
             states, sample = inline.states(c.worker), inline.sample(c.worker)
-            event = m.TaskRaised(m.INLINE, c.task, InlineBatch(error), "raised", sample, states, clock.now(), digest())
+            held, detail = InlineBatch(error), in_one_line(error)
+            event = m.TaskRaised(m.INLINE, c.task, held, "raised", sample, states, clock.now(), digest(), detail)
         else:
             batch = None if loaded.empty else InlineBatch(loaded.batch)
             states = inline.states(c.worker)

@@ -176,9 +176,9 @@ class Journal:
         commands = [command for event in events for command in again.handle(event, now)]
         again.story = story
         story.add(now, events[-1], commands) if events else None
-        delivered, again.ledger.delivered = again.ledger.delivered, broken.ledger.delivered
-        again.ledger.delivered.clear()
-        again.ledger.delivered.extend(delivered)
+        delivered, again.schedule.delivered = again.schedule.delivered, broken.schedule.delivered
+        again.schedule.delivered.clear()
+        again.schedule.delivered.extend(delivered)
         fresh.taken.append(page.taken[-1])
         fresh.told.append((events, now))
         fresh.answers.append(commands)

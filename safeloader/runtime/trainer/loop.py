@@ -55,46 +55,48 @@ class Loop:
 
     Args:
         loader: whose they are.
-        way: how they come to be.
+        launcher: how they come to be.
         settings: what policy wants.
         recorder: where faults are told.
         finish: turns a batch into what the consumer gets (pinning), or None.
-        stock: processes that were started beforehand; they go first.
-        crew: the pool whose processes it uses; None for processes of its own.
+        prestarted: processes that were started beforehand; they go first.
+        shared_pool: the pool whose processes it uses; None for processes of its own.
     """
 
     def __init__(
         self,
         loader: _Loader,
-        way: Launcher,
+        launcher: Launcher,
         settings: CoreSettings,
         recorder: Recorder,
         finish: Callable[[Any], Any] | None,
-        stock: Prestarted | None,
-        crew: SharedPool | None,
+        prestarted: Prestarted | None,
+        shared_pool: SharedPool | None,
     ) -> None:
         self._loader = loader
-        self._way = way
-        self._stock = stock
-        self._crew = crew
+        self._launcher = launcher
+        self._prestarted = prestarted
+        self._shared_pool = shared_pool
         self._views = loader.views
         self._shield = shield = loader.shield
         self.processes = ProcessTable()
         self.journal = journal = Journal(Supervisor(settings), shield)
         self.planner = Planner(journal, shield)
-        self.reporter = Reporter(journal, way, recorder)
+        self.reporter = Reporter(journal, launcher, recorder, self.processes.pid_of)
         self.shadows = ShadowProcesses(self.processes, journal.do_and_tell, self.reporter.shadowed)
         parts = Parts(
-            journal, shield, self.processes, self.shadows, self._start, self._relieved, way, loader.spec, loader.arena,
-            self.reporter,
+            journal, shield, self.processes, self.shadows, self._start, self._relieved, launcher, loader.spec,
+            loader.arena, self.reporter,
         )  # fmt: skip
         self._inbox = Inbox(parts)
         self.executor = Executor(parts, self._inbox, self.planner, loader, loader.views, finish)
         journal.connect(self._inbox.events, self.executor.execute)
-        if crew is not None:
-            crew.join(loader)
-            if crew.standbys.descriptor >= 0:
-                self.processes.listen(crew.standbys.descriptor, crew, lambda crew: shield.do(crew.notice))
+        if shared_pool is not None:
+            shared_pool.join(loader)
+            if shared_pool.standbys.descriptor >= 0:
+                self.processes.listen(
+                    shared_pool.standbys.descriptor, shared_pool, lambda shared_pool: shield.do(shared_pool.notice)
+                )
 
     @property
     def supervisor(self) -> Supervisor:
@@ -103,23 +105,23 @@ class Loop:
     def wait(self) -> None:
         """Sleep until something is due or is heard, and see to it."""
         self._loader.due = deadline = self.supervisor.next_deadline()
-        if self._crew is not None:
-            deadline = min(deadline, self._crew.next_deadline(self._loader))
+        if self._shared_pool is not None:
+            deadline = min(deadline, self._shared_pool.next_deadline(self._loader))
             self.hurry(True)
         self.look(min(max(deadline - clock.now(), 0.0), _LONGEST_SLEEP))
-        if self._crew is not None:
-            self._crew.look_after_others(self._loader)
-            if self._crew.standbys.has_losses:
+        if self._shared_pool is not None:
+            self._shared_pool.look_after_others(self._loader)
+            if self._shared_pool.standbys.has_losses:
                 self._shield.do(self._tell_losses)
 
     def hurry(self, somebody_waits: bool) -> None:
         """Let a pool's processes know whether somebody waits: they go on with that first."""
-        if self._crew is not None:
+        if self._shared_pool is not None:
             for process in self.processes.values():
                 process.page.wait(somebody_waits)
 
     def _tell_losses(self) -> None:
-        for loss in self._crew.standbys.losses() if self._crew is not None else ():
+        for loss in self._shared_pool.standbys.losses() if self._shared_pool is not None else ():
             self.reporter.standby_lost(loss)
 
     def look(self, seconds: float) -> None:
@@ -153,20 +155,20 @@ class Loop:
     # ------------------------------------------------------------ processes
 
     def _start(self, number: int, standby: bool, shadow: int | None) -> ProcessHandle:
-        """A process of its own, or one that a shadow makes, or a seat in one of the pool's."""
+        """A process of its own, or one that a shadow makes, or a place in one of the pool's."""
         spec, arena = self._loader.spec, self._loader.arena
-        if self._crew is not None:
-            return self._crew.seat(self._loader, number)
+        if self._shared_pool is not None:
+            return self._shared_pool.handle(self._loader, number)
         if shadow is not None:
             return self.shadows.make(shadow, number, arena)
-        process = self._stock.take() if self._stock is not None else None
-        process = process or Process(self._way, spec.surroundings, spec.modules if standby else ())
+        process = self._prestarted.take() if self._prestarted is not None else None
+        process = process or Process(self._launcher, spec.surroundings, spec.modules if standby else ())
         process.join(number, spec, arena)
         return process
 
     def _relieved(self) -> bool:
         """Only a pool knows that by itself."""
-        return self._crew is not None and not self._loader.closed and self._crew.relieves(self._loader)
+        return self._shared_pool is not None and not self._loader.closed and self._shared_pool.relieves(self._loader)
 
     # ------------------------------------------------------------ the end
 
@@ -184,8 +186,8 @@ class Loop:
             self.processes.remove(process)
             process.close()
         self.shadows.drop_all()
-        if self._crew is not None:
-            self._crew.part(loader)
+        if self._shared_pool is not None:
+            self._shared_pool.part(loader)
         codec.Decoded.forget(loader.spec.config.token)
         self._views.handed_over()
         loader.spec.close()

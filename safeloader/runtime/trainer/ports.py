@@ -33,7 +33,7 @@ class Parts(NamedTuple):
         shadows: the copies of them.
         start: makes one, if the system can (else OSError).
         relieved: whether one that is ready stands in for one that is lost.
-        way: how they come to be.
+        launcher: how they come to be.
         spec: what they are given.
         arena: the memory of batches.
         reporter: speaks to people.
@@ -45,7 +45,7 @@ class Parts(NamedTuple):
     shadows: ShadowProcesses
     start: Callable[[int, bool, int | None], ProcessHandle]
     relieved: Callable[[], bool]
-    way: Launcher
+    launcher: Launcher
     spec: Payload
     arena: Arena
     reporter: Reporter

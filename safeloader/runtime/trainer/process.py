@@ -36,7 +36,7 @@ class Process:
     the ``ProcessHandle`` of one loader.
 
     Args:
-        way: how it comes to be.
+        launcher: how it comes to be.
         given: what it takes over from the trainer.
         modules: what it imports before it says that it is ready.
 
@@ -49,7 +49,7 @@ class Process:
     page: Heartbeat
     _joined = False
 
-    def __init__(self, way: Launcher, given: Surroundings, modules: tuple[str, ...] = ()) -> None:
+    def __init__(self, launcher: Launcher, given: Surroundings, modules: tuple[str, ...] = ()) -> None:
         self.started_at = clock.now()
         self._given = given
         self._oom_kills = system.oom_kills()
@@ -59,7 +59,7 @@ class Process:
             stack_reader, stack_writer = os.pipe()
             undo.callback(os.close, stack_reader)
             try:
-                self._body = way.begin(given, theirs.fileno(), stack_writer, modules)
+                self._body = launcher.begin(given, theirs.fileno(), stack_writer, modules)
             finally:
                 theirs.close()
                 os.close(stack_writer)

@@ -1,20 +1,20 @@
-"""Puts the supervisor's reports into the words of the recorder, and its verdicts into errors."""
+"""Puts the supervisor's reports into the words of the recorder (its errors: `raising`)."""
 
 from __future__ import annotations
 
-import warnings
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from safeloader import clock
-from safeloader.errors import BadSampleError, DivergenceError, NotCarriableError, SafeLoaderError, StartError
-from safeloader.observe.messages import replay_in_words
+from safeloader.codes import warn
+from safeloader.errors import StartError
+from safeloader.notes import place
 from safeloader.observe.report import Fault
-from safeloader.runtime import by_value
 from safeloader.runtime.trainer import source_changes
+from safeloader.runtime.trainer.raising import ErrorRaiser
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from safeloader.core import messages as m
     from safeloader.observe.recorder import Recorder
@@ -33,13 +33,20 @@ class Reporter:
 
     Args:
         journal: has the books that are told of.
-        way: how processes come to be.
+        launcher: how processes come to be.
         recorder: who keeps and tells it.
+        pid_of: the pid behind a process's number in the books, or None.
+
+    Attributes:
+        errors: makes the errors.
     """
 
-    def __init__(self, journal: Journal, way: Launcher, recorder: Recorder) -> None:
+    def __init__(
+        self, journal: Journal, launcher: Launcher, recorder: Recorder, pid_of: Callable[[int], int | None]
+    ) -> None:
+        self.errors = ErrorRaiser(journal, recorder, pid_of)
         self._journal = journal
-        self._way = way
+        self._launcher = launcher
         self._recorder = recorder
         self._pending: list[tuple[int, float, int]] = []  # fault, since when, the batch it held up
         self._epoch_started_with = recorder.batches
@@ -48,7 +55,7 @@ class Reporter:
     # ------------------------------------------------------------ reports
 
     def started(self, process: ProcessHandle) -> None:
-        if changed := [*source_changes.changed(), *self._way.outdated]:
+        if changed := [*source_changes.changed(), *self._launcher.outdated]:
             self._recorder.code_changed(changed)
         books = self._journal.supervisor.fleet.processes.get(process.number)
         workers = sorted(books.workers) if books is not None else []
@@ -59,7 +66,9 @@ class Reporter:
         self._recorder.differs(process.pid, what)
 
     def fault(self, c: m.ReportFault, pid: int | None) -> None:
-        sample = None if c.sample is None else sample_name(c.indices, c.sample)
+        settings = self._journal.supervisor.settings
+        indices = c.indices if settings.indexed else None  # torch's sampler gives None for each sample of a stream
+        sample = None if c.sample is None or indices is None else sample_name(indices, c.sample)
         number = self._recorder.fault(
             Fault(
                 time=0.0,
@@ -69,7 +78,7 @@ class Reporter:
                 process=pid,
                 epoch=c.epoch,
                 batch=c.batch,
-                indices=_listed(c.indices),
+                indices=_listed(indices),
                 sample=sample,
                 detail=c.detail,
                 stack=c.stack,
@@ -77,8 +86,17 @@ class Reporter:
                 action=c.action,
                 stalled=c.stalled or None,
                 again=c.again,
+                verdict=c.verdict,
             )
         )
+        if c.cause in ("raised", "unpicklable") and c.task is not None and c.batch is not None:
+            self.errors.note(
+                c.task,
+                place(
+                    c.indices, c.sample, indexed=settings.indexed, batched=settings.batched, batch=c.batch,
+                    epoch=c.epoch, worker=c.worker,
+                ),
+            )  # fmt: skip
         if c.cause in _RECOVERABLE:
             held_up = c.task if c.task is not None else -1
             self._pending.append((number, monotonic() - c.stalled, held_up))
@@ -100,18 +118,18 @@ class Reporter:
         """A process cannot copy itself."""
         self._recorder.unshadowed(why)
 
-    def spawned_instead(self) -> None:
-        """A fork server was asked for, and there is none: say why.
+    def start_complaints(self) -> None:
+        """Something of the start was asked for and cannot be had, such as a fork server: say why.
 
         Raises:
             StartError: policy is strict.
         """
-        reasons, self._way.complaints[:] = list(self._way.complaints), []
+        reasons, self._launcher.complaints[:] = list(self._launcher.complaints), []
         for why in reasons:
-            text = f"{self._recorder.name}: no fork server ({why}); processes are spawned instead"
-            if self._way.strict:
-                raise StartError(text, hint='give start_method="spawn", or unset SAFELOADER_STRICT')
-            warnings.warn(text, UserWarning, stacklevel=7)
+            text = f"{self._recorder.name}: {why}"
+            if self._launcher.strict:
+                raise StartError(text, hint='give start_method="spawn", or unset SAFELOADER_STRICT', code="SL102")
+            warn("SL102", text, stacklevel=7)
 
     def replayed(self, c: m.ReportReplay) -> None:
         """A worker came to its place again, or did not."""
@@ -141,7 +159,7 @@ class Reporter:
         self._recorder.slow_start(process.pid or None, seconds, process.phase, process.stacks_soon() or None)
 
     def skipped(self, c: m.ReportSkipped) -> None:
-        why = f"{c.cause}; no process can be had to try it again" if c.unresolved else c.cause
+        why = f"{c.cause}; no process can be started to try it again" if c.unresolved else c.cause
         for index in c.indices:
             self._recorder.skipped(c.epoch, c.batch, index, why)
 
@@ -183,137 +201,6 @@ class Reporter:
         batches = self._recorder.batches - self._epoch_started_with
         self._epoch_started_with = self._recorder.batches
         self._recorder.epoch(self._journal.supervisor.epoch, batches)
-
-    # ------------------------------------------------------------ errors
-
-    def raise_error(self, error: Any, classes: list[type]) -> NoReturn:
-        """Raise what the dataset raised: as torch would, or itself if it was raised in the trainer."""
-        if isinstance(error, BaseException):
-            raise error
-        by_value.loads(error, classes).reraise()
-        raise AssertionError("reraise returned")
-
-    def raise_bad_sample(self, c: m.DeliverBadSample) -> NoReturn:
-        if c.unresolved:
-            self._raise(self._unresolved(c))
-        deed = {"hung": "hang", "stopped": "stop"}.get(c.cause, "kill")
-        names = ", ".join(map(repr, c.indices[:8]))
-        if not c.indices:
-            what = f"the next samples of worker {c.worker} {deed} every process that loads them"
-        elif len(c.indices) == 1:
-            what = f"sample {names} {deed}s every process that loads it"
-        else:
-            what = f"samples {names} together {deed} every process that loads them"
-        error = BadSampleError(
-            what,
-            indices=c.indices,
-            cause=c.cause,
-            stack=c.stack,
-            batch=c.batch,
-            worker=c.worker,
-            where=f"{self._recorder.name}, epoch {c.epoch}",
-            attempt=f"{c.attempts} of {c.attempts}",
-            hint=self._advice(c),
-            story=self._journal.supervisor.story.of(task=c.task),
-        )
-        self._raise(error)
-
-    def _unresolved(self, c: m.DeliverBadSample) -> BadSampleError:
-        """It was in work when a process was lost, and no other can be had; it may be innocent."""
-        names = ", ".join(map(repr, c.indices[:8]))
-        what = f"the next samples of worker {c.worker} were"
-        if c.indices:
-            what = f"sample {names} was" if len(c.indices) == 1 else f"samples {names} were"
-        return BadSampleError(
-            f"{what} in work when a process was lost ({c.cause}), and no process can be had to try again",
-            indices=c.indices,
-            cause=c.cause,
-            stack=c.stack,
-            batch=c.batch,
-            worker=c.worker,
-            where=f"{self._recorder.name}, epoch {c.epoch}",
-            attempt=f"{c.attempts} of {c.attempts}",
-            hint="what hurt a process is not loaded in the main process, which loads all the rest; loader.report() "
-            'says why no process can be had. To leave the sample out and go on: Policy(on_bad_sample="skip")',
-            story=self._journal.supervisor.story.of(task=c.task),
-        )
-
-    @staticmethod
-    def _advice(c: m.DeliverBadSample) -> str:
-        if not c.indices:
-            return "the dataset is iterable, so its samples cannot be named or skipped: look at the stack"
-        try_alone = f"load dataset[{c.indices[0]!r}] alone in a fresh Python; "
-        slow = "if it is only slow, raise batch_timeout; " if c.cause == "hung" else ""
-        return f'{try_alone}{slow}to leave it out and go on: Policy(on_bad_sample="skip")'
-
-    def raise_undecodable(self, task: int, error: Exception) -> NoReturn:
-        """A batch was loaded, but the trainer cannot make its objects."""
-        raise SafeLoaderError(
-            f"a batch arrived that the main process cannot rebuild: {type(error).__name__}: {error}",
-            where=self._recorder.name,
-            hint="its classes must be importable in the main process too; return tensors, arrays or plain values",
-            story=self._journal.supervisor.story.of(task=task),
-        ) from error
-
-    def raise_given_up(self, c: m.GiveUp) -> NoReturn:
-        story = self._journal.supervisor.story
-        if c.cause == "refused":
-            wrapper = by_value.loads(c.error)
-            if isinstance(wrapper, tuple):
-                what, path, hint = wrapper
-                self._raise(NotCarriableError(what, path=path, where=self._recorder.name, hint=hint))
-            text = str(wrapper.exc_msg).strip()
-            self._raise(
-                StartError(
-                    f"a worker process cannot rebuild the dataset or its functions: {text.splitlines()[-1]}",
-                    where=self._recorder.name,
-                    hint="what is pickled by name must be importable in a fresh Python with the same sys.path; "
-                    f"the process said:\n{text}",
-                )
-            )
-        if c.cause == "diverged":
-            self._raise_diverged(c)
-        what = {
-            "setup": "setting up a worker kills or hangs every process that tries",
-            "starts": "a process was lost while it set a worker up, and no other can be had to try again "
-            f"(the last: {c.detail})",
-            "restarts": f"too many faults, and policy allows no fewer processes (the last: {c.detail})",
-        }[c.cause]
-        stack = next((f.stack for f in reversed(self._recorder.report().faults) if f.stack), None)
-        setting_up = c.cause in ("setup", "starts")
-        hint = "loader.report() lists every fault; "
-        hint += "look at worker_init_fn and at what the dataset does when it is unpickled" if setting_up else (
-            'Policy(fallback="inline") goes on with fewer processes, or with none'
-        )  # fmt: skip
-        if stack:
-            hint += f"\nlast stack:\n{stack}"
-        kind = StartError if setting_up or c.detail == "failed_start" else SafeLoaderError
-        entries = story.entries()
-        last = [e for e in entries if type(e.event).__name__ in ("ProcessExited", "StacksCaptured")][-10:]
-        lines = [f"{e.now - entries[-1].now:+9.3f} s  {type(e.event).__name__}{_facts(e.event)}" for e in last]
-        self._raise(kind(what, where=self._recorder.name, hint=hint, story=lines))
-
-    def _raise_diverged(self, c: m.GiveUp) -> NoReturn:
-        said: m.ReportReplay = c.error  # type: ignore[assignment]
-        error = DivergenceError(
-            replay_in_words(said.worker, said.outcome, said.source, said.at, said.of, said.detail),
-            worker=said.worker,
-            at=said.at,
-            of=said.of,
-            how=said.outcome,
-            where=f"{self._recorder.name}, epoch {said.epoch}",
-            hint='give the dataset a seed, so that it reads the same twice; Policy(on_divergence="warn") goes on with '
-            "what comes, and samples may then come twice or never",
-        )
-        self._raise(error)
-
-    def _raise(self, error: SafeLoaderError) -> NoReturn:
-        error.report = self._recorder.report()
-        raise error
-
-
-def _facts(event: Any) -> str:
-    return f"(process={event.process}, {getattr(event, 'detail', 'stacks')})"
 
 
 def _listed(indices: object) -> list[Any] | None:

@@ -53,10 +53,10 @@ def staff(driver: Driver) -> list[Post]:
 
 
 def _post(driver: Driver, seen: View, worker: WorkerView) -> Post:
-    queued, seat = worker.queued, worker.process
-    if seat == m.INLINE:
+    queued, hosting = worker.queued, worker.process
+    if hosting == m.INLINE:
         return Post(worker.id, driver.processes.pid_of(m.INLINE), "in trainer", queued=queued)
-    process = None if seat is None else driver.processes.get(seat)
+    process = None if hosting is None else driver.processes.get(hosting)
     if process is None:
         return Post(worker.id, None, "without process", queued=queued)
     now = clock.now()

@@ -55,9 +55,9 @@ def _look(driver: Driver) -> Whereabouts:
     ready, due = seen.ready, seen.due
     if due is None:
         return Whereabouts(ready, seen.epoch, doing="no further batch is planned")
-    seat = seen.workers[due.worker].process
-    process = None if seat is None else driver.processes.get(seat)
-    if seat == m.INLINE:
+    hosting = seen.workers[due.worker].process
+    process = None if hosting is None else driver.processes.get(hosting)
+    if hosting == m.INLINE:
         return _at(ready, due, driver.processes.pid_of(m.INLINE), None, 0.0, "the main process loads it")
     if process is None:
         return _at(ready, due, None, None, 0.0, f"worker {due.worker} waits for a process")

@@ -180,15 +180,15 @@ class MakingTheFirstIteratorMovesNothing(Answers):
 
 @mutant
 class AStandbyIsNotUsed(Fleet):
-    def _employ(self) -> None:
+    def _add_process(self) -> None:
         self._start()
 
 
 @mutant
 class AStandbyStaysOneWhenItTakesOver(Fleet):
-    def _employ(self) -> None:
+    def _add_process(self) -> None:
         process = self.standby()
-        super()._employ()
+        super()._add_process()
         if process is not None:
             process.standby = True
 
@@ -247,6 +247,6 @@ class ALostStandbyCountsAgainstTheLadder(Recovery):
 
 @mutant
 class AStandbyThatWasStoppedIsNotLookedAt(Fleet):
-    def _employ(self) -> None:
+    def _add_process(self) -> None:
         with altered(self._books.emit, m.InspectProcess, lambda command: None):
-            super()._employ()
+            super()._add_process()

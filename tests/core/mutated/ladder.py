@@ -45,8 +45,8 @@ class StartsThatFailEndALoaderThatNeedsNone(Recovery):
 
 @mutant
 class WhatHurtIsGivenUpTooEarly(Recovery):
-    def _decide(self, work: Work | None, cause: str, verdict: Any) -> None:
-        super()._decide(work, cause, verdict)
+    def _decide(self, work: Work | None, cause: str, verdict: Any, detail: str = "") -> None:
+        super()._decide(work, cause, verdict, detail)
         if self._fleet.rung == 0 and not self._books.closed:
             self._do_without_processes(cause)
 

@@ -34,7 +34,7 @@ class JudgedTooEarly(Quarantine):
 class TheWrongSampleIsConvicted(Quarantine):
     def _find_culprit(self, task: Task, case: Case) -> None:
         if self._books.settings.indexed and len(self.positions(task)) > 1:
-            self._convict(task, (case.sample or 0,))
+            self._judge_bad(task, (case.sample or 0,))
         else:
             super()._find_culprit(task, case)
 
@@ -76,6 +76,19 @@ class AnyRefusalEndsIt(Recovery):
 
 @mutant
 class SettingUpIsTriedForEver(Recovery):
-    def _decide(self, work: Work | None, cause: str, verdict: Any) -> None:
+    def _decide(self, work: Work | None, cause: str, verdict: Any, detail: str = "") -> None:
         about = None if work is not None and work.kind in ("setup", "resume") else work
-        super()._decide(about, cause, verdict)
+        super()._decide(about, cause, verdict, detail)
+
+
+@mutant
+class AFaultIsReportedBeforeItIsDecided(Recovery):
+    def _outcome(self, work: Work | None, place: int) -> str:
+        return "again" if work is not None and work.task is not None else ""
+
+
+@mutant
+class AFaultThatEndsTheLoaderPromisesMore(Recovery):
+    def _outcome(self, work: Work | None, place: int) -> str:
+        said = super()._outcome(work, place)
+        return "raised" if said == "ended" and work is not None and work.task is not None else said

@@ -45,8 +45,8 @@ class ANewShadowDoesNotReplaceTheOld(Shadows):
 @mutant
 class ACopyOfAWorkerThatIsNotReadyCounts(Shadows):
     def _is_as_the_books_say(self, process: ProcessRecord) -> bool:
-        hunted = any(self._books.workers[number].hunt is not None for number in process.workers)
-        return bool(process.workers) and not (process.asked or process.killed_elsewhere or hunted)
+        searched = any(self._books.workers[number].search is not None for number in process.workers)
+        return bool(process.workers) and not (process.asked or process.killed_elsewhere or searched)
 
 
 @mutant

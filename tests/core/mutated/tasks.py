@@ -250,5 +250,5 @@ class WhoAsksAfterTheEndWaits(Supervisor):
 @mutant
 class LoadedBatchesAreKeptAtTheEnd(Supervisor):
     def close(self) -> None:
-        with without(self.ledger.abandon_rest):
+        with without(self.schedule.abandon_rest):
             super().close()

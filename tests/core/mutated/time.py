@@ -76,16 +76,16 @@ class AProcessThatDoesNotEndIsWaitedFor(DeadlineWatch):
 
 @mutant
 class AFalseAlarmKills(DeadlineWatch):
-    def acquit(self, process: ProcessRecord) -> None:
+    def clear_suspicion(self, process: ProcessRecord) -> None:
         if process.state is not ProcessState.CAPTURING or process.cause == "failed_start":
-            super().acquit(process)
+            super().clear_suspicion(process)
 
 
 @mutant
 class WhatWaitedForAFalseAlarmIsNotSent(DeadlineWatch):
-    def acquit(self, process: ProcessRecord) -> None:
+    def clear_suspicion(self, process: ProcessRecord) -> None:
         unbalanced = self._books.unbalanced
-        super().acquit(process)
+        super().clear_suspicion(process)
         self._books.unbalanced = unbalanced
 
 
