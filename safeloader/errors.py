@@ -59,9 +59,11 @@ class SafeLoaderError(RuntimeError):
         code: The stable code of the message, such as ``"SL206"``: see docs/messages.md.
         story: What led here, oldest line first.
         report: The loader's report at that moment, where there was a loader.
+        in_torch: What torch's loader says where this ends it, for who looks for its words; "" where it says nothing.
     """
 
     code: str = "SL200"
+    in_torch: str = ""
     what: str
     where: str
     attempt: str
@@ -95,7 +97,8 @@ class SafeLoaderError(RuntimeError):
     def __str__(self) -> str:
         lines = [self.what]
         facts = (("where:", self.where), ("attempt:", self.attempt), *self._facts(), ("try:", self.hint))
-        lines += [_field(label, text) for label, text in (*facts, ("code:", self.code)) if text]
+        facts = (*facts, ("torch:", self.in_torch), ("code:", self.code))
+        lines += [_field(label, text) for label, text in facts if text]
         lines += self._blocks()
         lines += _block("story:", self.story, _SHOWN_STORY_LINES)
         from safeloader.observe.format import printable  # here: a worker's process imports this module, and not that

@@ -14,6 +14,7 @@ from safeloader.process_copies import shadow_for
 from safeloader.resume.cursors import packed
 from safeloader.runtime.child.dataset_state import is_exact, is_stateful
 from safeloader.single_process import Unprofiled
+from safeloader.torch_idioms import TorchIdioms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["ProcessIterator"]
 
 
-class ProcessIterator(Unprofiled):
+class ProcessIterator(Unprofiled, TorchIdioms):
     """Batches from supervised processes.
 
     Args:
@@ -44,10 +45,10 @@ class ProcessIterator(Unprofiled):
         keep = state.keeper.keep_generators(loader)
         super().__init__(loader)
         keep()
-        if loader.prefetch_factor == 0:  # torch's constructor lets it pass, its iterator says this
+        if loader.prefetch_factor == 0:  # torch's constructor lets it pass
             raise AssertionError("prefetch_factor must be greater than 0 for MultiProcessingDataLoaderIter")
         self._loader_state, self._pool = state, pool
-        self._persistent = loader.persistent_workers
+        self._persistent = self._persistent_workers = loader.persistent_workers
         self._profile_name = "enumerate(DataLoader)#_MultiProcessingDataLoaderIter.__next__"
         self._take_seeds(loader)
         self._driver = self._make_driver(loader, state, snapshots)
@@ -75,7 +76,7 @@ class ProcessIterator(Unprofiled):
             num_workers=loader.num_workers,
             iterable=iterable,
             auto_collation=self._auto_collation,
-            batch_size=loader.batch_size or 1,
+            batch_size=getattr(loader, "batch_size", None) or 1,
             drop_last=loader.drop_last,
             base_seed=int(self._base_seed),
             skip_raising=settings.on_bad_sample == "skip",
@@ -122,6 +123,16 @@ class ProcessIterator(Unprofiled):
         safe.begin_pass(loader, epoch.number)
         self._driver.begin_epoch(epoch.number, self, seed, safe.told_epoch, state)
         safe.epochs = epoch.number + 1
+
+    @property
+    def ended(self) -> bool:
+        """True when the consumer was told of the epoch's end, or the processes are gone."""
+        return self._ended or self.closed
+
+    def restart(self, loader: DataLoader[Any]) -> None:
+        """Go on with the same epoch from where the sampler stands now, on the living processes."""
+        self._reset(loader)
+        self._among_ranks = None  # the others count from elsewhere
 
     def draw(self, drawn: list[Any]) -> None:
         """Ask the sampler, by one call into C: what it gives is in the list then, whatever interrupts this thread."""
@@ -220,7 +231,7 @@ def _core_settings(loader: DataLoader[Any], state: LoaderState, iterable: bool, 
     return CoreSettings(
         num_workers=loader.num_workers,
         prefetch_factor=int(loader.prefetch_factor or 0),
-        in_order=loader.in_order,
+        in_order=getattr(loader, "in_order", True),  # torch has it from 2.6 on
         indexed=not iterable,
         batched=loader._auto_collation,
         stateful=is_stateful(loader.dataset),

@@ -6,6 +6,7 @@ seeding and warnings are torch's own code. Only how a batch is fetched is ours.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import operator
 from collections.abc import Callable, Iterable  # noqa: TC003 - tools read the constructor's type hints
@@ -16,15 +17,18 @@ import torch.multiprocessing
 import torch.utils.data
 from torch.utils.data import Dataset, Sampler  # noqa: TC002
 
-from safeloader import rebuilding
-from safeloader.config import Policy, Settings, resolve
+from safeloader import ray, rebuilding
+from safeloader.config import Policy, resolve
+from safeloader.disabled import NO_STATE, without
+from safeloader.distributed.elastic import ElasticDistributedSampler
 from safeloader.errors import LoaderClosedError, StateError
 from safeloader.iterators import ProcessIterator
-from safeloader.loader_state import LoaderState
+from safeloader.loader_state import LoaderState, settings_of
 from safeloader.recent_batches import Delivered, delivered
+from safeloader.resume import distributed_checkpoint, rewinding
 from safeloader.resume.epoch_numbers import tell_epoch
 from safeloader.single_process import SingleProcessIterator
-from safeloader.start_method import of_the_library, without_fork
+from safeloader.start_method import of_the_library
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -87,6 +91,15 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     name: str | None
     snapshot_every_n_steps: int | None
 
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """Where safeloader is disabled, a loader has no state, as torch's has none."""
+        if resolve().disable and not hasattr(cls, "_plain"):
+            hidden = [
+                name for name in ("state_dict", "load_state_dict") if getattr(cls, name) is vars(DataLoader)[name]
+            ]
+            cls = without(frozenset(hidden), cls)  # type: ignore[arg-type] # noqa: PLW0642 - what is made is of that class
+        return object.__new__(cls)
+
     def __init__(
         self,
         dataset: Dataset[T_co],
@@ -114,24 +127,32 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         if policy is not None and not isinstance(policy, Policy):
             raise TypeError(f"policy must be a safeloader.Policy or None, not {type(policy).__name__}")
         if policy is None and name is None:
-            policy, name = rebuilding.inherited(dataset)
+            policy, name = rebuilding.inherited()
         self.policy = policy
         self.name = name
         self.snapshot_every_n_steps = _checked_steps(snapshot_every_n_steps)
-        self._safe = LoaderState(name, _resolve(policy, timeout), num_workers)
+        self._safe = LoaderState(name, settings_of(policy, timeout), num_workers)
         super().__init__(
             dataset, batch_size, shuffle, sampler, batch_sampler, num_workers, collate_fn, pin_memory, drop_last,
             timeout, worker_init_fn,
-            without_fork(of_the_library(multiprocessing_context), num_workers, self._safe.settings, 3),
+            self._safe.starting.without_fork(of_the_library(multiprocessing_context), num_workers, 3),
             generator, prefetch_factor=prefetch_factor, persistent_workers=persistent_workers,
             pin_memory_device=pin_memory_device, **_newer_arguments(in_order=in_order),
         )  # fmt: skip
         self.in_order = in_order
+        self._complete()
+
+    def _complete(self) -> None:
+        """All arguments are in place."""
+        if isinstance(self.batch_sampler, ElasticDistributedSampler):
+            # There frameworks look for it, which would put in a sampler of theirs, and programs, to number the epoch.
+            object.__setattr__(self, "sampler", self.batch_sampler)
         self._safe.guard.identify(self)
-        if policy is None or policy.pool is None:
+        pool, settings = None if self.policy is None else self.policy.pool, self._safe.settings
+        if pool is None:
             self._safe.starting.prestart(self)
-        elif self._safe.settings.prestart and num_workers and not self._safe.settings.disable:
-            policy.pool.start()
+        elif settings.prestart and self.num_workers and not settings.disable:
+            pool.start()
 
     @property
     def multiprocessing_context(self) -> Any:
@@ -160,8 +181,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             return super()._get_iterator()
         if self.num_workers == 0:
             return SingleProcessIterator(self, self._safe)
-        without_fork(self.multiprocessing_context, self.num_workers, settings, 5)
+        self._safe.starting.without_fork(self.multiprocessing_context, self.num_workers, 5)
         self._safe.starting.check_preload(self.multiprocessing_context, 5)
+        self.check_worker_number_rationality()
         pool = None if self.policy is None else self.policy.pool
         return ProcessIterator(self, self._safe, pool, self.snapshot_every_n_steps)
 
@@ -169,13 +191,17 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         """Where the loader stands: what was delivered, not what was prefetched.
 
         At any batch, before the first and after the last. It is plain JSON, except for what the ``state_dict`` of a
-        sampler or dataset put into it. It costs nothing until it is called. Of several ranks each has its own.
+        sampler or dataset put into it. It costs nothing until it is called. Of several ranks each has its own. To
+        ``torch.distributed.checkpoint`` it is one leaf of bytes a rank.
 
         Raises:
             StateError: the state is not known, or the dataset's ``state_dict`` failed.
         """
         self._refuse_disabled()
-        return self._safe.keeper.state_dict(self)
+        if distributed_checkpoint.asks_for_names():
+            return distributed_checkpoint.placeholder()
+        state = self._safe.keeper.state_dict(self)
+        return distributed_checkpoint.leaf(state) if distributed_checkpoint.takes_leaves() else state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Let the next ``iter()`` go on where a state was taken: the same batches, to the byte, and the same epochs.
@@ -191,12 +217,14 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             StateError: it is of another loader, damaged or foreign; nothing has changed then.
         """
         self._refuse_disabled()
+        if distributed_checkpoint.is_leaf(state_dict):
+            state_dict = distributed_checkpoint.unleaf(state_dict)
         self._safe.keeper.load(self, state_dict)
         self._iterator = None
 
     def _refuse_disabled(self) -> None:
         if self._safe.settings.disable:
-            raise StateError("SAFELOADER_DISABLE leaves torch's plain loader, which has no state", hint="unset it")
+            raise StateError(NO_STATE, hint="unset it")
 
     def set_epoch(self, epoch: int) -> None:
         """Number the next epoch.
@@ -213,12 +241,36 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._safe.epochs = self._safe.told_epoch = epoch
         tell_epoch(self, epoch)
 
-    if not TYPE_CHECKING:  # else every attribute would seem to exist
+    def rewind(self, batches: int = 1) -> None:
+        """Give the last batches again: the iterator that runs goes back to before them, on its living processes.
 
-        def __getattr__(self, name: str) -> Any:
-            if name == rebuilding.MARK:
-                rebuilding.about_to_rebuild(self)
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        For a step that was not committed. It takes an `ElasticDistributedSampler` (with several ranks, all of them go
+        back alike), and samples that come the same when they are loaded again: those that draw no random numbers, or
+        any with ``Policy(sample_rng=True)``.
+
+        Args:
+            batches: How many, at most 16, of those got since the epoch began or was gone back in.
+
+        Raises:
+            SettingsError: the loader has no such sampler.
+            StateError: so many are not known, or samples draw random numbers; nothing has changed then.
+        """
+        rewinding.go_back(self, self._safe.face, self._safe.keeper, list(self._safe.delivered), batches)
+
+    def reshard(self, num_replicas: int, rank: int) -> None:
+        """Be one of other ranks from the next batch on: the iterator that runs goes on, on its living processes.
+
+        For a group that lost or won members. It takes an `ElasticDistributedSampler`: the ranks share the samples that
+        none has got. All ranks must have got as many batches.
+
+        Args:
+            num_replicas: How many ranks there are now.
+            rank: This one's number.
+
+        Raises:
+            SettingsError: the loader has no such sampler, or there is no such rank; nothing has changed then.
+        """
+        rewinding.go_on_among(self, self._safe.face, self._safe.keeper, num_replicas, rank)
 
     def report(self) -> Report:
         """What happened so far: every fault with its cause, worker, batch, samples, stack and cost."""
@@ -240,6 +292,18 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._iterator = None
         self._safe.recorder.closed()
 
+    def _with_sampler(self, sampler: Any, batch_sampler: Any, generator: Any, worker_init_fn: Any) -> Self:
+        """A loader like this one in all else; this one is ended, if it has begun anything."""
+        self.close()
+        made = copy.copy(self)
+        for name, value in (
+            ("sampler", sampler), ("batch_sampler", batch_sampler), ("generator", generator),
+            ("worker_init_fn", worker_init_fn),
+        ):  # fmt: skip
+            object.__setattr__(made, name, value)
+        made._complete()
+        return made
+
     def __enter__(self) -> Self:
         return self
 
@@ -254,7 +318,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.__dict__["_safe"] = LoaderState(self.name, _resolve(self.policy, self.timeout), self.num_workers)
+        self.__dict__["_safe"] = LoaderState(self.name, settings_of(self.policy, self.timeout), self.num_workers)
         self._safe.guard.identify(self)
 
 
@@ -263,17 +327,11 @@ def _newer_arguments(**given: Any) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name in _TORCH_ARGUMENTS}
 
 
-def _resolve(policy: Policy | None, timeout: float) -> Settings:
-    """torch's ``timeout`` is a batch timeout that was given as an argument; the policy's own goes first."""
-    if timeout and timeout > 0 and (policy is None or policy.batch_timeout is None):
-        import dataclasses
-
-        policy = dataclasses.replace(policy or Policy(), batch_timeout=float(timeout))
-    settings = resolve(policy)
-    return settings if policy is None or policy.pool is None else policy.pool.settings_for(settings)
-
-
 def _checked_steps(steps: int | None) -> int | None:
     if steps is not None and (isinstance(steps, bool) or operator.index(steps) < 0):
         raise ValueError(f"snapshot_every_n_steps must be a whole number of batches, or None, not {steps!r}")
     return steps
+
+
+rebuilding.watch_accelerate(DataLoader)
+ray.watch_ray(DataLoader)

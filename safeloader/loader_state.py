@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch.utils import data as tud
 
 from safeloader import torch_private
+from safeloader.config import Policy, resolve
 from safeloader.dist_env import group
 from safeloader.distributed.rank_check import RankCheck
 from safeloader.distributed.timeouts import GroupTimeout
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from safeloader.runtime.trainer.staff import Post
     from safeloader.runtime.trainer.whereabouts import Whereabouts
 
-__all__ = ["LoaderState", "RunningIterator", "moved_on", "speak_through"]
+__all__ = ["LoaderState", "RunningIterator", "moved_on", "settings_of", "speak_through"]
 
 _counter = itertools.count(1)
 
@@ -196,6 +197,17 @@ class LoaderState:
         due = alive[-1].whereabouts()._asdict() if alive else None
         shared = sum(iterator.shared_memory() for iterator in alive)
         return loader_status(self.recorder, self._pass, self.epochs - 1, _known_length(loader), posts, due, shared)
+
+
+def settings_of(policy: Policy | None, timeout: float) -> Settings:
+    """The settings in effect for a loader.
+
+    torch's ``timeout`` is a batch timeout that was given as an argument; the policy's own goes first.
+    """
+    if timeout and timeout > 0 and (policy is None or policy.batch_timeout is None):
+        policy = replace(policy or Policy(), batch_timeout=float(timeout))
+    settings = resolve(policy)
+    return settings if policy is None or policy.pool is None else policy.pool.settings_for(settings)
 
 
 def speak_through(loader: Any, recorder: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from safeloader import notes, torch_private
@@ -52,6 +53,7 @@ class SingleProcessIterator(Unprofiled, torch_private.SingleProcessIterator):
         self._among_ranks = state.guard.current
         state.begin_pass(loader, epoch.number)
         state.epochs = epoch.number + 1
+        epoch.iterator = weakref.ref(self)
         epoch.fetcher = self._dataset_fetcher if worth_keeping(self._dataset_fetcher) else None
         if (seed := keeper.seed_for_samples(loader)) is not None:
             self._dataset_fetcher.dataset = Keyed(self._dataset, seed, epoch.number)
@@ -61,6 +63,19 @@ class SingleProcessIterator(Unprofiled, torch_private.SingleProcessIterator):
         self._counts = self._batched and not at_once  # torch asks for one sample after another
         self._indexed = not torch_private.is_iterable(loader)
         self._profile_name = "enumerate(DataLoader)#_SingleProcessDataLoaderIter.__next__"
+
+    @property
+    def ended(self) -> bool:
+        """True when the consumer was told of the epoch's end."""
+        return self._epoch.over
+
+    def restart(self, loader: DataLoader[Any]) -> None:
+        """Go on with the same epoch from where the sampler stands now."""
+        self._sampler_iter, self._num_yielded, self._among_ranks = iter(self._index_sampler), 0, None
+        state, fetcher = self._loader_state, self._epoch.fetcher
+        self._epoch = epoch = state.keeper.begin(loader, state.epochs)
+        epoch.iterator, epoch.fetcher, epoch.draws = weakref.ref(self), fetcher, self._sampler_iter
+        state.epochs = epoch.number + 1
 
     def _next_data(self) -> Any:
         state = self._loader_state

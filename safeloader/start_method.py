@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import multiprocessing.context
+import os
 import sys
+import types
 import weakref
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +15,7 @@ import torch.multiprocessing
 
 from safeloader.codes import warn
 from safeloader.errors import ForkRefusedError, SettingsError
+from safeloader.runtime.trainer.source_changes import is_users
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
     from safeloader.runtime.start.launcher import Launcher
     from safeloader.runtime.start.prestarted import Prestarted
 
-__all__ = ["Starting", "of_the_library", "without_fork"]
+__all__ = ["Starting", "of_the_library"]
 
 Method = Literal["spawn", "forkserver"]
 
@@ -36,8 +40,33 @@ class Starting:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._launcher: Launcher | None = None
+        self._fork_told = False
         self.prestarted: Prestarted | None = None
         self._checked = False
+
+    def without_fork(self, context: Any, num_workers: int, stacklevel: int) -> Any:
+        """Refuse fork, whoever asks for it: the argument (name or context object), or the program's start method.
+
+        Returns:
+            The context to use.
+
+        Raises:
+            ForkRefusedError: policy is strict.
+        """
+        asked_by = "" if num_workers == 0 or self._settings.disable else _asks_for_fork(context)
+        if not asked_by:
+            return context
+        text = (
+            f"{asked_by} asks for fork: a forked worker inherits held locks, threads' half-done work and the "
+            "accelerator's context, and hangs. safeloader starts its processes with spawn instead; to silence this, "
+            'ask for "spawn"'
+        )
+        if self._settings.strict:
+            raise ForkRefusedError(text, hint='give multiprocessing_context="spawn", or unset SAFELOADER_STRICT')
+        if not self._fork_told:
+            self._fork_told = True
+            warn("SL101", text, stacklevel=stacklevel)
+        return context if context is None or isinstance(context, types.ModuleType) else "spawn"
 
     def prestart(self, loader: DataLoader[Any]) -> None:
         """Start the processes of the first iteration now, if policy wants that."""
@@ -127,7 +156,7 @@ def _method(context: Any, settings: Settings) -> Method:
     source = settings.sources["start_method"]
     if source == "argument":
         return settings.start_method
-    if context is not None:
+    if context is not None and not isinstance(context, types.ModuleType):
         return _of(context if isinstance(context, str) else context.get_start_method())
     if source != "default":
         return settings.start_method
@@ -150,23 +179,45 @@ def of_the_library(context: Any) -> Any:
     return None if method is None else multiprocessing.get_context(method)
 
 
-def without_fork(context: Any, num_workers: int, settings: Settings, stacklevel: int) -> Any:
-    """Refuse fork, whoever asks for it: the argument (name or context object), or the program's start method."""
-    if num_workers == 0 or settings.disable:
-        return context
-    asked_by = ""
-    if context is not None:
-        method = context if isinstance(context, str) else getattr(context, "get_start_method", lambda: None)()
-        asked_by = "multiprocessing_context" if method == "fork" else ""
-    elif torch.multiprocessing.get_start_method(allow_none=True) == "fork":
-        asked_by = "the program's start method"
-    if not asked_by:
-        return context
-    text = (
-        f"{asked_by} asks for fork: a forked worker inherits held locks, threads' half-done work and the accelerator's "
-        'context, and hangs. safeloader starts its processes with spawn instead; to silence this, ask for "spawn"'
-    )
-    if settings.strict:
-        raise ForkRefusedError(text, hint='give multiprocessing_context="spawn", or unset SAFELOADER_STRICT')
-    warn("SL101", text, stacklevel=stacklevel)
-    return "spawn" if context is not None else None
+def _asks_for_fork(context: Any) -> str:
+    """Who asks for fork, in words: a loader's context (name or object), or the program; "" if nobody does."""
+    if isinstance(context, str):
+        return "multiprocessing_context" if context == "fork" else ""
+    if context is not None and not isinstance(context, types.ModuleType):  # fastai gives torch.multiprocessing itself
+        method = getattr(context, "get_start_method", lambda: None)()
+        return "multiprocessing_context" if method == "fork" and context is not _unasked else ""
+    chosen = getattr(_default, "_actual_context", None)
+    asked = chosen is not None and chosen is not _unasked and chosen.get_start_method() == "fork"
+    return "the program's start method" if asked else ""
+
+
+def _told_apart() -> Any:
+    """Where fork is what multiprocessing takes for want of a choice, make that another object than what is asked for.
+
+    The first lock or queue of a program, such as that of tqdm's first bar, makes multiprocessing settle on its default,
+    and nothing tells that from ``set_start_method("fork")`` afterwards. What was settled on before safeloader was
+    imported counts as somebody's choice if the program's own source calls that function.
+    """
+    unasked = getattr(_default, "_default_context", None)
+    if unasked is None or getattr(unasked, "_name", "") != "fork":
+        return None
+    own = type(unasked)()
+    if _default._actual_context is unasked and not _chosen_in_source():
+        _default._actual_context = own
+    _default._default_context = own
+    return own
+
+
+def _chosen_in_source() -> bool:
+    """Whether a source file of the program calls ``set_start_method``."""
+    for module in list(sys.modules.values()):
+        path = getattr(module, "__file__", None)
+        if isinstance(path, str) and is_users(os.path.abspath(path)):
+            with contextlib.suppress(OSError), open(path, "rb") as file:
+                if b"set_start_method" in file.read():
+                    return True
+    return False
+
+
+_default: Any = getattr(torch.multiprocessing.get_context, "__self__", None)
+_unasked = _told_apart()

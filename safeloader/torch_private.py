@@ -16,7 +16,12 @@ from torch.utils.data import IterDataPipe, MapDataPipe
 from torch.utils.data._utils import worker as _torch_worker
 from torch.utils.data._utils.collate import collate_tensor_fn as torch_collate_tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
-from torch.utils.data.dataloader import _BaseDataLoaderIter, _DatasetKind, _SingleProcessDataLoaderIter
+from torch.utils.data.dataloader import (
+    _BaseDataLoaderIter,
+    _DatasetKind,
+    _MultiProcessingDataLoaderIter,
+    _SingleProcessDataLoaderIter,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BaseIterator",
     "ExceptionWrapper",
+    "MultiProcessingIterator",
     "SingleProcessIterator",
     "apply_shared_seed",
     "default_store",
@@ -44,6 +50,7 @@ __all__ = [
 ]
 
 BaseIterator = _BaseDataLoaderIter
+MultiProcessingIterator = _MultiProcessingDataLoaderIter
 SingleProcessIterator = _SingleProcessDataLoaderIter
 
 

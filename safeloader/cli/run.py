@@ -32,7 +32,8 @@ def run(as_module: bool, report: bool, program: str, arguments: tuple[str, ...])
         main, code = open_program(program, as_module)
     except ProgramError as error:
         raise (click.UsageError if error.missing else click.ClickException)(str(error)) from None
-    from safeloader import observe
+    from safeloader import observe, unprotected
+    from safeloader.config import resolve
     from safeloader.patching import patch
 
     sys.argv = [main.__dict__["__file__"] or program, *arguments]
@@ -52,3 +53,7 @@ def run(as_module: bool, report: bool, program: str, arguments: tuple[str, ...])
         if report:
             for recorder in recorders:
                 echo(f"\n{recorder.report()}", err=True)
+            if left_out := unprotected.report():
+                echo(f"\n{left_out}", err=True)
+            if resolve().disable:
+                echo("\nNOT protected by safeloader: SAFELOADER_DISABLE is set", err=True)

@@ -180,5 +180,10 @@ COURSE = (
         "A fallback is due, but a worker that moves would lose what its dataset has changed in itself. It is put off.",
         "Mend what the faults have in common, or give the dataset a `state_dict`.",
     ),
+    (
+        "SL038", "log", "each worker opens for itself: ...",
+        "The dataset holds open files or handles; each process has opened its own, at the same place.",
+        "Nothing.",
+    ),
     ("SL035", "log", "goes on, after standing still for ...", "A stall (SL030 to SL034) is over.", "Nothing."),
 )  # fmt: skip

@@ -100,6 +100,21 @@ RANKS = (
     ),
     ("SL118", "log", "the store of the process group answers again", "This rank is on the board again.", "Nothing."),
     (
+        "SL120", "warning", "samples that were prefetched have drawn random numbers, and come with others now ...",
+        "`rewind` or `reshard` went back, and samples that were loaded ahead had drawn from the workers' generators.",
+        "`Policy(sample_rng=True)` sets the generators for each sample.",
+    ),
+    (
+        "SL121", "log", "NOT protected: ... Its processes are not replaced when they die or hang; ...",
+        "A loader of this program runs processes of its own, which safeloader cannot take over. Each kind is told once.",
+        "The line says what to use in its place; `safeloader run` lists them at its end.",
+    ),
+    (
+        "SL122", "log", "safeloader cannot attend to ...: is this version of it supported?",
+        "A framework has changed where safeloader meets it. Its own way of making loaders is left as it is.",
+        "Call `safeloader.patch()`, or use `safeloader.DataLoader`; tell the maintainers the version.",
+    ),
+    (
         "SL131", "warning or RanksDisagreeError", "rank ... iterates ... differently than rank ...",
         "Ranks iterate a loader with other data (seed, dataset length, place in the epoch) or another number of batches. "
         "A collective operation would wait for ever, or the training be wrong.",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import DistributedSampler
 
 from safeloader.codes import warn
 from safeloader.dist_env import ALONE, group
@@ -36,7 +36,7 @@ class _Step(NamedTuple):
     size: int
 
 
-class ElasticDistributedSampler(Sampler[Any]):
+class ElasticDistributedSampler(DistributedSampler[Any]):
     """Like ``torch.utils.data.DistributedSampler``, and the number of ranks may change in the middle of an epoch.
 
     Without ``batch_size`` it gives indices and goes where a sampler goes. With it, it gives batches of indices and goes
@@ -78,6 +78,8 @@ class ElasticDistributedSampler(Sampler[Any]):
         ends: Ends | None = None,
         batch_size: int | None = None,
     ) -> None:
+        # Not torch's constructor: a DistributedSampler it is for frameworks, which put one in where there is none.
+        self.dataset = dataset  # type: ignore[assignment]
         self.num_replicas: int
         self.rank: int
         self.num_replicas, self.rank = _where(num_replicas, rank)
@@ -118,6 +120,34 @@ class ElasticDistributedSampler(Sampler[Any]):
         """Number the epoch. Another number than that of a loaded state begins anew."""
         if epoch != self.epoch:
             self.epoch, self._loaded, self._start, self._given, self._done = epoch, 0, 0, 0, False
+
+    def reshard(self, num_replicas: int, rank: int) -> None:
+        """Be one of other ranks from the next ``iter()`` on; where all stand stays.
+
+        Args:
+            num_replicas: how many ranks there are from then on.
+            rank: which of them this is, from 0.
+
+        Raises:
+            SettingsError: there is no such rank, or more ranks than samples; nothing has changed then.
+        """
+        before = self.num_replicas, self.rank
+        try:
+            self.num_replicas, self.rank = _where(num_replicas, rank)
+            self._check()
+        except SettingsError:
+            self.num_replicas, self.rank = before
+            raise
+
+    @property
+    def num_samples(self) -> int:  # type: ignore[override]
+        """Samples of this rank in a whole epoch, padding included."""
+        return self._per_rank(0)
+
+    @property
+    def total_size(self) -> int:  # type: ignore[override]
+        """Samples of all ranks in a whole epoch, padding included."""
+        return self.num_samples * self.num_replicas
 
     def __len__(self) -> int:
         """Samples, or batches, of this rank in a whole epoch."""

@@ -31,6 +31,7 @@ _CODES: dict[type[h.Happening], str] = {
     h.NotUndone: "SL025",
     h.CodeChanged: "SL026",
     h.Unshadowed: "SL027",
+    h.Reopened: "SL038",
     h.Differs: "SL028",
     h.SlowStart: "SL029",
     h.RanksStalled: "SL034",

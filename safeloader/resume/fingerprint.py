@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from safeloader import torch_private
-from safeloader.dist_env import group
+from safeloader.dist_env import ALONE, group
 from safeloader.errors import StateError
 from safeloader.lengths import length_of
 from safeloader.resume.sampler_state import names_of
@@ -73,6 +73,7 @@ def check_same(told: dict[str, Any], here: dict[str, Any], but: frozenset[str]) 
     Raises:
         StateError: they differ; it says in what.
     """
+    told, here = _alone(told), _alone(here)
     different = [name for name in _WORDS if name not in but and told.get(name) != here[name]]
     if different:
         listed = "; ".join(f"{_WORDS[name]} was {told.get(name)!r} and is {here[name]!r}" for name in different)
@@ -81,6 +82,11 @@ def check_same(told: dict[str, Any], here: dict[str, Any], but: frozenset[str]) 
             hint=_hint(different),
             code="SL222",
         )
+
+
+def _alone(facts: dict[str, Any]) -> dict[str, Any]:
+    """One rank is one rank, with a process group and without."""
+    return {**facts, "ranks": list(facts.get("ranks") or ALONE)}
 
 
 def _hint(different: list[str]) -> str:

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from safeloader.loader_face import LoaderFace
     from safeloader.runtime.trainer.driver import Driver
-    from safeloader.runtime.trainer.planner import Draws
 
 __all__ = ["EpochState", "ResumeKeeper"]
 
@@ -52,7 +51,7 @@ class EpochState:
     shared_seed: int | None = None
     draws: Any = None  # the sampler's iterator, while it is worth keeping
     driver: Driver | None = None
-    iterator: weakref.ref[Draws] | None = None
+    iterator: weakref.ref[Any] | None = None  # who is iterated; with workers it is the sampler's `Draws`, too
     batch: int = 0  # without workers: what was got ...
     last: Any = None  # ... the indices of the last ...
     taken: list[Any] | None = None  # ... and of one that is being loaded
@@ -219,6 +218,10 @@ class ResumeKeeper:
                 raw={},
             )
         )
+
+    def where(self, loader: DataLoader[Any]) -> State | None:
+        """Where the consumer stands in the epoch that was begun last; None if none was, or a loaded state waits."""
+        return None if self.epoch is None or self.pending is not None else self._where(loader, self.epoch)
 
     def moved_on(self, loader: DataLoader[Any], state: dict[str, Any]) -> dict[str, Any]:
         """A state that was taken a while ago, with the generators as they are now."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from safeloader.core.state import State
 
-__all__ = ["Sampling", "chain_of", "decode_planned", "encode_planned", "generators_of", "names_of"]
+__all__ = ["Sampling", "chain_of", "count_planned", "decode_planned", "encode_planned", "generators_of", "names_of"]
 
 
 def chain_of(sampler: Any) -> list[Any]:
@@ -60,11 +60,14 @@ class Sampling:
 
     Args:
         sampler: what gives batches of indices, or single indices.
+
+    Attributes:
+        carrier: the sampler, of those in it, whose state says it all; None if there is none.
     """
 
     def __init__(self, sampler: Any) -> None:
         self.sampler = sampler
-        self._carrier = self._find()
+        self.carrier = self._find()
 
     def _find(self) -> Any:
         """The sampler whose state says it all."""
@@ -78,17 +81,17 @@ class Sampling:
     @property
     def rewinds(self) -> bool:
         """True if it can say where it was some samples ago."""
-        return callable(getattr(self._carrier, "state_dict_before", None))
+        return callable(getattr(self.carrier, "state_dict_before", None))
 
     @property
     def elastic(self) -> bool:
         """True if its state is that of all ranks, and any number of ranks can go on from it."""
-        return self.rewinds and bool(getattr(self._carrier, "elastic", False))
+        return self.rewinds and bool(getattr(self.carrier, "elastic", False))
 
     @property
     def begins(self) -> dict[str, Any]:
         """What the samplers inside say of themselves before an epoch begins; to be kept for a replay."""
-        if self._carrier is not None:
+        if self.carrier is not None:
             return {}
         inside = enumerate(chain_of(self.sampler))
         return {str(depth): one.state_dict() for depth, one in inside if is_stateful(one)}
@@ -98,12 +101,12 @@ class Sampling:
     def tell(self, iterator: Any, state: State) -> dict[str, Any]:
         """Where it stands."""
         if self.rewinds:
-            drawn = _count(state) if state.drawn or state.over else None
-            return {"way": "rewind", "state": self._carrier.state_dict_before(drawn)}
+            drawn = count_planned(state) if state.drawn or state.over else None
+            return {"way": "rewind", "state": self.carrier.state_dict_before(drawn)}
         told: dict[str, Any] = {"way": "replay"}
-        if self._carrier is not None:
-            told = {"way": "jump", "state": self._carrier.state_dict()}
-        if iterator is not None and iterator is not self._carrier and is_stateful(iterator):
+        if self.carrier is not None:
+            told = {"way": "jump", "state": self.carrier.state_dict()}
+        if iterator is not None and iterator is not self.carrier and is_stateful(iterator):
             told = {**told, "way": "jump", "iterator": iterator.state_dict()}
         return told
 
@@ -112,7 +115,7 @@ class Sampling:
     def load(self, told: dict[str, Any], begins: dict[str, Any]) -> None:
         """Put states back, before the iterator is made."""
         if "state" in told:
-            self._demand(self._carrier, "the sampler").load_state_dict(told["state"])
+            self._demand(self.carrier, "the sampler").load_state_dict(told["state"])
         for depth, one in enumerate(chain_of(self.sampler)):
             if str(depth) in begins:
                 self._demand(one, f"{type(one).__name__}").load_state_dict(begins[str(depth)])
@@ -172,7 +175,7 @@ def _few(indices: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _count(state: State) -> int:
+def count_planned(state: State) -> int:
     """How many samples were drawn and not got."""
     return sum([len(task.indices) if isinstance(task.indices, (list, tuple)) else 1 for task in state.planned])
 

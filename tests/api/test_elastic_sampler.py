@@ -411,3 +411,22 @@ def test_what_cannot_be_even_is_left_out_with_a_warning() -> None:
     sampler = ElasticDistributedSampler(range(7), 3, 0, ends="even", batch_size=1)
     with pytest.warns(UserWarning, match="1 samples are left out"):
         assert len(list(sampler)) == 2
+
+
+# ---------------------------------------------------------------- for frameworks
+
+
+@pytest.mark.parametrize("batch_size", [None, 4])
+def test_frameworks_take_it_for_a_distributed_sampler_of_torch_s(batch_size: int | None) -> None:
+    """They put one in where they find none: where a sampler goes, and where a batch_sampler goes."""
+    sampler = ElasticDistributedSampler(range(30), 4, 1, batch_size=batch_size)
+    theirs = torch.utils.data.DistributedSampler(range(30), 4, 1)  # type: ignore[arg-type]
+    assert isinstance(sampler, torch.utils.data.DistributedSampler)
+    for name in ("num_replicas", "rank", "num_samples", "total_size", "seed", "epoch", "drop_last", "dataset"):
+        assert getattr(sampler, name) == getattr(theirs, name), name
+    given: dict[str, Any] = {"sampler": sampler, "batch_size": 4} if batch_size is None else {"batch_sampler": sampler}
+    loader = DataLoader(range(30), **given)  # type: ignore[arg-type]
+    assert loader.sampler is sampler
+    loader.sampler.set_epoch(3)  # type: ignore[attr-defined]
+    assert sampler.epoch == 3
+    assert sum(len(batch) for batch in loader) == 8

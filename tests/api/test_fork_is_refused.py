@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import subprocess
 import sys
 import warnings
@@ -26,6 +27,51 @@ def test_a_fork_context_is_replaced_by_spawn_with_a_warning(context: Any) -> Non
 def test_a_fork_context_is_an_error_under_strict() -> None:
     with pytest.raises(ForkRefusedError, match="asks for fork"):
         DataLoader(DATA, num_workers=1, multiprocessing_context="fork", policy=Policy(strict=True))
+
+
+SETTLED = """
+import sys, warnings
+early = "early" in sys.argv
+if not early:
+    import safeloader.loader
+import multiprocessing, torch
+lock = multiprocessing.{thing}()  # as tqdm's first bar does
+assert torch.multiprocessing.get_start_method(allow_none=True) == "fork"
+from safeloader import DataLoader
+warnings.simplefilter("error")
+loader = DataLoader(list(range(4)), num_workers=1)
+print([batch.tolist() for batch in loader])
+if {asks}:
+    torch.multiprocessing.{name}("fork", force=True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        print(len(list(DataLoader(list(range(4)), num_workers=1))), sum("asks for fork" in str(w.message) for w in caught))
+"""
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14) or sys.platform != "linux", reason="fork is no default there")
+@pytest.mark.parametrize("strict", ["0", "1"])
+@pytest.mark.parametrize("when", ["early", "late"])
+def test_what_multiprocessing_settles_on_by_itself_is_nobody_s_wish(when: str, strict: str, tmp_path: Path) -> None:
+    asks = when == "late" and strict == "0"
+    script = tmp_path / "train.py"
+    name = "set_start_method" if asks else "nothing"
+    script.write_text(SETTLED.format(thing="RLock" if when == "late" else "Queue", asks=asks, name=name))
+    said = subprocess.run(
+        [sys.executable, str(script), when],
+        capture_output=True, text=True, check=False, timeout=100, cwd=Path(__file__).parents[2],
+        env={**os.environ, "SAFELOADER_STRICT": strict},
+    )  # fmt: skip
+    assert said.stdout == "[[0], [1], [2], [3]]\n" + ("4 1\n" if asks else ""), said.stderr
+
+
+def test_one_loader_warns_of_fork_once() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loader = DataLoader(DATA, num_workers=1, multiprocessing_context="fork")
+        list(loader)
+        list(loader)
+    assert sum("asks for fork" in str(warning.message) for warning in caught) == 1
 
 
 def test_a_spawn_context_needs_no_warning() -> None:

@@ -7,7 +7,7 @@ import io
 import json
 import pickle
 import random
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pytest
@@ -295,9 +295,47 @@ def test_an_iterable_dataset_that_became_shorter_is_an_error() -> None:
 def test_plain_torch_has_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAFELOADER_DISABLE", "1")
     loader = make()
-    for call in (loader.state_dict, lambda: loader.load_state_dict({})):
+    for call in (lambda: loader.state_dict(), lambda: loader.load_state_dict({})):
         with pytest.raises(SafeLoaderError, match="SAFELOADER_DISABLE"):
             call()
+
+
+@runtime_checkable
+class HasState(Protocol):
+    """As frameworks look for a state, Lightning and torch.distributed.checkpoint among them."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+
+
+class Counting(DataLoader[Any]):
+    """A program's own words for its own state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"mine": 1}
+
+
+def test_a_framework_finds_no_state_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = make()
+    assert isinstance(kept, HasState)
+    monkeypatch.setenv("SAFELOADER_DISABLE", "1")
+    loader = make()
+    again = type(loader)(loader.dataset)
+    for one in (loader, again, copy.copy(loader), pickle.loads(pickle.dumps(loader))):
+        assert isinstance(one, DataLoader)
+        assert (type(one).__name__, type(one).__module__) == ("DataLoader", "safeloader.loader")
+        assert not hasattr(one, "state_dict")
+        assert getattr(one, "load_state_dict", None) is None
+        assert not isinstance(one, HasState)
+        assert [len(batch) for batch in one] != []
+    mine = Counting(loader.dataset)
+    assert mine.state_dict() == {"mine": 1}
+    assert not hasattr(mine, "load_state_dict")
+    kept_words = pickle.dumps(loader)
+    monkeypatch.delenv("SAFELOADER_DISABLE")
+    assert isinstance(pickle.loads(kept_words), HasState)
+    assert type(pickle.loads(kept_words)) is DataLoader
 
 
 @pytest.mark.parametrize("steps", [-1, True])

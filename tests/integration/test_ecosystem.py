@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 
 import safeloader
 from safeloader import DataLoader, Policy, WorkerPool
+from safeloader.distributed import ElasticDistributedSampler
 from tests.integration.killing import Killing
 from tests.runtime.harness import gone, processes_of
 
@@ -69,6 +72,50 @@ def test_accelerate_with_a_patch_prepares_safeloaders_with_the_same_policy_and_n
     report = prepared.report()
     assert (report.name, report.causes, prepared.policy) == ("train", {"died": 1}, POLICY)
     assert len(prepared) == 8
+
+
+@pytest.mark.usefixtures("patched")
+def test_nothing_is_inherited_where_nobody_rebuilds_a_loader(tmp_path: Path) -> None:
+    """Many look for that attribute; it is Accelerate's function that rebuilds."""
+    dataset = Killing(tmp_path, None)
+    loader = DataLoader(dataset, 4, policy=POLICY, name="train")
+    assert not hasattr(loader, "_is_accelerate_prepared")
+    other = DataLoader(dataset, 4)
+    assert (other.policy, other.name) == (None, None)
+    _accelerator().prepare(loader)
+    other = DataLoader(dataset, 4)
+    assert (other.policy, other.name) == (None, None)
+    kept = weakref.ref(dataset)
+    del dataset, loader, other
+    gc.collect()
+    assert kept() is None
+
+
+@pytest.mark.usefixtures("patched")
+def test_batches_that_accelerate_skips_come_from_a_loader_with_the_same_policy_and_name(tmp_path: Path) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    expected = _undisturbed(tmp_path)
+    loader = DataLoader(Killing(tmp_path), 4, shuffle=True, num_workers=2, policy=POLICY, name="train")
+    left = accelerate.skip_first_batches(_accelerator().prepare(loader), 3)
+    torch.manual_seed(0)
+    rest = _sums(left)
+    assert (left.policy, left.name, len(rest), len(expected)) == (POLICY, "train", 5, 8)
+    assert left.report().causes == ({"died": 1} if Killing(tmp_path).killed else {})
+
+
+@pytest.mark.usefixtures("patched")
+def test_accelerate_deals_no_samples_that_an_elastic_sampler_has_dealt(tmp_path: Path) -> None:
+    data = pytest.importorskip("accelerate.data_loader")
+    _accelerator()
+    dealt: list[int] = []
+    for rank in range(2):
+        for more in ({"batch_size": 4}, {}):
+            sampler = ElasticDistributedSampler(range(32), 2, rank, **({} if more else {"batch_size": 4}))
+            given: Any = {"sampler": sampler, **more} if more else {"batch_sampler": sampler}
+            loader = DataLoader(Killing(tmp_path, None), **given)
+            prepared = data.prepare_data_loader(loader, num_processes=2, process_index=rank)
+            dealt += [index for batch in prepared for index in batch[0][:, 0].floor().int().tolist()]
+    assert sorted(dealt) == sorted([*range(32), *range(32)])
 
 
 # ---------------------------------------------------------------- Lightning
@@ -308,3 +355,33 @@ def test_a_subclass_as_ultralytics_has_it_goes_on_for_ever_and_is_reset(tmp_path
     assert len(after) == 2
     del loader
     assert gone(after)
+
+
+# ---------------------------------------------------------------- SAFELOADER_DISABLE
+
+
+@pytest.mark.usefixtures("patched")
+def test_plain_torch_for_comparison_runs_in_accelerate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = _undisturbed(tmp_path)
+    monkeypatch.setenv("SAFELOADER_DISABLE", "1")
+    loader = torch.utils.data.DataLoader(Killing(tmp_path, None), 4, shuffle=True, num_workers=2)
+    prepared = _accelerator().prepare(loader)
+    torch.manual_seed(0)
+    assert _sums(prepared) == expected
+    assert type(prepared.base_dataloader._iterator) is type(None)
+    assert not hasattr(prepared.base_dataloader, "state_dict")
+
+
+def test_plain_torch_for_comparison_runs_in_lightning_and_is_saved_in_mid_epoch(
+    lightning: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    monkeypatch.setenv("SAFELOADER_DISABLE", "1")
+    seen: list[float] = []
+    trainer = lightning.Trainer(
+        accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        default_root_dir=tmp_path, max_epochs=1, callbacks=[ModelCheckpoint(tmp_path, every_n_train_steps=3)],
+    )  # fmt: skip
+    trainer.fit(_module(lightning, seen), DataLoader(Killing(tmp_path, None), 4, shuffle=True, num_workers=0))
+    assert len(seen) == 8

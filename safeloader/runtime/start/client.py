@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ForkServer", "Unavailable", "obtain"]
 
+_MOST_HARMED = 3  # servers in a row that had imported what does harm: then it is no use either
 _TRIES = 2  # servers in a row that forked nothing: then it is no use
 _PAUSE = 60.0  # seconds until it may be of use again
 _END = 5.0  # seconds for a killed server to be gone
@@ -123,7 +124,8 @@ class _Trainer:
         self.lock = threading.Lock()
         self.current: weakref.WeakValueDictionary[bytes, ForkServer] = weakref.WeakValueDictionary()  # by surroundings
         self.modules: set[str] = set()  # what any loader would like to have imported
-        self.harmful: dict[str, str] = {}  # those that must not be, and why
+        self.harmful: dict[str, str] = {}  # packages of which none must be, and why
+        self.harms = 0  # servers in a row that had imported such a module
         self.in_vain = 0  # servers in a row that forked nothing
         self.not_before = 0.0  # when it is tried again
         self.why = ""
@@ -147,10 +149,14 @@ def obtain(modules: Iterable[str], accelerators: bool, given: Surroundings) -> F
             return server
         if server is not None and server.stopped():
             server.kill()
-        if _trainer.in_vain >= _TRIES and time.monotonic() < _trainer.not_before:
-            raise Unavailable(_trainer.why)
+        if time.monotonic() < _trainer.not_before:
+            if _trainer.in_vain >= _TRIES or _trainer.harms >= _MOST_HARMED:
+                raise Unavailable(_trainer.why)
+        else:
+            _trainer.harms = 0
+        allowed = [name for name in sorted(_trainer.modules) if name.partition(".")[0] not in _trainer.harmful]
         try:
-            server = ForkServer(tuple(sorted(_trainer.modules - _trainer.harmful.keys())), accelerators, given)
+            server = ForkServer(tuple(allowed), accelerators, given)
         except OSError as error:
             raise Unavailable(f"it cannot be started: {error}") from error
         _trainer.current[key] = server
@@ -159,7 +165,7 @@ def obtain(modules: Iterable[str], accelerators: bool, given: Surroundings) -> F
 
 def forked() -> None:
     """A server forked a process."""
-    _trainer.in_vain = 0
+    _trainer.in_vain = _trainer.harms = 0
 
 
 def failed(server: ForkServer, why: str) -> None:
@@ -180,8 +186,15 @@ def outdated(server: ForkServer) -> None:
 def harmful(server: ForkServer, modules: dict[str, str]) -> None:
     """These modules must not be imported in a server: processes import them themselves."""
     with _trainer.lock:
-        server.discard()
-        _trainer.harmful.update(modules)
+        _trainer.harmful.update({name.partition(".")[0]: why for name, why in modules.items()})
+        if not server.discarded:
+            server.discard()
+            _trainer.harms += 1
+            _trainer.not_before = time.monotonic() + _PAUSE
+            _trainer.why = (
+                f"{_trainer.harms} servers in a row had to be given up, since what they imported does more than define "
+                f"things: {'; '.join(f'{name} {why}' for name, why in sorted(_trainer.harmful.items()))}"
+            )
 
 
 def _forget() -> None:

@@ -74,7 +74,8 @@ def fresh_generators(modules: set[str]) -> str:
     held = [value for name in modules for value in list(vars(sys.modules[name]).values())]
     torch: Any = sys.modules.get("torch")
     for thing in gc.get_objects():
-        if isinstance(thing, kinds) and type(thing) is not random.SystemRandom:
+        # Of its type, since some objects warn whoever asks them for their class.
+        if issubclass(type(thing), kinds) and type(thing) is not random.SystemRandom:
             return f"makes a random generator ({type(thing).__name__})"
     for thing in held:
         if torch is not None and type(thing) is torch.Generator and thing is not torch.default_generator:

@@ -8,7 +8,7 @@ them is never stale that way. ``Policy(preload=...)`` adds to the list.
 from __future__ import annotations
 
 import sys
-from types import ModuleType
+from types import MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from safeloader.runtime.trainer.source_changes import is_users
@@ -26,8 +26,8 @@ def installed(names: Iterable[str]) -> tuple[str, ...]:
     while queue:
         module = sys.modules.get(queue.pop())
         path = getattr(module, "__file__", None)
-        if module is None or path is None:
-            continue
+        if module is None or path is None or module.__name__.partition(".")[0] == "safeloader":
+            continue  # a process has what it needs of this package
         if not is_users(path):
             found.add(module.__name__)
             continue
@@ -43,7 +43,22 @@ def _imported_by(module: ModuleType) -> set[str]:
 
 
 def _home(value: Any) -> str:
-    name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+    """The module that a value is, or in which it or its class is defined.
+
+    No code of the value's own runs for that: some objects warn whoever touches them, others import.
+    """
+    kind = type(value)
+    if kind is MethodType:
+        return _home(value.__func__)
+    if issubclass(kind, ModuleType):
+        name = object.__getattribute__(value, "__dict__").get("__name__")
+    elif issubclass(kind, type):
+        name = type.__getattribute__(value, "__module__")
+    else:
+        try:
+            name = object.__getattribute__(value, "__module__")
+        except AttributeError:
+            name = type.__getattribute__(kind, "__module__")
     return name if isinstance(name, str) and name in sys.modules and name != "__main__" else ""
 
 

@@ -97,7 +97,7 @@ class ForkServerMain:
         self._stamps = fork_safety.stamps(base.union(_BASE))
         gc.freeze()
         for name in modules:
-            if name not in sys.modules and not self.why:
+            if name not in sys.modules and not self.why and _package(name) not in map(_package, self._harm):
                 self._learn(name)
         sys.stdout.flush()
 
@@ -230,6 +230,11 @@ class ForkServerMain:
                     os.close(number)
                 except OSError:
                     pass
+
+
+def _package(name: str) -> str:
+    """The package to which a module belongs: where one of its modules does harm, most of them lead there."""
+    return name.partition(".")[0]
 
 
 def _hung_up(link: socket.socket) -> bool:

@@ -9,6 +9,7 @@ from safeloader.core.story_lines import story_lines
 from safeloader.errors import BadSampleError, DivergenceError, NotCarriableError, SafeLoaderError, StartError
 from safeloader.notes import add_note
 from safeloader.observe.messages import line_for, replay_in_words
+from safeloader.observe.torch_words import in_torchs_words
 from safeloader.runtime import by_value
 
 if TYPE_CHECKING:
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from safeloader.observe.recorder import Recorder
     from safeloader.runtime.trainer.journal import Journal
 
-__all__ = ["ErrorRaiser"]
+__all__ = ["LOSSES", "ErrorRaiser"]
+
+LOSSES = ("died", "oom", "hung", "stopped", "failed_start")
+"""Causes of faults that cost a process."""
 
 _KEPT = 1000  # notes of batches that were never asked for
 
@@ -173,7 +177,11 @@ class ErrorRaiser:
         self._raise(error)
 
     def _raise(self, error: SafeLoaderError) -> NoReturn:
-        error.report = self._recorder.report()
+        error.report = report = self._recorder.report()
+        lost = [fault for fault in report.faults if fault.cause in LOSSES]
+        if lost and not isinstance(error, DivergenceError):
+            timeout = self._journal.supervisor.settings.batch_timeout
+            error.in_torch = in_torchs_words(lost[-1], timeout if isinstance(timeout, (int, float)) else None)
         raise error
 
     def _story(self, task: int) -> list[str]:

@@ -11,7 +11,7 @@ from safeloader.errors import StartError
 from safeloader.notes import place
 from safeloader.observe.report import Fault
 from safeloader.runtime.trainer import source_changes
-from safeloader.runtime.trainer.raising import ErrorRaiser
+from safeloader.runtime.trainer.raising import LOSSES, ErrorRaiser
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from safeloader.runtime.trainer.process_handle import ProcessHandle
 
 __all__ = ["Reporter"]
-
-_RECOVERABLE = ("died", "oom", "hung", "stopped", "failed_start")
 
 
 class Reporter:
@@ -97,7 +95,7 @@ class Reporter:
                     epoch=c.epoch, worker=c.worker,
                 ),
             )  # fmt: skip
-        if c.cause in _RECOVERABLE:
+        if c.cause in LOSSES:
             held_up = c.task if c.task is not None else -1
             self._pending.append((number, monotonic() - c.stalled, held_up))
 

@@ -35,7 +35,7 @@ def is_users(path: str) -> bool:
 def _foreign() -> tuple[str, ...]:
     places = {sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
     places.update(site.getsitepackages() if hasattr(site, "getsitepackages") else ())
-    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    own = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     return tuple(os.path.join(place, "") for place in (*places, own))
 
 

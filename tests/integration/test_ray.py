@@ -1,0 +1,58 @@
+"""Ray Train's ``prepare_data_loader`` on safeloader's loaders, with the real package on two ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray.train.torch")
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("ray")
+    program = ROOT / "tests" / "integration" / "programs" / "ray_train.py"
+    said = subprocess.run(
+        [sys.executable, str(program), str(folder)],
+        capture_output=True, text=True, timeout=280, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr[-4000:]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_a_loader_keeps_class_policy_name_and_batch_size_with_ray_s_own_sampler(told: Any) -> None:
+    for rank in told:
+        for kind in ("shuffled", "ours", "not moved", "batch_sampler"):
+            facts = rank[kind]
+            assert (facts["class"], facts["name"], facts["policy"]) == ("DataLoader", "train", True), kind
+            assert [len(row) for row in facts["rows"]] == [4, 4, 4, 4], kind
+            assert facts["sampler"] == "DistributedSampler", kind
+        assert rank["shuffled"]["rows"] == rank["ours"]["rows"] == rank["plain torch"]["rows"]
+        assert rank["batch_sampler"]["rows"] == rank["not moved"]["rows"]
+    for kind in ("shuffled", "batch_sampler"):
+        assert sorted(i for rank in told for row in rank[kind]["rows"] for i in row) == list(range(32))
+
+
+def test_an_elastic_sampler_stays_wherever_it_was_given(told: Any) -> None:
+    for kind in ("elastic", "elastic batches"):
+        assert [rank[kind]["sampler"] for rank in told] == ["ElasticDistributedSampler"] * 2
+        assert sorted(i for rank in told for row in rank[kind]["rows"] for i in row) == list(range(32))
+
+
+def test_a_batch_sampler_of_its_own_is_an_error_not_single_samples(told: Any) -> None:
+    assert all("batch_sampler of its own" in rank["own batch_sampler"]["error"] for rank in told)
+
+
+def test_what_is_prepared_survives_and_goes_on_from_its_state(told: Any) -> None:
+    for rank in told:
+        assert rank["killed"]["causes"] == {"died": 1}
+        assert rank["killed"]["rows"] == rank["elastic"]["rows"]
+        assert rank["state"] == {"same": True, "left": 3}
