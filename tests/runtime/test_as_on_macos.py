@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.programs import ROOT, environment
-from tests.runtime import as_on_macos
 
+AS_ON_MACOS = Path(__file__).with_name("as_on_macos.py")  # not imported: it would take these things from this process
 PROGRAM = """
 import importlib, os, pkgutil, signal, sys
 import torch
@@ -57,7 +57,7 @@ if __name__ == "__main__":
 @pytest.fixture
 def as_there(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "first").mkdir()
-    shutil.copy(as_on_macos.__file__, tmp_path / "first" / "sitecustomize.py")
+    shutil.copy(AS_ON_MACOS, tmp_path / "first" / "sitecustomize.py")
     path = os.pathsep.join([str(tmp_path / "first"), str(ROOT)])
     return environment(PYTHONPATH=path, _SAFELOADER_PORTABLE="1")
 
