@@ -264,8 +264,9 @@ def test_a_dataset_that_has_changed_in_the_trainer_stays_there(forked: None, fil
     assert (report.rung, report.recoveries, report.replays) == (0, 0, [])
 
 
-def test_random_generators_of_a_dataset_are_no_such_change(forked: None, files: Path) -> None:
-    with make(Map("Numpy", files), shadow=False) as loader:
+@pytest.mark.parametrize("kind", ["Numpy", "OldNumpy", "Python", "Torch"])
+def test_random_generators_of_a_dataset_are_no_such_change(forked: None, files: Path, kind: str) -> None:
+    with make(Map(kind, files), shadow=False) as loader:  # that of "Torch" is made with the first sample
         play(_with(loader, {6: lambda: processes_of(loader)[0].kill()}))
         assert loader.report().faults
         assert loader.report().replays == []

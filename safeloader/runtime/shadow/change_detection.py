@@ -74,7 +74,9 @@ class _Walk:
         if kind in _PLAIN:
             return hash((kind.__name__, repr(thing)))
         self._left -= 1
-        if self._left < 0 or isinstance(thing, _PASSED_BY) or (self._besides is not None and self._besides(thing)):
+        if self._besides is not None and self._besides(thing):
+            return self.number(None)
+        if self._left < 0 or isinstance(thing, _PASSED_BY):
             return hash(kind)
         if id(thing) in self._met:
             return self._met[id(thing)]
@@ -92,19 +94,28 @@ class _Walk:
         special = _special(thing)
         if special is not None:
             return special
-        inside: list[Any] = [self.number(part) for part in _attributes(thing)]
+        inside: list[Any] = [self.number(part) for part in _attributes(thing) if self._counts(part)]
         base = next((base for base in _CONTAINERS if isinstance(thing, base)), None)
         if base is dict:
             items = dict.items(thing)
-            ends = itertools.chain(itertools.islice(items, _OF_EACH), itertools.islice(reversed(items), _OF_EACH))
-            inside += [len(items), *((self.number(key), self.number(value)) for key, value in ends)]
+            last = min(max(len(items) - _OF_EACH, 0), _OF_EACH)
+            pairs = [*itertools.islice(items, _OF_EACH), *itertools.islice(reversed(items), last)]
+            counted = [(key, value) for key, value in pairs if self._counts(value)]
+            inside.append(len(items) - len(pairs) + len(counted))
+            inside += [(self.number(key), self.number(value)) for key, value in counted]
         elif base in (set, frozenset):
             inside += [base.__len__(thing), sum(self.number(part) for part in itertools.islice(thing, _OF_EACH))]
         elif base is not None:
             count = base.__len__(thing)
             numbers = {*range(min(count, _OF_EACH)), *range(max(count - _OF_EACH, 0), count)}
-            inside += [count, *(self.number(base.__getitem__(thing, number)) for number in sorted(numbers))]
+            counted = [part for number in sorted(numbers) if self._counts(part := base.__getitem__(thing, number))]
+            inside.append(count - len(numbers) + len(counted))
+            inside += [self.number(part) for part in counted]
         return tuple(inside)
+
+    def _counts(self, part: Any) -> bool:
+        """What is to be left out may as well not be there yet: a generator is made with the first sample, as a rule."""
+        return self._besides is None or not (part is None or self._besides(part))
 
 
 def _special(thing: Any) -> Any:
