@@ -226,9 +226,9 @@ def test_a_good_loader_is_measured_and_a_number_of_workers_recommended(
 
 @pytest.mark.usefixtures("mute")
 def test_a_loader_that_cannot_be_sent_is_bad_and_the_part_is_named(command: Callable[..., Any], programs: Path) -> None:
-    said = command("doctor", f"{programs}/loaders.py:locked", "--seconds", 1)
+    said = command("doctor", f"{programs}/loaders.py:holds_what_cannot_be_sent", "--seconds", 1)
     assert said.exit_code == 1
-    assert "dataset.lock" in said.stdout
+    assert "dataset.held" in said.stdout
 
 
 def test_a_sample_that_never_comes_is_named_with_its_place(programs: Path) -> None:

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 class Rows(Dataset[Any]):
     """Rows of numbers; sample 5 takes its time, or never comes."""
 
-    def __init__(self, slow: float = 0.0, lock: Any = None, fails: bool = False) -> None:
-        self.slow, self.lock, self.fails = slow, lock, fails
+    def __init__(self, slow: float = 0.0, held: Any = None, fails: bool = False) -> None:
+        self.slow, self.held, self.fails = slow, held, fails
 
     def __len__(self) -> int:
         return 64
@@ -31,8 +31,8 @@ def good() -> DataLoader[Any]:
     return DataLoader(Rows(), 8, num_workers=2)
 
 
-def locked() -> DataLoader[Any]:
-    return DataLoader(Rows(lock=threading.Lock()), 8, num_workers=2)
+def holds_what_cannot_be_sent() -> DataLoader[Any]:
+    return DataLoader(Rows(held=(number for number in range(3))), 8, num_workers=2)
 
 
 def forking() -> DataLoader[Any]:
