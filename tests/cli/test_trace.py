@@ -54,12 +54,14 @@ def test_every_batch_is_in_the_file_even_of_a_pass_that_was_left(events: Path) -
 def test_lanes_are_the_trainer_and_each_process_and_nothing_overlaps_in_them(events: Path) -> None:
     train, val = lanes(_read(events).events)
     assert (train.name, val.name) == ("train <1> (rank 3)", "val (rank 3)")
-    assert [lane.name.split()[0] for lane in train.lanes.values()] == ["trainer", "process", "process", "process"]
+    first, *others = [lane.name.split()[0] for lane in train.lanes.values()]
+    assert (first, set(others)) == ("trainer", {"process"})
+    assert len(others) in (2, 3)  # the third one need not be ready before the end: another has taken its workers in
     for lane in [*train.lanes.values(), *val.lanes.values()]:
         spans = [span for span in lane.spans if span.kind != "fault"]
         assert all(before.end <= after.start + 1e-4 for before, after in itertools.pairwise(spans)), lane
     kinds = [span.kind for lane in list(train.lanes.values())[1:] for span in lane.spans]
-    assert kinds.count("start") == 3
+    assert kinds.count("start") == len(others)
     assert kinds.count("load") == kinds.count("collate") == 6
     assert "idle" in kinds
     trainer = [span.kind for span in train.lanes[TRAINER].spans]
