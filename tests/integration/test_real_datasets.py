@@ -67,7 +67,9 @@ def check_monai(init: bool, deed: str, policy: dict[str, Any]) -> None:
     got, report = disturbed(dataset, (3,), deed, policy=policy, **options)
     assert got == torchs(dataset, **options)
     assert report.faults
-    assert not report.replays
+    assert {replay.outcome for replay in report.replays} <= {
+        "lost"
+    }  # transforms keep what they drew last in attributes
 
 
 @pytest.mark.timeout(600)  # importing monai takes each process ten seconds, on a busy machine a minute
