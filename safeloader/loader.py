@@ -183,7 +183,6 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             return SingleProcessIterator(self, self._safe)
         self._safe.starting.without_fork(self.multiprocessing_context, self.num_workers, 5)
         self._safe.starting.check_preload(self.multiprocessing_context, 5)
-        self.check_worker_number_rationality()
         pool = None if self.policy is None else self.policy.pool
         return ProcessIterator(self, self._safe, pool, self.snapshot_every_n_steps)
 

@@ -92,4 +92,4 @@ def test_without_an_answering_store_the_epochs_go_on_and_it_is_said_once(heard: 
     (said,) = lines
     assert said.startswith("log: ranks are not compared, because the store of the process group does not answer: ")
     # A call from when it was frozen may still be under way when it is gone.
-    assert said.endswith("did not answer within 1 s") or (what == "gone" and "ConnectionRefusedError" in said), said
+    assert "did not answer within 1 s" in said or (what == "gone" and "ConnectionRefusedError" in said), said
