@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import textwrap
 import threading
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -60,18 +61,22 @@ def _through(loader: DataLoader[Any]) -> tuple[list[int], dict[int, Exception]]:
 # ---------------------------------------------------------------- what cannot be sent
 
 
+def iterator() -> Generator[int, Any, None]:
+    """Python keeps where it stands in a frame, which cannot be copied."""
+    yield from range(3)
+
+
 def test_a_dataset_that_cannot_be_sent_is_refused_with_the_path_to_the_offender() -> None:
     with pytest.raises(NotCarriableError) as caught:
-        iter(make(Holds(threading.Lock())))
+        iter(make(Holds(iterator())))
     assert caught.value.path == "dataset.inside['thing']"
 
 
 def test_a_collate_function_that_cannot_be_sent_is_refused_by_name() -> None:
-    lock = threading.Lock()
+    held = iterator()
 
     def collate(samples: list[Any]) -> Any:
-        with lock:
-            return samples
+        return [*samples, *held]
 
     with pytest.raises(NotCarriableError) as caught:
         iter(make(Draws(COUNT), collate_fn=collate))
@@ -80,12 +85,12 @@ def test_a_collate_function_that_cannot_be_sent_is_refused_by_name() -> None:
 
 def test_a_worker_init_fn_that_cannot_be_sent_is_refused_by_name() -> None:
     with pytest.raises(NotCarriableError) as caught:
-        iter(make(Draws(COUNT), worker_init_fn=threading.Lock().__exit__))
+        iter(make(Draws(COUNT), worker_init_fn=iterator().send))
     assert caught.value.path.startswith("worker_init_fn")
 
 
 def test_a_loader_that_was_refused_can_be_mended_and_used() -> None:
-    dataset = Holds(threading.Lock())
+    dataset = Holds(iterator())
     loader = make(dataset, policy=Policy(max_processes=0))
     with pytest.raises(NotCarriableError):
         iter(loader)
