@@ -117,7 +117,7 @@ def test_the_report_has_the_stages_of_each_worker_and_the_memory(trained: DataLo
     assert report.memory is not None
     assert report.memory > 1 << 20
     assert report.shared_memory > 0
-    assert re.search(r"worker 1: load \S+ \ws? \(.*, wait ", str(report))
+    assert re.search(r"worker 1: load \S+ \ws? / .*, wait ", str(report))
 
 
 def test_the_trainer_alone_tells_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
