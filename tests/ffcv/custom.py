@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from typing import Any
 
@@ -61,16 +60,15 @@ class Pairs:
         return (index, index + 100), index
 
 
-class Locked(Python):
-    """Holds a lock."""
+class HoldsAGenerator(Python):
+    """Holds what cannot be sent to a process."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.lock = threading.Lock()
+        self.held = (number for number in range(3))
 
     def generate_code(self) -> Any:
         def plus(labels: Any, _: Any) -> Any:
-            with self.lock:
-                return labels + 1
+            return labels + 1 if self.held is not None else labels
 
         return plus

@@ -72,13 +72,13 @@ def test_bars_and_lines(
     assert "of 3 batches" in told.split("left early")[1]
 
 
-def test_an_operation_that_holds_a_lock_runs_in_the_trainer(make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    from tests.ffcv.custom import Locked
+def test_an_operation_that_cannot_be_sent_runs_in_the_trainer(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    from tests.ffcv.custom import HoldsAGenerator
 
-    loader = make(mode="auto", order="SEQUENTIAL", pipelines=labels(Locked()))
+    loader = make(mode="auto", order="SEQUENTIAL", pipelines=labels(HoldsAGenerator()))
     assert int(next(iter(loader))[0][0]) == 1
     assert loader.report().way.startswith("FFCV in the trainer")
-    assert "FFCV runs in the trainer" in caplog.text and "lock" in caplog.text
+    assert "FFCV runs in the trainer" in caplog.text and "generator" in caplog.text
 
 
 PROGRAM = """
