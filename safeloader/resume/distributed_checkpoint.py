@@ -23,7 +23,7 @@ __all__ = ["asks_for_names", "is_leaf", "leaf", "placeholder", "takes_leaves", "
 _SAVES = "torch.distributed.checkpoint.state_dict_saver"
 _LOADS = "torch.distributed.checkpoint.state_dict_loader"
 _NAME = re.compile(r"rank (\d+) of (\d+)")
-_MAGIC = b"safeloader state 1\n"
+_MAGIC = b"SLstate1"
 _HINT = "give torch.distributed.checkpoint.load() what its save() has written, whole"
 
 
