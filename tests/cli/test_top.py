@@ -106,6 +106,7 @@ def test_the_live_view_shows_it_until_interrupted(trainer: subprocess.Popen[str]
     os.close(parent)
 
 
+@pytest.mark.timeout(400)
 def test_keys_sort_scroll_help_and_end_it_at_fifty_columns(trainer: subprocess.Popen[str]) -> None:
     parent, child = pty.openpty()
     line = [sys.executable, "-m", "safeloader", "top", "--interval", "30"]

@@ -50,7 +50,10 @@ def test_a_package_whose_submodules_all_do_harm_costs_one_server(
     monkeypatch.syspath_prepend(tmp_path)
     with make(Draws(8), policy=Policy(start_method="forkserver", preload=preload), num_workers=1) as loader:
         assert len(list(loader)) == 2
-    assert [[name for name in modules if name.startswith("many_parts")] for modules in servers] == [list(preload), []]
+    parts = [[name for name in modules if name.startswith("many_parts")] for modules in servers]
+    # Another server may follow for what this test's own process has imported before.
+    assert parts[0] == list(preload)
+    assert not any(parts[1:])
 
 
 def test_many_packages_that_do_harm_end_with_spawned_processes_and_one_line(
