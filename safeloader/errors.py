@@ -95,15 +95,13 @@ class SafeLoaderError(RuntimeError):
         cls.code = code or cls.code
 
     def __str__(self) -> str:
-        lines = [self.what]
-        facts = (("where:", self.where), ("attempt:", self.attempt), *self._facts(), ("try:", self.hint))
-        facts = (*facts, ("torch:", self.in_torch), ("code:", self.code))
-        lines += [_field(label, text) for label, text in facts if text]
-        lines += self._blocks()
-        lines += _block("story:", self.story, _SHOWN_STORY_LINES)
         from safeloader.observe.format import printable  # here: a worker's process imports this module, and not that
 
-        return printable("\n".join(lines))
+        ends = (("try:", self.hint), ("torch:", self.in_torch), ("code:", self.code))
+        facts = (("where:", self.where), ("attempt:", self.attempt), *self._facts(), *ends)
+        fields = [_field(label, text) for label, text in facts if text]
+        blocks = [*self._blocks(), *_block("story:", self.story, _SHOWN_STORY_LINES)]
+        return printable("\n".join([self.what, *fields, *blocks]))
 
     def _facts(self) -> list[tuple[str, str]]:
         """Further one-line facts of a subclass: (label with colon, text)."""

@@ -87,9 +87,7 @@ class Dispatch:
 
     def feed(self, worker: WorkerRecord) -> None:
         """Send what the worker has waiting, if its process takes work."""
-        if (
-            not worker.host or worker.moving or worker.checking
-        ):  # without a process, in the trainer, or not at its place
+        if not worker.host or worker.moving or worker.checking:  # no process, the trainer, or not at its place
             return
         process = self._books.processes[worker.host]
         if process.state is not _READY:

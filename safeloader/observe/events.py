@@ -35,7 +35,9 @@ __all__ = [
     "Unshadowed",
 ]
 
-CAUSES = ("died", "oom", "hung", "stopped", "failed_start", "raised", "unpicklable", "bad_sample")
+LOSSES = ("died", "oom", "hung", "stopped", "failed_start")
+"""Causes of faults that cost a process."""
+CAUSES = (*LOSSES, "raised", "unpicklable", "bad_sample")
 """The words for what a fault can be."""
 
 

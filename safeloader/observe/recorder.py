@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +33,6 @@ __all__ = ["MOST_FAULTS", "Recorder", "keep_recorders"]
 
 MOST_FAULTS = 1000
 """Faults kept whole; of older ones only the counts stay, and their lines in the file of events."""
-
-_NEEDS_NEW_PROCESS = ("died", "oom", "hung", "stopped", "failed_start")
-
 
 _kept: list[list[Recorder]] = []
 
@@ -124,7 +121,7 @@ class Recorder:
             self._lost.add(time.monotonic(), fault.seconds_lost or 0.0)
             if fault.action == "handed over":
                 self._restarts += 1
-            elif fault.cause in _NEEDS_NEW_PROCESS:
+            elif fault.cause in h.LOSSES:
                 self._lost_workers.add(fault.worker)
             self._tell(fault)
         return number
@@ -345,14 +342,9 @@ class Recorder:
         try:
             yield
         except Exception:
-            try:
+            with suppress(Exception):
                 if not self._told_own_fault:
                     self._told_own_fault = True
                     codes.log_warning(
-                        "SL114",
-                        "%s: safeloader could not record what happened",
-                        self.name,
-                        exc_info=True,
+                        "SL114", "%s: safeloader could not record what happened", self.name, exc_info=True
                     )
-            except Exception:
-                pass

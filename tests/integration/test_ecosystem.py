@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-import safeloader
 from safeloader import DataLoader, Policy, WorkerPool
 from safeloader.distributed import ElasticDistributedSampler
 from tests.integration.killing import Killing
@@ -24,13 +23,6 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),  # of the packages' own making
     pytest.mark.usefixtures("forked"),
 ]
-
-
-@pytest.fixture
-def patched() -> Iterator[None]:
-    safeloader.patch()
-    yield
-    safeloader.unpatch()
 
 
 def _sums(loader: Any) -> list[float]:

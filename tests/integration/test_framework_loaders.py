@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-import safeloader
 from safeloader import DataLoader
 from tests.integration.killing import Killing
 
@@ -17,13 +16,6 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),  # of the packages' own making
     pytest.mark.usefixtures("forked"),
 ]
-
-
-@pytest.fixture
-def patched() -> Iterator[None]:
-    safeloader.patch()
-    yield
-    safeloader.unpatch()
 
 
 def _flat(batch: Any) -> list[float]:

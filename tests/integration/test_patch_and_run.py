@@ -22,11 +22,10 @@ PROGRAM = Path(__file__).parent / "programs" / "plain.py"
 BATCHES = "[0, 1, 4, 9]\n[16, 25, 36, 49]\n[64, 81, 100, 121]\n[144, 169, 196, 225]\n"
 
 
-@pytest.fixture
-def patched() -> Iterator[None]:
-    safeloader.patch()
+@pytest.fixture(autouse=True)
+def torchs_again() -> Iterator[None]:
+    """It is made before `patched`, so it looks after that is over."""
     yield
-    safeloader.unpatch()
     assert torch.utils.data.DataLoader is torch.utils.data.dataloader.DataLoader is NameImportedEarlier
 
 

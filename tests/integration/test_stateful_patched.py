@@ -26,13 +26,10 @@ THEIRS = stateful.StatefulDataLoader
 """The name as a program has it that imported it before the patch."""
 
 
-@pytest.fixture
-def patched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(unprotected, "_kinds", {})
-    monkeypatch.setattr(unprotected, "_counts", {})
-    safeloader.patch()
+@pytest.fixture(autouse=True)
+def theirs_again() -> Iterator[None]:
+    """It is made before `patched`, so it looks after that is over."""
     yield
-    safeloader.unpatch()
     assert stateful.StatefulDataLoader is THEIRS
     assert type(THEIRS(range(3))) is THEIRS
 

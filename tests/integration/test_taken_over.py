@@ -26,15 +26,6 @@ from tests.until import until
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("forked")]
 
 
-@pytest.fixture
-def patched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(unprotected, "_kinds", {})
-    monkeypatch.setattr(unprotected, "_counts", {})
-    safeloader.patch()
-    yield
-    safeloader.unpatch()
-
-
 class Subclass(Earlier[Any]):
     """Defined before the patch."""
 

@@ -8,6 +8,7 @@ from safeloader.core.messages import INLINE
 from safeloader.core.story_lines import story_lines
 from safeloader.errors import BadSampleError, DivergenceError, NotCarriableError, SafeLoaderError, StartError
 from safeloader.notes import add_note
+from safeloader.observe.events import LOSSES
 from safeloader.observe.messages import line_for, replay_in_words
 from safeloader.observe.torch_words import in_torchs_words
 from safeloader.runtime import by_value
@@ -19,10 +20,7 @@ if TYPE_CHECKING:
     from safeloader.observe.recorder import Recorder
     from safeloader.runtime.trainer.journal import Journal
 
-__all__ = ["LOSSES", "ErrorRaiser"]
-
-LOSSES = ("died", "oom", "hung", "stopped", "failed_start")
-"""Causes of faults that cost a process."""
+__all__ = ["ErrorRaiser"]
 
 _KEPT = 1000  # notes of batches that were never asked for
 
@@ -61,7 +59,7 @@ class ErrorRaiser:
 
     def raise_bad_sample(self, c: m.DeliverBadSample) -> NoReturn:
         if c.unresolved:
-            self._raise(self._unresolved(c))
+            self._raise_unresolved(c)
         verb = {"hung": "hang", "stopped": "stop"}.get(c.cause, "kill")
         names = ", ".join(map(repr, c.indices[:8]))
         if not c.indices:
@@ -70,7 +68,23 @@ class ErrorRaiser:
             what = f"sample {names} {verb}s every process that loads it"
         else:
             what = f"samples {names} together {verb} every process that loads them"
-        error = BadSampleError(
+        self._raise(self._bad_sample(c, what, self._advice(c)))
+
+    def _raise_unresolved(self, c: m.DeliverBadSample) -> NoReturn:
+        """It was in work when a process was lost, and no other can be had; another cause is possible."""
+        names = ", ".join(map(repr, c.indices[:8]))
+        what = f"the next samples of worker {c.worker} were"
+        if c.indices:
+            what = f"sample {names} was" if len(c.indices) == 1 else f"samples {names} were"
+        what = f"{what} in work when a process was lost ({c.cause}), and no process can be started to try again"
+        hint = (
+            "what may have ended a process is not loaded in the main process, which loads all the rest; "
+            'loader.report() says why none starts. To leave the sample out and go on: Policy(on_bad_sample="skip")'
+        )
+        self._raise(self._bad_sample(c, what, hint, code="SL207"))
+
+    def _bad_sample(self, c: m.DeliverBadSample, what: str, hint: str, code: str = "") -> BadSampleError:
+        return BadSampleError(
             what,
             indices=c.indices,
             cause=c.cause,
@@ -79,30 +93,9 @@ class ErrorRaiser:
             worker=c.worker,
             where=f"{self._recorder.name}, epoch {c.epoch}",
             attempt=f"{c.attempts} of {c.attempts}",
-            hint=self._advice(c),
+            hint=hint,
             story=self._story(c.task),
-        )
-        self._raise(error)
-
-    def _unresolved(self, c: m.DeliverBadSample) -> BadSampleError:
-        """It was in work when a process was lost, and no other can be had; another cause is possible."""
-        names = ", ".join(map(repr, c.indices[:8]))
-        what = f"the next samples of worker {c.worker} were"
-        if c.indices:
-            what = f"sample {names} was" if len(c.indices) == 1 else f"samples {names} were"
-        return BadSampleError(
-            f"{what} in work when a process was lost ({c.cause}), and no process can be started to try again",
-            indices=c.indices,
-            cause=c.cause,
-            stack=c.stack,
-            batch=c.batch,
-            worker=c.worker,
-            where=f"{self._recorder.name}, epoch {c.epoch}",
-            attempt=f"{c.attempts} of {c.attempts}",
-            hint="what may have ended a process is not loaded in the main process, which loads all the rest; "
-            'loader.report() says why none starts. To leave the sample out and go on: Policy(on_bad_sample="skip")',
-            story=self._story(c.task),
-            code="SL207",
+            code=code,
         )
 
     @staticmethod

@@ -9,9 +9,10 @@ from safeloader import clock
 from safeloader.codes import warn
 from safeloader.errors import StartError
 from safeloader.notes import place
+from safeloader.observe.events import LOSSES
 from safeloader.observe.report import Fault
 from safeloader.runtime.trainer import source_changes
-from safeloader.runtime.trainer.raising import LOSSES, ErrorRaiser
+from safeloader.runtime.trainer.raising import ErrorRaiser
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
