@@ -80,9 +80,8 @@ def _new(cls: type[Any], *given: Any, **named: Any) -> Any:
         not _active
         or not getattr(loader, "num_workers", 0)
         or issubclass(cls, (ProcessIterator, SingleProcessIterator))
+        or resolve().disable
     ):
-        return object.__new__(cls)
-    if resolve().disable:
         return object.__new__(cls)
     if cls is torch_private.MultiProcessingIterator:
         return object.__new__(TakenOver)
