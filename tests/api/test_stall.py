@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from safeloader import DataLoader, Policy
+from safeloader.observe import stall
 from tests.fixtures_data import Draws, Orders
 
 SOON = Policy(stall_report=0.3, batch_timeout=60)
@@ -37,6 +39,12 @@ class Heard(logging.Handler):
             line = self._came.wait_for(found, 30)
         assert line, f"{words!r} is not in {self.lines}"
         return line
+
+
+@pytest.fixture(autouse=True)
+def _loaders_that_others_left_are_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watch is one for a program, and a loader that lives on in a traceback counts."""
+    monkeypatch.setattr(stall._the_watch, "_watched", weakref.WeakKeyDictionary())
 
 
 @pytest.fixture
@@ -140,8 +148,6 @@ def test_a_sampler_that_stalls_is_named_with_its_line(heard: Heard) -> None:
 
 
 def test_a_loader_that_is_gone_is_not_watched(heard: Heard) -> None:
-    from safeloader.observe import stall
-
     loader = DataLoader(Draws(4), 4, policy=SOON, name="gone")
     list(loader)
     pulse = loader._safe.recorder.pulse

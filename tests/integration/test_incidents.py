@@ -62,5 +62,5 @@ def test_a_program_that_fails_is_noted_with_its_status() -> None:
     assert seen.ended
     assert seen.status == 1
     assert seen.first("No module named benchmarks.incidents.no_such_incident") is not None
-    with pytest.raises(LookupError, match=r"(?s)ended with status 1 and said:.*No module named"):
+    with pytest.raises(LookupError, match=r"(?s)ended with status 1, and said:.*No module named"):
         seen.fact("accuracy")

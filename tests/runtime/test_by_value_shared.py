@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import os
-import threading
 from typing import TYPE_CHECKING
 
-import pytest
 import torch
 
-from safeloader.errors import NotCarriableError
 from safeloader.runtime import by_value
 from tests.runtime.carrying import run_script, written
 
@@ -112,16 +108,25 @@ def test_descriptors_may_have_other_numbers_in_the_reader() -> None:
     assert shared.tolist() == [2, 2, 2]
 
 
-def test_no_descriptor_is_left_after_close_or_after_a_failure() -> None:
-    gc.collect()
-    before = set(os.listdir("/proc/self/fd"))
-    shared = torch.zeros(3).share_memory_()  # type: ignore[no-untyped-call]
-    packed = by_value.pack(shared)
-    assert packed.fds
-    packed.close()
-    packed.close()
-    with pytest.raises(NotCarriableError):
-        by_value.pack([shared, threading.Thread()])
-    del shared
-    gc.collect()
-    assert set(os.listdir("/proc/self/fd")) == before
+def test_no_descriptor_is_left_after_close_or_after_a_failure(tmp_path: Path) -> None:
+    program = """
+        import gc, json, os, threading
+        import torch
+        from safeloader.errors import NotCarriableError
+        from safeloader.runtime import by_value
+        gc.collect()
+        before = set(os.listdir("/proc/self/fd"))
+        shared = torch.zeros(3).share_memory_()
+        packed = by_value.pack(shared)
+        assert packed.fds
+        packed.close()
+        packed.close()
+        try:
+            by_value.pack([shared, threading.Thread()])
+        except NotCarriableError:
+            refused = True
+        del shared
+        gc.collect()
+        print(json.dumps([refused, sorted(set(os.listdir("/proc/self/fd")) ^ before)]))
+    """
+    assert run_script(tmp_path, program) == [True, []]

@@ -246,8 +246,14 @@ def trace(c: Case, loader_class: Any, **more: Any) -> list[Any]:
             seen.append(("generators", _generators(generator)))
         getattr(loader, "close", gc.collect)()
     said = [(w.category.__name__, re.sub("0x[0-9a-f]+", "0x", str(w.message))) for w in warned]
-    seen.append(("warnings", [one for one in said if "multi-threaded" not in one[1]]))  # Python's, about fork
+    seen.append(("warnings", _once_a_loader([one for one in said if "multi-threaded" not in one[1]])))  # about fork
     return seen
+
+
+def _once_a_loader(said: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Without the repetitions of torch's advice about the number of workers, which safeloader gives once a loader."""
+    advice = [one for one in said if "suggested max number of worker" in one[1]]
+    return advice[:1] + [one for one in said if one not in advice]
 
 
 def _epoch(c: Case, loader: Any, limit: int | None) -> list[Any]:
