@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from safeloader import torch_private
 from safeloader.core.policy import CoreSettings
+from safeloader.core.state import beginning
 from safeloader.process_copies import shadow_for
 from safeloader.resume.cursors import packed
 from safeloader.runtime.child.dataset_state import is_exact, is_stateful
+from safeloader.runtime.child.joint_beginnings import is_joint
 from safeloader.single_process import Unprofiled
 from safeloader.torch_idioms import TorchIdioms
 
@@ -35,13 +37,13 @@ class ProcessIterator(Unprofiled, TorchIdioms):
     """Batches from supervised processes.
 
     Args:
-        loader: whose.
-        state: what it keeps.
-        pool: whose processes serve it; None: processes of its own.
-        snapshots: how many batches lie between two states of a worker's dataset; None: as often as costs nothing.
+        loader: whose: safeloader's, or any that torch's own iterator would take.
+        state: what is kept of it.
     """
 
-    def __init__(self, loader: DataLoader[Any], state: LoaderState, pool: Pool | None, snapshots: int | None) -> None:
+    def __init__(self, loader: DataLoader[Any], state: LoaderState) -> None:
+        pool, snapshots = _asked_of(loader, state)
+        state.starting.check(loader, 5)
         keep = state.keeper.keep_generators(loader)
         super().__init__(loader)
         keep()
@@ -71,7 +73,7 @@ class ProcessIterator(Unprofiled, TorchIdioms):
 
         settings = state.settings
         shared_pool: SharedPool | None = None if self._pool is None else self._pool.shared_pool()
-        iterable = torch_private.is_iterable(loader)
+        iterable, token = torch_private.is_iterable(loader), uuid.uuid4().hex
         load = LoadSpec(
             num_workers=loader.num_workers,
             iterable=iterable,
@@ -82,10 +84,11 @@ class ProcessIterator(Unprofiled, TorchIdioms):
             skip_raising=settings.on_bad_sample == "skip",
             sample_seed=state.keeper.seed_for_samples(loader),
             mark_every=_own_share(snapshots, loader.num_workers),
+            token=token,
             digests=iterable or is_stateful(loader.dataset),
         )
         config = HostConfig(
-            load, uuid.uuid4().hex, authkey(), state.name, settings.accelerators, settings.trace,
+            load, token, authkey(), state.name, settings.accelerators, settings.trace,
             _chaotic_worker(state), shadow=shadow_for(loader, state, pooled=shared_pool is not None),
         )  # fmt: skip
         init_fn = torch_private.sharded_init_fn(self._dataset, loader.worker_init_fn, self._world_size, self._rank)
@@ -111,6 +114,7 @@ class ProcessIterator(Unprofiled, TorchIdioms):
         self._epoch = epoch = keeper.begin(loader, safe.epochs)
         super()._reset(loader, first_iter)
         state, self._sampler_iter = keeper.go_on(loader, epoch, self._sampler_iter)
+        first_turn = self._first_turn() if first_iter and state is None else 0
         self._ended = False
         # torch draws another shared seed even for a new iterator, whose workers it has given the one before.
         seed = seed_at_start if first_iter else self._shared_seed
@@ -119,10 +123,16 @@ class ProcessIterator(Unprofiled, TorchIdioms):
         if state is not None:
             self._num_yielded = 0 if state.over else state.batch
             state = packed(state, self._driver.spec.classes) if self._persistent or not state.over else None
+        elif first_turn:
+            state = beginning(epoch.number, first_turn, loader.num_workers)
         self._among_ranks = safe.guard.current
         safe.begin_pass(loader, epoch.number)
         self._driver.begin_epoch(epoch.number, self, seed, safe.told_epoch, state)
         safe.epochs = epoch.number + 1
+
+    def _first_turn(self) -> int:
+        """The worker that gets the first task."""
+        return 0
 
     @property
     def ended(self) -> bool:
@@ -207,6 +217,16 @@ class ProcessIterator(Unprofiled, TorchIdioms):
         self._finalizer.detach()
 
 
+def _asked_of(loader: Any, state: LoaderState) -> tuple[Pool | None, int | None]:
+    """Whose processes serve a loader (None: its own), and how many batches lie between two states of its dataset.
+
+    A loader that is not safeloader's has no say.
+    """
+    if getattr(loader, "_safe", None) is not state:
+        return None, None
+    return None if loader.policy is None else loader.policy.pool, loader.snapshot_every_n_steps
+
+
 def _chaotic_worker(state: LoaderState) -> tuple[str, tuple[str, ...]] | None:
     """What makes the workers where faults are to be made on purpose; None: plain ones."""
     if state.settings.chaos is None:
@@ -228,6 +248,7 @@ def _own_share(steps: int | None, num_workers: int) -> int | None:
 def _core_settings(loader: DataLoader[Any], state: LoaderState, iterable: bool, shared: bool) -> CoreSettings:
     settings = state.settings
     seeded = state.keeper.seed_for_samples(loader) is not None and not is_stateful(loader.dataset)
+    joint = iterable and is_joint(loader.dataset)  # each worker waits for all others: each has a process
     return CoreSettings(
         num_workers=loader.num_workers,
         prefetch_factor=int(loader.prefetch_factor or 0),
@@ -243,11 +264,11 @@ def _core_settings(loader: DataLoader[Any], state: LoaderState, iterable: bool, 
         startup_timeout=settings.startup_timeout,
         max_restarts=settings.max_restarts,
         restart_period=settings.restart_period,
-        fallback=settings.fallback,
+        fallback="off" if joint else settings.fallback,
         recover_after=settings.recover_after,
         on_bad_sample=settings.on_bad_sample,
         bad_sample_attempts=settings.bad_sample_attempts,
-        max_processes=settings.max_processes,
+        max_processes=None if joint else settings.max_processes,
         standby=0 if shared else settings.standby,
         shared=shared,
     )

@@ -181,10 +181,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             return super()._get_iterator()
         if self.num_workers == 0:
             return SingleProcessIterator(self, self._safe)
-        self._safe.starting.without_fork(self.multiprocessing_context, self.num_workers, 5)
-        self._safe.starting.check_preload(self.multiprocessing_context, 5)
-        pool = None if self.policy is None else self.policy.pool
-        return ProcessIterator(self, self._safe, pool, self.snapshot_every_n_steps)
+        return ProcessIterator(self, self._safe)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands: what was delivered, not what was prefetched.

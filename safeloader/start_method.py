@@ -105,6 +105,15 @@ class Starting:
             weakref.finalize(self, self._launcher.close)  # a closed driver, which holds it too, may await a collection
         return self._launcher
 
+    def check(self, loader: Any, stacklevel: int) -> None:
+        """See, before an iterator is made, that what is asked for is what there will be; else warn.
+
+        Raises:
+            ForkRefusedError, SettingsError: it is not, and policy is strict.
+        """
+        self.without_fork(loader.multiprocessing_context, loader.num_workers, stacklevel + 1)
+        self.check_preload(loader.multiprocessing_context, stacklevel + 1)
+
     def check_preload(self, context: Any, stacklevel: int) -> None:
         """Say, once a loader, where the setting `preload` does nothing.
 

@@ -8,6 +8,7 @@ Parity tests: ``tests/api/test_torch_private.py``.
 from __future__ import annotations
 
 import random
+import types
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,6 +37,7 @@ __all__ = [
     "apply_shared_seed",
     "default_store",
     "group_timeout",
+    "queue_names",
     "default_collate_fn_map",
     "index_sampler",
     "is_iterable",
@@ -52,6 +54,29 @@ __all__ = [
 BaseIterator = _BaseDataLoaderIter
 MultiProcessingIterator = _MultiProcessingDataLoaderIter
 SingleProcessIterator = _SingleProcessDataLoaderIter
+
+
+def names_in(cls: type) -> set[str]:
+    """All names of globals and attributes in the code of a class; of a class that is mentioned, its own name, too."""
+    names: set[str] = set()
+    for function in (getattr(found, "__func__", found) for found in vars(cls).values()):
+        if isinstance(function, types.FunctionType):
+            mentioned = _names_in(function.__code__)
+            held = [function.__globals__.get(name) for name in mentioned]
+            held += [cell.cell_contents for cell in function.__closure__ or () if cell != types.CellType()]
+            names |= mentioned | {found.__name__ for found in held if isinstance(found, type)}
+    return names
+
+
+def _names_in(code: types.CodeType) -> set[str]:
+    inner = [_names_in(found) for found in code.co_consts if isinstance(found, types.CodeType)]
+    return set(code.co_names).union(*inner)
+
+
+def queue_names() -> set[str]:
+    """What torch's multiprocess iterator has, for its queues and processes, that its base class has not."""
+    own = {*names_in(MultiProcessingIterator), *vars(MultiProcessingIterator)} - names_in(BaseIterator)
+    return {name for name in own if name.startswith("_") and not name.startswith("__")} - {"_reset"}
 
 
 def is_iterable(loader: DataLoader[Any]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["DIGEST", "KEPT", "DatasetSnapshot", "PlannedTask", "Redo", "WorkerCursor", "State"]
+__all__ = ["DIGEST", "KEPT", "DatasetSnapshot", "PlannedTask", "Redo", "WorkerCursor", "State", "beginning"]
 
 
 DIGEST = 8
@@ -79,3 +79,8 @@ class State(NamedTuple):
     workers: tuple[WorkerCursor, ...]
     slowest: tuple[float, float] = (0.0, 0.0)
     exhausted: bool = False
+
+
+def beginning(epoch: int, turn: int, workers: int) -> State:
+    """An epoch of which nothing was drawn, and whose first task goes to this worker."""
+    return State(epoch, 0, 0, turn, False, None, (), (WorkerCursor(0, False, None, None),) * workers)

@@ -31,12 +31,43 @@ class Subclass(Earlier[Any]):
 
 
 class Own(_MultiProcessingDataLoaderIter):
-    """An iterator of its own, as litdata's and others'."""
+    """An iterator of its own, which has to do with torch's queues."""
+
+    def _try_put_index(self) -> None:
+        super()._try_put_index()  # type: ignore[no-untyped-call]
+
+
+class Counting(_MultiProcessingDataLoaderIter):
+    """One that has not."""
+
+    def __init__(self, loader: Any) -> None:
+        self.counts = [loader.num_workers]
+        super().__init__(loader)  # type: ignore[no-untyped-call]
+
+    def __next__(self) -> Any:
+        self.counts.append(self._num_yielded)
+        return super().__next__()  # type: ignore[no-untyped-call]
+
+    def _reset(self, loader: Any, first_iter: bool = False) -> None:
+        super()._reset(loader, first_iter)  # type: ignore[no-untyped-call]
+        self.counts.append(-1)
+
+
+class ByName(_MultiProcessingDataLoaderIter):
+    def __init__(self, loader: Any) -> None:
+        _MultiProcessingDataLoaderIter.__init__(self, loader)  # type: ignore[no-untyped-call]
+
+
+class AfterData(_MultiProcessingDataLoaderIter):
+    def _next_data(self) -> Any:
+        return super()._next_data()  # type: ignore[no-untyped-call]
 
 
 class WithOwn(Earlier[Any]):
+    kind: type = Own
+
     def _get_iterator(self) -> Any:
-        return Own(self)  # type: ignore[no-untyped-call]
+        return self.kind(self)
 
 
 def _sums(batches: Any) -> list[float]:
@@ -45,7 +76,7 @@ def _sums(batches: Any) -> list[float]:
 
 def _expected(folder: Path, epochs: int = 1, **more: Any) -> list[float]:
     torch.manual_seed(0)
-    loader = Earlier(Killing(folder, None), 4, shuffle=True, num_workers=2, **more)
+    loader = Earlier(Killing(folder, None), 4, shuffle=True, num_workers=2, multiprocessing_context="fork", **more)
     return [total for _ in range(epochs) for total in _sums(loader)]
 
 
@@ -141,7 +172,77 @@ def test_a_loader_that_is_no_loader_of_torch_s_survives(tmp_path: Path) -> None:
     assert gone_too() is None, "it is its own dataset, and nothing keeps that"
 
 
+class SubclassOfOurs(DataLoader[Any]):
+    """Defined after the patch, with torch's iterator or its own."""
+
+    kind: type = _MultiProcessingDataLoaderIter
+
+    def _get_iterator(self) -> Any:
+        return self.kind(self)
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("base", [WithOwn, SubclassOfOurs])
+@pytest.mark.usefixtures("patched")
+def test_a_subclass_of_torch_s_iterator_that_needs_no_queue_survives(
+    base: Any, persistent: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    safeloader.unpatch()
+    expected = _expected(tmp_path, epochs=2, persistent_workers=persistent)
+    safeloader.patch()
+    torch.manual_seed(0)
+    loader = base(Killing(tmp_path), 4, shuffle=True, num_workers=2, persistent_workers=persistent)
+    loader.kind = Counting
+    with caplog.at_level(logging.WARNING, "safeloader"):
+        batches = iter(loader)
+        got = _sums(batches)
+        assert isinstance(batches, Counting)
+        assert batches.counts == [2, -1, *range(9)]
+        assert got + _sums(loader) == expected
+    assert "was killed by SIGKILL" in caplog.text
+    assert "NOT protected" not in caplog.text
+    if persistent:
+        batches._shutdown_workers()  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.usefixtures("patched")
+def test_a_loader_of_safeloader_s_that_makes_torch_s_iterator_keeps_policy_and_report(tmp_path: Path) -> None:
+    with WorkerPool(1, start_method="forkserver") as pool:
+        loader = SubclassOfOurs(Killing(tmp_path), 4, num_workers=2, policy=Policy(pool=pool), name="train")
+        batches: Any = iter(loader)
+        assert len(_sums(batches)) == 8
+        assert loader.report().causes == {"died": 1}
+        assert loader.report().batches == 8
+        assert loader.state_dict()["epoch"] == 0
+
+
+@pytest.mark.parametrize("made", [True, False], ids=["safeloader's loader", "torch's iterator"])
+@pytest.mark.usefixtures("patched")
+def test_both_ways_to_begin_say_the_same_of_what_is_asked_for_in_vain(
+    made: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAFELOADER_START_METHOD", "spawn")
+    monkeypatch.setenv("SAFELOADER_PRELOAD", "numpy")
+    make: Any = DataLoader if made else Subclass
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        begun: Any = iter(make(range(4), num_workers=1, multiprocessing_context="fork"))
+    assert sorted(str(one.message)[-7:] for one in said) == ["[SL101]", "[SL103]"]
+    begun._shutdown_workers()
+
+
 # ---------------------------------------------------------------- named
+
+
+@pytest.mark.parametrize("kind", [Own, ByName, AfterData])
+@pytest.mark.usefixtures("patched")
+def test_an_iterator_that_has_to_do_with_what_loads_in_torch_stays_as_it_is(kind: Any, tmp_path: Path) -> None:
+    loader = WithOwn(Killing(tmp_path, None), 4, num_workers=1, multiprocessing_context="fork")
+    loader.kind = kind
+    batches: Any = iter(loader)
+    assert type(batches) is kind
+    assert len(_sums(batches)) == 8
+    assert f"{kind.__qualname__})" in unprotected.report()
 
 
 @pytest.mark.usefixtures("patched")
@@ -151,7 +252,7 @@ def test_a_loader_with_an_iterator_of_its_own_is_named_once_and_reported(
     assert unprotected.report() == ""
     with caplog.at_level(logging.WARNING, "safeloader"):
         for _ in range(2):
-            loader = WithOwn(Killing(tmp_path, None), 4, num_workers=1)
+            loader = WithOwn(Killing(tmp_path, None), 4, num_workers=1, multiprocessing_context="fork")
             assert len(_sums(loader)) == 8
     assert caplog.text.count("NOT protected") == 1
     assert "WithOwn over Killing, 1 workers" in caplog.text
@@ -165,7 +266,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 class Own(_MultiProcessingDataLoaderIter):
-    pass
+    def _next_data(self):
+        return super()._next_data()
 
 class WithOwn(DataLoader):
     def _get_iterator(self):

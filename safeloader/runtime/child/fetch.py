@@ -28,6 +28,7 @@ class LoadSpec(NamedTuple):
     skip_raising: bool
     sample_seed: int | None = None  # generators are keyed by the sample
     mark_every: int | None = None  # tasks between two marks of a stateful dataset; None: as seldom as is cheap
+    token: str = ""  # the iterator's
     digests: bool = False  # each batch has one: what is read again can be compared
 
 

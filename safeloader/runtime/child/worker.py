@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safeloader import torch_private
-from safeloader.runtime.child import dataset_state
+from safeloader.runtime.child import dataset_state, joint_beginnings
 from safeloader.runtime.child.digest import SIZE
 from safeloader.runtime.child.fetch import Ended, Fetcher, Loaded, LoadSpec, Marks, SampleStopped
 from safeloader.runtime.child.own_generators import OwnGenerators
@@ -80,7 +80,7 @@ class Worker(Fetcher):
         marks: Marks,
         in_stream: Sequence[Any] = (),
     ) -> None:
-        self.id = place.worker
+        self.id, self._epoch = place.worker, place.epoch
         self._generators = generators
         self.states: States | None = None  # while another worker is in
         self._rewound = False  # the generators that the dataset holds stand elsewhere than these states say
@@ -97,6 +97,7 @@ class Worker(Fetcher):
         self._tells = False
         roots = {"dataset": dataset, "collate_fn": collate_fn, "worker_init_fn": init_fn}
         self._own = OwnGenerators(roots.items(), in_stream)
+        joint_beginnings.attend()
         self.enter()
         try:
             if init_fn is not None:
@@ -120,6 +121,7 @@ class Worker(Fetcher):
     def enter(self) -> None:
         """Make this process's ``get_worker_info()`` and generators this worker's."""
         torch_private.set_worker_info(self.id, self._spec.num_workers, self._seed, self._dataset)
+        joint_beginnings.enter(self._spec.token, self._epoch)
         self._own.enter(None if self.states is None else self.states.own)
         if self.states is not None:
             if self._rewound:
@@ -136,6 +138,7 @@ class Worker(Fetcher):
         """Keep the generators for the next ``enter``."""
         self.states = self.capture()
         self._own.leave()
+        joint_beginnings.leave()
 
     def capture(self) -> States:
         """The generators now: the process's, and those that the dataset holds."""
@@ -284,7 +287,8 @@ class Worker(Fetcher):
 
     def resume(self, shared_seed: int | None, epoch: int = 0, told_epoch: int | None = None) -> None:
         """Begin a new epoch, as torch does for persistent workers."""
-        self.begin = None
+        self.begin, self._epoch = None, epoch
+        joint_beginnings.enter(self._spec.token, epoch)
         if self.failure is not None:
             return
         self._dataset = torch_private.apply_shared_seed(self._dataset, shared_seed)
