@@ -35,7 +35,7 @@ test-quick: $(STAMP) ## the tests that a change of one thing needs most: the cor
 test-all: $(STAMP) try-ffcv ## every test, also slow and stress
 	@$(PY) -m pytest -q -m "not clients" $(ARGS)
 
-test-clients: $(CLIENTS)/.installed ## real clients under a kill in mid-epoch: Ultralytics, timm, PyG, Ignite, skorch, fastai, litdata (their own environment)
+test-clients: $(CLIENTS)/.installed ## real clients under a kill in mid-epoch, from Ultralytics to mosaicml-streaming (their own environment)
 	@$(CLIENTS)/bin/python -m pytest -q -m clients tests/clients $(ARGS)
 
 # On top of the project's own environment. Without what the packages require: some insist on builds for GPUs.

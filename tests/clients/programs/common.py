@@ -23,6 +23,7 @@ import torch
 HOW, FOLDER = sys.argv[1], Path(sys.argv[2])
 PROTECTED = HOW != "torch"
 _KILLED = FOLDER / "killed"
+_KILLED.mkdir(exist_ok=True)
 
 
 def begin() -> list[Any]:
@@ -44,10 +45,11 @@ def seed() -> None:
     np.random.seed(0)
 
 
-def kill_once() -> None:
-    """SIGKILL to this worker, the first time that one comes here."""
-    if HOW == "safeloader" and torch.utils.data.get_worker_info() is not None and not _KILLED.exists():
-        _KILLED.touch()
+def kill_once(which: str = "first") -> None:
+    """SIGKILL to this worker, the first time that one comes here for the kill of this name."""
+    mark = _KILLED / which
+    if HOW == "safeloader" and torch.utils.data.get_worker_info() is not None and not mark.exists():
+        mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -86,4 +88,4 @@ def finish(result: Any, recorders: list[Any]) -> None:
     for recorder in recorders:
         for cause, count in recorder.report().causes.items():
             causes[cause] = causes.get(cause, 0) + count
-    print("\n" + json.dumps({"result": result, "killed": _KILLED.exists(), "causes": causes}))
+    print("\n" + json.dumps({"result": result, "killed": len(list(_KILLED.iterdir())), "causes": causes}))

@@ -26,8 +26,15 @@ def main() -> None:
     writer.done()
     writer.merge()
     seed()
-    loader = StreamingDataLoader(Chunks(str(local), shuffle=True), batch_size=4, num_workers=2)
+    loader = StreamingDataLoader(Chunks(str(local), shuffle=True), batch_size=4, num_workers=3)
     given = [[batch["n"].tolist(), batch["x"].sum().item()] for _ in range(2) for batch in loader]
+    batches = iter(loader)
+    given.append([next(batches)["n"].tolist() for _ in range(4)])
+    state = loader.state_dict()
+    del batches
+    again = StreamingDataLoader(Chunks(str(local), shuffle=True), batch_size=4, num_workers=3)
+    again.load_state_dict(state)  # the next batch is the second worker's
+    given.append([batch["n"].tolist() for _ in range(2) for batch in again])
     finish(given, RECORDERS)
 
 

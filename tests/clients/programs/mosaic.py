@@ -1,4 +1,4 @@
-"""mosaicml-streaming: a shuffled StreamingDataset of local shards, with torch's DataLoader and with its own."""
+"""mosaicml-streaming: a shuffled StreamingDataset of local shards, with its own loader."""
 
 from tests.clients.programs.common import FOLDER, begin, finish, kill_once, seed
 
@@ -11,8 +11,8 @@ from streaming import MDSWriter, StreamingDataLoader, StreamingDataset  # noqa: 
 class Shards(StreamingDataset):
     def __getitem__(self, at):
         sample = super().__getitem__(at)
-        if sample["n"] == 21:
-            kill_once()
+        if sample["n"] in (21, 36, 17):  # in mid-epoch, and in the first batch of each worker
+            kill_once(f"{sample['n']}")
         return sample["n"], sample["x"]
 
 
@@ -23,8 +23,10 @@ def main() -> None:
             out.write({"n": n, "x": np.full(3, n, np.float32)})
     seed()
     dataset = Shards(local=local, shuffle=True, batch_size=4, shuffle_seed=1)
-    loader = StreamingDataLoader(dataset, batch_size=4, num_workers=2, persistent_workers=False)
-    given = [[numbers.tolist(), x.sum().item()] for _ in range(1) for numbers, x in loader]
+    given = []
+    for persistent in (False, True):
+        loader = StreamingDataLoader(dataset, batch_size=4, num_workers=2, persistent_workers=persistent)
+        given += [[numbers.tolist(), x.sum().item()] for _ in range(2) for numbers, x in loader]
     finish(given, RECORDERS)
 
 
