@@ -287,7 +287,7 @@ ROWS: dict[str, Row] = {
     "buffer": Row(lambda _: _at(io.BytesIO(b"0123"), 2), lambda f: f.read(1), b"2"),
     "codec": Row(_codec, lambda f: f.readline(), "line 1 ü\n", "text.txt"),
     "mapped file": Row(_mapped, lambda f: (f.read(2), len(f)), (b"\x03\x04", 200), "data.bin, mapped from byte 0"),
-    "nameless memory": Row(_nameless, lambda f: (f[:], f.tell()), (b"nameless", 4), "each worker has a copy"),
+    "nameless memory": Row(_nameless, lambda f: (f[:], f.tell()), (b"nameless", 4), "shared with the trainer"),
     "private mapping": Row(_private, lambda f: f[:2], b"M\x01", "each worker has a copy"),
     "zip": Row(_zip, lambda f: f.read("b"), b"zipped b", "a.zip"),
     "member of a zip": Row(_member, lambda f: f.read(3), b"ped", "a.zip"),

@@ -18,6 +18,7 @@ import torch
 
 from safeloader.errors import NotCarriableError
 from safeloader.runtime import by_value
+from safeloader.runtime.handles import shared_maps
 from tests.runtime.carrying import in_main, through, written
 
 # ------------------------------------------------------------------ refusals
@@ -157,8 +158,10 @@ def test_slots_and_properties_are_looked_into() -> None:
     assert caught.value.path == "dataset.b"
 
 
-def test_a_lock_made_for_fork_is_refused_with_the_context_to_use() -> None:
-
+def test_a_lock_made_for_fork_is_refused_where_the_system_does_not_tell_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shared_maps, "_mapped_here", lambda: iter(()))  # as on macOS
     lock = multiprocessing.get_context("fork").Lock()
     with pytest.raises(NotCarriableError, match="fork context") as caught:
         by_value.pack(Holder(lock), what={"dataset": Holder(lock)})

@@ -90,8 +90,6 @@ def advice_for(thing: Any, reason: Exception, path: str = "") -> str:
     hint = getattr(reason, "hint", "")
     if hint:
         return str(hint)
-    if "fork context" in str(reason):
-        return 'make it by multiprocessing.get_context("spawn"): one made for fork reaches forked processes only'
     if "inheritance" in str(reason):
         return "give it to the dataset before the loader starts: a process gets it at its start or never"
     last = path.rpartition(" → ")[2]

@@ -6,6 +6,7 @@ kind of object                                          how it goes
 int, str, list, dict, ... and importable things         as in plain pickle, at its speed
 classes, functions of ``__main__`` and the like         by value (cloudpickle); each class has a number
 arrays, tensors' storages                               out of band: their memory itself, uncopied
+the same in shared memory, a fork context's locks        mapped again, and stay shared
 `numpy.memmap` of a file                                by the file's name
 what processes share already (mp, shared tensors)       as multiprocessing's spawn would hand it over
 open files, archives, databases, locks                  opened again, made new (`safeloader.runtime.handles`)

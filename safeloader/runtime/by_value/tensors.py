@@ -88,6 +88,12 @@ def _reduce_untyped(pickler: Storages, storage: torch.UntypedStorage) -> Any:
         return _itself, (canonical,)
     if pickler.inherit and storage.is_shared():
         return _reduce_shared(storage)
+    if pickler.inherit:
+        from safeloader.runtime.handles import shared_maps
+
+        found = shared_maps.shared_storage(pickler, storage.data_ptr(), storage.nbytes())
+        if found is not None:
+            return shared_maps.storage_over, (*found, storage.nbytes())
     memory: Any = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
     return rebuild.storage_over, (pickle.PickleBuffer(memory),)
 

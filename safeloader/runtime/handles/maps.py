@@ -1,4 +1,4 @@
-"""``mmap``: a shared mapping of a file is mapped again, and stays shared; private and nameless memory is copied."""
+"""``mmap``: a shared mapping is mapped again, and stays shared, of a file or without one; what is private is copied."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from safeloader.runtime.handles.places import (
     refuse,
     target,
 )
+from safeloader.runtime.handles.shared_maps import EXCHANGED, reduce_nameless
 
 Pickler = Any
 
@@ -31,7 +32,7 @@ class Area(NamedTuple):
 
     @property
     def of_a_file(self) -> bool:
-        return self.inode != 0 and not self.path.startswith("/dev/zero")
+        return self.inode != 0 and not self.path.startswith(("/dev/zero", f"/memfd:{EXCHANGED} "))
 
     @property
     def writes_stay_here(self) -> bool:
@@ -42,6 +43,8 @@ def reduce_mmap(pickler: Pickler, mapped: Any) -> Any:
     if mapped.closed:
         return closed, (type(mapped),)
     area = _area(mapped)
+    if not area.of_a_file and area.mode[3] == "s":
+        return reduce_nameless(pickler, mapped, _address(mapped))
     if not area.of_a_file or area.writes_stay_here:
         words = f"mapped memory of {len(mapped):,} bytes: each worker has a copy"
         return pickler.reopened(mapped, words, copied, type(mapped), pickle.PickleBuffer(mapped), mapped.tell())
@@ -61,8 +64,7 @@ def reduce_memmap(pickler: Pickler, array: Any) -> Any:
     if area is None or not area.of_a_file:
         return numpy.ndarray.view, (numpy.asarray(array), numpy.memmap)
     # A view remembers the file and offset of the whole; where it lies in memory tells the rest.
-    address = numpy.frombuffer(mapped, numpy.uint8).__array_interface__["data"][0]
-    offset = area.offset + array.__array_interface__["data"][0] - address
+    offset = area.offset + array.__array_interface__["data"][0] - _address(mapped)
     place = _place(pickler, area)
     words = f"{place.path or 'a removed file'}, mapped from byte {offset}"
     order = "C" if array.flags.c_contiguous else "F"
@@ -96,10 +98,14 @@ def _place(pickler: Pickler, area: Area) -> Place:
     return place
 
 
-def _area(mapped: Any) -> Area:
+def _address(mapped: Any) -> int:
     import numpy
 
-    address = numpy.frombuffer(mapped, numpy.uint8).__array_interface__["data"][0]
+    return int(numpy.frombuffer(mapped, numpy.uint8).__array_interface__["data"][0])
+
+
+def _area(mapped: Any) -> Area:
+    address = _address(mapped)
     try:
         with open("/proc/self/maps") as lines:
             for line in lines:

@@ -1,0 +1,62 @@
+"""Memory and locks that a fork context made stay shared with spawned workers, as fork would leave them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from safeloader.runtime import by_value
+from tests.programs import ROOT
+from tests.runtime.carrying import through
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def run(*how: str) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.runtime.shared_as_by_fork", *how],
+        capture_output=True, text=True, timeout=200, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def torchs() -> Any:
+    return run("torch")[0]
+
+
+@pytest.mark.parametrize("how", ["", "unprivileged"])
+def test_workers_and_trainer_share_what_torch_s_forked_workers_share(how: str, torchs: Any) -> None:
+    told, exchanged = run("safeloader", *how.split())
+    assert told == torchs
+    assert exchanged or not how
+
+
+@pytest.mark.parametrize(
+    ("how", "words"), [("elsewhere", "other processes share it by fork already"), ("waiting", "a thread waits for it")]
+)
+def test_what_cannot_be_exchanged_without_harm_is_refused(how: str, words: str) -> None:
+    assert words in run("safeloader", "unprivileged", how)
+
+
+def test_arrays_over_memory_of_their_own_go_as_ever() -> None:
+    whole = np.arange(12.0).reshape(3, 4)
+    for array in (
+        whole,
+        whole[1:, ::2],
+        whole.T,
+        np.frombuffer(b"12345678", np.int64),
+        np.ma.array([1, 2], mask=[0, 1]),
+    ):
+        got = through(array)
+        assert type(got) is type(array)
+        assert np.array_equal(got, array)
+    packed = by_value.pack([whole[1:]])
+    assert packed.fds == [] or packed.tracker == 0
+    packed.close()
