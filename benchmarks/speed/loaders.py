@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from typing import TYPE_CHECKING, Any
 
+import torch.multiprocessing
 import torch.utils.data
 
 if TYPE_CHECKING:
@@ -12,7 +13,15 @@ if TYPE_CHECKING:
 
     from torch.utils.data import DataLoader, Dataset
 
-NAMES = ("torch", "safeloader", "safeloader-forkserver", "safeloader-prestart", "safeloader-standby")
+NAMES = (
+    "torch",
+    "torch-fork",
+    "torch-forkserver",
+    "safeloader",
+    "safeloader-forkserver",
+    "safeloader-prestart",
+    "safeloader-standby",
+)
 
 
 def build(
@@ -26,7 +35,8 @@ def build(
     """Build a loader with spawned, persistent workers.
 
     Args:
-        name: "torch", "safeloader", or safeloader with one setting more: "safeloader-forkserver", ...
+        name: "torch" (spawn), "torch-fork", "torch-forkserver" (it preloads torch), "safeloader", or that with one
+            setting more: "safeloader-forkserver", ...
         dataset: What it loads, in order.
         batch_size: Samples in a batch.
         num_workers: Worker processes; 0 loads in the calling process.
@@ -43,7 +53,11 @@ def build(
     arguments: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers}
     if num_workers:
         arguments |= {"multiprocessing_context": "spawn", "persistent_workers": True}
-    if name == "torch":
+    if name.startswith("torch"):
+        if name == "torch-forkserver":
+            torch.multiprocessing.set_forkserver_preload(["torch", "numpy"])
+        if num_workers and name != "torch":
+            arguments["multiprocessing_context"] = name.removeprefix("torch-")
         if batch_timeout is not None:
             arguments["timeout"] = batch_timeout
         return torch.utils.data.DataLoader(dataset, **arguments)

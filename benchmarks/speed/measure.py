@@ -83,7 +83,7 @@ def start(plan: Plan) -> Table:
     base, ours = plan.loaders
     table = Table(
         "Seconds to the first batch",
-        f"From `iter()` to the first batch of a trivial dataset, imports done. Ratio: {ours} over {base} with spawn, "
+        f"From `iter()` to the first batch of a trivial dataset, imports done. Ratio: over {base} with spawn, "
         "pair by pair. A warm fork server has served another loader of the same program; with `prestart` the loader "
         "was built ten seconds before.",
         ["workers", "how", "ratio", "asked", f"{base}, s", f"{ours}, s"],
@@ -122,6 +122,7 @@ WAYS = (
     Way("forkserver, cold", "-forkserver", asked="≤ 0.25", always=True),
     Way("forkserver, warm", "-forkserver", ("--again",), asked="≤ 0.05"),
     Way("prestart", "-prestart", ("--wait", "10")),
+    Way("torch's forkserver, torch and numpy preloaded", "", loader="torch-forkserver"),
 )
 
 
@@ -160,37 +161,50 @@ def _call_cells(result: child.Result) -> list[str]:
     ]
 
 
+DATASETS: dict[str, tuple[object, ...]] = {"300 MB array": (), "2 million strings": ("--strings", 2_000_000)}
+
+
 def physical_memory(plan: Plan) -> Table:
     """Memory of trainer and workers together."""
-    megabytes, workers = 300, 4
+    workers = 4
     base, ours = plan.loaders
-    others = (ours, "safeloader-forkserver") if ours == "safeloader" else (ours,)
+    others = (ours, "safeloader-forkserver", "torch-fork") if ours == "safeloader" else (ours,)
     table = Table(
-        f"Physical memory with a {megabytes} MB array in the dataset, {workers} workers",
-        "Trainer, workers and fork server together, PSS plus shared memory held open but not mapped, in mid-epoch; the "
-        "peak since the start of the program is sampled ten times a second. "
-        f"Ratio: over {base} with spawn; at most 0.5 is asked.",
-        ["loader", "", "ratio", f"{base}, MB", "this, MB"],
+        f"Physical memory with large datasets, {workers} workers",
+        "Trainer, workers, fork server and template together, PSS plus shared memory held open but not mapped, in "
+        "mid-epoch, each worker having gone through its part of the dataset; the peak since the start is "
+        "sampled ten times a second. What a worker has looked at of a list is a copy of its own, whoever forked it: "
+        "Python counts references. "
+        f"Ratio: over {base} with spawn.",
+        ["dataset", "loader", "", "ratio", f"{base}, MB", "this, MB"],
     )
-    repeats = min(plan.repeats, 3)
-    found: dict[str, dict[str, list[float]]] = {name: {"total": [], "peak": []} for name in (base, *others)}
-    for repeat in range(repeats):
-        for loader in (base, *others) if repeat % 2 == 0 else (*reversed(others), base):
-            plan.say(f"memory: {loader}")
-            result = memory.weigh(loader, megabytes, workers, limit=120)
-            table.raw.append({"loader": loader, **result})
+    for title, options in DATASETS.items():
+        found = _weighed(plan, table, (base, *others), workers, options)
+        for loader in others:
+            for key, when in (("total", "mid-epoch"), ("peak", "peak")):
+                cells = _memory_cells(found[base][key], found[loader][key], min(plan.repeats, 3))
+                table.rows.append([title, loader, when, *cells])
+    return table
+
+
+def _weighed(
+    plan: Plan, table: Table, names: tuple[str, ...], workers: int, options: tuple[object, ...]
+) -> dict[str, dict[str, list[float]]]:
+    found: dict[str, dict[str, list[float]]] = {name: {"total": [], "peak": []} for name in names}
+    for repeat in range(min(plan.repeats, 3)):
+        for loader in names if repeat % 2 == 0 else reversed(names):
+            plan.say(f"memory: {loader} {' '.join(map(str, options))}")
+            result = memory.weigh(loader, 300, workers, limit=240, options=options)
+            table.raw.append({"loader": loader, "options": options, **result})
             for key, values in found[loader].items():
                 values += [result[key] / 1e6] if key in result else []
-    for loader in others:
-        for key, title in (("total", "mid-epoch"), ("peak", "peak")):
-            under, over = found[base][key], found[loader][key]
-            if len(under) == len(over) == repeats:
-                ratio = Spread.of_ratios(over, under).text(unit="×")
-                table.rows.append([loader, title, ratio, Spread.of(under).text(0), Spread.of(over).text(0)])
-            else:
-                measured = (f"{len(arm)} of {repeats} measured" for arm in (under, over))
-                table.rows.append([loader, title, "failed", *measured])
-    return table
+    return found
+
+
+def _memory_cells(under: list[float], over: list[float], repeats: int) -> list[str]:
+    if len(under) == len(over) == repeats:
+        return [Spread.of_ratios(over, under).text(unit="×"), Spread.of(under).text(0), Spread.of(over).text(0)]
+    return ["failed", *(f"{len(arm)} of {repeats} measured" for arm in (under, over))]
 
 
 GROUPS: dict[str, Callable[[Plan], Table]] = {

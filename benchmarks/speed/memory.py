@@ -1,4 +1,4 @@
-"""Physical memory of a trainer and its workers whose dataset holds a large array.
+"""Physical memory of a trainer and its workers whose dataset holds a large array, or a long list of strings.
 
 PSS, the kernel's own count, divides a shared page among the processes that map it, so the sum over all
 processes is what they occupy together. Shared memory that a process holds open but does not map is in no PSS;
@@ -17,7 +17,7 @@ import psutil
 import torch
 
 from benchmarks.speed import child, loaders
-from benchmarks.speed.workloads import BigArray
+from benchmarks.speed.workloads import BigArray, BigList
 
 
 def occupied(pids: list[int]) -> tuple[int, int]:
@@ -90,7 +90,9 @@ class Watch:
                 return
 
 
-def weigh(loader: str, megabytes: int, workers: int, limit: float, module: str = "memory") -> child.Result:
+def weigh(
+    loader: str, megabytes: int, workers: int, limit: float, module: str = "memory", options: tuple[object, ...] = ()
+) -> child.Result:
     """Measure the memory of a trainer in mid-epoch and at its peak.
 
     Args:
@@ -99,11 +101,12 @@ def weigh(loader: str, megabytes: int, workers: int, limit: float, module: str =
         workers: Worker processes.
         limit: Seconds for the whole program.
         module: The measured program.
+        options: More of its command line.
 
     Returns:
         ``pss``, ``unmapped``, ``total`` and ``peak`` in bytes, ``processes``; or ``{"error": why}``.
     """
-    program = child.start(module, loader, "--megabytes", megabytes, "--workers", workers, "--limit", limit)
+    program = child.start(module, loader, "--megabytes", megabytes, "--workers", workers, "--limit", limit, *options)
     watch = Watch(program.pid)
     try:
         assert program.stdout is not None
@@ -133,12 +136,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("loader")
     parser.add_argument("--megabytes", type=int, default=300)
+    parser.add_argument("--strings", type=int, default=0, help="a list of so many, in place of an array")
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--limit", type=float, default=120)
     asked = parser.parse_args()
     signal.alarm(int(asked.limit))
     torch.set_num_threads(1)
-    dataset = BigArray(length=3000, megabytes=asked.megabytes)
+    dataset = BigList(3000, asked.strings) if asked.strings else BigArray(3000, asked.megabytes)
     loader = loaders.build(asked.loader, dataset, batch_size=10, num_workers=asked.workers)
     for _ in loader:
         pass

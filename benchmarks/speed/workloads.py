@@ -54,6 +54,21 @@ class BigArray(Dataset["Tensor"]):
         return torch.from_numpy(self.array[index * step : (index + 1) * step].sum(axis=0))
 
 
+class BigList(Dataset["Tensor"]):
+    """A dataset that holds a long list of strings: the paths of its samples, say."""
+
+    def __init__(self, length: int, count: int) -> None:
+        self.length = length
+        self.items = [f"folder/{number % 1000:04d}/{number:08d}.jpg" for number in range(count)]
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Tensor:
+        step = len(self.items) // self.length
+        return torch.tensor(sum(map(len, self.items[index * step : (index + 1) * step])))
+
+
 @dataclass(frozen=True)
 class Workload:
     """One row of the throughput table.
