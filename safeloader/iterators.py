@@ -100,7 +100,9 @@ class ProcessIterator(Unprofiled, TorchIdioms):
             starting.launcher(loader.multiprocessing_context, spec) if shared_pool is None else shared_pool.launcher
         )
         core = _core_settings(loader, state, iterable, shared=shared_pool is not None)
-        core = state.group_timeout.fit(dataclasses.replace(core, slowest_start=launcher.slowest_start))
+        reads = shared_pool is None and launcher.forks and spec.is_large  # who is started first waits for that
+        slowest = 0.0 if reads else launcher.slowest_start
+        core = state.group_timeout.fit(dataclasses.replace(core, slowest_start=slowest))
         return Driver(spec, launcher, core, state.recorder, self._finish(), starting.prestarted, shared_pool)
 
     def _finish(self) -> Callable[[Any], Any] | None:

@@ -65,6 +65,13 @@ LOADER = (
         "An error within safeloader's own reporting. Training is not affected; the traceback follows.",
         "Please report it, with the traceback.",
     ),
+    (
+        "SL156", "log", "each process reads the dataset for itself: reading it ...",
+        "With `start_method=\"forkserver\"` a large dataset is read once for all processes. This one does something while it is "
+        "read that would not be the same in each process, or that a fork must not share: the line says what. Starts take "
+        "longer, and each process has its own copy.",
+        "Leave such things to the first `__getitem__`, or to `worker_init_fn`; or nothing.",
+    ),
 )  # fmt: skip
 
 RANKS = (

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["HostConfig", "Parts", "Payload", "map_privately", "open_parts", "open_script"]
 
 _LENGTH = struct.Struct("<Q")
+_LARGE = 1 << 20  # bytes
+_MOST_SHARED = 200  # descriptors; more do not fit into one message
 
 
 class HostConfig(NamedTuple):
@@ -53,6 +55,7 @@ class Parts(NamedTuple):
     classes: list[type]
     generators: Sequence[Any] = ()  # the random generator objects among them, in the order of the stream
     close: Callable[[], None] = lambda: None  # close what was opened again for this worker
+    opened: Sequence[Any] = ()  # what was
 
 
 class Payload:
@@ -98,13 +101,25 @@ class Payload:
                 hint="keep large data in files that each worker opens; or raise the limit",
                 code="SL224",
             ) from error
+        self.size = self._packed.size
         self._packed.buffers.clear()
+        self._packed.stream = b""
         system.seal(self.descriptor)
 
     @property
     def descriptors(self) -> list[int]:
         """The file, and the descriptors that its objects share with the trainer."""
         return [self.descriptor, *self._packed.fds]
+
+    @property
+    def is_large(self) -> bool:
+        """Whether processes should share what one of them has read, rather than read for themselves."""
+        return self.size >= _LARGE and len(self._packed.fds) <= _MOST_SHARED
+
+    @property
+    def tracked(self) -> bool:
+        """Whether one of these leads to multiprocessing's resource tracker."""
+        return self._packed.tracker is not None
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -163,4 +178,4 @@ def open_script(descriptor: int) -> bytes:
 def _parts(mapping: mmap.mmap, classes: list[type] | None, descriptors: list[int] | None) -> Parts:
     with gathering() as held:
         (dataset, collate_fn, worker_init_fn), found = by_value.read(mapping, classes=classes, descriptors=descriptors)
-    return Parts(dataset, collate_fn, worker_init_fn, found, held.generators, held.close)
+    return Parts(dataset, collate_fn, worker_init_fn, found, held.generators, held.close, held.opened)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from safeloader.runtime import protocol as p
 from safeloader.runtime.channel import Blocking
+from safeloader.runtime.child import prepared
 from safeloader.runtime.child.birth import name_of
 from safeloader.runtime.child.heartbeat import Heartbeat
 from safeloader.runtime.child.worker import Marks, Worker, WorkerPlace
@@ -56,7 +57,8 @@ class Copied:
             return None
         from safeloader.runtime.shadow.taker import ShadowTaker
 
-        return ShadowTaker(self, wanted is True or self._config.load.iterable, self._inherited)
+        shared = [*self._inherited, *prepared.descriptors()]
+        return ShadowTaker(self, wanted is True or self._config.load.iterable, shared)
 
     @property
     def channel(self) -> Blocking:

@@ -17,7 +17,7 @@ from safeloader.notes import in_one_line
 from safeloader.runtime import by_value
 from safeloader.runtime import protocol as p
 from safeloader.runtime.channel import Blocking
-from safeloader.runtime.child import lookahead
+from safeloader.runtime.child import lookahead, prepared
 from safeloader.runtime.child.active_worker import ActiveWorker
 from safeloader.runtime.child.copied import Copied, PageMarks
 from safeloader.runtime.child.generator_objects import is_generator
@@ -29,7 +29,7 @@ from safeloader.runtime.child.worker import Ended, Loaded, Worker, WorkerPlace
 from safeloader.runtime.memory.codec import Encoder
 from safeloader.runtime.memory.collate import collating_into
 from safeloader.runtime.memory.slot_writer import SlotWriter
-from safeloader.runtime.payload import HostConfig, open_parts, open_script
+from safeloader.runtime.payload import HostConfig, Parts, open_parts, open_script
 from safeloader.runtime.shadow.change_detection import Change
 
 if TYPE_CHECKING:
@@ -133,15 +133,7 @@ class WorkerHost(Copied):
             self._redo(self._workers[place.worker], place)
             return
         self._active.give(None)
-        script = Script(open_script(self._spec))
-        script.be_main()
-        try:
-            parts = open_parts(self._spec, self._inherited)
-        except Exception as error:
-            self.refused = True
-            self._page.refuse()
-            self._link.send((p.REFUSED, self._refusal(error)))
-            raise  # this process is of no use
+        script, parts = prepared.take(self._spec) or self._opened()
         self._tables[place.worker] = classes = parts.classes
         script.know(classes)
         place = place._replace(replay=[(self._read(indices, classes), skip) for indices, skip in place.replay])
@@ -167,6 +159,18 @@ class WorkerHost(Copied):
         self._link.send(
             (p.HOSTED, worker.id, states, self._page.rest(), worker.begin, worker.compared, tuple(worker.lost))
         )
+
+    def _opened(self) -> tuple[Script, Parts]:
+        """A copy of the user's objects."""
+        script = Script(open_script(self._spec))
+        script.be_main()
+        try:
+            return script, open_parts(self._spec, self._inherited)
+        except Exception as error:
+            self.refused = True
+            self._page.refuse()
+            self._link.send((p.REFUSED, self._refusal(error)))
+            raise  # this process is of no use
 
     def _worker_class(self) -> Callable[..., Worker]:
         if self._config.worker is None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from safeloader.runtime.start import phases
 
 
-__all__ = ["hide_accelerators", "learn", "main", "protect", "work"]
+__all__ = ["hide_accelerators", "introduce", "learn", "main", "protect", "work"]
 
 
 def main(
@@ -117,6 +117,7 @@ def _ready(link: Any) -> Any:
 def _join(told: Any, descriptors: list[int], link: Any) -> Any:
     """Belong to a loader from now on."""
     from safeloader.runtime import protocol as p
+    from safeloader.runtime.child import birth
     from safeloader.runtime.child.loop import WorkerHost
     from safeloader.runtime.memory.arena import Arena
     from safeloader.runtime.start import surroundings
@@ -127,7 +128,7 @@ def _join(told: Any, descriptors: list[int], link: Any) -> Any:
     if facts is not None:
         surroundings.take_up(facts, folder)
         surroundings.imported()
-    _introduce(config, number)
+    introduce(config, birth.name_of(number))
     if surroundings.shortfalls and not config.shared:
         link.send((p.DIFFERS, surroundings.shortfalls))
     if config.shared:
@@ -158,7 +159,7 @@ def _watch(lifeline: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _introduce(config: Any, process: int) -> None:
+def introduce(config: Any, name: str) -> None:
     """Let multiprocessing know who this is."""
     from multiprocessing import process as multiprocess
 
@@ -166,10 +167,10 @@ def _introduce(config: Any, process: int) -> None:
     from safeloader.runtime.child.main_script import never_run_it
 
     current: Any = multiprocess.current_process()
-    current.name = birth.name_of(process)
+    current.name = name
     current.authkey = config.authkey
-    name, pid = config.trainer
-    multiprocess._parent_process = multiprocess._ParentProcess(name, pid, birth.stacks_and_lifeline[1])  # type: ignore[attr-defined]
+    trainer, pid = config.trainer
+    multiprocess._parent_process = multiprocess._ParentProcess(trainer, pid, birth.stacks_and_lifeline[1])  # type: ignore[attr-defined]
     current._parent_pid = pid
     never_run_it()
     if not config.accelerators:

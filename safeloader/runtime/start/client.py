@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from safeloader.runtime.start.surroundings import Surroundings
 
-__all__ = ["ForkServer", "Unavailable", "obtain"]
+__all__ = ["ForkServer", "Unavailable", "controls", "obtain"]
 
 _MOST_HARMED = 3  # servers in a row that had imported what does harm: then it is no use either
 _TRIES = 2  # servers in a row that forked nothing: then it is no use
@@ -47,6 +47,8 @@ class ForkServer:
         OSError: the system cannot start another process.
     """
 
+    watch = -1  # there is nothing to attend to
+
     def __init__(self, modules: tuple[str, ...], accelerators: bool, given: Surroundings) -> None:
         self.discarded = False
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -61,7 +63,7 @@ class ForkServer:
         finally:
             theirs.close()
         self._control = ours
-        _controls.add(ours)
+        controls.add(ours)
         self._end = weakref.finalize(self, _end, self._popen, ours, os.getpid())
 
     @property
@@ -69,9 +71,10 @@ class ForkServer:
         return self._popen.pid
 
     @property
-    def phase(self) -> str:
+    def waiting(self) -> str:
         """How far its start is, for people."""
-        return "it is stopped" if self.stopped() else phases.WORDS[phases.read(self._row)]
+        phase = "it is stopped" if self.stopped() else phases.WORDS[phases.read(self._row)]
+        return f"its fork server has not forked it: {phase}"
 
     def usable(self) -> bool:
         """True if it is there to fork processes."""
@@ -89,9 +92,9 @@ class ForkServer:
         """
         socket.send_fds(self._control, [marshal.dumps(what)], list(descriptors))
 
-    def discard(self) -> None:
-        """Ask it for nothing more; its processes still need it, to be reaped."""
-        self.discarded = True
+    def attend(self) -> bool:
+        """Nothing is said of it; who waits for a process sees its end."""
+        return True
 
     def kill(self) -> None:
         """It is of no use to anybody. Its processes live on."""
@@ -102,6 +105,27 @@ class ForkServer:
         """For people; "" while it lives."""
         code = self._popen.poll()
         return "" if code is None else f"it ended with exit code {code}" if code >= 0 else f"signal {-code} ended it"
+
+    # ------------------------------------------------------------ what is told of it
+
+    def worked(self) -> None:
+        """It forked a process."""
+        _trainer.in_vain = _trainer.harms = 0
+
+    def failed(self, why: str) -> None:
+        """It did not fork a process that it was asked for. Counts once a server."""
+        _failed(self, why)
+
+    def outdated(self) -> None:
+        """What it has imported is not what lies on the disk now."""
+        self.discarded = True
+
+    def refused(self, why: str, modules: dict[str, str]) -> None:
+        """It must not fork. If ``modules`` are the reason, they must not be imported in a server: processes do so."""
+        if modules:
+            _harmful(self, modules)
+        else:
+            _failed(self, why)
 
 
 def _end(popen: subprocess.Popen[bytes], control: socket.socket, owner: int) -> None:
@@ -132,7 +156,8 @@ class _Trainer:
 
 
 _trainer = _Trainer()
-_controls: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+controls: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+"""Of this trainer's servers and templates."""
 
 
 def obtain(modules: Iterable[str], accelerators: bool, given: Surroundings) -> ForkServer:
@@ -163,32 +188,20 @@ def obtain(modules: Iterable[str], accelerators: bool, given: Surroundings) -> F
         return server
 
 
-def forked() -> None:
-    """A server forked a process."""
-    _trainer.in_vain = _trainer.harms = 0
-
-
-def failed(server: ForkServer, why: str) -> None:
-    """A server did not fork a process that it was asked for. Counts once a server."""
+def _failed(server: ForkServer, why: str) -> None:
     with _trainer.lock:
         if not server.discarded:
-            server.discard()
+            server.discarded = True
             _trainer.in_vain += 1
             _trainer.not_before = time.monotonic() + _PAUSE
             _trainer.why = why
 
 
-def outdated(server: ForkServer) -> None:
-    """What a server has imported is not what lies on the disk now."""
-    server.discard()
-
-
-def harmful(server: ForkServer, modules: dict[str, str]) -> None:
-    """These modules must not be imported in a server: processes import them themselves."""
+def _harmful(server: ForkServer, modules: dict[str, str]) -> None:
     with _trainer.lock:
         _trainer.harmful.update({name.partition(".")[0]: why for name, why in modules.items()})
         if not server.discarded:
-            server.discard()
+            server.discarded = True
             _trainer.harms += 1
             _trainer.not_before = time.monotonic() + _PAUSE
             _trainer.why = (
@@ -201,7 +214,7 @@ def _forget() -> None:
     """A fork of the trainer asks no server of its parent."""
     global _trainer  # noqa: PLW0603
     _trainer = _Trainer()
-    for control in list(_controls):
+    for control in list(controls):
         control.close()
 
 

@@ -14,7 +14,10 @@ import os
 import random
 import sys
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["descriptors", "fresh_generators", "stamp", "stamps", "strangers", "threads"]
 
@@ -66,19 +69,23 @@ def _cuda_is_up() -> bool:
     return torch is not None and bool(torch.cuda.is_initialized())
 
 
-def fresh_generators(modules: set[str]) -> str:
-    """A random generator made since ``gc.freeze()``, or held by one of these modules; "" if there is none."""
+def fresh_generators(modules: set[str], besides: Sequence[Any] = ()) -> str:
+    """A random generator made since ``gc.freeze()``, or held by one of these modules, ``besides`` some; "" if there is
+    none."""
     import numpy
 
     kinds = (random.Random, numpy.random.Generator, numpy.random.RandomState, numpy.random.BitGenerator)
     held = [value for name in modules for value in list(vars(sys.modules[name]).values())]
     torch: Any = sys.modules.get("torch")
+    inner = [getattr(thing, name, None) for thing in besides for name in ("bit_generator", "_bit_generator")]
+    known = set(map(id, (*besides, *inner)))
     for thing in gc.get_objects():
         # Of its type, since some objects warn whoever asks them for their class.
-        if issubclass(type(thing), kinds) and type(thing) is not random.SystemRandom:
+        if issubclass(type(thing), kinds) and type(thing) is not random.SystemRandom and id(thing) not in known:
             return f"makes a random generator ({type(thing).__name__})"
     for thing in held:
-        if torch is not None and type(thing) is torch.Generator and thing is not torch.default_generator:
+        ours = torch is not None and (id(thing) in known or thing is torch.default_generator)
+        if torch is not None and type(thing) is torch.Generator and not ours:
             return "makes a random generator (torch.Generator)"
     return ""
 

@@ -18,16 +18,18 @@ import os
 import select
 import signal
 import socket
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from safeloader.runtime import system
 from safeloader.runtime.start import bootstrap, client, phases
 from safeloader.runtime.start.spawned import LOST, Spawned
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from safeloader.runtime.start.surroundings import Surroundings
 
-__all__ = ["BORN", "EXITED", "REFUSED", "Forked"]
+__all__ = ["BORN", "EXITED", "REFUSED", "Forked", "Parent"]
 
 BORN, EXITED, REFUSED = range(3)
 _STATUS_DELAY = 1.0  # seconds between an exit and the server's word of it
@@ -35,12 +37,34 @@ _MESSAGE = 1 << 16
 _STREAMS = 1, 2
 
 
+class Parent(Protocol):
+    """Who forks processes on request: a `client.ForkServer`, or a `template.Template`.
+
+    Attributes:
+        watch: becomes readable when there is something to ``attend`` to; -1: never.
+    """
+
+    @property
+    def watch(self) -> int: ...
+    @property
+    def waiting(self) -> str: ...
+    def attend(self) -> bool: ...
+    def ask(self, what: tuple[Any, ...], descriptors: Iterable[int]) -> None: ...
+    def how_it_ended(self) -> str: ...
+    def kill(self) -> None: ...
+    def worked(self) -> None: ...
+    def failed(self, why: str) -> None: ...
+    def outdated(self) -> None: ...
+    def refused(self, why: str, modules: dict[str, str]) -> None: ...
+
+
 class Servers(Protocol):
-    """Where fork servers come from, and who is told what of them: a `safeloader.runtime.start.launcher.Launcher`."""
+    """Where parents come from, and who is told what of them: a `launcher.Launcher`, or ``template.Templates``."""
 
-    outdated: list[str]
+    @property
+    def outdated(self) -> list[str]: ...
 
-    def server(self, given: Surroundings) -> client.ForkServer:
+    def server(self, given: Surroundings) -> Parent:
         """The server for these surroundings.
 
         Raises:
@@ -71,6 +95,8 @@ class Forked:
         why_lost: what is known then, for people.
     """
 
+    template = False  # it is to fork others
+
     def __init__(
         self, launcher: Servers, given: Surroundings, channel: int, stacks: int, modules: tuple[str, ...]
     ) -> None:
@@ -84,7 +110,8 @@ class Forked:
         self._watch = select.epoll()
         self.pidfd = self._watch.fileno()
         self._exit = -1  # the real pidfd
-        self._server: client.ForkServer | None = None
+        self._server: Parent | None = None
+        self._watched = -1
         self._link: socket.socket | None = None
         self._instead: Spawned | None = None
         self._overdue = False
@@ -110,15 +137,18 @@ class Forked:
                     self._ask(self._server, theirs.fileno())
                 except OSError as error:
                     ours.close()
-                    client.failed(self._server, self._server.how_it_ended() or f"it cannot be reached: {error}")
+                    self._server.failed(self._server.how_it_ended() or f"it cannot be reached: {error}")
                     continue
             ours.setblocking(False)
             self._link = ours
             self._watch.register(ours, select.EPOLLIN)
+            self._watched = self._server.watch
+            if self._watched >= 0:
+                self._watch.register(self._watched, select.EPOLLIN)
 
-    def _ask(self, server: client.ForkServer, link: int) -> None:
+    def _ask(self, server: Parent, link: int) -> None:
         _, self._row = phases.row()
-        told = bootstrap.write(self._given, self._row, self._modules)
+        told = bootstrap.write(self._given, self._row, self._modules, self.template)
         try:
             server.ask(_STREAMS, [link, told, *self._ends, *_STREAMS])
         finally:
@@ -141,6 +171,8 @@ class Forked:
     # ------------------------------------------------------------ what the server says
 
     def _hear(self) -> None:
+        if self._watched >= 0 and self._server is not None and not self._server.attend():
+            self._look_away()  # what was asked of it hangs up
         while self._link is not None:
             try:
                 data, descriptors, _, _ = socket.recv_fds(self._link, _MESSAGE, 1, socket.MSG_CMSG_CLOEXEC)
@@ -160,7 +192,9 @@ class Forked:
                 self._refused(*told)
 
     def _born(self, pidfd: int, pid: int, failed: dict[str, str] | None = None) -> None:
-        client.forked()
+        self._look_away()
+        if self._server is not None:
+            self._server.worked()
         self._launcher.not_imported(failed or {})
         self.pid, self._exit = pid, pidfd
         self._watch.register(pidfd, select.EPOLLIN)
@@ -169,12 +203,10 @@ class Forked:
     def _refused(self, why: str, modules: dict[str, str], files: list[str]) -> None:
         assert self._server is not None
         if files:
-            self._launcher.outdated += files
-            client.outdated(self._server)
-        elif modules:
-            client.harmful(self._server, modules)
+            self._launcher.outdated.extend(files)
+            self._server.outdated()
         else:
-            client.failed(self._server, why)
+            self._server.refused(why, modules)
         self._drop_link()
         self._begin_again()
 
@@ -183,7 +215,7 @@ class Forked:
         self._drop_link()
         if self.pid or self.returncode is not None or self._server is None:
             return
-        client.failed(self._server, self._server.how_it_ended() or "it hung up")
+        self._server.failed(self._server.how_it_ended() or "it hung up")
         self._begin_again()
 
     def _begin_again(self) -> None:
@@ -192,7 +224,15 @@ class Forked:
         except OSError as error:
             self.returncode, self.why_lost = LOST, str(error)
 
+    def _look_away(self) -> None:
+        """What becomes of the parent does not matter here any more."""
+        if self._watched >= 0:
+            with contextlib.suppress(OSError):
+                self._watch.unregister(self._watched)
+            self._watched = -1
+
     def _drop_link(self) -> None:
+        self._look_away()
         if self._link is not None:
             with contextlib.suppress(OSError):
                 self._watch.unregister(self._link)
@@ -230,7 +270,7 @@ class Forked:
             return self._instead.phase
         if self.pid or self._server is None:
             return phases.WORDS[phases.read(self._row)]
-        return f"its fork server has not forked it: {self._server.phase}"
+        return self._server.waiting
 
     def send_signal(self, number: int) -> None:
         if self._instead is not None:
@@ -249,7 +289,7 @@ class Forked:
         """It is not born yet, and need not be. Should it be by now, it finds its channel closed."""
         self.returncode = -signal.SIGKILL
         if self._overdue and self._server is not None:
-            client.failed(self._server, "it did not fork a process in time")
+            self._server.failed("it did not fork a process in time")
             self._server.kill()
         if self._link is not None:
             self._link.shutdown(socket.SHUT_RDWR)  # wakes whoever waits for its end, and tells the server

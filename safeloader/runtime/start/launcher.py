@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from safeloader.codes import log_info
 from safeloader.runtime import system
 from safeloader.runtime.start.spawned import LOST, Spawned
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from safeloader.runtime.start.client import ForkServer
     from safeloader.runtime.start.surroundings import Surroundings
 
-__all__ = ["LOST", "Body", "Launcher"]
+__all__ = ["LOST", "Body", "Launcher", "Starter"]
 
 _slowest: dict[str, float] = {}  # by method
 
@@ -46,6 +47,13 @@ class Body(Protocol):
         """Close what the trainer holds of it."""
 
 
+class Starter(Protocol):
+    """How processes come to be: a `Launcher`, or ``template.Templates``."""
+
+    def begin(self, given: Surroundings, channel: int, stacks: int, modules: tuple[str, ...]) -> Body:
+        """Start one."""
+
+
 class Launcher:
     """One loader's way to start processes. Holds the fork server for as long as the loader may need it.
 
@@ -74,6 +82,7 @@ class Launcher:
         self._accelerators = accelerators
         self._server: ForkServer | None = None
         self._said: set[str] = set()
+        self._noted: set[str] = set()
 
     def begin(self, given: Surroundings, channel: int, stacks: int, modules: tuple[str, ...]) -> Body:
         """Start a process.
@@ -87,7 +96,7 @@ class Launcher:
         Raises:
             OSError: the system cannot start another process.
         """
-        if self.method == "forkserver" and not (system.HAS_PIDFD and system.HAS_SIGNAL_ON_HANGUP):
+        if self.method == "forkserver" and not self.forks:
             self.complain("this system has no descriptors of processes (pidfd)")
             self.method = "spawn"
         if self.method == "spawn":
@@ -109,6 +118,11 @@ class Launcher:
         return self._server
 
     @property
+    def forks(self) -> bool:
+        """Whether a fork server is wanted, and can be."""
+        return self.method == "forkserver" and system.HAS_PIDFD and system.HAS_SIGNAL_ON_HANGUP
+
+    @property
     def slowest_start(self) -> float:
         """Seconds of the slowest start that this program has seen; 0: none."""
         return _slowest.get(self.method, 0.0)
@@ -128,6 +142,12 @@ class Launcher:
                 self._complain(
                     f"the fork server cannot import {name} of preload ({modules[name]}); processes do without"
                 )
+
+    def note(self, text: str) -> None:
+        """Something goes another way, which costs memory or time: a line of the log, once."""
+        if text not in self._noted:
+            self._noted.add(text)
+            log_info("SL156", "%s", text)
 
     def _complain(self, text: str) -> None:
         """Each is told once."""

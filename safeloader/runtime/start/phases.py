@@ -10,9 +10,9 @@ import os
 
 from safeloader.runtime import system
 
-__all__ = ["ASKED", "IMPORTS", "MODULES", "READY", "SERVES", "TURN", "WORDS", "PhaseMark", "read", "row"]
+__all__ = ["ASKED", "IMPORTS", "MODULES", "READS", "READY", "SERVES", "TURN", "WORDS", "PhaseMark", "read", "row"]
 
-ASKED, TURN, IMPORTS, MODULES, READY, SERVES = range(6)
+ASKED, TURN, IMPORTS, MODULES, READY, SERVES, READS = range(7)
 
 WORDS = {
     ASKED: "its interpreter has not come to its first line",
@@ -21,6 +21,7 @@ WORDS = {
     MODULES: "it imports the modules of the dataset",
     READY: "it says that it is ready",
     SERVES: "it serves requests",
+    READS: "it reads the dataset",
 }
 
 _file = -1

@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 
     from safeloader.core.policy import CoreSettings
     from safeloader.observe.recorder import Recorder
+    from safeloader.runtime.payload import Payload
     from safeloader.runtime.pool.shared_pool import SharedPool
     from safeloader.runtime.start.launcher import Launcher
     from safeloader.runtime.start.prestarted import Prestarted
+    from safeloader.runtime.start.template import Templates
     from safeloader.runtime.trainer.fork_views import Views
     from safeloader.runtime.trainer.process_handle import ProcessHandle
     from safeloader.runtime.trainer.shield import Shield
@@ -74,7 +76,8 @@ class Loop:
         shared_pool: SharedPool | None,
     ) -> None:
         self._loader = loader
-        self._launcher = launcher
+        self._templates = _templates(launcher, loader.spec) if shared_pool is None else None
+        self._source = self._templates or launcher
         self._prestarted = prestarted
         self._shared_pool = shared_pool
         self._views = loader.views
@@ -162,7 +165,7 @@ class Loop:
         if shadow is not None:
             return self.shadows.make(shadow, number, arena)
         process = self._prestarted.take() if self._prestarted is not None else None
-        process = process or Process(self._launcher, spec.surroundings, spec.modules if standby else ())
+        process = process or Process(self._source, spec.surroundings, spec.modules if standby else ())
         process.join(number, spec, arena)
         return process
 
@@ -190,9 +193,20 @@ class Loop:
             self._shared_pool.part(loader)
         codec.Decoded.forget(loader.spec.config.token)
         self._views.handed_over()
+        if self._templates is not None:
+            self._templates.close()
         loader.spec.close()
         loader.arena.close()
         # What these call refers to them and to the loader, which else would wait for the garbage collector.
         for part in (self.journal, self.executor, self._inbox):
             part.close()
         self.executor = self._inbox = self.reporter = self.shadows = self._loader = None  # type: ignore[assignment]
+
+
+def _templates(launcher: Launcher, payload: Payload) -> Templates | None:
+    """Where the processes are forked of one that has read the dataset; None if each is to read it for itself."""
+    if not (launcher.forks and payload.is_large):
+        return None
+    from safeloader.runtime.start.template import Templates
+
+    return Templates(launcher, payload)

@@ -21,7 +21,7 @@ from safeloader.runtime.trainer.process_handle import Exit
 if TYPE_CHECKING:
     from safeloader.runtime.memory.arena import Arena
     from safeloader.runtime.payload import Payload
-    from safeloader.runtime.start.launcher import Launcher
+    from safeloader.runtime.start.launcher import Starter
     from safeloader.runtime.start.surroundings import Surroundings
 
 __all__ = ["Process"]
@@ -49,7 +49,7 @@ class Process:
     page: Heartbeat
     _joined = False
 
-    def __init__(self, launcher: Launcher, given: Surroundings, modules: tuple[str, ...] = ()) -> None:
+    def __init__(self, launcher: Starter, given: Surroundings, modules: tuple[str, ...] = ()) -> None:
         self.started_at = clock.now()
         self._given = given
         self._oom_kills = system.oom_kills()

@@ -54,7 +54,7 @@ class Reporter:
     # ------------------------------------------------------------ reports
 
     def started(self, process: ProcessHandle) -> None:
-        if changed := [*source_changes.changed(), *self._launcher.outdated]:
+        if changed := sorted({*source_changes.changed(), *self._launcher.outdated}):
             self._recorder.code_changed(changed)
         books = self._journal.supervisor.fleet.processes.get(process.number)
         workers = sorted(books.workers) if books is not None else []

@@ -9,7 +9,7 @@ import sysconfig
 
 from safeloader.runtime.start.fork_safety import stamp
 
-__all__ = ["changed", "is_users", "remember"]
+__all__ = ["changed", "is_foreign", "is_users", "remember"]
 
 _seen: dict[str, tuple[int, int] | None] = {}
 
@@ -29,14 +29,19 @@ def changed() -> list[str]:
 
 def is_users(path: str) -> bool:
     """True for a source file that belongs neither to Python nor to an installed package, nor to safeloader."""
-    return path.endswith(".py") and not path.startswith(_FOREIGN)
+    return path.endswith(".py") and not is_foreign(path)
+
+
+def is_foreign(path: str) -> bool:
+    """True for what belongs to Python, to an installed package or to safeloader."""
+    return path.startswith(_FOREIGN)
 
 
 def _foreign() -> tuple[str, ...]:
     places = {sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
     places.update(site.getsitepackages() if hasattr(site, "getsitepackages") else ())
     own = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    return tuple(os.path.join(place, "") for place in (*places, own))
+    return ("<frozen ", *(os.path.join(place, "") for place in (*places, own)))
 
 
 _FOREIGN = _foreign()
