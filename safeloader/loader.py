@@ -25,7 +25,7 @@ from safeloader.errors import LoaderClosedError, StateError
 from safeloader.iterators import ProcessIterator
 from safeloader.loader_state import LoaderState, settings_of
 from safeloader.recent_batches import Delivered, delivered
-from safeloader.resume import distributed_checkpoint, rewinding
+from safeloader.resume import distributed_checkpoint, joint_checkpoint, rewinding
 from safeloader.resume.epoch_numbers import tell_epoch
 from safeloader.single_process import SingleProcessIterator
 from safeloader.start_method import of_the_library
@@ -188,7 +188,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
 
         At any batch, before the first and after the last. It is plain JSON, except for what the ``state_dict`` of a
         sampler or dataset put into it. It costs nothing until it is called. Of several ranks each has its own. To
-        ``torch.distributed.checkpoint`` it is one leaf of bytes a rank.
+        ``torch.distributed.checkpoint`` it is one leaf of bytes a rank, to Lightning and Accelerate those of all ranks.
 
         Raises:
             StateError: the state is not known, or the dataset's ``state_dict`` failed.
@@ -197,7 +197,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         if distributed_checkpoint.asks_for_names():
             return distributed_checkpoint.placeholder()
         state = self._safe.keeper.state_dict(self)
-        return distributed_checkpoint.leaf(state) if distributed_checkpoint.takes_leaves() else state
+        if distributed_checkpoint.takes_leaves():
+            return distributed_checkpoint.leaf(state)
+        return joint_checkpoint.leaves(state, self._safe.name) if joint_checkpoint.is_written() else state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Let the next ``iter()`` go on where a state was taken: the same batches, to the byte, and the same epochs.

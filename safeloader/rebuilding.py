@@ -17,6 +17,7 @@ import torch.utils.data
 from safeloader import import_hooks
 from safeloader.codes import warn
 from safeloader.distributed.elastic import ElasticDistributedSampler
+from safeloader.resume import joint_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,6 +62,7 @@ def watch_accelerate(ours: type[Any]) -> None:
             module.prepare_data_loader, lambda make, *given, **named: _preparing(ours, make, given, named)
         )
         import_hooks.redirect(module.skip_first_batches, _skipping)
+        import_hooks.redirect(module.DataLoaderAdapter.state_dict, lambda tell, adapter: _telling(ours, tell, adapter))
 
     import_hooks.when_imported("accelerate.data_loader", hook)
 
@@ -83,6 +85,14 @@ def _preparing(ours: type[Any], make: Callable[..., Any], given: tuple[Any, ...]
         bound.arguments.update(num_processes=1, process_index=0)
     with rebuilding(loader):
         return make(*bound.args, **bound.kwargs)
+
+
+def _telling(ours: type[Any], tell: Callable[[Any], Any], adapter: Any) -> Any:
+    """In place of ``accelerate.data_loader.DataLoaderAdapter.state_dict``, which gives that of the last batch."""
+    state, loader = tell(adapter), adapter.base_dataloader
+    if not isinstance(loader, ours) or not joint_checkpoint.is_written():
+        return state
+    return joint_checkpoint.leaves(state, getattr(loader, "name", None) or "loader")
 
 
 def _skipping(make: Callable[..., Any], dataloader: Any, *given: Any, **named: Any) -> Any:

@@ -122,6 +122,12 @@ RANKS = (
         "Call `safeloader.patch()`, or use `safeloader.DataLoader`; tell the maintainers the version.",
     ),
     (
+        "SL123", "log", "the checkpoint lacks the place in the data of ... of ... ranks: ...",
+        "Lightning or Accelerate saved on one rank what the loaders of all ranks were to tell, and some did not within a "
+        "minute. Those ranks cannot go on from this checkpoint in mid-epoch.",
+        "Let all ranks save at the same step, as these frameworks want it, and give the loader the same name on each.",
+    ),
+    (
         "SL131", "warning or RanksDisagreeError", "rank ... iterates ... differently than rank ...",
         "Ranks iterate a loader with other data (seed, dataset length, place in the epoch) or another number of batches. "
         "A collective operation would wait for ever, or the training be wrong.",

@@ -18,7 +18,7 @@ from typing import Any
 from safeloader.dist_env import ALONE, group
 from safeloader.errors import StateError
 
-__all__ = ["asks_for_names", "is_leaf", "leaf", "placeholder", "takes_leaves", "unleaf"]
+__all__ = ["asks_for_names", "frame_of", "is_leaf", "leaf", "name_of", "placeholder", "takes_leaves", "unleaf"]
 
 _SAVES = "torch.distributed.checkpoint.state_dict_saver"
 _LOADS = "torch.distributed.checkpoint.state_dict_loader"
@@ -29,42 +29,46 @@ _HINT = "give torch.distributed.checkpoint.load() what its save() has written, w
 
 def takes_leaves() -> bool:
     """Whether ``torch.distributed.checkpoint`` saves right now, and whoever calls is asked for a state by it."""
-    return _frame(_SAVES) is not None
+    return frame_of(_SAVES) is not None
 
 
 def asks_for_names() -> bool:
     """Whether it loads right now, and wants to know which leaves to read."""
-    return _frame(_LOADS) is not None
+    return frame_of(_LOADS) is not None
 
 
 def leaf(state: dict[str, Any]) -> dict[str, bytes]:
     """A state as this rank's leaf."""
     data = b"j" + json.dumps(state).encode() if _is_json(state) else b"p" + pickle.dumps(state)
-    return {_name(*(group() or ALONE)): _MAGIC + hashlib.sha256(data).digest() + data}
+    return {name_of(*(group() or ALONE)): _MAGIC + hashlib.sha256(data).digest() + data}
 
 
 def placeholder() -> dict[str, bytes]:
     """The name of the leaf that this rank wants."""
     rank, world = group() or ALONE
-    saved = _saved(_frame(_LOADS))
+    saved = _saved(frame_of(_LOADS))
     if saved and (rank, world) not in saved:
         others = max(number for _, number in saved)
         rank, world = rank % others, others
-    return {_name(rank, world): b""}
+    return {name_of(rank, world): b""}
 
 
 def is_leaf(state: Any) -> bool:
-    """Whether this is a state that was given as a leaf."""
-    return isinstance(state, dict) and len(state) == 1 and bool(_NAME.fullmatch(str(next(iter(state)))))
+    """Whether this is a state that was given as a leaf, or those of several ranks."""
+    return isinstance(state, dict) and bool(state) and all(_NAME.fullmatch(str(name)) for name in state)
 
 
 def unleaf(state: dict[str, Any]) -> dict[str, Any]:
-    """The state in a leaf.
+    """The state in a leaf; of several, in this rank's, or, among other ranks than there were, in one of them.
 
     Raises:
         StateError: it is damaged, or nothing was loaded.
     """
-    ((name, value),) = state.items()
+    rank, _ = group() or ALONE
+    name = name_of(*(group() or ALONE))
+    if name not in state:
+        name = sorted(state)[rank % len(state)]
+    value = state[name]
     head = len(_MAGIC) + 32
     if not isinstance(value, (bytes, bytearray)) or not value:
         raise StateError(f"the state of {name} was not loaded: it is {value!r}"[:200], hint=_HINT)
@@ -82,11 +86,12 @@ def _is_json(value: Any) -> bool:
     return all(map(_is_json, value)) if type(value) is list else value is None or type(value) in (bool, int, float, str)
 
 
-def _name(rank: int, world: int) -> str:
+def name_of(rank: int, world: int) -> str:
+    """What a rank's leaf is called."""
     return f"rank {rank} of {world}"
 
 
-def _frame(module: str) -> Any:
+def frame_of(module: str) -> Any:
     """The innermost frame of this module that the present call is made from, however far; None if there is none."""
     if module not in sys.modules:
         return None
