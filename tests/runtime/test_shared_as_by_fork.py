@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from safeloader import DataLoader
 from safeloader.runtime import by_value
 from tests.programs import ROOT
-from tests.runtime.carrying import through
+from tests.runtime.carrying import through, written
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -60,3 +62,15 @@ def test_arrays_over_memory_of_their_own_go_as_ever() -> None:
     packed = by_value.pack([whole[1:]])
     assert packed.fds == [] or packed.tracker == 0
     packed.close()
+
+
+@pytest.mark.usefixtures("forked")
+def test_what_was_kept_of_a_batch_is_copied_since_its_memory_is_used_again() -> None:
+    with DataLoader(torch.arange(8), 4, num_workers=1) as loader:
+        batch = next(iter(loader))
+        for kept in (batch, batch.numpy()[1:]):
+            packed = by_value.pack([kept])
+            got, _ = by_value.read(written(packed))
+            packed.close()
+            got[0][:] = 7
+            assert 7 not in kept

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Pickler = Any
 
 EXCHANGED = "shared with workers"
-_OURS = "/memfd:safeloader"  # batches, and what is sent: never shared further
+_OURS = (":safeloader-", "/safeloader-")  # batches, and what is sent: never shared further
 _NAMELESS = "/dev/zero"
 _WAITERS = 32  # bits: glibc counts those that wait for a semaphore above its value
 
@@ -184,7 +184,9 @@ def _mapped_here() -> Iterator[Region]:
 
 
 def _may_be_shared(name: str) -> bool:
-    return not name.startswith((_OURS, "/dev/")) or name.startswith(("/dev/shm/", _NAMELESS))
+    if any(ours in name for ours in _OURS):
+        return False
+    return not name.startswith("/dev/") or name.startswith(("/dev/shm/", _NAMELESS))
 
 
 def _region(pickler: Pickler, address: int, size: int) -> Region | None:
