@@ -5,6 +5,7 @@ Each has a ``sample``: something that depends on all that was loaded before, and
 
 from __future__ import annotations
 
+import functools
 import gzip
 import io
 import os
@@ -23,7 +24,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from tests.fixtures_data import Orders
 
-__all__ = ["MAPS", "STREAMS", "Everything", "Map", "Streamed", "write_files"]
+__all__ = ["MAPS", "OUTSIDE", "STREAMS", "Everything", "Map", "Streamed", "write_files"]
 
 
 class Numpy:
@@ -145,6 +146,103 @@ class Gzip:
 MAPS = {kind.__name__: kind for kind in (Numpy, OldNumpy, Python, Torch, Counter, Cache, File, Unbuffered, Tar, Gzip)}
 
 
+_count = 0
+_known: dict[int, int] = {}
+
+
+class Global:
+    """A counter of the module."""
+
+    def __init__(self, folder: Path) -> None:
+        pass
+
+    def sample(self, index: int) -> int:
+        global _count  # noqa: PLW0603 - it is what is tested
+        _count += 1
+        return _count
+
+
+def _first_of_ten(index: int) -> int:
+    return _known.setdefault(index // 10, index)
+
+
+class Helper:
+    """A cache of the module, in the hands of a function that the dataset calls."""
+
+    def __init__(self, folder: Path) -> None:
+        pass
+
+    def sample(self, index: int) -> int:
+        return _first_of_ten(index)
+
+
+class OfClass:
+    """A counter of the class."""
+
+    seen = 0
+
+    def __init__(self, folder: Path) -> None:
+        pass
+
+    def sample(self, index: int) -> int:
+        type(self).seen += 1
+        return self.seen
+
+
+class OfBase(OfClass):
+    """A counter of a class that is inherited from."""
+
+    def sample(self, index: int) -> int:
+        OfClass.seen += 1
+        return OfClass.seen
+
+
+class Default:
+    """A list that is an argument's default value."""
+
+    def __init__(self, folder: Path) -> None:
+        pass
+
+    def sample(self, index: int, before: list[int] = []) -> int:  # noqa: B006
+        before.append(index)
+        return sum(before)
+
+
+class OfFunction:
+    """An attribute of a function of the module."""
+
+    def __init__(self, folder: Path) -> None:
+        pass
+
+    def sample(self, index: int) -> int:
+        return _counting(index)
+
+
+def _counting(index: int) -> int:
+    calls: int = getattr(_counting, "calls", 0) + 1
+    _counting.calls = calls  # type: ignore[attr-defined]
+    return calls
+
+
+class Memoised:
+    """Draws that a function of the module remembers."""
+
+    def __init__(self, folder: Path) -> None:
+        pass
+
+    def sample(self, index: int) -> int:
+        return _drawn(index // 10)
+
+
+@functools.lru_cache(4)
+def _drawn(of: int) -> int:
+    return random.randrange(1 << 30)
+
+
+OUTSIDE = {kind.__name__: kind for kind in (Global, Helper, OfClass, OfBase, Default, OfFunction, Memoised)}
+"""What is kept outside of the dataset: once for a process."""
+
+
 def write_files(folder: Path) -> None:
     """What the kinds read: 400 numbers."""
     numbers = [i * i + 11 for i in range(400)]
@@ -163,7 +261,7 @@ class Map(Dataset[torch.Tensor]):
     """A map-style dataset of one kind."""
 
     def __init__(self, kind: str, folder: Path, count: int = 60, orders: Orders | None = None) -> None:
-        self.part: Any = MAPS[kind](folder)
+        self.part: Any = (MAPS | OUTSIDE)[kind](folder)
         self.count = count
         self.orders = orders or Orders()
 

@@ -65,12 +65,13 @@ def end(running: subprocess.Popen[str], seconds: float) -> Ended:
         out, err = running.communicate(timeout=seconds)
     except subprocess.TimeoutExpired as error:
         late = _writers(running)
+        described = [_described(process) for process in late]  # while they live
         kill(running)
         for process in late:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         running.communicate()
-        raise AssertionError(f"after {seconds:g} s these still write: {[_described(p) for p in late]}") from error
+        raise AssertionError(f"after {seconds:g} s these still write: {described}") from error
     except BaseException:
         kill(running)
         running.communicate()

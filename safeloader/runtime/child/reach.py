@@ -18,7 +18,7 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["MOST_OBJECTS", "Reached", "walk"]
+__all__ = ["MOST_OBJECTS", "Reached", "names_of_code", "walk"]
 
 MOST_OBJECTS = 2000
 _MOST_ITEMS = 256  # of one container: what holds more holds data
@@ -142,17 +142,17 @@ def _of_function(function: types.FunctionType) -> Iterator[Step]:
     yield from ((f".{name}", value, False) for name, value in vars(function).items())
     if _is_library(function):
         return
-    for name in _names(code):
+    for name in names_of_code(code):
         if name in function.__globals__:
             yield f"global {function.__module__}.{name}", function.__globals__[name], True
 
 
-def _names(code: types.CodeType) -> Iterator[str]:
+def names_of_code(code: types.CodeType) -> Iterator[str]:
     """The globals that a function names, those of functions inside it included."""
     yield from code.co_names
     for inner in code.co_consts:
         if isinstance(inner, types.CodeType):
-            yield from _names(inner)
+            yield from names_of_code(inner)
 
 
 def _of_class(cls: type) -> Iterator[Step]:

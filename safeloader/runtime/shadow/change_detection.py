@@ -1,8 +1,9 @@
 """Whether objects of the user's change themselves: a bounded digest of what they hold, before and after.
 
 It follows attributes, containers, closures and bound methods to so many values, and takes the state of random
-generators, the position of open files, and a part of each array. Two equal digests do not prove that nothing changed
-(a value may lie too deep); two different ones prove that something did.
+generators, the position of open files, and a part of each array; so it does with the globals and class attributes that
+the user's own code names (`user_globals`). Two equal digests do not prove that nothing changed (a value may lie too
+deep); two different ones prove that something did.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ import collections
 import functools
 import io
 import itertools
+import logging
+import pathlib
 import random
 import sys
 import types
 from typing import TYPE_CHECKING, Any
+
+from safeloader.runtime.shadow.user_globals import UserGlobals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +31,7 @@ _OF_EACH = 200  # elements of a container
 _BYTES = 1024  # of an array or a text, at either end
 _CONTAINERS: tuple[Any, ...] = (dict, set, frozenset, list, tuple, collections.deque)
 _PLAIN = (int, float, complex, bool, type(None), type(Ellipsis))
-_PASSED_BY = (type, types.ModuleType, types.BuiltinFunctionType, types.CodeType)
+_PASSED_BY = (type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, logging.Logger, logging.Handler)
 
 
 class Change:
@@ -39,8 +44,9 @@ class Change:
 
     def __init__(self, things: Any, besides: Callable[[Any], bool] | None = None) -> None:
         self._things = things
+        self._globals = UserGlobals(things)
         self._besides = besides
-        self._before = digest(things, besides)
+        self._before = self._digests()
         self._tasks = 0
         self._next = 1
 
@@ -54,7 +60,10 @@ class Change:
 
     def there(self) -> bool:
         """True if there is a change now."""
-        return digest(self._things, self._besides) != self._before
+        return self._digests() != self._before
+
+    def _digests(self) -> tuple[int, int]:
+        return digest(self._things, self._besides), digest(self._globals.values(), self._besides)
 
 
 def digest(thing: Any, besides: Callable[[Any], bool] | None = None) -> int:
@@ -129,6 +138,8 @@ def _special(thing: Any) -> Any:
 def _pythons(thing: Any) -> Any:
     if isinstance(thing, random.Random):
         return hash(thing.getstate())
+    if isinstance(thing, pathlib.PurePath):
+        return str(thing)  # it keeps its parts and its hash once somebody asks
     if isinstance(thing, io.TextIOWrapper):
         return _pythons(thing.buffer)
     if type(thing) in (io.BufferedReader, io.FileIO, io.BytesIO, io.StringIO):

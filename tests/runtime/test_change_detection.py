@@ -1,0 +1,118 @@
+"""What counts as a change of a dataset in itself, and what does not."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from safeloader.runtime.shadow.change_detection import Change
+from tests.changing_data import MAPS, OUTSIDE, write_files
+
+_log = logging.getLogger(__name__)
+_ROOT = Path("/data/train")
+_TABLE = {"a": [1, 2, 3]}
+
+
+class OfPath:
+    def __init__(self) -> None:
+        self.root = Path("/data/pictures")
+
+    def sample(self, index: int) -> Any:
+        return str(self.root / "1.jpg"), hash(self.root), self.root.parts, hash(_ROOT), str(_ROOT)
+
+
+class OfLogger:
+    def __init__(self) -> None:
+        self.log = logging.getLogger("of.a.dataset")
+
+    def sample(self, index: int) -> Any:
+        _log.debug("sample %d", index)
+        self.log.debug("sample %d", index)
+
+
+class OfPattern:
+    pattern = re.compile("a+")
+
+    def sample(self, index: int) -> Any:
+        return self.pattern.match("aaa"), _TABLE["a"][index % 3]
+
+
+class OfArrays:
+    def __init__(self) -> None:
+        self.array, self.tensor = np.arange(100), torch.arange(100)
+
+    def sample(self, index: int) -> Any:
+        return self.array[index], self.tensor[index].clone().add_(1)
+
+
+class OfFrame:
+    """pandas keeps columns that were looked up."""
+
+    def __init__(self) -> None:
+        pandas = pytest.importorskip("pandas")
+        self.frame = pandas.DataFrame({"a": range(9), "b": list("abcdefghi")}, index=[str(i) for i in range(9)])
+
+    def sample(self, index: int) -> Any:
+        row = index % 9
+        return self.frame.iloc[row], self.frame["a"].iloc[row], self.frame.loc[str(row), "b"], self.frame.b
+
+
+@pytest.mark.parametrize("kind", [OfPath, OfLogger, OfPattern, OfArrays, OfFrame])
+def test_what_is_looked_up_again_is_no_change(kind: Any) -> None:
+    dataset = kind()
+    change = Change((dataset, None))
+    for index in range(5):
+        dataset.sample(index)
+    assert not change.there()
+
+
+@pytest.mark.parametrize("kind", [*MAPS, *OUTSIDE])
+def test_each_kind_of_state_is_a_change(tmp_path: Path, kind: str) -> None:
+    write_files(tmp_path)
+    part = (MAPS | OUTSIDE)[kind](tmp_path)
+    change = Change((part, None))
+    for index in range(100, 104):  # others may have counted before
+        part.sample(index * 10)
+    assert change.there()
+    if getattr(part, "file", None) is not None:
+        part.file.close()
+
+
+class _Deep:
+    def __init__(self) -> None:
+        self.inside = [({"x": [0]},)]
+        self.bound = functools.partial(self.inside.append)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda d: d.inside[0][0]["x"].append(1),
+        lambda d: d.inside.extend([({},)] * 300),
+        lambda d: setattr(d, "late", random.Random(1)),
+        lambda d: d.bound(3),
+    ],
+)
+def test_a_change_inside_of_containers_is_seen(make: Any) -> None:
+    dataset = _Deep()
+    change = Change((dataset, None))
+    make(dataset)
+    assert change.there()
+
+
+def test_looks_grow_rarer() -> None:
+    dataset = _Deep()
+    change = Change((dataset, None))
+    looked = []
+    for task in range(1, 40):
+        dataset.inside[0][0]["x"][0] = task
+        looked += [task] if change.seen() else []
+    assert looked == [1, 2, 4, 8, 16, 32]
