@@ -24,7 +24,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from tests.fixtures_data import Orders
 
-__all__ = ["MAPS", "OUTSIDE", "STREAMS", "Everything", "Map", "Streamed", "write_files"]
+__all__ = ["MAPS", "OUTSIDE", "STREAMS", "Everything", "Map", "Outside", "Streamed", "write_files"]
 
 
 class Numpy:
@@ -284,6 +284,30 @@ class Everything(Map):
         values = [part.sample(index) for part in self.parts]
         self.orders.obey("sample", index)
         return torch.tensor([index, *values, random.randrange(1 << 20)])
+
+
+_worker = -1
+_table: list[int] = []
+
+
+def set_up(worker: int) -> None:
+    """A ``worker_init_fn`` that keeps in globals what its worker is."""
+    global _worker  # noqa: PLW0603
+    _worker = worker * 1000
+    _table.append(worker)
+
+
+class Outside(Map):
+    """All kinds of state that lie outside of the dataset at once; with `set_up`."""
+
+    def __init__(self, folder: Path, count: int = 60, orders: Orders | None = None) -> None:
+        super().__init__("Counter", folder, count, orders)
+        self.parts = [kind(folder) for kind in OUTSIDE.values()]
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        values = [part.sample(index) for part in self.parts]
+        self.orders.obey("sample", index)
+        return torch.tensor([index, _worker, sum(_table), len(_table), *values])
 
 
 class Streamed(IterableDataset[torch.Tensor]):

@@ -12,6 +12,7 @@ import mmap
 import multiprocessing.process
 import os
 import struct
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from safeloader.errors import StartError
@@ -20,7 +21,7 @@ from safeloader.runtime.by_value.rebuild import gathering
 from safeloader.runtime.start.surroundings import Surroundings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from safeloader.runtime.child.worker import LoadSpec
 
@@ -56,6 +57,7 @@ class Parts(NamedTuple):
     generators: Sequence[Any] = ()  # the random generator objects among them, in the order of the stream
     close: Callable[[], None] = lambda: None  # close what was opened again for this worker
     opened: Sequence[Any] = ()  # what was
+    script: Mapping[str, Any] = MappingProxyType({})  # in the trainer: variables of the main script, as they were sent
 
 
 class Payload:
@@ -178,4 +180,4 @@ def open_script(descriptor: int) -> bytes:
 def _parts(mapping: mmap.mmap, classes: list[type] | None, descriptors: list[int] | None) -> Parts:
     with gathering() as held:
         (dataset, collate_fn, worker_init_fn), found = by_value.read(mapping, classes=classes, descriptors=descriptors)
-    return Parts(dataset, collate_fn, worker_init_fn, found, held.generators, held.close, held.opened)
+    return Parts(dataset, collate_fn, worker_init_fn, found, held.generators, held.close, held.opened, held.script)

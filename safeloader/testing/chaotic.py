@@ -15,7 +15,7 @@ from safeloader.fault_plan import ChaosError, Planned, parse
 from safeloader.runtime.child.worker import Loaded, Marks, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from safeloader.runtime.child.generators import Generators
     from safeloader.runtime.child.worker import LoadSpec, WorkerPlace
@@ -46,7 +46,7 @@ class ChaoticWorker(Worker):
         text: the plan.
         tally: the file that tells how often each fault was done.
         name: the loader's.
-        spec, dataset, collate_fn, init_fn, place, generators, marks, in_stream: as for ``Worker``.
+        spec, dataset, collate_fn, init_fn, place, generators, marks, more: as for ``Worker``.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ChaoticWorker(Worker):
         place: WorkerPlace,
         generators: Generators,
         marks: Marks,
-        in_stream: Sequence[Any] = (),
+        *more: Any,
     ) -> None:
         self._tally = tally
         self._plan = [
@@ -70,7 +70,7 @@ class ChaoticWorker(Worker):
         self._epoch, self._begun = place.epoch, place.position
         self._indices: Any = None  # of the batch in work; None while nothing is loaded, or old batches are replayed
         looking = _Marks(marks, self._look_at_sample)
-        super().__init__(spec, dataset, collate_fn, init_fn, place, generators, looking, in_stream)
+        super().__init__(spec, dataset, collate_fn, init_fn, place, generators, looking, *more)
 
     def resume(self, shared_seed: int | None, epoch: int = 0, told_epoch: int | None = None) -> None:
         """A new epoch."""

@@ -13,8 +13,14 @@ import numpy as np
 import pytest
 import torch
 
+from safeloader.runtime.child.own_globals import OwnGlobals
 from safeloader.runtime.shadow.change_detection import Change
 from tests.changing_data import MAPS, OUTSIDE, write_files
+
+
+def watched(dataset: Any) -> Change:
+    return Change((dataset, None), OwnGlobals([dataset], first=True).values)
+
 
 _log = logging.getLogger(__name__)
 _ROOT = Path("/data/train")
@@ -68,7 +74,7 @@ class OfFrame:
 @pytest.mark.parametrize("kind", [OfPath, OfLogger, OfPattern, OfArrays, OfFrame])
 def test_what_is_looked_up_again_is_no_change(kind: Any) -> None:
     dataset = kind()
-    change = Change((dataset, None))
+    change = watched(dataset)
     for index in range(5):
         dataset.sample(index)
     assert not change.there()
@@ -78,7 +84,7 @@ def test_what_is_looked_up_again_is_no_change(kind: Any) -> None:
 def test_each_kind_of_state_is_a_change(tmp_path: Path, kind: str) -> None:
     write_files(tmp_path)
     part = (MAPS | OUTSIDE)[kind](tmp_path)
-    change = Change((part, None))
+    change = watched(part)
     for index in range(100, 104):  # others may have counted before
         part.sample(index * 10)
     assert change.there()
@@ -103,16 +109,27 @@ class _Deep:
 )
 def test_a_change_inside_of_containers_is_seen(make: Any) -> None:
     dataset = _Deep()
-    change = Change((dataset, None))
+    change = watched(dataset)
     make(dataset)
     assert change.there()
 
 
-def test_looks_grow_rarer() -> None:
-    dataset = _Deep()
-    change = Change((dataset, None))
-    looked = []
-    for task in range(1, 40):
-        dataset.inside[0][0]["x"][0] = task
-        looked += [task] if change.seen() else []
-    assert looked == [1, 2, 4, 8, 16, 32]
+@pytest.mark.parametrize(("of_a_task", "expected"), [(0.0, [1, 2, 4, 8, 16, 32]), (100.0, [*range(1, 40)])])
+def test_looks_grow_rarer_where_tasks_are_short(of_a_task: float, expected: list[int]) -> None:
+    dataset, now, looked = _Deep(), [1000.0], []
+
+    def kept() -> list[int]:
+        looked.append(task)
+        return []
+
+    def clock() -> float:
+        now[0] += 0.001
+        return now[0]
+
+    task = 0
+    change = Change(dataset, kept, clock=clock)
+    looked.clear()
+    for task in range(1, 40):  # noqa: B007 - kept() reads it
+        now[0] += of_a_task
+        assert not change.seen()
+    assert looked == expected

@@ -15,6 +15,8 @@ import torch
 from torch.utils.data import DataLoader as TorchLoader
 
 from safeloader import BadSampleError, DataLoader, Policy
+from safeloader.runtime.child.own_globals import OwnGlobals
+from safeloader.runtime.child.user_globals import Namespace
 from safeloader.runtime.isolation import Ambient
 from safeloader.runtime.trainer import loop
 from tests.runtime.ambient_data import (
@@ -115,12 +117,22 @@ def test_after_an_exception_everything_is_put_back_too() -> None:
     assert [sample["count"] for sample in got] == ["1", "1", "2", "3", "3", "4", "4", "5", "5", "6", "6"]
 
 
+_counted, _counts = 0, list[int]()
+
+
+def _count() -> None:
+    global _counted  # noqa: PLW0603 - it is what is exchanged
+    _counted += 1
+    _counts.append(_counted)
+
+
 def _interrupting(line: int, kind: str) -> Any:
     """A tracer that interrupts at the so-manieth line of the isolation, and a list that is empty until then."""
-    inside, lines, reached = sys.modules[Ambient.__module__].__file__, itertools.count(1), []
+    inside = {sys.modules[part.__module__].__file__ for part in (Ambient, OwnGlobals, Namespace)}
+    lines, reached = itertools.count(1), []
 
     def trace(frame: Any, event: str, arg: Any) -> Any:
-        if frame.f_code.co_filename != inside:
+        if frame.f_code.co_filename not in inside:
             return None
         if event == "line" and next(lines) == line:
             reached.append(line)
@@ -138,8 +150,10 @@ def test_after_an_interrupt_at_any_line_everything_is_put_back(kind: str) -> Non
     told: list[str] = []
     ambient = Ambient(lambda what, left_out: told.append(what))
     view, before = ambient.view(), program_state()
+    view.own_globals = OwnGlobals([_count], first=False)
 
     def act() -> None:
+        _count()
         os.environ["SAFELOADER_TEST_RUDE"] = "1"
         os.chdir("/")
         torch.set_default_dtype(torch.float64)
@@ -155,6 +169,7 @@ def test_after_an_interrupt_at_any_line_everything_is_put_back(kind: str) -> Non
         finally:
             sys.settrace(None)
         assert program_state() == before, f"line {line}"
+        assert (_counted, _counts) == (0, []), f"line {line}"
         if not reached:
             break
     assert line > 50

@@ -174,13 +174,14 @@ class CarryPickler(cloudpickle.Pickler):  # type: ignore[misc]
         """By name if the reader can import it, else by value with the variables that it uses."""
         here = _only_here(function)
         reduced = self._dynamic_function_reduce(function) if here else super().reducer_override(function)
-        if not isinstance(reduced, tuple) or function.__closure__ is None:
+        if not isinstance(reduced, tuple):
             return reduced
-        make, (code, variables, name, defaults, _), (attributes, slots), *rest = reduced
+        _, (code, variables, name, defaults, _), (attributes, slots), *_ = reduced
         # The cells themselves, where cloudpickle gives each function cells of its own: two functions may
         # share a captured variable and change it.
         slots["__closure__"] = None
-        return make, (code, variables, name, defaults, function.__closure__), (attributes, slots), *rest
+        args = code, variables, name, defaults, function.__closure__
+        return rebuild.function, args, (attributes, slots), None, None, rebuild.fill_function
 
     def reduce_lru_cache(self, cached: Any) -> Reduced:
         """By name if the reader can import it, else with an empty cache; functools knows only names."""

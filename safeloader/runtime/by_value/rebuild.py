@@ -37,9 +37,11 @@ class Gathered:
     Attributes:
         generators: The random generator objects, in the streams' order.
         opened: What was opened again for the reader.
+        script: In the trainer: the variables of the main script that functions use, as they were sent.
     """
 
     def __init__(self) -> None:
+        self.script: dict[str, Any] = {}
         self.generators: list[Any] = []
         self.opened: list[Any] = []
 
@@ -91,6 +93,32 @@ def gathering() -> Iterator[Gathered]:
         raise
     finally:
         _reading.gathered = before
+
+
+def function(
+    code: types.CodeType, variables: dict[str, Any], name: str | None, defaults: Any, closure: Any
+) -> types.FunctionType:
+    """A function without its content. In the trainer, those of the main script share the script's own variables, as
+    the methods of its classes do."""
+    if _shares_script() and variables.get("__name__") in ("__main__", "__mp_main__"):
+        variables = script_globals()
+    variables["__builtins__"] = __builtins__
+    return types.FunctionType(code, variables, name, defaults, closure)
+
+
+def fill_function(made: types.FunctionType, state: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    """Its attributes, cells and variables."""
+    from cloudpickle.cloudpickle import _function_setstate
+
+    attributes, slots = state
+    if _shares_script() and made.__globals__ is script_globals() and _reading.gathered is not None:
+        _reading.gathered.script.update(slots["__globals__"])
+        slots = {**slots, "__globals__": {}}
+    _function_setstate(made, (attributes, slots))
+
+
+def _shares_script() -> bool:
+    return _reading.gathered is not None and _reading.classes is not None
 
 
 def random_generator(make: Callable[..., Any], args: tuple[Any, ...]) -> Any:

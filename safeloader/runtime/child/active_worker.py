@@ -23,6 +23,12 @@ class ActiveWorker:
         self.generators = Generators()
         self.holder: Worker | None = None
         self.scripts: weakref.WeakKeyDictionary[Worker, Script] = weakref.WeakKeyDictionary()
+        self._fresh = True
+
+    def is_first(self) -> bool:
+        """True once: of the first worker that is set up here."""
+        fresh, self._fresh = self._fresh, False
+        return fresh
 
     def give(self, worker: Worker | None) -> None:
         """Let another worker in: the generators of this process become its own."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from safeloader.runtime.child.active_worker import ActiveWorker
     from safeloader.runtime.memory.arena import Arena
     from safeloader.runtime.payload import HostConfig
+    from safeloader.runtime.shadow.change_detection import Change
     from safeloader.runtime.shadow.taker import ShadowTaker
 
 __all__ = ["Copied", "PageMarks"]
@@ -73,9 +74,9 @@ class Copied:
         """True if no lease is written into, and no worker is about to come."""
         return not self._recalls and not any(message[0] == p.HOST for message in self.channel.arrived())
 
-    def belongings(self, worker: int) -> tuple[Any, ...]:
-        """What a worker has of the user's."""
-        return self._workers[worker].belongings
+    def watch(self, worker: int) -> Change:
+        """Looks whether what a worker has of the user's changes."""
+        return self._workers[worker].watch()
 
     def succeed(self, number: int, channel: int) -> None:
         """Be another process from now on: one that a shadow made."""

@@ -24,19 +24,20 @@ from safeloader.runtime.child.generator_objects import is_generator
 from safeloader.runtime.child.generators import States
 from safeloader.runtime.child.heartbeat import Heartbeat
 from safeloader.runtime.child.main_script import Script
+from safeloader.runtime.child.own_globals import OwnGlobals
 from safeloader.runtime.child.unsendable import unsendable
 from safeloader.runtime.child.worker import Ended, Loaded, Worker, WorkerPlace
 from safeloader.runtime.memory.codec import Encoder
 from safeloader.runtime.memory.collate import collating_into
 from safeloader.runtime.memory.slot_writer import SlotWriter
 from safeloader.runtime.payload import HostConfig, Parts, open_parts, open_script
-from safeloader.runtime.shadow.change_detection import Change
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from safeloader.runtime.channel import NonBlocking
     from safeloader.runtime.memory.arena import Arena
+    from safeloader.runtime.shadow.change_detection import Change
 
 __all__ = ["WorkerHost"]
 
@@ -143,15 +144,17 @@ class WorkerHost(Copied):
         self._encoder.numbers.update({cls: number for number, cls in enumerate(parts.classes)})
         if self._config.accelerators:  # a worker seeds the CPU's generator only, being in the trainer at times
             torch.manual_seed(self._config.load.base_seed + place.worker)
+        roots = parts.dataset, parts.collate_fn, parts.worker_init_fn
+        own_globals = OwnGlobals(roots, self._active.is_first())
         worker = self._worker_class()(
             self._config.load, parts.dataset, parts.collate_fn, parts.worker_init_fn, place,
-            self._generators, self._marks, parts.generators,
+            self._generators, self._marks, parts.generators, own_globals,
         )  # fmt: skip
         self._workers[worker.id] = self._active.holder = worker
         self._closing[worker.id] = parts.close
         self._active.scripts[worker] = script
         if not self._config.load.iterable:
-            self._changes[worker.id] = Change(worker.belongings, is_generator)
+            self._changes[worker.id] = worker.watch(is_generator)
         if (found := worker.diverged) is not None:
             self._link.send((p.DIVERGED, worker.id, self._page.rest(), found.how, found.at, found.detail))
             return

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["MOST_OBJECTS", "Reached", "names_of_code", "walk"]
 
 MOST_OBJECTS = 2000
+_DEEPEST = 3  # packages in packages
 _MOST_ITEMS = 256  # of one container: what holds more holds data
 
 _LEAVES = (
@@ -142,9 +143,18 @@ def _of_function(function: types.FunctionType) -> Iterator[Step]:
     yield from ((f".{name}", value, False) for name, value in vars(function).items())
     if _is_library(function):
         return
-    for name in names_of_code(code):
-        if name in function.__globals__:
-            yield f"global {function.__module__}.{name}", function.__globals__[name], True
+    yield from _of_namespace(function.__module__, function.__globals__, [*names_of_code(code)], _DEEPEST)
+
+
+def _of_namespace(module: str, namespace: dict[str, Any], names: list[str], depth: int) -> Iterator[Step]:
+    """What names lead to in a module, and in modules that are among it: ``settings.rng``."""
+    for name in names:
+        if name not in namespace:
+            continue
+        value = namespace[name]
+        yield f"global {module}.{name}", value, True
+        if isinstance(value, types.ModuleType) and depth and value.__name__.partition(".")[0] not in _LIBRARIES:
+            yield from _of_namespace(value.__name__, vars(value), names, depth - 1)
 
 
 def names_of_code(code: types.CodeType) -> Iterator[str]:

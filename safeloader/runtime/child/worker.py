@@ -13,7 +13,9 @@ from safeloader.runtime.child import dataset_state, joint_beginnings
 from safeloader.runtime.child.digest import SIZE
 from safeloader.runtime.child.fetch import Ended, Fetcher, Loaded, LoadSpec, Marks, SampleStopped
 from safeloader.runtime.child.own_generators import OwnGenerators
+from safeloader.runtime.child.own_globals import OwnGlobals
 from safeloader.runtime.child.sample_rng import Keyed, tell_epoch
+from safeloader.runtime.shadow.change_detection import Change
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -67,6 +69,7 @@ class Worker(Fetcher):
         generators: the process's generators.
         marks: where progress is marked.
         in_stream: the generator objects among dataset and functions, as they were read.
+        own_globals: its own globals; None: it has the process for itself.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Worker(Fetcher):
         generators: Generators,
         marks: Marks,
         in_stream: Sequence[Any] = (),
+        own_globals: OwnGlobals | None = None,
     ) -> None:
         self.id, self._epoch = place.worker, place.epoch
         self._generators = generators
@@ -98,6 +102,7 @@ class Worker(Fetcher):
         roots = {"dataset": dataset, "collate_fn": collate_fn, "worker_init_fn": init_fn}
         self._own = OwnGenerators(roots.items(), in_stream)
         joint_beginnings.attend()
+        self._globals = own_globals or OwnGlobals(roots.values(), first=True)
         self.enter()
         try:
             if init_fn is not None:
@@ -122,6 +127,7 @@ class Worker(Fetcher):
         """Make this process's ``get_worker_info()`` and generators this worker's."""
         torch_private.set_worker_info(self.id, self._spec.num_workers, self._seed, self._dataset)
         joint_beginnings.enter(self._spec.token, self._epoch)
+        self._globals.enter()
         self._own.enter(None if self.states is None else self.states.own)
         if self.states is not None:
             if self._rewound:
@@ -139,6 +145,7 @@ class Worker(Fetcher):
         self.states = self.capture()
         self._own.leave()
         joint_beginnings.leave()
+        self._globals.leave()
 
     def capture(self) -> States:
         """The generators now: the process's, and those that the dataset holds."""
@@ -280,10 +287,9 @@ class Worker(Fetcher):
             raise Diverged(how, position, detail)
         self.compared += bool(digest)
 
-    @property
-    def belongings(self) -> tuple[Any, ...]:
-        """What it has of the user's."""
-        return self._dataset, self._collate, self._iterator
+    def watch(self, besides: Callable[[Any], bool] | None = None) -> Change:
+        """Looks from now on whether what it has of the user's changes; not at what ``besides`` is true of."""
+        return Change((self._dataset, self._collate, self._iterator), self._globals.values, besides)
 
     def resume(self, shared_seed: int | None, epoch: int = 0, told_epoch: int | None = None) -> None:
         """Begin a new epoch, as torch does for persistent workers."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextvars
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 
@@ -56,6 +56,7 @@ class View:
         lenient: what cannot be undone is left out, not refused.
         thorough: rare states are looked at, too: it is not set up yet, or has changed them.
         told: what people were told of already.
+        own_globals: its values of the globals that its code names.
     """
 
     own: list[Any]
@@ -64,6 +65,17 @@ class View:
     lenient: bool = False
     thorough: bool = True
     told: set[str] = field(default_factory=set)
+    own_globals: Exchanged | None = None
+
+
+class Exchanged(Protocol):
+    """What is there in place of the trainer's while a worker is in."""
+
+    def enter(self) -> None:
+        """The worker's is there."""
+
+    def leave(self) -> None:
+        """The trainer's is. Broken off by an exception, it is to be repeated."""
 
 
 class Ambient:
@@ -135,6 +147,8 @@ class Ambient:
         if given != now:
             for state, current, value in zip(self._states, now, given):  # noqa: B905 - rare ones may be left out
                 _put(state, current, value)
+        if view.own_globals is not None:
+            view.own_globals.enter()
         self._guards.up(view.lenient)
 
     def _look_closely(self) -> None:
@@ -164,6 +178,8 @@ class Ambient:
         outside, inner = self._outside, self._inner
         assert outside is not None
         self._guards.down()
+        if view.own_globals is not None:
+            view.own_globals.leave()
         if inner is None:
             inner = self._read(0, len(outside))
             self._keep(view, inner)

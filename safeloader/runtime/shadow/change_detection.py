@@ -2,8 +2,8 @@
 
 It follows attributes, containers, closures and bound methods to so many values, and takes the state of random
 generators, the position of open files, and a part of each array; so it does with the globals and class attributes that
-the user's own code names (`user_globals`). Two equal digests do not prove that nothing changed (a value may lie too
-deep); two different ones prove that something did.
+the user's own code names (`child.user_globals`). Two equal digests do not prove that nothing changed (a value may lie
+too deep); two different ones prove that something did.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import pathlib
 import random
 import sys
 import types
+from time import monotonic
 from typing import TYPE_CHECKING, Any
-
-from safeloader.runtime.shadow.user_globals import UserGlobals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["Change", "digest"]
 
+_SHARE = 0.0025  # of the time
 _VALUES = 2000
 _OF_EACH = 200  # elements of a container
 _BYTES = 1024  # of an array or a text, at either end
@@ -35,35 +35,50 @@ _PASSED_BY = (type, types.ModuleType, types.BuiltinFunctionType, types.CodeType,
 
 
 class Change:
-    """Looks at objects after their tasks, ever more rarely, until they have changed.
+    """Looks at objects after their tasks until they have changed: after 1, 2, 4, ..., and as often as it costs little.
 
     Args:
         things: what to look at, as it is before the first task.
+        kept: gives what belongs to them and lies elsewhere.
         besides: true for objects that do not count.
+        clock: seconds.
     """
 
-    def __init__(self, things: Any, besides: Callable[[Any], bool] | None = None) -> None:
+    def __init__(
+        self,
+        things: Any,
+        kept: Callable[[], Any] = tuple,
+        besides: Callable[[Any], bool] | None = None,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
         self._things = things
-        self._globals = UserGlobals(things)
+        self._kept = kept
         self._besides = besides
+        self._clock = clock
         self._before = self._digests()
         self._tasks = 0
         self._next = 1
+        self._due = 0.0
 
     def seen(self) -> bool:
         """Count a task. True if a change is seen after it."""
         self._tasks += 1
-        if self._tasks < self._next:
+        began = self._clock()
+        if self._tasks < self._next and began < self._due:
             return False
-        self._next *= 2
-        return self.there()
+        if self._tasks >= self._next:
+            self._next *= 2
+        found = self.there()
+        now = self._clock()
+        self._due = now + (now - began) / _SHARE
+        return found
 
     def there(self) -> bool:
         """True if there is a change now."""
         return self._digests() != self._before
 
     def _digests(self) -> tuple[int, int]:
-        return digest(self._things, self._besides), digest(self._globals.values(), self._besides)
+        return digest(self._things, self._besides), digest(self._kept(), self._besides)
 
 
 def digest(thing: Any, besides: Callable[[Any], bool] | None = None) -> int:

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from safeloader.runtime import protocol as p
 from safeloader.runtime import system
 from safeloader.runtime.shadow import fork_fitness, sleeper
-from safeloader.runtime.shadow.change_detection import Change
 
 if TYPE_CHECKING:
     from safeloader.runtime.channel import Blocking
+    from safeloader.runtime.shadow.change_detection import Change
 
 __all__ = ["ShadowTaker", "Pace"]
 
@@ -76,7 +76,7 @@ class CopiedHost(Protocol):
     @property
     def iterable(self) -> bool: ...
     def is_clean(self) -> bool: ...
-    def belongings(self, worker: int) -> tuple[Any, ...]: ...
+    def watch(self, worker: int) -> Change: ...
     def succeed(self, number: int, channel: int) -> None: ...
 
 
@@ -130,7 +130,7 @@ class ShadowTaker:
     def _hosted(self, worker: int) -> None:
         self._begun.discard(worker)
         if self._changes is not None:
-            self._changes[worker] = Change(self._host.belongings(worker))
+            self._changes[worker] = self._host.watch(worker)
 
     def _needed(self, worker: int) -> bool:
         if self._changes is not None and self._changes[worker].seen():

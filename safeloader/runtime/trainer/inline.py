@@ -14,13 +14,13 @@ from safeloader import torch_private
 from safeloader.runtime import by_value
 from safeloader.runtime.child.generator_objects import is_generator
 from safeloader.runtime.child.generators import Generators, States
+from safeloader.runtime.child.own_globals import OwnGlobals
 from safeloader.runtime.child.unsendable import unsendable
 from safeloader.runtime.child.worker import Loaded, LoadSpec, Marks, Worker, WorkerPlace
 from safeloader.runtime.isolation import Ambient, Irreversible, View
 from safeloader.runtime.memory import codec
 from safeloader.runtime.memory.collate import collating_into
 from safeloader.runtime.memory.heap_memory import PrivateMemory
-from safeloader.runtime.shadow.change_detection import Change
 from safeloader.runtime.trainer.indices import own_copy
 from safeloader.runtime.trainer.watchdog import watched
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from safeloader.runtime.payload import Payload
+    from safeloader.runtime.shadow.change_detection import Change
 
 __all__ = ["InlineBatch", "InlineHost", "Irreversible", "NotEncodable"]
 
@@ -254,11 +255,13 @@ class InlineHost:
         if place.mark is not None:
             position, said, states = place.mark
             place = place._replace(mark=(position, by_value.loads(said, self._spec.classes), states))
+        roots = parts.dataset, parts.collate_fn, parts.worker_init_fn
+        self._views[number].own_globals = own_globals = OwnGlobals(roots, first=False, script=parts.script)
         worker = Worker(
             self._load, parts.dataset, parts.collate_fn, parts.worker_init_fn, place, generators, Marks(),
-            parts.generators,
+            parts.generators, own_globals,
         )  # fmt: skip
         if not self._load.iterable:
-            self._changes[number] = Change(worker.belongings, is_generator)
+            self._changes[number] = worker.watch(is_generator)
         self._workers[number] = worker
         return worker

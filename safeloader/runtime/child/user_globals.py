@@ -1,0 +1,126 @@
+"""What the user's own code keeps outside of its objects: in globals of modules, in classes, on functions.
+
+A counter or a cache that a dataset's methods name (``global seen``, ``type(self).seen``, ``read.calls``) belongs to a
+module, a class or a function. Installed packages are left out: what they set up lazily is theirs, and a new process
+sets it up again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import sysconfig
+import types
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safeloader.runtime.child.reach import names_of_code, walk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Namespace", "is_code", "is_installed", "namespaces"]
+
+_MOST = 500
+_SCRIPT = ("__main__", "__mp_main__")
+_DEFAULTS = ("__defaults__", "__kwdefaults__")
+_INSTALLED = tuple(
+    str(Path(path).resolve()) + "/" for name in ("purelib", "platlib", "stdlib") if (path := sysconfig.get_path(name))
+)
+_CODE = (
+    type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, staticmethod, classmethod, property,
+    types.GetSetDescriptorType, types.MemberDescriptorType, logging.Logger, logging.Handler,
+)  # fmt: skip
+
+
+class Namespace:
+    """A module, class or function that holds values of the user's.
+
+    Args:
+        holder: the variables of a module; or a class, or a function.
+    """
+
+    def __init__(self, holder: Any) -> None:
+        self.holder = holder
+        self.names: set[str] = set()  # of a module: those that the user's code uses
+
+    @property
+    def is_of_script(self) -> bool:
+        """True if it belongs to the main script."""
+        name = self.holder.get("__name__") if isinstance(self.holder, dict) else self.holder.__module__
+        return name in _SCRIPT
+
+    def read(self) -> dict[str, Any]:
+        """Its values by name."""
+        if isinstance(self.holder, dict):
+            return {name: self.holder[name] for name in self.names if name in self.holder}
+        found = {name: value for name, value in vars(self.holder).items() if not name.startswith("__")}
+        if isinstance(self.holder, types.FunctionType):
+            found |= {name: getattr(self.holder, name) for name in _DEFAULTS}
+        return found
+
+    def put(self, values: dict[str, Any]) -> None:
+        """Let its values be these, and no others."""
+        now = self.read()
+        for name in now.keys() - values.keys():
+            self._delete(name)
+        for name, value in values.items():
+            if name not in now or now[name] is not value:
+                self._set(name, value)
+
+    def _set(self, name: str, value: Any) -> None:
+        if isinstance(self.holder, dict):
+            self.holder[name] = value
+        else:
+            with contextlib.suppress(AttributeError, TypeError):  # a metaclass that refuses
+                setattr(self.holder, name, value)
+
+    def _delete(self, name: str) -> None:
+        if isinstance(self.holder, dict):
+            self.holder.pop(name, None)
+        else:
+            with contextlib.suppress(AttributeError, TypeError):
+                delattr(self.holder, name)
+
+
+def is_code(value: Any) -> bool:
+    """True for what holds no data: a module, class, function, descriptor or logger."""
+    return isinstance(value, _CODE)
+
+
+def namespaces(roots: Iterable[Any]) -> list[Namespace]:
+    """Those that the code of some objects can reach."""
+    found: dict[int, Namespace] = {}
+    installed: dict[str, bool] = {}
+    for _, value, _ in walk((("", root) for root in roots), most=_MOST):
+        if not isinstance(value, (types.FunctionType, type)):
+            continue
+        module = value.__module__ or ""
+        if module not in installed:
+            installed[module] = is_installed(module)
+        if installed[module]:
+            continue
+        found[id(value)] = Namespace(value)
+        if isinstance(value, types.FunctionType):
+            _add(found, value.__globals__, set(names_of_code(value.__code__)))
+    return list(found.values())
+
+
+def _add(found: dict[int, Namespace], holder: dict[str, Any], names: set[str]) -> None:
+    """The names that a function uses, in its module and in modules of the user's that it names."""
+    known = found.setdefault(id(holder), Namespace(holder))
+    new = {name for name in names - known.names if not name.startswith("__")}
+    known.names |= new
+    for name in new:
+        value = holder.get(name)
+        if isinstance(value, types.ModuleType) and not is_installed(value.__name__):
+            _add(found, vars(value), names)
+
+
+def is_installed(module: str) -> bool:
+    """True for a module whose file lies where packages do, and for one without a file."""
+    if module in _SCRIPT:
+        return False
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return not file or str(Path(file).resolve()).startswith(_INSTALLED)
