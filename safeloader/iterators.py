@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from safeloader import torch_private
 from safeloader.core.policy import CoreSettings
 from safeloader.core.state import beginning
+from safeloader.errors import SettingsError
 from safeloader.process_copies import shadow_for
 from safeloader.resume.cursors import packed
 from safeloader.runtime.child.dataset_state import is_exact, is_stateful
@@ -226,7 +227,15 @@ def _asked_of(loader: Any, state: LoaderState) -> tuple[Pool | None, int | None]
     """
     if getattr(loader, "_safe", None) is not state:
         return None, None
-    return None if loader.policy is None else loader.policy.pool, loader.snapshot_every_n_steps
+    pool = None if loader.policy is None else loader.policy.pool
+    if pool is not None and pool.processes < loader.num_workers and is_joint(loader.dataset):
+        raise SettingsError(
+            f"the workers of this dataset wait for one another, and the pool has {pool.processes} processes for "
+            f"{loader.num_workers} of them",
+            where=state.name,
+            hint=f"WorkerPool(processes={loader.num_workers}), or a loader without a pool",
+        )
+    return pool, loader.snapshot_every_n_steps
 
 
 def _chaotic_worker(state: LoaderState) -> tuple[str, tuple[str, ...]] | None:

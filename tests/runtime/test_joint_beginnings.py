@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from safeloader import DataLoader, Policy
+from safeloader import DataLoader, Policy, SettingsError, WorkerPool
 from safeloader.runtime.child import joint_beginnings
 
 PACKAGE = '''
@@ -108,6 +108,15 @@ def test_a_worker_that_is_made_again_works_out_its_share_alone(
         shares = [order[0::2], order[1::2]]
         batches = [share[at : at + 2] for at in range(0, 12, 2) for share in shares]
         assert got == [n for batch in batches for n in batch]
+
+
+@pytest.mark.usefixtures("forked")
+def test_a_pool_with_fewer_processes_than_workers_is_refused(streaming: Any, tmp_path: Path) -> None:
+    dataset = streaming.StreamingDataset(tmp_path, 24, [])
+    with WorkerPool(1, start_method="forkserver") as pool:
+        loader = DataLoader(dataset, 2, num_workers=2, policy=Policy(pool=pool))
+        with pytest.raises(SettingsError, match="the pool has 1 processes for 2 of them"):
+            iter(loader)
 
 
 class Counted:
