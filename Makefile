@@ -8,6 +8,7 @@ FFCV   := $(VENV)/.ffcv-installed
 DEMO   := $(VENV)/.demo-installed
 DIST   := $(VENV)/.dist-installed
 CLIENTS := $(VENV)-clients
+RAY    := $(VENV)-ray
 # What somebody who changes one thing wants to know soon, and what `make matrix` runs everywhere.
 QUICK  := $(addprefix tests/core/test_,supervisor.py faults.py policy.py bisection.py leases.py layering.py quarantine.py pool.py story.py) \
   $(addprefix tests/api/test_,settings.py values.py errors.py messages.py public_names.py torch_private.py) \
@@ -18,7 +19,7 @@ QUICK  := $(addprefix tests/core/test_,supervisor.py faults.py policy.py bisecti
     forkserver.py::test_every_end_of_a_process_is_seen_and_explained \
     portable.py::test_the_portable_ways_survive_the_same_faults)
 
-.PHONY: help quick-list ffcv try-ffcv demo test test-quick test-all test-clients matrix dist first-minutes lint house docs bench-hangs bench-ffcv bench-speed bench-ranks bench-scaling soak incidents setup clean
+.PHONY: help quick-list ffcv try-ffcv demo test test-quick test-all test-clients test-ray matrix dist first-minutes lint house docs bench-hangs bench-ffcv bench-speed bench-ranks bench-scaling soak incidents setup clean
 
 help:          ## this list
 	@grep -hE '^[a-z-]+: .*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -33,7 +34,7 @@ test-quick: $(STAMP) ## the tests that a change of one thing needs most: the cor
 	@$(PY) -m pytest -q -n 2 --dist loadfile $(QUICK) $(ARGS)
 
 test-all: $(STAMP) try-ffcv ## every test, also slow and stress
-	@$(PY) -m pytest -q -m "not clients" $(ARGS)
+	@$(PY) -m pytest -q -m "not clients and not ray" $(ARGS)
 
 test-clients: $(CLIENTS)/.installed ## real clients under a kill in mid-epoch, from Ultralytics to mosaicml-streaming (their own environment)
 	@$(CLIENTS)/bin/python -m pytest -q -m clients tests/clients $(ARGS)
@@ -46,6 +47,16 @@ $(CLIENTS)/.installed: $(STAMP) tests/clients/requirements.txt tests/clients/tor
 	@cp $(CLIENTS)/main.pth tests/clients/torchvision_on_cpu.py "$$($(CLIENTS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 	@echo "import torchvision_on_cpu" > "$$($(CLIENTS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torchvision_on_cpu.pth"
 	@$(CLIENTS)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r tests/clients/requirements.txt
+	@touch $@
+
+test-ray: $(RAY)/.installed ## processes on a real Ray cluster of three nodes, all on this machine (its own environment)
+	@$(RAY)/bin/python -m pytest -q -m ray tests/remote $(ARGS)
+
+$(RAY)/.installed: $(STAMP) tests/remote/requirements.txt
+	@echo "Setting up $(RAY) (once; a minute) ..."
+	@$(PY) -m venv --clear $(RAY)
+	@$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(RAY)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/main.pth"
+	@$(RAY)/bin/python -m pip install -qq --disable-pip-version-check -r tests/remote/requirements.txt
 	@touch $@
 
 matrix: $(STAMP) ## the quick tests on the oldest and the newest torch, and on each Python that is here; says what was not
@@ -131,5 +142,5 @@ $(DIST): $(STAMP)
 	@touch $@
 
 clean:         ## remove the environment, caches and results
-	rm -rf $(VENV) $(CLIENTS) build dist *.egg-info results .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(CLIENTS) $(RAY) build dist *.egg-info results .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

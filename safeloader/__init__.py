@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from safeloader.patching import patch, unpatch
     from safeloader.pool import WorkerPool
     from safeloader.progress_bar import progress
+    from safeloader.remote.ray_hosts import RayHosts
 
 __all__ = [
     "AuditError",
@@ -51,6 +52,7 @@ __all__ = [
     "NotCarriableError",
     "Policy",
     "RanksDisagreeError",
+    "RayHosts",
     "Report",
     "SafeLoaderError",
     "Settings",
@@ -73,6 +75,7 @@ _HOMES = {
     "DataLoader": "loader",
     "Fault": "observe",
     "Policy": "config",
+    "RayHosts": "remote.ray_hosts",
     "Report": "observe",
     "Settings": "config",
     "WorkerPool": "pool",

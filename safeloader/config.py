@@ -49,6 +49,13 @@ class Pool(Protocol):
         """A loader's settings on this pool."""
 
 
+class Hosts(Protocol):
+    """What a policy needs of other hosts: `safeloader.RayHosts` is such."""
+
+    def launcher(self, name: str, accelerators: bool, strict: bool) -> Any:
+        """What starts the processes of the loader that is called so."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What a loader does about faults. A field left at None is not given: environment, then default, decide.
@@ -68,6 +75,7 @@ class Policy:
         trust_state: An iterable dataset's own state is exact.
         max_processes: At most so many processes, with the same workers and the same bytes; 0 is none.
         start_method: ``"spawn"`` or ``"forkserver"``.
+        hosts: Where processes may be: ``"local"``, ``"ray"`` or a `safeloader.RayHosts`.
         preload: Modules that the fork server imports besides.
         prestart: Start the processes when the loader is built.
         standby: Processes that wait, ready, to take over from one that dies.
@@ -97,6 +105,7 @@ class Policy:
     trust_state: bool | None = None
     max_processes: int | None = None
     start_method: Literal["spawn", "forkserver"] | None = None
+    hosts: Literal["local", "ray"] | Hosts | None = None
     preload: tuple[str, ...] | None = None
     prestart: bool | None = None
     standby: int | None = None
@@ -148,6 +157,7 @@ class Settings:
     trust_state: bool
     max_processes: int | None
     start_method: Literal["spawn", "forkserver"]
+    hosts: Literal["local", "ray"] | Hosts
     preload: tuple[str, ...]
     prestart: bool
     standby: int

@@ -72,7 +72,7 @@ class LoaderState:
         self._pulse = self.recorder.pulse
         self.guard = RankCheck(given, self.face)
         self.group_timeout = GroupTimeout(self.name, settings)
-        self.starting = Starting(settings)
+        self.starting = Starting(settings, self.name)
         self.iterators: weakref.WeakSet[RunningIterator] = weakref.WeakSet()
         self.closed = False
         self.told_epoch: int | None = None  # by set_epoch

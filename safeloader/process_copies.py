@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["shadow_for"]
 
 _POOLED = "its processes are a pool's, which others share"
+_ON_HOSTS = "its processes may be on other hosts, where none is made of a copy"
 _NO_PIDFD = "this system has no descriptors of processes (pidfd)"
 
 
@@ -30,6 +31,8 @@ def shadow_for(loader: DataLoader[Any], state: LoaderState, pooled: bool) -> boo
         why = _POOLED
     elif not (system.HAS_PIDFD and system.HAS_SIGNAL_ON_HANGUP):
         why = _NO_PIDFD
+    elif state.settings.hosts != "local":
+        why = _ON_HOSTS
     elif not wanted:
         why = "Policy(shadow=False)"
     elif wanted == "auto" and seeded and not is_stateful(loader.dataset):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from safeloader.setting_types import Kind, choice, count, faults, flag, names, path, seconds
+from safeloader.setting_types import Kind, choice, count, faults, flag, hosts, names, path, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,6 +127,12 @@ TABLE: tuple[Setting, ...] = (
         "spawn",
         "How processes start: each as a fresh interpreter (spawn), or forked from a clean one that imported what they "
         "need (forkserver). `multiprocessing_context` goes before the variable.",
+    ),
+    Setting(
+        "hosts",
+        hosts(),
+        "local",
+        "Where processes are: all on this host (local), or on others too, where a Ray cluster has room (hosts.md).",
     ),
     Setting(
         "preload",

@@ -16,7 +16,7 @@ from safeloader.spelling import nearest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Explained", "Kind", "choice", "count", "faults", "flag", "names", "path", "seconds"]
+__all__ = ["Explained", "Kind", "choice", "count", "faults", "flag", "hosts", "names", "path", "seconds"]
 
 _YES = ("true", "1", "yes", "on")
 _NO = ("false", "0", "no", "off")
@@ -117,6 +117,17 @@ def flag(*, auto: bool = False) -> Kind:
 
     accepts = "True or False (as text: true, 1, yes, on; false, 0, no, off)"
     return Kind(f'"auto", {accepts}' if auto else accepts, check, read)
+
+
+def hosts() -> Kind:
+    """Where processes may be: the words ``"local"`` and ``"ray"``, or an object with a `launcher`."""
+
+    def check(value: object) -> Any:
+        if value in ("local", "ray") or callable(getattr(value, "launcher", None)):
+            return value
+        raise ValueError(nearest(str(value), ("local", "ray")))
+
+    return Kind('"local", "ray" or a safeloader.RayHosts', check, lambda text: check(text.lower()))
 
 
 def names() -> Kind:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch.multiprocessing
 
-from safeloader.codes import warn
+from safeloader.codes import log_warning, warn
 from safeloader.errors import ForkRefusedError, SettingsError
+from safeloader.runtime import system
 from safeloader.runtime.trainer.source_changes import is_users
 
 if TYPE_CHECKING:
@@ -35,10 +36,12 @@ class Starting:
 
     Args:
         settings: what policy wants.
+        name: the loader's; "": a pool's, whose processes are all on this host.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, name: str = "") -> None:
         self._settings = settings
+        self._name = name
         self._launcher: Launcher | None = None
         self._fork_told = False
         self.prestarted: Prestarted | None = None
@@ -73,7 +76,7 @@ class Starting:
         wanted = loader.num_workers
         if self._settings.max_processes is not None:
             wanted = min(wanted, self._settings.max_processes)
-        if not self._settings.prestart or self._settings.disable or wanted == 0:
+        if not self._settings.prestart or self._settings.disable or wanted == 0 or self._hosts is not None:
             return
         self.check_preload(loader.multiprocessing_context, 4)
         from safeloader.runtime.start.preload import homes, installed
@@ -89,12 +92,33 @@ class Starting:
 
     def launcher(self, context: Any, spec: Payload | None = None) -> Launcher:
         """How the processes of an iterator come to be; those of a pool do not know yet what they will serve."""
+        if self._hosts is not None and spec is not None:
+            return self._on_hosts(spec)
+        if self._settings.hosts != "local" and spec is not None:
+            why = "this system has no descriptors of processes (pidfd)"
+            log_warning("SL039", "%s: processes stay on this host: %s", self._name, why)
         launcher = self._chosen(context)
         if launcher.method == "forkserver":
             from safeloader.runtime.start.preload import installed
 
             self._preload(installed(spec.modules if spec is not None else ()))
         return launcher
+
+    @property
+    def _hosts(self) -> Any:
+        wanted = self._settings.hosts
+        return wanted if wanted != "local" and self._name and system.HAS_PIDFD else None
+
+    def _on_hosts(self, spec: Payload) -> Launcher:
+        if self._launcher is None:
+            hosts = self._hosts
+            if hosts == "ray":
+                hosts = importlib.import_module("safeloader.remote.ray_hosts").RayHosts()
+            self._launcher = hosts.launcher(self._name, self._settings.accelerators, self._settings.strict)
+            weakref.finalize(self, self._launcher.close)
+        launcher: Any = self._launcher
+        launcher.serve(spec)
+        return self._launcher
 
     def _chosen(self, context: Any) -> Launcher:
         from safeloader.runtime.start.launcher import Launcher

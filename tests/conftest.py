@@ -29,7 +29,7 @@ from tests.until import until
 
 _PATIENCE = 20.0  # seconds until what is on its way out must be gone
 _HERE = os.path.dirname(__file__)
-_LOADERS = ("runtime", "api")
+_LOADERS = ("runtime", "api", "remote")
 _GUESTS = ("accelerator", "cli", "distributed", "docs", "integration", "testing", "training")
 """Folders whose tests run other packages too: those keep threads and files, but no process and none of our memory."""
 

@@ -60,7 +60,7 @@ LAYERS = (
         "fault_tally",
         "carry",
     ),
-    ("ffcv", "training"),
+    ("ffcv", "training", "remote"),
     ("auditing", "bisecting", "doctor", "tracing", "metrics", "tensorboard", "testing"),
     # The public `__init__` names what all layers offer, and imports a name's home when it is asked for. So it stands
     # above them all, beside the programs, which use it as anybody's do. Nothing below may import from it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -18,9 +19,10 @@ __all__ = ["run"]
 )
 @click.option("-m", "as_module", is_flag=True, help="PROGRAM is the name of a module, as in python -m.")
 @click.option("--report/--no-report", default=True, help="End with the report of each loader (on stderr).")
+@click.option("--hosts", type=click.Choice(["ray"]), help="Processes may be where a Ray cluster has room.")
 @click.argument("program")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def run(as_module: bool, report: bool, program: str, arguments: tuple[str, ...]) -> None:
+def run(as_module: bool, report: bool, hosts: str | None, program: str, arguments: tuple[str, ...]) -> None:
     """Run PROGRAM with torch's DataLoader replaced by safeloader's.
 
     The program need not be edited; settings come from SAFELOADER_* variables. Its exit status is this command's.
@@ -36,6 +38,8 @@ def run(as_module: bool, report: bool, program: str, arguments: tuple[str, ...])
     from safeloader.config import resolve
     from safeloader.patching import patch
 
+    if hosts is not None:
+        os.environ["SAFELOADER_HOSTS"] = hosts
     sys.argv = [main.__dict__["__file__"] or program, *arguments]
     patch()
     recorders = observe.keep_recorders()

@@ -185,5 +185,17 @@ COURSE = (
         "The dataset holds open files or handles; each process has opened its own, at the same place.",
         "Nothing.",
     ),
+    (
+        "SL039", "log", "processes stay on this host: ...",
+        "`Policy(hosts=...)` asks for processes on other hosts, and there are none to be had for that reason: no Ray, a "
+        "cluster that does not answer or has no room, a host with another Python, torch or source, a dataset that shares "
+        "memory or open files with this program. The loader works with processes on this host.",
+        "Read the reason; see [hosts](hosts.md). Give the cluster more processors, or the same packages everywhere.",
+    ),
+    (
+        "SL040", "log", "process ... stands in for process ... on ...",
+        "A process works on another host; the first number is that of the small process here that stands in for it.",
+        "Nothing.",
+    ),
     ("SL035", "log", "goes on, after standing still for ...", "A stall (SL030 to SL034) is over.", "Nothing."),
 )  # fmt: skip

@@ -289,6 +289,7 @@ def inner_policy(settings: Settings, fallback: Any) -> Policy:
         on_bad_sample="raise",
         bad_sample_attempts=settings.bad_sample_attempts,
         start_method=settings.start_method,
+        hosts="local",
         accelerators=settings.accelerators,
         strict=settings.strict,
     )

@@ -129,6 +129,15 @@ class Payload:
         return self._packed.modules
 
     @property
+    def tied(self) -> str:
+        """What of the objects cannot leave this host, in words; "" if all of it can."""
+        if self._packed.handles:
+            path, words = self._packed.handles[0]
+            return f"{path} ({words})" if path else words
+        shared = len(self._packed.fds) - (self._packed.tracker is not None)
+        return "memory, a queue or a lock that it shares with this program" if shared else ""
+
+    @property
     def reopened(self) -> list[str]:
         """What each worker opens again for itself, in words."""
         return [f"{path} ({words})" if path else words for path, words in self._packed.handles]

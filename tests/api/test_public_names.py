@@ -19,7 +19,8 @@ PACKAGE = Path(safeloader.__file__).parent
 def test_the_public_names_are_these() -> None:
     assert sorted(safeloader.__all__) == [
         "AuditError", "AuditReport", "BadSampleError", "BatchTimeoutError", "ConcurrentUseError", "DataLoader",
-        "DivergenceError", "Fault", "ForkRefusedError", "LoaderClosedError", "NotCarriableError", "Policy", "RanksDisagreeError", "Report", "SafeLoaderError",
+        "DivergenceError", "Fault", "ForkRefusedError", "LoaderClosedError", "NotCarriableError", "Policy", "RanksDisagreeError",
+        "RayHosts", "Report", "SafeLoaderError",
         "Settings", "SettingsError", "StartError", "StateError", "WorkerPool", "audit", "carry", "patch", "progress", "settings", "unpatch",
     ]  # fmt: skip
 

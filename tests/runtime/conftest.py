@@ -60,10 +60,14 @@ class Rig:
             dataset,
             persistent_workers=True,
             collate_fn=Collate(self.orders),
-            policy=Policy(batch_timeout=self.timeout, max_restarts=10_000, start_method=self._start_method),
+            policy=self.policy(),
         )
         self.epoch = 0
         self.check_epoch()
+
+    def policy(self) -> Policy:
+        """Of its loader."""
+        return Policy(batch_timeout=self.timeout, max_restarts=10_000, start_method=self._start_method)
 
     def check_epoch(self, at: Mapping[int, Callable[[], object]] | None = None) -> list[Fault]:
         """One more epoch equals torch's. Returns the faults that it had.

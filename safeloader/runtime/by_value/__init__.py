@@ -26,7 +26,7 @@ from safeloader.runtime.by_value.rebuild import adopt_tracker, reading
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["Packed", "adopt_tracker", "dumps", "loads", "pack", "read", "write"]
+__all__ = ["Packed", "adopt_tracker", "dumps", "loads", "numbers", "pack", "read", "write"]
 
 _MAGIC = b"SLcarry1"
 # Magic; bytes in all; where the stream is and how long; counts of buffers and descriptors; which of these is
@@ -164,6 +164,13 @@ def write(packed: Packed, file_descriptor: int) -> int:
             batch = []
     _write_all(file_descriptor, batch)
     return packed.size
+
+
+def numbers(mapping: Any) -> tuple[int, int]:
+    """Where the numbers of the trainer's descriptors lie in what `write` wrote: they mean nothing anywhere else."""
+    _, _, _, _, buffer_count, descriptor_count, _, _ = _HEADER.unpack_from(mapping)
+    start = _HEADER.size + _BUFFER.size * buffer_count
+    return start, start + _DESCRIPTOR.size * descriptor_count
 
 
 def read(

@@ -1,6 +1,7 @@
 """The progress page: a process writes what it works on, the trainer reads it when a deadline is due, or after a death.
 
-Aligned eight-byte stores, no lock, no message. Times are ``time.monotonic()`` seconds, one clock for all processes.
+Aligned eight-byte stores, no lock, no message. Times are ``time.monotonic()`` seconds of the trainer's host, one clock
+for all processes: a process on another host adds what its own clock lacks, which stands on its page.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from time import monotonic
 
 __all__ = ["IDLE", "Heartbeat", "HeartbeatReading"]
 
+import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from safeloader.runtime.memory.mapping import Mapping
 
-_WORK, _SAMPLE, _TAKEN, _PROGRESSED, _LEFT, _AWAITED, _REFUSED, _CANCELLED, _REPLAYED, _OF = range(10)
+_WORK, _SAMPLE, _TAKEN, _PROGRESSED, _LEFT, _AWAITED, _REFUSED, _CANCELLED, _REPLAYED, _OF, _SHIFT, _STATE = range(12)
+_SAYS = struct.Struct("<qqddqqq")  # of a process: what it works on
+_ASKS = struct.Struct("<qqq")  # of the trainer
 IDLE = 0
 NO_SAMPLE = -1
 
@@ -50,8 +54,12 @@ class Heartbeat:
     def take_setup(self, worker: int) -> float:
         return self._take(-1 - worker)
 
+    def now(self) -> float:
+        """The time, by the trainer's clock."""
+        return monotonic() + self._times[_SHIFT]
+
     def _take(self, work: int) -> float:
-        now = monotonic()
+        now = self.now()
         self._times[_TAKEN] = self._times[_PROGRESSED] = now
         self._ints[_SAMPLE] = NO_SAMPLE
         self._ints[_WORK] = work
@@ -59,12 +67,12 @@ class Heartbeat:
 
     def sample(self, position: int) -> None:
         """The samples before this position are finished; this one is in work."""
-        self._times[_PROGRESSED] = monotonic()
+        self._times[_PROGRESSED] = monotonic() + self._times[_SHIFT]
         self._ints[_SAMPLE] = position
 
     def collate(self) -> None:
         """All samples are finished."""
-        self._times[_PROGRESSED] = monotonic()
+        self._times[_PROGRESSED] = self.now()
         self._ints[_SAMPLE] = NO_SAMPLE
 
     def replayed(self, done: int, of: int) -> None:
@@ -73,7 +81,7 @@ class Heartbeat:
 
     def rest(self) -> float:
         """Nothing is being worked on."""
-        now = monotonic()
+        now = self.now()
         self._ints[_WORK] = IDLE
         self._times[_PROGRESSED] = now
         return now
@@ -111,6 +119,39 @@ class Heartbeat:
     @property
     def awaited(self) -> bool:
         return bool(self._ints[_AWAITED])
+
+    # Of a process on another host, the page is copied: what it says here, what it is asked there.
+
+    def says(self) -> bytes:
+        """The process's words."""
+        ints, times = self._ints, self._times
+        taken, progressed, work = times[_TAKEN], times[_PROGRESSED], ints[_WORK]
+        return _SAYS.pack(work, ints[_SAMPLE], taken, progressed, ints[_REFUSED], ints[_REPLAYED], ints[_OF])
+
+    def copy_says(self, words: bytes, state: str) -> None:
+        """They, and the kernel's letter for the process, from its host."""
+        ints, times = self._ints, self._times
+        work, ints[_SAMPLE], times[_TAKEN], times[_PROGRESSED], *rest = _SAYS.unpack(words)
+        ints[_REFUSED], ints[_REPLAYED], ints[_OF] = rest
+        ints[_WORK], ints[_STATE] = work, ord(state)
+
+    def asks(self) -> bytes:
+        """The trainer's words."""
+        return _ASKS.pack(self._ints[_LEFT], self._ints[_AWAITED], self._ints[_CANCELLED])
+
+    def copy_asks(self, words: bytes, shift: float) -> None:
+        """They, for the process's page on its host, and what its clock lacks."""
+        self._ints[_LEFT], self._ints[_AWAITED], self._ints[_CANCELLED] = _ASKS.unpack(words)
+        self._times[_SHIFT] = shift
+
+    @property
+    def state(self) -> str:
+        """The kernel's letter for a process on another host; "" for one of this host."""
+        return chr(self._ints[_STATE]) if self._ints[_STATE] else ""
+
+    def disown(self) -> None:
+        """Whatever was in work, it has nothing to do with the process's end."""
+        self._ints[_WORK] = IDLE
 
     @property
     def progressed_at(self) -> float:

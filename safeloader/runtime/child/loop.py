@@ -7,7 +7,6 @@ import importlib
 import itertools
 import os
 import pickle
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -207,7 +206,7 @@ class WorkerHost(Copied):
             if recall is not None:
                 recall()
                 self._writer.take_back(slot)
-            self._link.send((p.CANCELLED, task, monotonic()))
+            self._link.send((p.CANCELLED, task, self._page.now()))
             return
         taken_at = self._page.take_task(task)
         worker = self._workers[number]
@@ -339,8 +338,7 @@ class WorkerHost(Copied):
             worker.load(wanted, others)
         except Exception:  # an exception kills nobody
             pass
-        self._page.rest()
-        self._link.send((p.PROBED, task, monotonic()))
+        self._link.send((p.PROBED, task, self._page.rest()))
 
 
 def _nothing() -> None:

@@ -22,12 +22,12 @@ facts, more = marshal.loads(os.pread({boot}, os.fstat({boot}).st_size, 0))
 os.close({boot})
 try:
     os.fchdir({folder})
-except OSError:
+except (OSError, ValueError):
     pass
 sys.path[:] = facts[0]
 from safeloader.runtime.start import surroundings
 surroundings.be_born(facts, {folder})
-from safeloader.runtime.{module} import main
+from safeloader.{module} import main
 main(*more)
 """
 
@@ -54,7 +54,7 @@ def read(descriptor: int) -> Any:
 
 
 def launch(module: str, given: Surroundings, descriptors: list[int], *more: Any) -> subprocess.Popen[bytes]:
-    """Start an interpreter that runs ``safeloader.runtime.<module>.main``.
+    """Start an interpreter that runs ``safeloader.<module>.main``.
 
     Args:
         module: its name.

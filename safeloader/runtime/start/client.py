@@ -56,7 +56,7 @@ class ForkServer:
         starts, self._row = phases.row()
         try:
             descriptors = [theirs.fileno(), lifeline(), starts]
-            self._popen = bootstrap.launch("start.server", given, descriptors, self._row, modules, accelerators)
+            self._popen = bootstrap.launch("runtime.start.server", given, descriptors, self._row, modules, accelerators)
         except BaseException:
             ours.close()
             raise

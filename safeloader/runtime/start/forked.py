@@ -294,6 +294,10 @@ class Forked:
         if self._link is not None:
             self._link.shutdown(socket.SHUT_RDWR)  # wakes whoever waits for its end, and tells the server
 
+    def forfeited(self) -> bool:
+        """It is lost alone."""
+        return False
+
     def close(self) -> None:
         """It is gone, or abandoned."""
         self._drop_link()

@@ -20,7 +20,9 @@ _slowest: dict[str, float] = {}  # by method
 class Body(Protocol):
     """What the trainer holds of an operating-system process."""
 
-    why_lost: str
+    @property
+    def why_lost(self) -> str:
+        """What is known of its end where ``poll`` says `LOST`."""
 
     @property
     def pid(self) -> int:
@@ -42,6 +44,9 @@ class Body(Protocol):
 
     def send_signal(self, number: int) -> None:
         """Nothing if it is gone, or does not know the signal yet."""
+
+    def forfeited(self) -> bool:
+        """True if it was lost with others by one cause, which counts once."""
 
     def close(self) -> None:
         """Close what the trainer holds of it."""

@@ -10,9 +10,22 @@ import os
 
 from safeloader.runtime import system
 
-__all__ = ["ASKED", "IMPORTS", "MODULES", "READS", "READY", "SERVES", "TURN", "WORDS", "PhaseMark", "read", "row"]
+__all__ = [
+    "ASKED",
+    "IMPORTS",
+    "MODULES",
+    "PLACE",
+    "READS",
+    "READY",
+    "SERVES",
+    "TURN",
+    "WORDS",
+    "PhaseMark",
+    "read",
+    "row",
+]
 
-ASKED, TURN, IMPORTS, MODULES, READY, SERVES, READS = range(7)
+ASKED, TURN, IMPORTS, MODULES, READY, SERVES, READS, PLACE = range(8)
 
 WORDS = {
     ASKED: "its interpreter has not come to its first line",
@@ -22,6 +35,7 @@ WORDS = {
     READY: "it says that it is ready",
     SERVES: "it serves requests",
     READS: "it reads the dataset",
+    PLACE: "a place for it on another host is looked for",
 }
 
 _file = -1

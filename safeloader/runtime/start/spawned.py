@@ -12,6 +12,8 @@ from safeloader.runtime.start import bootstrap, import_slots, phases
 from safeloader.runtime.start.parent_watch import lifeline
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from safeloader.runtime.start.surroundings import Surroundings
 
 __all__ = ["LOST", "Spawned"]
@@ -28,6 +30,11 @@ class Spawned:
         channel: the process's end; stays open here.
         stacks: where its Python stacks are written; stays open here.
         modules: what it imports before it says that it is ready.
+        program: the module whose ``main`` it runs.
+        further: descriptors that this main function is given besides.
+
+    Attributes:
+        row: where it tells how far its start is.
 
     Raises:
         OSError: the system cannot start another process.
@@ -35,11 +42,19 @@ class Spawned:
 
     why_lost = "how is not known, as the program ignores SIGCHLD"
 
-    def __init__(self, given: Surroundings, channel: int, stacks: int, modules: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        given: Surroundings,
+        channel: int,
+        stacks: int,
+        modules: tuple[str, ...],
+        program: str = "runtime.child.process_main",
+        further: Sequence[int] = (),
+    ) -> None:
         turns, place = import_slots.place()
-        starts, self._row = phases.row()
-        descriptors = [channel, stacks, lifeline(), turns, starts]
-        self._popen = bootstrap.launch("child.process_main", given, descriptors, place, self._row, modules)
+        starts, self.row = phases.row()
+        descriptors = [channel, stacks, lifeline(), turns, starts, *further]
+        self._popen = bootstrap.launch(program, given, descriptors, place, self.row, modules)
         self.pidfd = system.pidfd(self._popen.pid)
 
     @property
@@ -59,13 +74,17 @@ class Spawned:
     @property
     def phase(self) -> str:
         """How far its start is, for people."""
-        return phases.WORDS[phases.read(self._row)]
+        return phases.WORDS[phases.read(self.row)]
 
     def send_signal(self, number: int) -> None:
-        if number == system.STACK_SIGNAL and phases.read(self._row) == phases.ASKED:
+        if number == system.STACK_SIGNAL and phases.read(self.row) == phases.ASKED:
             return  # it would end it: nobody there knows what to do with it
         with contextlib.suppress(ProcessLookupError):
             self._popen.send_signal(number)
+
+    def forfeited(self) -> bool:
+        """It is lost alone."""
+        return False
 
     def close(self) -> None:
         """It is gone, or abandoned."""

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Facts", "Surroundings", "be_born", "imported", "restore_signals", "shortfalls", "take_up"]
+__all__ = ["Facts", "Surroundings", "be_born", "imported", "mine", "restore_signals", "shortfalls", "take_up"]
 
 _ENDING = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM")  # never blocked: programs of a sample could not be ended
 _MOST_LIMITS = 16  # that a system has
@@ -189,7 +189,7 @@ def _name(number: int) -> str:
 
 # ---------------------------------------------------------------- in a process
 
-_mine: Facts | None = None
+mine: Facts | None = None
 _removed = -1  # a descriptor of the directory that is to be entered when imports are done
 
 shortfalls: list[str] = []
@@ -198,8 +198,8 @@ shortfalls: list[str] = []
 
 def be_born(facts: tuple[Any, ...], folder: int) -> None:
     """Make a fresh interpreter what was described. The first thing that it does."""
-    global _mine  # noqa: PLW0603
-    given = _mine = Facts(*facts)
+    global mine  # noqa: PLW0603
+    given = mine = Facts(*facts)
     sys.argv[:] = given.argv
     _environment(given.environment)
     for name, step in _STEPS.items():
@@ -230,9 +230,9 @@ def take_up(facts: tuple[Any, ...], folder: int) -> None:
 
     Only what differs is changed: modules that were imported meanwhile may have made changes of their own.
     """
-    global _mine  # noqa: PLW0603
-    before, given = _mine, Facts(*facts)
-    _mine = given
+    global mine  # noqa: PLW0603
+    before, given = mine, Facts(*facts)
+    mine = given
     if before is None:
         return
     sys.path[:] = given.path if given.path != before.path else sys.path
@@ -254,8 +254,8 @@ def take_up(facts: tuple[Any, ...], folder: int) -> None:
 
 def restore_signals() -> None:
     """As described, after a fork server had its own."""
-    if _mine is not None:
-        _try("ignored", _set_ignored, _mine)
+    if mine is not None:
+        _try("ignored", _set_ignored, mine)
 
 
 def _try(name: str, step: Callable[[Facts], None], given: Facts) -> None:

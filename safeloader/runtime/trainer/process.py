@@ -126,7 +126,7 @@ class Process:
         return False, 0.0
 
     def forfeited(self) -> bool:
-        return False
+        return self._body.forfeited()
 
     def ask_to_end(self) -> None:
         """Close our side of the channel."""
@@ -159,7 +159,8 @@ class Process:
         return text
 
     def state(self) -> str:
-        return system.process_state(self.pid)
+        own = system.process_state(self.pid)
+        return own if own in "Tt" or not self._joined else self.page.state or own
 
     def how_it_ended(self) -> Exit:
         code = self._body.poll()

@@ -1,0 +1,64 @@
+"""Which slots of a process's arena on its host hold the batches for which slots of the trainer.
+
+The trainer leases from a number of slots that all its processes share; a process on another host has an arena of its
+own, and few tasks at a time. So it is given the lowest slot that is free there, and its memory stays small.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from typing import Any, NamedTuple
+
+from safeloader.runtime import protocol as p
+
+__all__ = ["Answer", "NodeSlots"]
+
+_ANSWERS = frozenset({p.LOADED, p.EMPTY, p.RAISED, p.ENDED, p.CANCELLED})  # to a task; the task's number comes next
+
+
+class Answer(NamedTuple):
+    """What a process answered to a task.
+
+    Attributes:
+        here: the slot that it may have written to.
+        there: the trainer's.
+        nbytes: how much of it is to be sent.
+    """
+
+    here: int
+    there: int
+    nbytes: int
+
+
+class NodeSlots:
+    """Those of one process."""
+
+    def __init__(self) -> None:
+        self._free: list[int] = []
+        self._next = itertools.count()
+        self._taken: dict[int, tuple[int, int]] = {}  # by task: here and there
+
+    def task(self, message: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A task as the process is given it."""
+        _, _, task, _, _, there = message
+        here = heapq.heappop(self._free) if self._free else next(self._next)
+        self._taken[task] = here, there
+        return (*message[:-1], here)
+
+    def answer(self, message: tuple[Any, ...]) -> Answer | None:
+        """What a message of the process answers, if it answers a task. The slot is free again after ``release``."""
+        if message[0] not in _ANSWERS:
+            return None
+        here, there = self._taken.pop(message[1])
+        return Answer(here, there, _extent(message) if message[0] == p.LOADED else 0)
+
+    def release(self, here: int) -> None:
+        """Everything in it has been sent."""
+        heapq.heappush(self._free, here)
+
+
+def _extent(loaded: tuple[Any, ...]) -> int:
+    """How many bytes of its slot a loaded batch reaches over, with what the dataset and the generators say."""
+    nbytes, place, states_at, said_at = loaded[2], loaded[4], loaded[6], loaded[10]
+    return int(max(nbytes, *(sum(piece) for piece in (place, states_at, said_at) if piece is not None), 0))

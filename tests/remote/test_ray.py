@@ -1,0 +1,106 @@
+"""Processes on the nodes of a real Ray cluster, all of which are on this machine: ``make test-ray``."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.programs import ROOT
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+
+PROGRAM = ROOT / "tests" / "remote" / "programs" / "on_ray.py"
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What one program tells of everything that it does on one cluster: starting a cluster takes half a minute."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("ray is not installed: make test-ray")
+    folder = tmp_path_factory.mktemp("ray")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(PROGRAM), str(folder)], capture_output=True, text=True, timeout=380,
+        check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-6000:]
+    found: dict[str, Any] = json.loads((folder / "told.json").read_text())
+    found["log"] = done.stderr
+    return found
+
+
+def test_an_epoch_on_the_cluster_is_torchs(told: dict[str, Any]) -> None:
+    assert told["calm"]["bytes"] == told["torch"]["bytes"]
+    assert told["calm"]["faults"] == []
+    assert told["calm"]["there"] == 2
+
+
+def test_a_killed_process_there_costs_no_batch(told: dict[str, Any]) -> None:
+    assert told["process killed"]["bytes"] == told["torch"]["bytes"]
+    assert told["process killed"]["faults"] == [["died", "SIGKILL"]]
+
+
+def test_a_killed_actor_costs_no_batch_and_is_replaced(told: dict[str, Any]) -> None:
+    assert told["actor killed"]["bytes"] == told["torch"]["bytes"]
+    ((cause, detail),) = told["actor killed"]["faults"]
+    assert cause == "died"
+    assert "is gone" in detail
+
+
+def test_a_node_that_is_removed_costs_no_batch_and_counts_once(told: dict[str, Any]) -> None:
+    assert told["node removed"]["bytes"] == told["torch"]["bytes"]
+    assert len(told["node removed"]["faults"]) == 1
+    assert told["node removed"]["restarts"] >= 1
+
+
+def test_where_there_is_no_room_processes_are_here(told: dict[str, Any]) -> None:
+    assert told["no room"]["bytes"] == told["torch"]["bytes"]
+    assert told["no room"]["faults"] == []
+    assert "no room: processes stay on this host: the Ray cluster has no room for 64 CPUs" in told["log"]
+
+
+def test_without_a_cluster_processes_are_here(told: dict[str, Any]) -> None:
+    assert told["dead head"]["bytes"] == told["torch"]["bytes"]
+    assert told["dead head"]["faults"] == []
+    assert "dead head: processes stay on this host" in told["log"]
+
+
+def test_with_the_trainer_everything_ends_there(told: dict[str, Any]) -> None:
+    assert told["trainer killed"]["there before"] == 2
+    assert told["trainer killed"]["there after"] == 0
+
+
+def test_nothing_of_the_cluster_is_left(told: dict[str, Any]) -> None:
+    def left(process: psutil.Process) -> bool:
+        with contextlib.suppress(psutil.Error):
+            return str(told["session"]) in " ".join(process.cmdline())
+        return False
+
+    assert told["session"]
+    assert not [process for process in psutil.process_iter() if left(process)]
+
+
+def test_no_ray_is_one_line(tmp_path: Path) -> None:
+    program = tmp_path / "main.py"
+    program.write_text(
+        "import sys\nsys.modules['ray'] = None\n"
+        "import torch\nfrom torch.utils.data import DataLoader, TensorDataset\n"
+        "if __name__ == '__main__':\n"
+        "    loader = DataLoader(TensorDataset(torch.arange(8)), num_workers=1, batch_size=4)\n"
+        "    print([batch[0].tolist() for batch in loader])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "safeloader", "run", "--hosts", "ray", str(program)],
+        capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stdout.strip() == "[[0, 1, 2, 3], [4, 5, 6, 7]]"
+    assert done.stderr.count("[SL039]") == 1
+    assert "pip install 'safeloader[ray]'" in done.stderr
