@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, default_collate, get_worker_info
 
 from tests.fixtures_data import Orders
+from tests.runtime import own_settings
 
 BITS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 KINDS: dict[str, Callable[[], Any]] = {
@@ -75,6 +76,10 @@ MODULES = np.random.default_rng(17)
 
 def of_the_module(index: int) -> int:
     return draw(MODULES)
+
+
+def of_another_module(index: int) -> int:
+    return draw(own_settings.rng)
 
 
 class OfTheClass:
@@ -153,6 +158,7 @@ PLACES: dict[str, Callable[[], Any]] = {
     "two places": _shared,
     "two places, with one bit generator": _shared_bits,
     "the module": lambda: of_the_module,
+    "another module": lambda: of_another_module,
     "the class": OfTheClass,
     "the first sample": _Lazily,
     "the first sample, without an attribute before": _Unset,
