@@ -155,11 +155,13 @@ def module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     exec(
         "import numpy as np, torch, itertools, collections\n"
         "class Thing:\n    shared = []\n    def __init__(self): self.values = [1]\n"
-        "def get(): return number, names, table, thing, other, pair, array, tensor, count, Thing, late\n",
+        "class Ends(Thing):\n    def __del__(self): pass\n"
+        "def get(): return number, names, table, thing, other, ends, pair, array, tensor, count, Thing, late\n",
         vars(made),
     )
     made.number, made.names, made.table = 1, ["a"], {"a": [1]}
     made.thing = made.other = made.Thing()
+    made.ends = made.Ends()
     made.pair, made.array, made.tensor = ([1], 2), np.zeros(3), torch.zeros(3)
     made.count, made.queue = itertools.count(), collections.deque([1])
     return made
@@ -222,6 +224,15 @@ def test_the_first_ones_objects_stay_the_very_same(module: Any) -> None:
     assert module.names is not names
     worker.enter()
     assert (module.names is names, module.thing is thing) == (True, True)
+
+
+def test_what_does_something_when_it_ends_is_not_copied(module: Any) -> None:
+    ends, thing = module.ends, module.thing
+    worker = OwnGlobals([module.get], first=False)
+    worker.enter()
+    assert (module.ends is ends, module.thing is thing) == (True, False)
+    worker.leave()
+    assert module.thing is thing
 
 
 @pytest.mark.parametrize("where", ["enter", "leave"])

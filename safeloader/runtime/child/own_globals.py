@@ -31,7 +31,16 @@ _MOST_VALUES = 20000  # that are copied; what holds more holds data
 _MOST_BYTES = 1 << 24  # of arrays, in all
 _LISTS: tuple[type, ...] = (list, set, collections.deque)
 _DICTS: tuple[type, ...] = (dict, collections.OrderedDict, collections.defaultdict, collections.Counter)
-_SPECIAL = ("__new__", "__deepcopy__", "__copy__", "__getstate__", "__reduce__", "__reduce_ex__", "__slots__")
+_SPECIAL = (
+    "__new__",
+    "__del__",
+    "__deepcopy__",
+    "__copy__",
+    "__getstate__",
+    "__reduce__",
+    "__reduce_ex__",
+    "__slots__",
+)
 
 Values = list[dict[str, Any]]
 

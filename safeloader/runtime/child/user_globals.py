@@ -8,6 +8,7 @@ sets it up again.
 from __future__ import annotations
 
 import contextlib
+import enum
 import logging
 import sys
 import sysconfig
@@ -94,7 +95,7 @@ def namespaces(roots: Iterable[Any]) -> list[Namespace]:
     found: dict[int, Namespace] = {}
     installed: dict[str, bool] = {}
     for _, value, _ in walk((("", root) for root in roots), most=_MOST):
-        if not isinstance(value, (types.FunctionType, type)):
+        if not isinstance(value, (types.FunctionType, type)) or isinstance(value, enum.EnumMeta):
             continue
         module = value.__module__ or ""
         if module not in installed:
