@@ -161,7 +161,11 @@ def _call_cells(result: child.Result) -> list[str]:
     ]
 
 
-DATASETS: dict[str, tuple[object, ...]] = {"300 MB array": (), "2 million strings": ("--strings", 2_000_000)}
+DATASETS: dict[str, tuple[object, ...]] = {
+    "300 MB array": (),
+    "the same, by `carry.to_memory_file`": ("--placed",),
+    "2 million strings": ("--strings", 2_000_000),
+}
 
 
 def physical_memory(plan: Plan) -> Table:

@@ -136,6 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("loader")
     parser.add_argument("--megabytes", type=int, default=300)
+    parser.add_argument("--placed", action="store_true", help="the array lies in a memory file")
     parser.add_argument("--strings", type=int, default=0, help="a list of so many, in place of an array")
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--limit", type=float, default=120)
@@ -143,6 +144,10 @@ def main() -> None:
     signal.alarm(int(asked.limit))
     torch.set_num_threads(1)
     dataset = BigList(3000, asked.strings) if asked.strings else BigArray(3000, asked.megabytes)
+    if asked.placed and isinstance(dataset, BigArray) and asked.loader.startswith("safeloader"):
+        import safeloader
+
+        dataset.array = safeloader.carry.to_memory_file(dataset.array)
     loader = loaders.build(asked.loader, dataset, batch_size=10, num_workers=asked.workers)
     for _ in loader:
         pass

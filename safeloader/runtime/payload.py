@@ -119,9 +119,9 @@ class Payload:
         return self.size >= _LARGE and len(self._packed.fds) <= _MOST_SHARED
 
     @property
-    def tracked(self) -> bool:
-        """Whether one of these leads to multiprocessing's resource tracker."""
-        return self._packed.tracker is not None
+    def unshared(self) -> int:
+        """How many of these nobody writes to: the file, those of arrays, and multiprocessing's resource tracker."""
+        return 1 + len(self._packed.elsewhere) + (self._packed.tracker is not None)
 
     @property
     def modules(self) -> tuple[str, ...]:

@@ -15,12 +15,14 @@ stays shared.
 
 from __future__ import annotations
 
+import mmap
 import os
 import pickle
 import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from safeloader.runtime.by_value import memory_files
 from safeloader.runtime.by_value.rebuild import adopt_tracker, reading
 
 if TYPE_CHECKING:
@@ -31,9 +33,10 @@ __all__ = ["Packed", "adopt_tracker", "dumps", "loads", "numbers", "pack", "read
 _MAGIC = b"SLcarry1"
 # Magic; bytes in all; where the stream is and how long; counts of buffers and descriptors; which of these is
 # the resource tracker's (-1: none); length of the names. Then (start, length) of each buffer, then the descriptors,
-# then the names of what is opened again, pickled.
+# then the names of what is opened again, pickled. A buffer in a file of its own has the number of its descriptor, and
+# where it lies there, in place of the start.
 _HEADER = struct.Struct("<8sQQQIIiI")
-_BUFFER = struct.Struct("<QQ")
+_BUFFER = struct.Struct("<iQQ")  # which descriptor: -1 is this file
 _DESCRIPTOR = struct.Struct("<i")
 
 _LINE = 64  # bytes; what vector instructions want, and what torch's own allocator gives
@@ -56,6 +59,8 @@ class Packed:
         tracker: Which of `fds` leads to the trainer's resource tracker, or None.
         modules: What a reader imports, as far as it was asked whether it can be imported.
         handles: Attribute path, and words, of each open thing that a reader opens again.
+        elsewhere: Buffers that lie in a file of their own, by number: its place in `fds`, and where in the file. They
+            are empty in `buffers`.
     """
 
     stream: bytes
@@ -65,6 +70,17 @@ class Packed:
     tracker: int | None = None
     modules: tuple[str, ...] = ()
     handles: list[tuple[str, str]] = field(default_factory=list)
+    elsewhere: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+
+    def add(self, buffer: memoryview) -> None:
+        """One more buffer. Where it lies in a file of its own, readers map that."""
+        found = memory_files.find(buffer)
+        if found is not None:
+            descriptor, offset = found
+            self.elsewhere[len(self.buffers)] = len(self.fds), offset, buffer.nbytes
+            self.fds.append(os.dup(descriptor))
+            buffer = memoryview(b"")
+        self.buffers.append(buffer)
 
     @property
     def size(self) -> int:
@@ -99,9 +115,8 @@ class Packed:
         """Yield everything that is to be written, in order, gaps included."""
         starts, total = self._layout()
         tracker = -1 if self.tracker is None else self.tracker
-        table = b"".join(
-            _BUFFER.pack(start, buffer.nbytes) for start, buffer in zip(starts[1:], self.buffers, strict=True)
-        )
+        here = ((-1, start, buffer.nbytes) for start, buffer in zip(starts[1:], self.buffers, strict=True))
+        table = b"".join(_BUFFER.pack(*self.elsewhere.get(number, place)) for number, place in enumerate(here))
         names, counts = self._names(), (len(self.buffers), len(self.fds))
         head = _HEADER.pack(_MAGIC, total, starts[0], len(self.stream), *counts, tracker, len(names))
         head += table + b"".join(map(_DESCRIPTOR.pack, self.fds)) + names
@@ -211,12 +226,14 @@ def read(
     if len(whole) < total:
         raise ValueError(f"a packed object of {total} bytes was cut to {len(whole)} bytes")
     table_end = _HEADER.size + _BUFFER.size * buffer_count
-    buffers = (whole[at : at + size] for at, size in _BUFFER.iter_unpack(whole[_HEADER.size : table_end]))
+    table = list(_BUFFER.iter_unpack(whole[_HEADER.size : table_end]))
     names_at = table_end + _DESCRIPTOR.size * descriptor_count
     handles = pickle.loads(whole[names_at : names_at + names_length]) if names_length else ()
     if descriptors is None:
         numbers = whole[table_end:names_at]
         descriptors = [number for (number,) in _DESCRIPTOR.iter_unpack(numbers)]
+    files = [whole if number < 0 else _mapped(descriptors[number]) for number, _, _ in table]
+    buffers = (file[at : at + size] for file, (_, at, size) in zip(files, table, strict=True))
     if tracker >= 0:
         adopt_tracker(descriptors[tracker])
     with reading(descriptors, classes, handles=handles):
@@ -263,6 +280,10 @@ def _explain(error: Exception, obj: Any, what: Mapping[str, object] | None, *, i
     from safeloader.runtime.by_value.names import not_carriable
 
     raise not_carriable(error, obj, what, inherit=inherit) from error
+
+
+def _mapped(descriptor: int) -> memoryview:
+    return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY))
 
 
 def _aligned(position: int, step: int) -> int:

@@ -63,6 +63,8 @@ class Parcel(Protocol):
     modules: tuple[str, ...]
     handles: list[tuple[str, str]]
 
+    def add(self, buffer: memoryview) -> None: ...
+
 
 def pack_into(packed: Parcel, obj: Any, roots: Mapping[str, object]) -> None:
     """Serialise `obj`, whose parts are called `roots`, into `packed`, whose descriptors the caller closes if this
@@ -73,7 +75,7 @@ def pack_into(packed: Parcel, obj: Any, roots: Mapping[str, object]) -> None:
         raw = buffer.raw()
         if raw.nbytes < _IN_BAND:
             return True
-        packed.buffers.append(raw)
+        packed.add(raw)
         return False
 
     with handing_over(packed.fds), asking() as asked:

@@ -50,9 +50,9 @@ class TemplateMain(Forking):
             os._exit(0)
         if is_hung_up(self._control):  # nobody needs it any more
             os._exit(0)
-        config, tracked = pickle.loads(data)
+        config, unshared = pickle.loads(data)
         process_main.introduce(config, "safeloader-template")
-        why = self._read(config, given, shares=len(given) > 1 + tracked)
+        why = self._read(config, given, shares=len(given) > unshared)
         self.why = f"reading it {why}" if why else ""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # it has to reap, whether the trainer wants to or not
         for stream in (sys.stdout, sys.stderr):  # else each process would write what is waiting there

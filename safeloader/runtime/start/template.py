@@ -124,7 +124,7 @@ class Template:
         ours.setblocking(False)
         nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         try:
-            message = pickle.dumps((payload.config, payload.tracked))
+            message = pickle.dumps((payload.config, payload.unshared))
             socket.send_fds(ours, [message], payload.descriptors)
             self._body = _Body(launcher, given, theirs.fileno(), nowhere)
         except OSError as error:
