@@ -102,8 +102,10 @@ class ProcessIterator(Unprofiled, TorchIdioms):
         )
         core = _core_settings(loader, state, iterable, shared=shared_pool is not None)
         reads = shared_pool is None and launcher.forks and spec.is_large  # who is started first waits for that
-        slowest = 0.0 if reads else launcher.slowest_start
-        core = state.group_timeout.fit(dataclasses.replace(core, slowest_start=slowest))
+        # Who stands ready would read the dataset for a worker that is lost; a new process has it already.
+        slowest, neighbours = (0.0, False) if reads else (launcher.slowest_start, core.neighbours)
+        core = dataclasses.replace(core, slowest_start=slowest, neighbours=neighbours)
+        core = state.group_timeout.fit(core)
         return Driver(spec, launcher, core, state.recorder, self._finish(), starting.prestarted, shared_pool)
 
     def _finish(self) -> Callable[[Any], Any] | None:

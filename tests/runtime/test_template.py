@@ -107,9 +107,9 @@ def test_it_is_read_once_and_the_batches_are_torchs(orders: Orders) -> None:
 
 
 def test_a_replacement_comes_at_once_whatever_the_size(orders: Orders) -> None:
-    """What took the template its time is not done again."""
+    """What took the template its time is not done again, by a process that stands ready neither."""
     dataset = Large(orders)
-    with make(dataset, policy=FORKED, num_workers=1, persistent_workers=True, shuffle=False) as loader:
+    with make(dataset, policy=FORKED, persistent_workers=True, shuffle=False) as loader:
         for _ in range(4):
             stream = iter(loader)
             next(stream)
