@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import pickle
+import struct
 from typing import Any, NamedTuple
 
 from safeloader.runtime import protocol as p
@@ -39,12 +41,12 @@ class NodeSlots:
         self._next = itertools.count()
         self._taken: dict[int, tuple[int, int]] = {}  # by task: here and there
 
-    def task(self, message: tuple[Any, ...]) -> tuple[Any, ...]:
-        """A task as the process is given it."""
-        _, _, task, _, _, there = message
+    def task(self, message: tuple[Any, ...], body: bytes) -> bytes:
+        """A task's frame as the process is given it: another slot, and the indices untouched, whatever they are."""
+        task, there = message[2], message[-1]
         here = heapq.heappop(self._free) if self._free else next(self._next)
         self._taken[task] = here, there
-        return (*message[:-1], here)
+        return _with_last_number(body, there, here)
 
     def answer(self, message: tuple[Any, ...]) -> Answer | None:
         """What a message of the process answers, if it answers a task. The slot is free again after ``release``."""
@@ -56,6 +58,23 @@ class NodeSlots:
     def release(self, here: int) -> None:
         """Everything in it has been sent."""
         heapq.heappush(self._free, here)
+
+
+_END_OF_TUPLE = pickle.TUPLE + pickle.MEMOIZE + pickle.STOP
+_NUMBERS = ((1 << 8, pickle.BININT1, "<B"), (1 << 16, pickle.BININT2, "<H"), (1 << 31, pickle.BININT, "<i"))
+
+
+def _with_last_number(body: bytes, old: int, new: int) -> bytes:
+    """A pickled tuple whose last part is a number, with another one that is not larger.
+
+    Raises:
+        ValueError: it does not end so.
+    """
+    code, form = next((code, form) for limit, code, form in _NUMBERS if old < limit)
+    end = code + struct.pack(form, old) + _END_OF_TUPLE
+    if not body.endswith(end):
+        raise ValueError("a task does not end with its slot")
+    return body[: -len(end)] + code + struct.pack(form, new) + _END_OF_TUPLE
 
 
 def _extent(loaded: tuple[Any, ...]) -> int:

@@ -21,7 +21,6 @@ from safeloader.remote.glance import glance
 from safeloader.remote.node_slots import NodeSlots
 from safeloader.runtime import protocol as p
 from safeloader.runtime import system
-from safeloader.runtime.channel import frame
 from safeloader.runtime.child.heartbeat import Heartbeat
 from safeloader.runtime.memory.arena import Arena
 from safeloader.runtime.start import phases
@@ -175,9 +174,8 @@ class Relay:
         for body in self._from_trainer.feed(data):
             message = glance(body)
             if message[0] == p.TASK:
-                self._to_process.append(memoryview(frame(self._slots.task(message))))
-            else:
-                self._to_process.append(memoryview(wire.FRAME_HEAD.pack(len(body)) + body))
+                body = self._slots.task(message, body)
+            self._to_process.append(memoryview(wire.FRAME_HEAD.pack(len(body)) + body))
 
     # ------------------------------------------------------------ joining
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from typing_extensions import Self
 
 from safeloader.remote.plain_hosts import PlainHosts
 from tests.programs import environment
-from tests.until import until
 
 KEY = bytes(range(32))
 SILENCE = 3.0  # seconds
@@ -164,13 +162,3 @@ def linked(agent: AgentProgram) -> Iterator[Link]:
 def hosts(*addresses: tuple[str, int], key: bytes = KEY, local: int = 0) -> PlainHosts:
     """For a policy."""
     return PlainHosts(addresses, key, SILENCE, local)
-
-
-def nothing_left(agent: AgentProgram) -> bool:
-    """Whether an agent's processes end."""
-    return bool(until(lambda: not agent.processes(), 20))
-
-
-def own_pid() -> int:
-    """This process's, for a dataset that tells where it is loaded."""
-    return os.getpid()

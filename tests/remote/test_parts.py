@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import copyreg
 import os
 import pickle
-import socket
-import threading
-from collections.abc import Iterator
+from collections import OrderedDict, defaultdict
+from enum import Enum
+from fractions import Fraction
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from safeloader import Policy, RayHosts, SettingsError
 from safeloader.config import resolve
-from safeloader.remote import handshake, node, wire
+from safeloader.remote import node
 from safeloader.remote.glance import glance
 from safeloader.remote.node_slots import NodeSlots
 from safeloader.remote.payloads import Payloads, digest_of
@@ -31,136 +32,8 @@ from safeloader.runtime.start.surroundings import Surroundings
 from safeloader.start_method import Starting
 
 
-class Taker:
-    """Keeps what comes."""
-
-    def __init__(self) -> None:
-        self.records: list[tuple[int, int, bytes]] = []
-        self.slots: dict[int, bytearray] = {}
-
-    def room(self, slot: int, offset: int, length: int) -> memoryview:
-        memory = self.slots.setdefault(slot, bytearray(4 << 20))
-        return memoryview(memory)[offset : offset + length]
-
-    def take(self, kind: int, offset: int, data: bytearray) -> None:
-        self.records.append((kind, offset, bytes(data)))
-
-
-@pytest.fixture
-def ends() -> Iterator[tuple[wire.Stream, wire.Stream]]:
-    server = socket.create_server(("127.0.0.1", 0))
-    one = socket.create_connection(server.getsockname())
-    other, _ = server.accept()
-    server.close()
-    streams = wire.Stream(one), wire.Stream(other)
-    yield streams
-    for stream in streams:
-        stream.close()
-
-
-def _carry(one: wire.Stream, other: wire.Stream, taker: Taker, count: int) -> None:
-    while len(taker.records) < count:
-        one.flush()
-        other.receive(taker)
-
-
-def test_records_come_whole_and_in_order_whatever_their_length(ends: Any) -> None:
-    taker, sent = Taker(), []
-    for size in (0, 1, 25, 70_000, 3 << 20, 0, 5):
-        data = os.urandom(size)
-        ends[0].put(wire.FRAMES, data, offset=size)
-        sent.append((wire.FRAMES, size, data))
-    _carry(*ends, taker, len(sent))
-    assert taker.records == sent
-    assert not ends[0].waits
-
-
-def test_a_batch_is_received_where_it_belongs_and_its_slot_is_free_when_it_is_sent(ends: Any) -> None:
-    taker, data, freed = Taker(), os.urandom(3 << 20), []
-    ends[0].put(wire.BYTES, memoryview(data)[: 1 << 20], 7, 0)
-    ends[0].put(wire.BYTES, memoryview(data)[1 << 20 :], 7, 1 << 20, lambda: freed.append(7))
-    ends[0].put(wire.FRAMES, b"and")
-    _carry(*ends, taker, 3)
-    assert taker.slots[7][: 3 << 20] == data
-    assert [record[2] for record in taker.records] == [b"", b"", b"and"]
-    assert freed == [7]
-
-
-def test_words_on_the_page_overtake_what_waits_but_break_nothing(ends: Any) -> None:
-    taker, data = Taker(), os.urandom(12 << 20)
-    ends[0].put(wire.FRAMES, data)
-    ends[0].put(wire.FRAMES, b"last")
-    ends[0].flush()
-    assert ends[0].waits
-    ends[0].put_next(wire.SAYS, b"page")
-    _carry(*ends, taker, 3)
-    assert [(kind, content) for kind, _, content in taker.records] == [
-        (wire.FRAMES, data), (wire.SAYS, b"page"), (wire.FRAMES, b"last"),
-    ]  # fmt: skip
-
-
-def test_the_end_of_the_other_side_is_seen(ends: Any) -> None:
-    ends[0].socket.shutdown(socket.SHUT_WR)
-    ends[1].receive(Taker())
-    assert ends[1].ended
-
-
-@given(st.lists(st.binary(max_size=300), max_size=8), st.integers(1, 40))
-def test_frames_are_cut_as_they_were_made_however_they_arrive(bodies: list[bytes], step: int) -> None:
-    data = b"".join(wire.FRAME_HEAD.pack(len(body)) + body for body in bodies) + b"\1\2"
-    cutter = wire.Cutter()
-    found = [body for at in range(0, len(data), step) for body in cutter.feed(data[at : at + step])]
-    assert found == bodies
-    assert cutter.rest() == b"\1\2"
-
-
-# ---------------------------------------------------------------- who may speak
-
-
-def _both(key: bytes, other: bytes) -> tuple[Any, Any]:
-    one, two = socket.socketpair()
-    told: list[Any] = []
-
-    def accept() -> None:
-        try:
-            told.append(handshake.accept(two, other, 5.0))
-        except OSError as error:
-            told.append(error)
-        two.close()
-
-    thread = threading.Thread(target=accept)
-    thread.start()
-    try:
-        mine: Any = handshake.connect(one, key, 5.0)
-    except OSError as error:
-        mine = error
-    thread.join()
-    one.close()
-    return mine, told[0]
-
-
-def test_both_ends_prove_that_they_know_the_key() -> None:
-    assert _both(b"k" * 32, b"k" * 32) == (None, None)
-    mine, told = _both(b"k" * 32, b"l" * 32)
-    assert isinstance(told, handshake.NotProved)
-    assert isinstance(mine, OSError)
-
-
-def test_a_proof_that_was_overheard_is_worth_nothing() -> None:
-    one, two = socket.socketpair()
-    with one, two:
-        one.sendall(b"SLhosts1" + bytes(32) + bytes(32))
-        with pytest.raises(handshake.NotProved, match="does not know the key"):
-            handshake.accept(two, b"k" * 32, 5.0)
-
-
-def test_silence_is_no_proof() -> None:
-    one, two = socket.socketpair()
-    with one, two, pytest.raises(OSError, match="timed out"):
-        handshake.accept(two, b"k" * 32, 0.05)
-
-
-# ---------------------------------------------------------------- messages and slots
+class OddKey(str):
+    """No plain text."""
 
 
 class Trap:
@@ -170,22 +43,67 @@ class Trap:
         return os._exit, (99,)
 
 
+class Manners:
+    """Pickled by each way there is."""
+
+    def __init__(self, *, named: int = 0) -> None:
+        self.named = named
+
+    def __reduce_ex__(self, _: Any) -> Any:
+        return copyreg.__newobj_ex__, (Manners, (), {"named": 1}), {"state": [1]}, iter([1]), iter([(1, 2)])  # type: ignore[attr-defined]
+
+    def append(self, _: Any) -> None: ...
+
+    def __setitem__(self, *_: Any) -> None: ...
+
+
+class Colour(Enum):
+    """An enumeration."""
+
+    RED = 1
+
+
+class Many(set[Any]):
+    """A set of another class."""
+
+
+def test_a_glance_stumbles_over_nothing() -> None:
+    odd = [Manners(), Many([1, 2]), {Many.__name__: Many}, defaultdict(list, {1: [2]}), OrderedDict(a=1), slice(1, 2)]
+    held = {
+        frozenset([1]): odd,
+        Fraction(1, 3): Path("/x"),
+        np.float64(2.0): np.arange(3),
+        (1, OddKey("x")): Colour.RED,
+    }
+    assert glance(pickle.dumps((p.HOSTED, 1, held, 2.5), protocol=5))[:2] == (p.HOSTED, 1)
+
+
 def test_a_glance_sees_plain_values_and_makes_nothing_else() -> None:
     message = (p.HOSTED, 3, {"a": Trap(), "b": [Trap()]}, 1.5, States(b"", None, None), (1, "x"))
     seen = glance(pickle.dumps(message, protocol=5))
     assert (seen[:2], seen[3], seen[5]) == ((p.HOSTED, 3), 1.5, (1, "x"))
 
 
-def test_tasks_keep_their_indices() -> None:
-    packed = (p.TASK, 0, 5, p.Packed(b"xyz"), (), 31)
+@pytest.mark.parametrize("slot", [3, 255, 256, 70_000])
+@pytest.mark.parametrize(
+    "indices", [[1, 2], p.Packed(b"xyz"), p.Carried(b"abc"), 7, [1, np.int64(2), OddKey("x")], list(range(70_000)), []]
+)
+def test_a_task_has_another_slot_and_the_same_indices(indices: Any, slot: int) -> None:
     slots = NodeSlots()
-    assert pickle.loads(frame(slots.task(glance(pickle.dumps(packed))))[8:]) == (p.TASK, 0, 5, p.Packed(b"xyz"), (), 0)
+    for expected in (0, 1):
+        body = frame((p.TASK, 0, expected, indices, (1,), slot))[8:]
+        found = pickle.loads(slots.task(glance(body), body))
+        assert found == (p.TASK, 0, expected, indices, (1,), expected)
+        assert type(found[3]) is type(indices)
+    with pytest.raises(ValueError, match="does not end with its slot"):
+        slots.task((p.TASK, 0, 9, [], (), 31), pickle.dumps((1, 2, 3)))
 
 
 def test_a_process_has_as_many_slots_as_it_has_tasks_at_a_time() -> None:
     slots = NodeSlots()
     for task in range(100):
-        assert slots.task((p.TASK, 0, task, [task], (), 40 + task % 7))[-1] in (0, 1, 2)
+        given = p.TASK, 0, task, [task], (), 40 + task % 7
+        assert pickle.loads(slots.task(given, frame(given)[8:]))[-1] in (0, 1, 2)
         if task >= 2:
             answer = slots.answer((p.CANCELLED, task - 2, 0.0))
             assert answer is not None
@@ -197,7 +115,7 @@ def test_a_process_has_as_many_slots_as_it_has_tasks_at_a_time() -> None:
 def test_all_of_a_batch_is_sent_with_what_lies_behind_it() -> None:
     def extent(nbytes: int, place: Any, states: Any, said: Any) -> int:
         slots = NodeSlots()
-        slots.task((p.TASK, 0, 1, [0], (), 9))
+        slots.task((p.TASK, 0, 1, [0], (), 9), frame((p.TASK, 0, 1, [0], (), 9))[8:])
         loaded = (p.LOADED, 1, nbytes, b"", place, [], states, 0.0, 0.0, (), said, 0.0, b"")
         answer = slots.answer(loaded)
         assert answer is not None
