@@ -19,7 +19,7 @@ QUICK  := $(addprefix tests/core/test_,supervisor.py faults.py policy.py bisecti
     forkserver.py::test_every_end_of_a_process_is_seen_and_explained \
     portable.py::test_the_portable_ways_survive_the_same_faults)
 
-.PHONY: help quick-list ffcv try-ffcv demo test test-quick test-all test-clients test-ray matrix dist first-minutes lint house docs bench-hangs bench-ffcv bench-speed bench-ranks bench-scaling soak incidents setup clean
+.PHONY: help quick-list ffcv try-ffcv demo test test-quick test-all test-clients test-ray matrix dist first-minutes lint house docs bench-hangs bench-ffcv bench-speed bench-ranks bench-scaling bench-hosts soak incidents setup clean
 
 help:          ## this list
 	@grep -hE '^[a-z-]+: .*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -95,6 +95,9 @@ bench-ranks: $(STAMP) ## two ranks on torchrun, calm and with a killed worker ev
 
 bench-scaling: $(STAMP) ## what the board and the sampler cost with 10,000 ranks and 10^9 samples
 	@$(PY) -m benchmarks.scaling $(ARGS)
+
+bench-hosts: $(STAMP) ## batches a second from a process on another host (root; ARGS=--ray in the environment of test-ray)
+	@$(if $(wildcard $(RAY)/.installed),$(RAY)/bin/python,$(PY)) -W ignore -m benchmarks.hosts $(ARGS)
 
 soak: $(STAMP)  ## loaders of all kinds beside each other under random faults, bytes compared with torch (MINUTES=10)
 	@$(PY) -m benchmarks.soak $(ARGS)

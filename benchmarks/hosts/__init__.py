@@ -1,0 +1,1 @@
+"""How many batches a second come from a process on another host: ``python -m benchmarks.hosts``."""
