@@ -23,6 +23,7 @@ CLIENTS = {
     "ignite": "ignite",
     "skorch": "skorch",
     "geometric": "torch_geometric",
+    "geometric_nodes": "torch_geometric",
     "timm_images": "timm",
     "ultralytics_detect": "ultralytics",
     "ultralytics_classify": "ultralytics",
