@@ -95,6 +95,6 @@ def test_litdata_s_loader_is_taken_over_also_where_it_goes_on_from_its_state(tmp
     script.write_text(LITDATA)
     said = subprocess.run(
         [sys.executable, str(script), str(tmp_path / "rows")],
-        capture_output=True, text=True, timeout=380, check=False,
+        capture_output=True, text=True, timeout=380, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert "found: 48 True True True" in said.stdout, said.stdout + said.stderr[-3000:]
