@@ -37,8 +37,8 @@ class WorkerPool:
     program, or when nobody refers to the pool and its loaders any more.
 
     What a sample does to its process, it does to all loaders there: a process that dies or hangs is replaced for all
-    of them, and only the loader whose sample was in work counts it as a fault. Environment variables, the working
-    directory and what installed packages keep in globals are common to the loaders of a process.
+    of them, and only the loader whose sample was in work counts it as a fault. What installed packages keep in
+    globals is common to the loaders of a process.
 
     A copy of a pool is the pool; in another process, unpickled, it is a new one of the same kind.
 

@@ -46,7 +46,7 @@ class ChaoticWorker(Worker):
         text: the plan.
         tally: the file that tells how often each fault was done.
         name: the loader's.
-        spec, dataset, collate_fn, init_fn, place, generators, marks, more: as for ``Worker``.
+        spec, dataset, collate_fn, init_fn, place, generators, marks, more, own: as for ``Worker``.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class ChaoticWorker(Worker):
         generators: Generators,
         marks: Marks,
         *more: Any,
+        **own: Any,
     ) -> None:
         self._tally = tally
         self._plan = [
@@ -70,7 +71,7 @@ class ChaoticWorker(Worker):
         self._epoch, self._begun = place.epoch, place.position
         self._indices: Any = None  # of the batch in work; None while nothing is loaded, or old batches are replayed
         looking = _Marks(marks, self._look_at_sample)
-        super().__init__(spec, dataset, collate_fn, init_fn, place, generators, looking, *more)
+        super().__init__(spec, dataset, collate_fn, init_fn, place, generators, looking, *more, **own)
 
     def resume(self, shared_seed: int | None, epoch: int = 0, told_epoch: int | None = None) -> None:
         """A new epoch."""

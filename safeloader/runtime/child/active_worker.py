@@ -1,19 +1,33 @@
-"""A process has one set of generators, one ``get_worker_info()``, one ``__main__``: those of the worker that is in."""
+"""What a process has once, and its workers have one of each: that of the worker that is in is there.
+
+Generators, ``get_worker_info()``, ``__main__``, globals of the user's modules, context variables, and ambient states
+(the folder, torch's default dtype, ...).
+"""
 
 from __future__ import annotations
 
+import contextvars
+import sys
 import weakref
-from typing import TYPE_CHECKING, NamedTuple
-
-import torch
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safeloader.runtime.child.generators import Generators
+from safeloader.runtime.child.own_globals import OwnGlobals
+from safeloader.runtime.isolation import OwnStates
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from safeloader.runtime.child.main_script import Script
     from safeloader.runtime.child.worker import Worker
 
-__all__ = ["ActiveWorker", "TorchGlobals"]
+__all__ = ["ActiveWorker"]
+
+
+class _Own(NamedTuple):
+    script: Script
+    states: OwnStates
+    context: contextvars.Context
 
 
 class ActiveWorker:
@@ -22,42 +36,46 @@ class ActiveWorker:
     def __init__(self) -> None:
         self.generators = Generators()
         self.holder: Worker | None = None
-        self.scripts: weakref.WeakKeyDictionary[Worker, Script] = weakref.WeakKeyDictionary()
+        self._own: weakref.WeakKeyDictionary[Worker, _Own] = weakref.WeakKeyDictionary()
         self._fresh = True
 
-    def is_first(self) -> bool:
-        """True once: of the first worker that is set up here."""
-        fresh, self._fresh = self._fresh, False
-        return fresh
+    def set_up(self, make: Callable[..., Worker], given: tuple[Any, ...], script: Script) -> Worker:
+        """Make a worker and let it in, while no other is; what is there now is what it begins with.
+
+        Args:
+            make: makes it, given its ``own_globals``.
+            given: its dataset and functions.
+            script: the main script that it sees; it is there already.
+        """
+        own = _Own(script, OwnStates(), contextvars.copy_context())
+        own_globals = OwnGlobals(given, first=self._fresh)
+        self._fresh = False
+        own.states.enter()
+        own.context.run(_copy_decimals)
+        self.holder = worker = own.context.run(make, own_globals=own_globals)
+        self._own[worker] = own
+        return worker
+
+    def run(self, worker: Worker, act: Callable[..., object], *args: Any) -> None:
+        """Let a worker in, and do something in its context variables."""
+        self.give(worker)
+        self._own[worker].context.run(act, *args)
 
     def give(self, worker: Worker | None) -> None:
-        """Let another worker in: the generators of this process become its own."""
+        """Let another worker in, which was set up before."""
         if worker is not self.holder:
             if self.holder is not None:
                 self.holder.leave()
+                self._own[self.holder].states.leave()
             self.holder = worker
             if worker is not None:
+                self._own[worker].states.enter()
                 worker.enter()
-                if worker in self.scripts:
-                    self.scripts[worker].be_main()
+                self._own[worker].script.be_main()
 
 
-class TorchGlobals(NamedTuple):
-    """Settings of torch that a loader's functions may change for their process (a ``worker_init_fn``, say), and that
-    another loader's must not feel."""
-
-    threads: int
-    dtype: torch.dtype
-    gradients: bool
-
-    @classmethod
-    def now(cls) -> TorchGlobals:
-        return cls(torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled())
-
-    def take_up(self, instead_of: TorchGlobals) -> None:
-        """Make these the process's."""
-        if self == instead_of:
-            return
-        torch.set_num_threads(self.threads)
-        torch.set_default_dtype(self.dtype)
-        torch.set_grad_enabled(self.gradients)
+def _copy_decimals() -> None:
+    """Decimal's context is changed in place, so a copy of the variables is not enough."""
+    decimal: Any = sys.modules.get("decimal")
+    if decimal is not None:
+        decimal.setcontext(decimal.getcontext().copy())

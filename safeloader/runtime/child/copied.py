@@ -88,7 +88,6 @@ class Copied:
 
     def _redo(self, worker: Worker, place: WorkerPlace) -> None:
         """Bring a worker that came with this process to where it stands."""
-        self._active.give(worker)
         classes = self._tables[worker.id]
         redo = [(begins, self._read(what, classes), *more) for begins, what, *more in place.redo or ()]
         worker.redo(redo, place.snapshot)

@@ -23,7 +23,6 @@ from safeloader.runtime.child.generator_objects import is_generator
 from safeloader.runtime.child.generators import States
 from safeloader.runtime.child.heartbeat import Heartbeat
 from safeloader.runtime.child.main_script import Script
-from safeloader.runtime.child.own_globals import OwnGlobals
 from safeloader.runtime.child.unsendable import unsendable
 from safeloader.runtime.child.worker import Ended, Loaded, Worker, WorkerPlace
 from safeloader.runtime.memory.codec import Encoder
@@ -106,8 +105,12 @@ class WorkerHost(Copied):
                     self._keeper.look(message)
 
     def handle(self, message: Any) -> None:
-        """Do what one message asks, and answer it."""
-        self._handlers[message[0]](*message[1:])
+        """Do what one message asks, in its worker's context, and answer it."""
+        kind, *more = message
+        if kind in (p.TASK, p.RESUME, p.PROBE):
+            self._active.run(self._workers[more[0]], self._handlers[kind], *more)
+        else:
+            self._handlers[kind](*more)
 
     @property
     def left(self) -> bool:
@@ -130,7 +133,8 @@ class WorkerHost(Copied):
         place = WorkerPlace(*place)
         self._page.take_setup(place.worker)
         if place.redo is not None:
-            self._redo(self._workers[place.worker], place)
+            worker = self._workers[place.worker]
+            self._active.run(worker, self._redo, worker, place)
             return
         self._active.give(None)
         script, parts = prepared.take(self._spec) or self._opened()
@@ -143,15 +147,12 @@ class WorkerHost(Copied):
         self._encoder.numbers.update({cls: number for number, cls in enumerate(parts.classes)})
         if self._config.accelerators:  # a worker seeds the CPU's generator only, being in the trainer at times
             torch.manual_seed(self._config.load.base_seed + place.worker)
-        roots = parts.dataset, parts.collate_fn, parts.worker_init_fn
-        own_globals = OwnGlobals(roots, self._active.is_first())
-        worker = self._worker_class()(
-            self._config.load, parts.dataset, parts.collate_fn, parts.worker_init_fn, place,
-            self._generators, self._marks, parts.generators, own_globals,
-        )  # fmt: skip
-        self._workers[worker.id] = self._active.holder = worker
+        given = parts.dataset, parts.collate_fn, parts.worker_init_fn
+        make = functools.partial(
+            self._worker_class(), self._config.load, *given, place, self._generators, self._marks, parts.generators
+        )
+        self._workers[place.worker] = worker = self._active.set_up(make, given, script)
         self._closing[worker.id] = parts.close
-        self._active.scripts[worker] = script
         if not self._config.load.iterable:
             self._changes[worker.id] = worker.watch(is_generator)
         if (found := worker.diverged) is not None:
@@ -190,7 +191,6 @@ class WorkerHost(Copied):
 
     def _resume(self, worker: int, shared_seed: int | None, epoch: int, told_epoch: int | None) -> None:
         self._page.take_setup(worker)
-        self._active.give(self._workers[worker])
         try:
             self._workers[worker].resume(shared_seed, epoch, told_epoch)
         except Exception as error:
@@ -210,7 +210,6 @@ class WorkerHost(Copied):
             return
         taken_at = self._page.take_task(task)
         worker = self._workers[number]
-        self._active.give(worker)
         try:
             message = self._load(worker, task, indices, skip, slot, taken_at)
         finally:
@@ -331,7 +330,6 @@ class WorkerHost(Copied):
     def _probe(self, number: int, task: int, indices: Any, positions: tuple[int, ...]) -> None:
         self._page.take_task(task)
         worker = self._workers[number]
-        self._active.give(worker)
         wanted = self._indices(indices)
         others = tuple(i for i in range(len(wanted)) if i not in positions)
         try:

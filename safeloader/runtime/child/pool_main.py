@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from safeloader.runtime import protocol as p
 from safeloader.runtime.channel import NonBlocking
-from safeloader.runtime.child.active_worker import ActiveWorker, TorchGlobals
+from safeloader.runtime.child.active_worker import ActiveWorker
 from safeloader.runtime.child.fair_queue import Turns
 from safeloader.runtime.child.fd_passing import Receiver
 from safeloader.runtime.child.loop import WorkerHost
@@ -45,18 +45,14 @@ class _HostedLoader:
         config: plain values for this loader.
         files: the channel, the spec, the arena, and what the spec refers to.
         active: which worker is active; shared by all loaders here.
-        habits: those of a new process.
     """
 
-    def __init__(
-        self, number: int, config: HostConfig, files: list[int], active: ActiveWorker, habits: TorchGlobals
-    ) -> None:
+    def __init__(self, number: int, config: HostConfig, files: list[int], active: ActiveWorker) -> None:
         channel, self._spec, arena, *self._carried = files
         self.link = NonBlocking(socket.socket(fileno=channel))
         self.arena = Arena(arena)
         self.host = WorkerHost(config, self._spec, self._carried, self.arena, number, self.link, active)
         self.inbox: deque[Any] = deque()
-        self.habits = habits
         self.leaving = False
 
     def close(self) -> None:
@@ -79,8 +75,6 @@ class PoolMain:
         self._hosted: dict[int, _HostedLoader] = {}
         self._turns: Turns[int] = Turns()
         self._active = ActiveWorker()
-        self._habits = TorchGlobals.now()
-        self._in: _HostedLoader | None = None  # whose habits the process has
         self._garbage = False
         self._poll = select.poll()
         self._poll.register(link.socket, select.POLLIN)
@@ -117,7 +111,8 @@ class PoolMain:
 
     def _admit(self) -> None:
         for (number, announce, config, path, sys.argv[:]), files in self._control.receive():
-            hosted = _HostedLoader(number, HostConfig(*config), files, self._active, self._habits)
+            self._active.give(None)  # what follows is for the process, not for the worker that is in
+            hosted = _HostedLoader(number, HostConfig(*config), files, self._active)
             sys.path.extend(entry for entry in path if entry not in sys.path)
             self._hosted[files[0]] = hosted
             self._poll.register(files[0], select.POLLIN)
@@ -131,9 +126,6 @@ class PoolMain:
         hosted = self._hosted.pop(descriptor)
         self._poll.unregister(descriptor)
         self._turns.forget(descriptor)
-        if hosted is self._in:
-            self._in = None
-            self._habits.take_up(TorchGlobals.now())
         hosted.close()
         self._garbage = True
 
@@ -145,7 +137,6 @@ class PoolMain:
         if hosted.leaving or hosted.host.left:  # nobody wants it any more
             hosted.inbox.clear()
             return
-        self._let_in(hosted)
         began = monotonic()
         try:
             with collating_into(hosted.host.writer):
@@ -160,12 +151,3 @@ class PoolMain:
             self._turns.spend(descriptor, monotonic() - began)
         if hosted.link.waits or hosted.leaving:
             self._poll.modify(descriptor, select.POLLIN | select.POLLOUT)
-
-    def _let_in(self, hosted: _HostedLoader) -> None:
-        if hosted is self._in:
-            return
-        now = TorchGlobals.now()
-        if self._in is not None:
-            self._in.habits = now
-        hosted.habits.take_up(now)
-        self._in = hosted

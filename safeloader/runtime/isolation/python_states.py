@@ -36,6 +36,7 @@ def python_states() -> list[Surrounding]:
         Surrounding("limit of recursion", sys.getrecursionlimit, sys.setrecursionlimit),
         Surrounding("switch interval", sys.getswitchinterval, sys.setswitchinterval),
         *_attributes(sys, "stdin", "stdout", "stderr", "excepthook", "unraisablehook", "dont_write_bytecode"),
+        Surrounding("folder of temporary files", _temporary, _put_temporary, "clean", None),
         *_attributes(warnings, "showwarning", "_showwarnmsg_impl", "defaultaction"),
         *_integers(),
         *_numpy(),
@@ -66,6 +67,16 @@ def _put_path(to: tuple[Any, ...]) -> None:
 def _put_argv(to: tuple[Any, ...]) -> None:
     sys.argv = to[1]
     sys.argv[:] = to[2]
+
+
+def _temporary() -> Any:
+    return getattr(sys.modules.get("tempfile"), "tempdir", None)
+
+
+def _put_temporary(to: Any) -> None:
+    module: Any = sys.modules.get("tempfile")
+    if module is not None:
+        module.tempdir = to
 
 
 def _integers() -> list[Surrounding]:
