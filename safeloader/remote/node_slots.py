@@ -78,6 +78,6 @@ def _with_last_number(body: bytes, old: int, new: int) -> bytes:
 
 
 def _extent(loaded: tuple[Any, ...]) -> int:
-    """How many bytes of its slot a loaded batch reaches over, with what the dataset and the generators say."""
-    nbytes, place, states_at, said_at = loaded[2], loaded[4], loaded[6], loaded[10]
-    return int(max(nbytes, *(sum(piece) for piece in (place, states_at, said_at) if piece is not None), 0))
+    """How many bytes of its slot a loaded batch reaches over, with what the dataset says."""
+    nbytes, place, said_at = loaded[2], loaded[4], loaded[10]
+    return int(max(nbytes, *(sum(piece) for piece in (place, said_at) if piece is not None), 0))

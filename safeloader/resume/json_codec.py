@@ -12,7 +12,7 @@ from typing import Any
 import numpy
 import torch
 
-from safeloader.runtime.child.generators import States
+from safeloader.runtime.child.states import States, in_full
 
 __all__ = ["decode", "encode", "pack", "states_of", "states_to", "unpack"]
 
@@ -90,14 +90,15 @@ def decode(value: Any) -> Any:
     raise ValueError(f"nothing is known of {kind!r}")
 
 
-def states_of(states: Any) -> Any:
+def states_of(told: Any) -> Any:
     """The states of a worker's three generators, or None."""
+    states = in_full(told)
     if states is None:
         return None
     version, words, gauss = states.python
     python = {"version": version, "words": pack(numpy.array(words, dtype="<u4").tobytes()), "gauss": gauss}
-    told = {"torch": pack(states.torch), "python": python, "numpy": encode(states.numpy)}
-    return told if states.own is None else {**told, "own": encode(states.own)}
+    found = {"torch": pack(states.torch), "python": python, "numpy": encode(states.numpy)}
+    return found if states.own is None else {**found, "own": encode(states.own)}
 
 
 def states_to(told: Any) -> States | None:

@@ -10,11 +10,11 @@ fit comes with ``(MORE,)``. ``facts`` are surroundings that differ from those th
 From a process: ``(READY, at)``, ``(HOSTED, worker, states, finished_at, begin, compared, lost)``,
 ``(DIVERGED, worker, finished_at, how, at, detail)``,
 ``(RESUMED, worker, states, finished_at, said)``,
-``(LOADED, task, nbytes, stream, place, pieces, states_at, taken_at, finished_at, dropped, said_at, collated_at,
+``(LOADED, task, nbytes, stream, place, pieces, states, taken_at, finished_at, dropped, said_at, collated_at,
 digest)``:
-the pickle stream comes in the message, or lies in the lease at ``place``; ``states_at`` and ``said_at`` are where the
-generators' states, and what the dataset said of its own, lie in the lease; ``collated_at`` comes only where each batch
-is traced;
+the pickle stream comes in the message, or lies in the lease at ``place``; ``said_at`` is where what the dataset said of
+its own state lies in the lease; ``collated_at`` comes only where each batch is traced. ``states`` are ``WorkerStates``
+wherever they come, or None if no generator moved;
 ``(EMPTY, ...)`` like LOADED for a batch of which policy left nothing;
 ``(RAISED, task, error, sample, unpicklable, states, finished_at, digest)``, ``(ENDED, task, states, finished_at)``,
 ``(PROBED, task, finished_at)``, ``(PASSED, task, finished_at)``,
@@ -27,13 +27,16 @@ be taken. ``(CHANGED, worker)``: the dataset of a worker was seen to change itse
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 HOST, DROP, RESUME, TASK, PROBE, JOIN, MORE = range(7)
 READY, HOSTED, RESUMED, LOADED, EMPTY, RAISED, ENDED, PROBED, REFUSED, LEFT, CANCELLED, DIFFERS, DIVERGED = range(
     10, 23
 )
 SHADOWED, UNSHADOWED, CHANGED = range(23, 26)
+
+WorkerStates = tuple[int, Any]
+"""A worker, and its ``States`` or ``Advanced``: the latter without ``base`` where the process told it before."""
 
 FILES = {SHADOWED: 2}
 """How many descriptors come with a message."""

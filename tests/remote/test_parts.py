@@ -113,18 +113,19 @@ def test_a_process_has_as_many_slots_as_it_has_tasks_at_a_time() -> None:
 
 
 def test_all_of_a_batch_is_sent_with_what_lies_behind_it() -> None:
-    def extent(nbytes: int, place: Any, states: Any, said: Any) -> int:
+    def extent(nbytes: int, place: Any, said: Any) -> int:
         slots = NodeSlots()
         slots.task((p.TASK, 0, 1, [0], (), 9), frame((p.TASK, 0, 1, [0], (), 9))[8:])
-        loaded = (p.LOADED, 1, nbytes, b"", place, [], states, 0.0, 0.0, (), said, 0.0, b"")
+        loaded = (p.LOADED, 1, nbytes, b"", place, [], (0, ()), 0.0, 0.0, (), said, 0.0, b"")
         answer = slots.answer(loaded)
         assert answer is not None
         return answer.nbytes
 
-    assert extent(0, None, None, None) == 0
-    assert extent(100, None, None, None) == 100
-    assert extent(100, (100, 20), (128, 50), None) == 178
-    assert extent(0, None, (0, 50), (64, 7)) == 71
+    assert extent(0, None, None) == 0
+    assert extent(100, None, None) == 100
+    assert extent(100, (100, 20), None) == 120
+    assert extent(100, (100, 20), (128, 50)) == 178
+    assert extent(0, None, (64, 7)) == 71
 
 
 # ---------------------------------------------------------------- page, payload, host

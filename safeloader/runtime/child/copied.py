@@ -12,6 +12,7 @@ from safeloader.runtime.channel import Blocking
 from safeloader.runtime.child import prepared
 from safeloader.runtime.child.birth import name_of
 from safeloader.runtime.child.heartbeat import Heartbeat
+from safeloader.runtime.child.states import Advanced
 from safeloader.runtime.child.worker import Marks, Worker, WorkerPlace
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from safeloader.runtime.channel import NonBlocking
     from safeloader.runtime.child.active_worker import ActiveWorker
+    from safeloader.runtime.child.states import Base, States
     from safeloader.runtime.memory.arena import Arena
     from safeloader.runtime.payload import HostConfig
     from safeloader.runtime.shadow.change_detection import Change
@@ -50,6 +52,7 @@ class Copied:
     _workers: dict[int, Worker]
     _recalls: dict[int, Callable[[], None]]
     _tables: dict[int, list[type]]
+    _bases: dict[int, Base | None]
 
     def _make_keeper(self) -> ShadowTaker | None:
         """Who copies this process now and then, if that is wanted."""
@@ -81,6 +84,7 @@ class Copied:
     def succeed(self, number: int, channel: int) -> None:
         """Be another process from now on: one that a shadow made."""
         self._link = Blocking(socket.socket(fileno=channel))
+        self._bases.clear()  # of this process, the trainer knows none
         self._page = Heartbeat(self._arena.page(number))
         self._marks.turn_to(self._page)
         multiprocessing.process.current_process().name = name_of(number)
@@ -94,8 +98,20 @@ class Copied:
         if (found := worker.diverged) is not None:
             self._link.send((p.DIVERGED, worker.id, self._page.rest(), found.how, found.at, found.detail))
             return
-        states = worker.moved()
+        states = self._states(worker)
         self._link.send((p.HOSTED, worker.id, states, self._page.rest(), None, worker.compared, ()))
+
+    def _states(self, worker: Worker) -> p.WorkerStates | None:
+        """The generators of a worker, if they moved."""
+        return self._brief(worker, worker.moved())
+
+    def _brief(self, worker: Worker, states: States | Advanced | None) -> p.WorkerStates | None:
+        """Without the words that the trainer knows from an earlier message."""
+        if isinstance(states, Advanced):
+            known, self._bases[worker.id] = self._bases.get(worker.id), states.base
+            if known is states.base:
+                states = states._replace(base=None)
+        return states and (worker.id, states)
 
     @staticmethod
     def _read(indices: Any, classes: list[type]) -> Any:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from safeloader.runtime.child.generators import numpy_words, python_words
+from safeloader.runtime.child.twister import numpy_gauss, numpy_words, python_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,17 +146,8 @@ def _token_of(core: Any) -> Callable[[], Any]:
 
 
 def _legacy_token(core: Any) -> Callable[[], Any]:
-    """Of a ``RandomState``: half a pair of normals is kept outside the words, and asking for it is slow."""
-    words = numpy_words(core._bit_generator)
-    if words is None:
+    """Of a ``RandomState``: half a pair of normals is kept outside the words."""
+    words, half = numpy_words(core._bit_generator), numpy_gauss(core)
+    if words is None or half is None:
         return lambda: pickle.dumps(core.get_state(legacy=False))
-    last: list[Any] = [None, True, None]  # the words, whether there is half a pair, and both
-
-    def token() -> Any:
-        raw = words.raw
-        if raw != last[0] or last[1]:
-            state = core.get_state(legacy=False)
-            last[:] = raw, bool(state["has_gauss"]), (raw, state["has_gauss"], state["gauss"])
-        return last[2]
-
-    return token
+    return lambda: (words.raw, half.raw)

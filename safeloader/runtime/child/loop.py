@@ -20,9 +20,9 @@ from safeloader.runtime.child import lookahead, prepared
 from safeloader.runtime.child.active_worker import ActiveWorker
 from safeloader.runtime.child.copied import Copied, PageMarks
 from safeloader.runtime.child.generator_objects import is_generator
-from safeloader.runtime.child.generators import States
 from safeloader.runtime.child.heartbeat import Heartbeat
 from safeloader.runtime.child.main_script import Script
+from safeloader.runtime.child.states import Base, States
 from safeloader.runtime.child.unsendable import unsendable
 from safeloader.runtime.child.worker import Ended, Loaded, Worker, WorkerPlace
 from safeloader.runtime.memory.codec import Encoder
@@ -78,6 +78,7 @@ class WorkerHost(Copied):
         self._workers: dict[int, Worker] = {}
         self._recalls: dict[int, Callable[[], None]] = {}  # by slot: whose lease the dataset writes into already
         self._changes: dict[int, Change] = {}  # by worker, until its dataset is seen to change itself
+        self._bases: dict[int, Base | None] = {}  # by worker: what the trainer knows of its generators' words
         self._tables: dict[int, list[type]] = {}  # each worker has its own classes of the main script
         self._closing: dict[int, Callable[[], None]] = {}  # by worker: closes what was opened for it
         self._handlers: dict[int, Callable[..., None]] = {
@@ -152,15 +153,16 @@ class WorkerHost(Copied):
             self._worker_class(), self._config.load, *given, place, self._generators, self._marks, parts.generators
         )
         self._workers[place.worker] = worker = self._active.set_up(make, given, script)
+        self._bases.pop(worker.id, None)
         self._closing[worker.id] = parts.close
         if not self._config.load.iterable:
             self._changes[worker.id] = worker.watch(is_generator)
         if (found := worker.diverged) is not None:
             self._link.send((p.DIVERGED, worker.id, self._page.rest(), found.how, found.at, found.detail))
             return
-        states = worker.first_states()
+        first = self._brief(worker, worker.first_states())
         self._link.send(
-            (p.HOSTED, worker.id, states, self._page.rest(), worker.begin, worker.compared, tuple(worker.lost))
+            (p.HOSTED, worker.id, first, self._page.rest(), worker.begin, worker.compared, tuple(worker.lost))
         )
 
     def _opened(self) -> tuple[Script, Parts]:
@@ -196,7 +198,7 @@ class WorkerHost(Copied):
         except Exception as error:
             self._workers[worker].failure = error
         said = self._said(self._workers[worker], always=True)
-        self._link.send((p.RESUMED, worker, self._workers[worker].moved(), self._page.rest(), said))
+        self._link.send((p.RESUMED, worker, self._states(self._workers[worker]), self._page.rest(), said))
 
     # ------------------------------------------------------------ tasks
 
@@ -224,7 +226,7 @@ class WorkerHost(Copied):
             self._writer.open(slot)
             loaded = worker.load(self._indices(indices), skip)
         except Ended:
-            return (p.ENDED, task, worker.moved(), self._page.rest())
+            return (p.ENDED, task, self._states(worker), self._page.rest())
         except Exception as error:
             return self._raised(worker, task, error, unpicklable=False)
         try:
@@ -256,29 +258,22 @@ class WorkerHost(Copied):
 
     def _loaded(self, worker: Worker, task: int, loaded: Loaded, taken_at: float) -> Any:
         if loaded.empty:
-            return (p.EMPTY, task, worker.moved(), taken_at, self._page.rest(), loaded.dropped, worker.digest)
+            return (p.EMPTY, task, self._states(worker), taken_at, self._page.rest(), loaded.dropped, worker.digest)
         collated_at = self._page.progressed_at
         stream, pieces = self._encoder.encode(loaded.batch)
         place = None
         if len(stream) > p.STREAM_IN_MESSAGE:
             place, stream = (self._writer.write(stream), len(stream)), b""
         nbytes = self._writer.used if pieces or place else 0
-        states_at = self._put_states(worker)
+        states = self._states(worker)
         said = self._said(worker)
         said_at = None if said is None else (self._writer.write(said), len(said))
         if said is not None:
             worker.noted()
         return (
-            p.LOADED, task, nbytes, stream, place, pieces, states_at, taken_at, self._page.rest(), loaded.dropped,
+            p.LOADED, task, nbytes, stream, place, pieces, states, taken_at, self._page.rest(), loaded.dropped,
             said_at, collated_at, worker.digest,
         )  # fmt: skip
-
-    def _put_states(self, worker: Worker) -> tuple[int, int] | None:
-        states = worker.moved()
-        if states is None:
-            return None
-        data = pickle.dumps(tuple(states), protocol=5)
-        return self._writer.write(data), len(data)
 
     def _said(self, worker: Worker, always: bool = False) -> bytes | None:
         """What the worker's dataset says of itself, if that is to be told now."""
@@ -292,7 +287,7 @@ class WorkerHost(Copied):
 
     def _raised(self, worker: Worker, task: int, error: Exception, unpicklable: bool) -> Any:
         wrapped = self._exception(error, f"in DataLoader worker process {worker.id}")
-        states = worker.moved()
+        states = self._states(worker)
         rest, detail = self._page.rest(), in_one_line(error)
         return (p.RAISED, task, wrapped, worker.sample, unpicklable, states, rest, worker.digest, detail)
 

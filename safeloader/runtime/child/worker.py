@@ -20,7 +20,7 @@ from safeloader.runtime.shadow.change_detection import Change
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from safeloader.runtime.child.generators import Generators, States
+    from safeloader.runtime.child.generators import Advanced, Generators, States
 
 __all__ = ["Diverged", "Ended", "LoadSpec", "Loaded", "Marks", "SampleStopped", "Worker", "WorkerPlace"]
 
@@ -151,14 +151,15 @@ class Worker(Fetcher):
         """The generators now: the process's, and those that the dataset holds."""
         return self._generators.capture()._replace(own=self._own.capture(self._last_sample))
 
-    def moved(self) -> States | None:
+    def moved(self) -> States | Advanced | None:
         """The generators, if any moved since the last look; else None."""
-        own_moved, states = self._own.moved(), self._generators.moved()
-        if self._keyed is not None:  # samples set the process's
-            return self.capture() if own_moved else None
-        return self.capture() if own_moved or (states is not None and self._own) else states
+        own_moved = self._own.moved()
+        states = None if self._keyed is not None else self._generators.moved()  # else samples set the process's
+        if not own_moved and (states is None or not self._own):
+            return states
+        return (states or self._generators.now())._replace(own=self._own.capture(self._last_sample))
 
-    def first_states(self) -> States | None:
+    def first_states(self) -> States | Advanced | None:
         """What the next process has to know of the generators now that the worker is set up; None: nothing."""
         states = self.moved()
         return self.capture() if self._own else states

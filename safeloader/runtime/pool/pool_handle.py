@@ -16,6 +16,7 @@ from safeloader.runtime.child.heartbeat import Heartbeat
 from safeloader.runtime.trainer.process_handle import Exit
 
 if TYPE_CHECKING:
+    from safeloader.runtime.child.states import Base
     from safeloader.runtime.pool.pool_process import PoolProcess
     from safeloader.runtime.pool.ports import PoolClient
 
@@ -52,6 +53,7 @@ class PoolHandle:
         self.page = Heartbeat(driver.arena.page(number))
         self.started_at = clock.now()
         self.ready = member.is_ready()
+        self.bases: dict[int, Base] = {}
         self.released = False
         self.useless = False  # the dataset cannot be rebuilt there
         self._shared_pool = shared_pool

@@ -8,7 +8,7 @@ from safeloader import clock
 from safeloader.core import messages as m
 from safeloader.runtime import by_value, system
 from safeloader.runtime import protocol as p
-from safeloader.runtime.child.generators import States
+from safeloader.runtime.child.states import in_full
 from safeloader.runtime.child.worker import WorkerPlace
 from safeloader.runtime.memory import codec
 from safeloader.runtime.trainer.indices import pack
@@ -180,8 +180,8 @@ class Executor:
 
     def _place(self, c: m.HostWorker) -> WorkerPlace:
         return WorkerPlace(
-            c.worker, c.epoch, c.position, c.ended, _states(c.epoch_snapshot), _states(c.snapshot), self._shared_seed,
-            self._told_epoch, c.mark and (c.mark.position, c.mark.content, _states(c.mark.snapshot)), c.replay,
+            c.worker, c.epoch, c.position, c.ended, in_full(c.epoch_snapshot), in_full(c.snapshot), self._shared_seed,
+            self._told_epoch, c.mark and (c.mark.position, c.mark.content, in_full(c.mark.snapshot)), c.replay,
             c.digests,
         )  # fmt: skip
 
@@ -285,7 +285,3 @@ class Executor:
         self._reporter.epoch_ended()
         self._planner.end_epoch()
         raise StopIteration
-
-
-def _states(snapshot: object) -> States | None:
-    return snapshot if isinstance(snapshot, States) else None

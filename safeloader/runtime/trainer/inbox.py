@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import time
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from safeloader import clock
 from safeloader.core import messages as m
 from safeloader.runtime import protocol as p
-from safeloader.runtime.child.generators import States
+from safeloader.runtime.child.states import Advanced
 from safeloader.runtime.trainer.journal import ArrivedEvents
 
 if TYPE_CHECKING:
@@ -36,11 +35,11 @@ class Inbox:
             p.READY: self._ready,
             p.HOSTED: self._hosted,
             p.DIVERGED: self._diverged,
-            p.RESUMED: lambda q, *said: [m.WorkerResumed(q.number, said[0], clock.at(said[2]), said[1], said[3])],
+            p.RESUMED: self._resumed,
             p.LOADED: self._loaded,
             p.EMPTY: self._empty,
             p.RAISED: self._raised,
-            p.ENDED: lambda q, task, states, at: [m.WorkerEnded(q.number, task, states, clock.at(at))],
+            p.ENDED: self._worker_ended,
             p.PROBED: lambda q, task, at: [m.ProbeFinished(q.number, task, clock.at(at))],
             p.CANCELLED: lambda q, task, at: [m.TaskCancelled(q.number, task, clock.at(at))],
             p.REFUSED: lambda q, error: [m.StartRefused(q.number, error)],
@@ -118,18 +117,37 @@ class Inbox:
     ) -> list[m.Event]:  # fmt: skip
         if lost:
             self._reporter.not_restored(worker, lost)
+        states = self._states(process, states)
         return [m.WorkerReady(process.number, worker, clock.at(at), states, begin, compared)]
+
+    def _resumed(self, process: ProcessHandle, worker: int, states: Any, at: float, said: Any) -> list[m.Event]:
+        return [m.WorkerResumed(process.number, worker, clock.at(at), self._states(process, states), said)]
+
+    def _worker_ended(self, process: ProcessHandle, task: int, states: Any, at: float) -> list[m.Event]:
+        return [m.WorkerEnded(process.number, task, self._states(process, states), clock.at(at))]
+
+    def _states(self, process: ProcessHandle, told: p.WorkerStates | None) -> Any:
+        """States with the words that they begin from, which come once."""
+        if told is None:
+            return None
+        worker, states = told
+        if not isinstance(states, Advanced):
+            return states
+        if states.base is None:
+            return states._replace(base=process.bases[worker])
+        process.bases[worker] = states.base
+        return states
 
     @staticmethod
     def _diverged(process: ProcessHandle, worker: int, at: float, *how: Any) -> list[m.Event]:
         return [m.WorkerDiverged(process.number, worker, clock.at(at), *how)]
 
     def _loaded(
-        self, process: ProcessHandle, task: int, nbytes: int, stream: bytes, place: Any, pieces: Any, states_at: Any,
+        self, process: ProcessHandle, task: int, nbytes: int, stream: bytes, place: Any, pieces: Any, told: Any,
         taken_at: float, finished_at: float, dropped: Any, said_at: Any, collated_at: float, digest: bytes,
     ) -> list[m.Event]:  # fmt: skip
         self._reporter.loaded(process, task, taken_at, collated_at, finished_at, nbytes)
-        states = said = None
+        states, said = self._states(process, told), None
         if said_at is not None:
             record = self._parts.journal.supervisor.tasks.get(task)
             if record is None or record.lease is None:
@@ -137,13 +155,6 @@ class Inbox:
             start, length = said_at
             view = self._parts.arena.map(record.lease.slot, start + length).view()
             said = m.WorkerMarked(process.number, record.worker, bytes(view[start : start + length]))
-        if states_at is not None:
-            record = self._parts.journal.supervisor.tasks.get(task)
-            if record is None or record.lease is None:
-                return []  # nobody waits for it any more
-            start, length = states_at
-            memory = self._parts.arena.map(record.lease.slot, start + length).view()
-            states = States(*pickle.loads(memory[start : start + length]))
         batch = (stream, place, pieces, nbytes)
         times = clock.at(taken_at), clock.at(finished_at)
         loaded = m.TaskLoaded(process.number, task, batch, nbytes, states, *times, dropped, digest)
@@ -154,13 +165,14 @@ class Inbox:
         digest: bytes,
     ) -> list[m.Event]:  # fmt: skip
         times = clock.at(taken_at), clock.at(finished_at)
-        return [m.TaskLoaded(process.number, task, None, 0, states, *times, dropped, digest)]
+        return [m.TaskLoaded(process.number, task, None, 0, self._states(process, states), *times, dropped, digest)]
 
     def _raised(
         self, process: ProcessHandle, task: int, error: bytes, sample: int | None, unpicklable: bool, states: Any,
         at: float, digest: bytes, detail: str,
     ) -> list[m.Event]:  # fmt: skip
         cause = "unpicklable" if unpicklable else "raised"
+        states = self._states(process, states)
         return [m.TaskRaised(process.number, task, error, cause, sample, states, clock.at(at), digest, detail)]
 
     # ------------------------------------------------------------ ends

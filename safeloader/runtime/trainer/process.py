@@ -19,6 +19,7 @@ from safeloader.runtime.start.launcher import LOST
 from safeloader.runtime.trainer.process_handle import Exit
 
 if TYPE_CHECKING:
+    from safeloader.runtime.child.states import Base
     from safeloader.runtime.memory.arena import Arena
     from safeloader.runtime.payload import Payload
     from safeloader.runtime.start.launcher import Starter
@@ -51,6 +52,7 @@ class Process:
 
     def __init__(self, launcher: Starter, given: Surroundings, modules: tuple[str, ...] = ()) -> None:
         self.started_at = clock.now()
+        self.bases: dict[int, Base] = {}
         self._given = given
         self._oom_kills = system.oom_kills()
         with contextlib.ExitStack() as undo:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from safeloader.runtime.channel import NonBlocking
     from safeloader.runtime.child.heartbeat import Heartbeat
+    from safeloader.runtime.child.states import Base
 
 __all__ = ["Exit", "ProcessHandle"]
 
@@ -28,6 +29,7 @@ class ProcessHandle(Protocol):
         stacks: the pipe that faulthandler writes Python stacks to.
         started_at: seconds.
         ready: it had finished its imports when it joined.
+        bases: by worker, the words of generators that it told last.
     """
 
     number: int
@@ -36,6 +38,7 @@ class ProcessHandle(Protocol):
     stacks: int
     started_at: float
     ready: bool
+    bases: dict[int, Base]
 
     @property
     def pid(self) -> int:
