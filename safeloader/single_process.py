@@ -10,6 +10,7 @@ from safeloader.resume.cursors import planned_first
 from safeloader.resume.inline import restore_dataset, restore_iterator, worth_keeping
 from safeloader.runtime.child.generators import Generators
 from safeloader.runtime.child.sample_rng import Keyed
+from safeloader.runtime.memory.kept_memory import KeptMemory, has_large, keeping
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from safeloader.loader_state import LoaderState
 
 __all__ = ["SingleProcessIterator", "Unprofiled"]
+
+_LOOKS = 3
 
 
 class Unprofiled(torch_private.BaseIterator):
@@ -58,6 +61,8 @@ class SingleProcessIterator(Unprofiled, torch_private.SingleProcessIterator):
         if (seed := keeper.seed_for_samples(loader)) is not None:
             self._dataset_fetcher.dataset = Keyed(self._dataset, seed, epoch.number)
         self._own_generators = Generators() if seed is not None else None
+        self._kept: KeptMemory | None = None
+        self._looks = _LOOKS
         self._batched = bool(loader._auto_collation)
         at_once = hasattr(self._dataset_fetcher.dataset, "__getitems__") and self._dataset_fetcher.dataset.__getitems__
         self._counts = self._batched and not at_once  # torch asks for one sample after another
@@ -142,12 +147,23 @@ class SingleProcessIterator(Unprofiled, torch_private.SingleProcessIterator):
         if self._counts:
             index = self._asked = _Asked(index)
         if self._own_generators is None:
-            return self._dataset_fetcher.fetch(index)
+            return self._collated(index)
         mine = self._own_generators.capture()  # samples set the generators; the program's own are not theirs to move
         try:
-            return self._dataset_fetcher.fetch(index)
+            return self._collated(index)
         finally:
             self._own_generators.restore(mine)
+
+    def _collated(self, index: Any) -> Any:
+        if self._kept is not None:
+            with keeping(self._kept):
+                return self._dataset_fetcher.fetch(index)
+        data = self._dataset_fetcher.fetch(index)
+        if self._looks:  # the first batches show how large they are
+            self._looks -= 1
+            if has_large(data):
+                self._kept = KeptMemory()
+        return data
 
 
 class _Asked:

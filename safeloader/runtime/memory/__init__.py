@@ -6,5 +6,5 @@
     trainer:  batch ◀─ codec.decode: views into the slot ────────────┘   the lease returns when the last view dies
 
 ``mapping`` is a piece of a file as memory, unmapped when the last view dies; ``heap_memory`` stands in for the arena
-where the trainer loads itself.
+where the trainer loads itself, and ``kept_memory`` has what large batches need there.
 """

@@ -17,26 +17,29 @@ from safeloader import torch_private
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from safeloader.runtime.memory.kept_memory import KeptMemory
     from safeloader.runtime.memory.slot_writer import SlotWriter
 
 __all__ = ["collating_into"]
 
 _writer: SlotWriter | None = None
+_kept: KeptMemory | None = None
 
 
 @contextmanager
-def collating_into(writer: SlotWriter | None) -> Iterator[None]:
-    """Within this context default collation writes into the writer's open lease; with None, into ordinary memory."""
-    global _writer  # noqa: PLW0603 - one per process, as the table itself
+def collating_into(writer: SlotWriter | None, kept: KeptMemory | None = None) -> Iterator[None]:
+    """Within this context default collation writes into the writer's open lease; with None, into ordinary memory, of
+    which large pieces may be kept."""
+    global _writer, _kept
     table = torch_private.default_collate_fn_map
-    before, writer_before = table[torch.Tensor], _writer
+    before, writer_before, kept_before = table[torch.Tensor], _writer, _kept
     table[torch.Tensor] = _collate_tensor
-    _writer = writer
+    _writer, _kept = writer, kept
     try:
         yield
     finally:
         table[torch.Tensor] = before
-        _writer = writer_before
+        _writer, _kept = writer_before, kept_before
 
 
 def _collate_tensor(batch: Any, *, collate_fn_map: Any = None) -> Any:
@@ -53,6 +56,8 @@ def _room_for(first: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
         count = shape[0] * first.numel()
         if count:
             return writer.tensor(first.dtype, count)[0].view(shape)
+    if _kept is not None and type(first) is torch.Tensor and shape[0] * first.nbytes >= _kept.least:
+        return _kept.tensor(first.dtype, shape)
     return first.new_empty(shape)
 
 

@@ -7,23 +7,34 @@ consumer would change by changing its batch), and what cannot be carried is the 
 from __future__ import annotations
 
 import bisect
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from safeloader.runtime.memory.kept_memory import KeptMemory
 
 __all__ = ["PrivateMemory"]
 
 
 class PrivateMemory:
-    """Pieces of memory, addressed as if they lay behind one another in a lease. Each dies with its last view."""
+    """Pieces of memory, addressed as if they lay behind one another in a lease. Each dies with its last view.
 
-    def __init__(self) -> None:
+    Args:
+        kept: where large pieces come from, and go back to then.
+    """
+
+    def __init__(self, kept: KeptMemory) -> None:
+        self._kept = kept
         self._starts: list[int] = []
         self._pieces: list[memoryview] = []
         self._end = 0
 
     def room(self, nbytes: int) -> tuple[memoryview, int]:
         """Memory, and its offset."""
-        piece, start = torch.empty(nbytes, dtype=torch.uint8).numpy().data, self._end
+        large = nbytes >= self._kept.least
+        memory = self._kept.lend(nbytes) if large else torch.empty(nbytes, dtype=torch.uint8).numpy()
+        piece, start = memory.data, self._end
         self._starts.append(start)
         self._pieces.append(piece)
         self._end += nbytes + 1  # so that an empty piece, too, has a place of its own

@@ -21,6 +21,7 @@ from safeloader.runtime.isolation import Ambient, Irreversible, View
 from safeloader.runtime.memory import codec
 from safeloader.runtime.memory.collate import collating_into
 from safeloader.runtime.memory.heap_memory import PrivateMemory
+from safeloader.runtime.memory.kept_memory import KeptMemory
 from safeloader.runtime.trainer.indices import own_copy
 from safeloader.runtime.trainer.watchdog import watched
 
@@ -81,6 +82,7 @@ class InlineHost:
         self._changes: dict[int, Change] = {}  # by worker: what its dataset and functions hold, besides generators
         self._views: dict[int, View] = {}
         self._in = -1
+        self._kept = KeptMemory()
         self._ambient = Ambient(lambda what, left_out: tell(self._in, what, left_out))
 
     def host(self, place: WorkerPlace, lenient: bool) -> Worker | None:
@@ -152,7 +154,7 @@ class InlineHost:
             Irreversible: something was about to be done that cannot be undone here.
             Exception: whatever the dataset raised.
         """
-        memory = PrivateMemory()
+        memory = PrivateMemory(self._kept)
         if self._rewind(worker, key) and self._load.iterable and worker in self._workers:
             self._refuse_iterator(worker)
 
@@ -231,7 +233,7 @@ class InlineHost:
         if self._trainers is None:  # else an interrupt has kept them from being put back
             self._trainers = generators.capture(), torch_private.get_worker_info()
         try:
-            with collating_into(None):
+            with collating_into(None, self._kept):
                 hosted = self._workers.get(number) or self._set_up(number, generators)
                 hosted.enter()
                 try:
