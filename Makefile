@@ -9,6 +9,7 @@ DEMO   := $(VENV)/.demo-installed
 DIST   := $(VENV)/.dist-installed
 CLIENTS := $(VENV)-clients
 RAY    := $(VENV)-ray
+PEERS  := $(VENV)-peers
 # What somebody who changes one thing wants to know soon, and what `make matrix` runs everywhere.
 QUICK  := $(addprefix tests/core/test_,supervisor.py faults.py policy.py bisection.py leases.py layering.py quarantine.py pool.py story.py) \
   $(addprefix tests/api/test_,settings.py values.py errors.py messages.py public_names.py torch_private.py) \
@@ -19,7 +20,7 @@ QUICK  := $(addprefix tests/core/test_,supervisor.py faults.py policy.py bisecti
     forkserver.py::test_every_end_of_a_process_is_seen_and_explained \
     portable.py::test_the_portable_ways_survive_the_same_faults)
 
-.PHONY: help quick-list ffcv try-ffcv demo test test-quick test-all test-clients test-ray matrix dist first-minutes lint house docs bench-hangs bench-ffcv bench-speed bench-ranks bench-scaling bench-hosts soak incidents setup clean
+.PHONY: help quick-list ffcv try-ffcv demo test test-quick test-all test-clients test-ray matrix dist first-minutes lint house docs bench-hangs bench-ffcv bench-speed bench-peers bench-ranks bench-scaling bench-hosts soak incidents setup clean
 
 help:          ## this list
 	@grep -hE '^[a-z-]+: .*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -90,6 +91,18 @@ bench-ffcv: $(FFCV)  ## FFCV bare and wrapped: images a second, starts, changes 
 bench-speed: $(STAMP) ## throughput, memory, system calls, recovery times, torch against safeloader
 	@$(PY) -m benchmarks.speed $(ARGS)
 
+bench-peers: $(PEERS)/.installed ## the loaders and executors that others use beside safeloader: faults, throughput (their own environment)
+	@$(PEERS)/bin/python -m benchmarks.peers $(ARGS)
+
+# On top of the project's own environment, as that of the clients.
+$(PEERS)/.installed: $(STAMP) benchmarks/peers/requirements.txt
+	@echo "Setting up $(PEERS) (once; a minute) ..."
+	@$(PY) -m venv --clear $(PEERS)
+	@$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $(PEERS)/main.pth
+	@cp $(PEERS)/main.pth "$$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r benchmarks/peers/requirements.txt
+	@touch $@
+
 bench-ranks: $(STAMP) ## two ranks on torchrun, calm and with a killed worker every 50 batches
 	@$(PY) -m benchmarks.ranks $(ARGS)
 
@@ -145,5 +158,5 @@ $(DIST): $(STAMP)
 	@touch $@
 
 clean:         ## remove the environment, caches and results
-	rm -rf $(VENV) $(CLIENTS) $(RAY) build dist *.egg-info results .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(CLIENTS) $(RAY) $(PEERS) build dist *.egg-info results .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
