@@ -71,7 +71,13 @@ class RayHosts:
                 )
 
     def launcher(self, name: str, accelerators: bool, strict: bool) -> HostLauncher:
-        """One loader's launcher."""
+        """What starts one loader's processes; the loader asks for it.
+
+        Args:
+            name: The loader's.
+            accelerators: Leave devices visible in processes on this host.
+            strict: Raise where processes could not start as they were asked to.
+        """
         return HostLauncher(_RayPlacing(self), name, accelerators, strict)
 
 
