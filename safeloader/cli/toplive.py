@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import sys
 from time import monotonic, sleep
@@ -24,6 +25,7 @@ _KEYS = {
     "\x1b[A": "k", "\x1bOA": "k", "\x1b[B": "j", "\x1bOB": "j", "\x1b[5~": "b", "\x1b[6~": " ", "\x1b[H": "g",
     "\x1b[F": "G", "\x1b[1~": "g", "\x1b[4~": "G", "h": "?",
 }  # fmt: skip
+_KEY = re.compile(r"\x1b\[[0-9;]*[A-Za-z~]|\x1bO.|.", re.DOTALL)  # of what was typed since the last look
 _HELP = """\
 q        end
 s, S     sort by the next, the last: {orders}
@@ -93,7 +95,7 @@ def live(look: Callable[[], Look], interval: float, order: str) -> None:
         due = monotonic() + interval
         while True:
             key = keys(max(due - monotonic(), 0.0))
-            if key is not None and screen.press(key):
+            if any(screen.press(one) for one in _KEY.findall(key or "")):
                 return
             if monotonic() >= due:
                 seen, due = look(), monotonic() + interval

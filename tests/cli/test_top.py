@@ -95,7 +95,7 @@ def test_a_stopped_program_is_named(command: Callable[..., Any], trainer: subpro
 
 def test_the_live_view_shows_it_until_interrupted(trainer: subprocess.Popen[str]) -> None:
     parent, child = pty.openpty()
-    line = [sys.executable, "-m", "safeloader", "top", "--interval", "0.1"]
+    line = [sys.executable, "-m", "safeloader", "top", "--interval", "0.1", "--pid", str(trainer.pid)]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "140", "LINES": "40"}
     shown = subprocess.Popen(line, stdin=child, stdout=child, stderr=child, env=environment, start_new_session=True)
     os.close(child)
@@ -109,7 +109,7 @@ def test_the_live_view_shows_it_until_interrupted(trainer: subprocess.Popen[str]
 @pytest.mark.timeout(400)
 def test_keys_sort_scroll_help_and_end_it_at_fifty_columns(trainer: subprocess.Popen[str]) -> None:
     parent, child = pty.openpty()
-    line = [sys.executable, "-m", "safeloader", "top", "--interval", "30"]
+    line = [sys.executable, "-m", "safeloader", "top", "--interval", "30", "--pid", str(trainer.pid)]  # others may run
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "50", "LINES": "12"}
     shown = subprocess.Popen(line, stdin=child, stdout=child, stderr=child, env=environment, start_new_session=True)
     before = termios.tcgetattr(child)
@@ -122,7 +122,7 @@ def test_keys_sort_scroll_help_and_end_it_at_fifty_columns(trainer: subprocess.P
     ):
         os.write(parent, key)
         _seen(parent, words)
-    os.write(parent, b"q")
+    os.write(parent, b"?q")  # as fast as somebody types
     until(lambda: _drained(parent) and shown.poll() is not None)
     assert shown.returncode == 0
     assert termios.tcgetattr(child) == before, "the terminal is left as it was"

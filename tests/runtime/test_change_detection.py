@@ -84,10 +84,13 @@ def test_what_is_looked_up_again_is_no_change(kind: Any) -> None:
 def test_each_kind_of_state_is_a_change(tmp_path: Path, kind: str) -> None:
     write_files(tmp_path)
     part = (MAPS | OUTSIDE)[kind](tmp_path)
-    change = watched(part)
-    for index in range(100, 104):  # others may have counted before
+    own = OwnGlobals([part], first=False)
+    own.enter()
+    change = Change(part, own.values)
+    for index in range(4):
         part.sample(index * 10)
     assert change.there()
+    own.leave()  # what lies outside of it is as it was for other tests
     if getattr(part, "file", None) is not None:
         part.file.close()
 
