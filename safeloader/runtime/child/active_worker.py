@@ -64,12 +64,13 @@ class ActiveWorker:
     def give(self, worker: Worker | None) -> None:
         """Let another worker in, which was set up before."""
         if worker is not self.holder:
+            outside = None
             if self.holder is not None:
                 self.holder.leave()
-                self._own[self.holder].states.leave()
+                outside = self._own[self.holder].states.leave()
             self.holder = worker
             if worker is not None:
-                self._own[worker].states.enter()
+                self._own[worker].states.enter(outside)
                 worker.enter()
                 self._own[worker].script.be_main()
 

@@ -26,19 +26,24 @@ class OwnStates:
         self._own: list[Any] | None = None
         self._outside: list[Any] | None = None  # while the worker is in
 
-    def enter(self) -> None:
-        """This worker works now."""
+    def enter(self, outside: list[Any] | None = None) -> None:
+        """This worker works now.
+
+        Args:
+            outside: what there is, where somebody has just left; None: it is read.
+        """
         if self._outside is None:
-            self._outside = _read()
+            self._outside = _read() if outside is None else outside
             if self._own is not None:
                 _put(self._outside, self._own)
 
-    def leave(self) -> None:
-        """Another one works."""
-        if self._outside is not None:
+    def leave(self) -> list[Any] | None:
+        """Another one works. Returns what there is now, if it is known."""
+        outside, self._outside = self._outside, None
+        if outside is not None:
             self._own = _read()
-            _put(self._own, self._outside)
-            self._outside = None
+            _put(self._own, outside)
+        return outside
 
 
 @functools.cache
