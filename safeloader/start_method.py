@@ -16,7 +16,7 @@ import torch.multiprocessing
 from safeloader.codes import log_warning, warn
 from safeloader.errors import ForkRefusedError, SettingsError
 from safeloader.runtime import system
-from safeloader.runtime.trainer.source_changes import is_users
+from safeloader.runtime.user_code import is_users
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader

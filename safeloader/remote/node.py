@@ -17,7 +17,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safeloader.runtime.start.surroundings import Facts, Surroundings
-from safeloader.runtime.trainer.source_changes import is_users
+from safeloader.runtime.user_code import is_users
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

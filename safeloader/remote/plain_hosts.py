@@ -32,13 +32,7 @@ class PlainHosts:
     workers_local: int = 0
 
     def launcher(self, name: str, accelerators: bool, strict: bool) -> HostLauncher:
-        """What starts one loader's processes; the loader asks for it.
-
-        Args:
-            name: The loader's.
-            accelerators: Leave devices visible in processes on this host.
-            strict: Raise where processes could not start as they were asked to.
-        """
+        """As `RayHosts` gives one."""
         return HostLauncher(_Turns(self), name, accelerators, strict)
 
 

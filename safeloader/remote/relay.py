@@ -11,7 +11,6 @@ import socket
 import struct
 import threading
 import traceback
-from collections import deque
 from multiprocessing import resource_tracker
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
@@ -66,8 +65,8 @@ class Relay:
         self._payload: Pending | None = None
         self._fetches = self._joined = self._shut = self._ended = False
         self._from_trainer, self._from_process = wire.Cutter(), wire.Cutter()
-        self._to_process: deque[memoryview] = deque()
         self._channel, self._theirs = socket.socketpair()
+        self._to_process = wire.Outgoing(self._channel)
         self._stacks, self._stack_writer = os.pipe()
         os.set_blocking(self._stacks, False)
         self._channel.setblocking(False)
@@ -175,7 +174,7 @@ class Relay:
             message = glance(body)
             if message[0] == p.TASK:
                 body = self._slots.task(message, body)
-            self._to_process.append(memoryview(wire.FRAME_HEAD.pack(len(body)) + body))
+            self._to_process.add(wire.FRAME_HEAD.pack(len(body)) + body)
 
     # ------------------------------------------------------------ joining
 
@@ -207,19 +206,7 @@ class Relay:
     def _feed_process(self) -> None:
         if not self._joined:
             return
-        while self._to_process:
-            try:
-                sent = self._channel.send(self._to_process[0])
-            except BlockingIOError:
-                return
-            except OSError:
-                self._to_process.clear()
-                return
-            if sent < len(self._to_process[0]):
-                self._to_process[0] = self._to_process[0][sent:]
-            else:
-                self._to_process.popleft()
-        if self._shut:
+        if self._to_process.flush() and self._shut:
             self._shut = False
             try:
                 self._channel.shutdown(socket.SHUT_WR)

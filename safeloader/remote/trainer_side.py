@@ -7,7 +7,6 @@ import mmap
 import os
 import select
 import socket
-from collections import deque
 from typing import TYPE_CHECKING
 
 from safeloader.remote import wire
@@ -48,7 +47,7 @@ class TrainerSide:
         self._payload: memoryview | None = None
         self._cutter = wire.Cutter()
         self._files: list[int] = []
-        self._waiting: deque[memoryview] = deque()
+        self._waiting = wire.Outgoing(self._channel)
         self._listens = True
         self._asked = b""
 
@@ -75,22 +74,11 @@ class TrainerSide:
 
     def tell(self, frames: bytearray) -> None:
         """The process said this."""
-        self._waiting.append(memoryview(frames))
+        self._waiting.add(frames)
 
     def feed(self) -> None:
         """Hand over what there is room for: the trainer may be busy for long."""
-        while self._waiting:
-            try:
-                sent = self._channel.send(self._waiting[0])
-            except BlockingIOError:
-                return
-            except OSError:  # nobody listens any more
-                self._waiting.clear()
-                return
-            if sent < len(self._waiting[0]):
-                self._waiting[0] = self._waiting[0][sent:]
-            else:
-                self._waiting.popleft()
+        self._waiting.flush()
 
     # ------------------------------------------------------------ of the trainer
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FRAME_HEAD", "Cutter", "Receiver", "Stream"]
+__all__ = ["FRAME_HEAD", "Cutter", "Outgoing", "Receiver", "Stream"]
 
 # From a stand-in.
 START = 1  # what the process takes over, and what its host is compared with (marshal)
@@ -189,6 +189,37 @@ class Stream:
     def close(self) -> None:
         """Close the connection."""
         self.socket.close()
+
+
+class Outgoing:
+    """Bytes that wait for room in a channel that does not block."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._waiting: deque[memoryview] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, data: bytes | bytearray) -> None:
+        """Send this after all else."""
+        self._waiting.append(memoryview(data))
+
+    def flush(self) -> bool:
+        """Send what there is room for. False if something waits; where nobody listens any more, nothing does."""
+        while self._waiting:
+            try:
+                sent = self._channel.send(self._waiting[0])
+            except BlockingIOError:
+                return False
+            except OSError:
+                self._waiting.clear()
+                return True
+            if sent < len(self._waiting[0]):
+                self._waiting[0] = self._waiting[0][sent:]
+            else:
+                self._waiting.popleft()
+        return True
 
 
 class Cutter:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from safeloader.runtime.by_value.rebuild import random_generator
 from safeloader.runtime.child.generators import Generators
-from safeloader.runtime.trainer.source_changes import is_foreign
+from safeloader.runtime.user_code import is_foreign
 
 if TYPE_CHECKING:
     from collections.abc import Callable

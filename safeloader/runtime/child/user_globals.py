@@ -11,12 +11,11 @@ import contextlib
 import enum
 import logging
 import sys
-import sysconfig
 import types
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safeloader.runtime.child.reach import names_of_code, walk
+from safeloader.runtime.user_code import is_foreign
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,9 +25,6 @@ __all__ = ["Namespace", "is_code", "is_installed", "namespaces"]
 _MOST = 500
 _SCRIPT = ("__main__", "__mp_main__")
 _DEFAULTS = ("__defaults__", "__kwdefaults__")
-_INSTALLED = tuple(
-    str(Path(path).resolve()) + "/" for name in ("purelib", "platlib", "stdlib") if (path := sysconfig.get_path(name))
-)
 _CODE = (
     type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, staticmethod, classmethod, property,
     types.GetSetDescriptorType, types.MemberDescriptorType, logging.Logger, logging.Handler,
@@ -124,4 +120,4 @@ def is_installed(module: str) -> bool:
     if module in _SCRIPT:
         return False
     file = getattr(sys.modules.get(module), "__file__", None)
-    return not file or str(Path(file).resolve()).startswith(_INSTALLED)
+    return not file or is_foreign(file)

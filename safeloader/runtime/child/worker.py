@@ -13,7 +13,6 @@ from safeloader.runtime.child import dataset_state, joint_beginnings
 from safeloader.runtime.child.digest import SIZE
 from safeloader.runtime.child.fetch import Ended, Fetcher, Loaded, LoadSpec, Marks, SampleStopped
 from safeloader.runtime.child.own_generators import OwnGenerators
-from safeloader.runtime.child.own_globals import OwnGlobals
 from safeloader.runtime.child.sample_rng import Keyed, tell_epoch
 from safeloader.runtime.shadow.change_detection import Change
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from safeloader.runtime.child.generators import Advanced, Generators, States
+    from safeloader.runtime.child.own_globals import OwnGlobals
 
 __all__ = ["Diverged", "Ended", "LoadSpec", "Loaded", "Marks", "SampleStopped", "Worker", "WorkerPlace"]
 
@@ -69,7 +69,7 @@ class Worker(Fetcher):
         generators: the process's generators.
         marks: where progress is marked.
         in_stream: the generator objects among dataset and functions, as they were read.
-        own_globals: its own globals; None: it has the process for itself.
+        own_globals: its own globals.
     """
 
     def __init__(
@@ -82,7 +82,8 @@ class Worker(Fetcher):
         generators: Generators,
         marks: Marks,
         in_stream: Sequence[Any] = (),
-        own_globals: OwnGlobals | None = None,
+        *,
+        own_globals: OwnGlobals,
     ) -> None:
         self.id, self._epoch = place.worker, place.epoch
         self._generators = generators
@@ -102,7 +103,7 @@ class Worker(Fetcher):
         roots = {"dataset": dataset, "collate_fn": collate_fn, "worker_init_fn": init_fn}
         self._own = OwnGenerators(roots.items(), in_stream)
         joint_beginnings.attend()
-        self._globals = own_globals or OwnGlobals(roots.values(), first=True)
+        self._globals = own_globals
         self.enter()
         try:
             if init_fn is not None:

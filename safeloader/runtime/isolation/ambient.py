@@ -20,12 +20,13 @@ import torch
 from safeloader import torch_ambient
 from safeloader.runtime.isolation.guards import Guards, Irreversible
 from safeloader.runtime.isolation.python_states import python_states
-from safeloader.runtime.isolation.state import UNKNOWN, Surrounding
 from safeloader.runtime.isolation.system_states import system_states
 from safeloader.runtime.isolation.torch_states import torch_states
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from safeloader.runtime.isolation.state import Surrounding
 
 __all__ = ["Ambient", "View"]
 
@@ -146,7 +147,7 @@ class Ambient:
         self._given = [now[i] if value is _FOLLOWS else value for i, value in enumerate(given)]
         if given != now:
             for state, current, value in zip(self._states, now, given):  # noqa: B905 - rare ones may be left out
-                _put(state, current, value)
+                state.change(current, value)
         if view.own_globals is not None:
             view.own_globals.enter()
         self._guards.up(view.lenient)
@@ -190,7 +191,7 @@ class Ambient:
             inner = self._read(0, len(outside))
         if inner != outside:
             for state, now, value in zip(self._states, inner, outside):  # noqa: B905 - rare ones may be left out
-                if not _put(state, now, value):
+                if not state.change(now, value):
                     self._tell_once(view, f"{state.name} (now {state.read()!r}, and {value!r} before)", left_out=False)
         for what in self._guards.left_undone:
             self._tell_once(view, what, left_out=True)
@@ -216,14 +217,3 @@ def _begin(state: Surrounding) -> Any:
     if state.begins == "clean":
         return state.clean
     return state.read() if state.begins == "born" else _FOLLOWS
-
-
-def _put(state: Surrounding, now: Any, value: Any) -> bool:
-    """Set a state, if it is not so already. False if that is not possible."""
-    if now is UNKNOWN or value is UNKNOWN or value == now:
-        return True
-    try:
-        state.put(value)
-    except Exception:
-        return False
-    return True

@@ -7,12 +7,14 @@ changed. Context variables are kept by a context of each worker (``WorkerHost``)
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safeloader.runtime.isolation.python_states import python_states
-from safeloader.runtime.isolation.state import UNKNOWN, Surrounding
 from safeloader.runtime.isolation.system_states import system_states
 from safeloader.runtime.isolation.torch_states import torch_states
+
+if TYPE_CHECKING:
+    from safeloader.runtime.isolation.state import Surrounding
 
 __all__ = ["OwnStates"]
 
@@ -58,9 +60,4 @@ def _read() -> list[Any]:
 
 def _put(now: list[Any], wanted: list[Any]) -> None:
     for state, current, value in zip(_states(), now, wanted, strict=True):
-        if current is UNKNOWN or value is UNKNOWN or current == value:
-            continue
-        try:
-            state.put(value)
-        except Exception:  # the system does not allow it: a limit that was lowered, say
-            continue
+        state.change(current, value)

@@ -41,6 +41,16 @@ class Surrounding(NamedTuple):
     clean: Any = UNKNOWN
     rare: bool = False
 
+    def change(self, now: Any, value: Any) -> bool:
+        """Set it to a value, if it is not so already. False if the system does not allow it."""
+        if now is UNKNOWN or value is UNKNOWN or value == now:
+            return True
+        try:
+            self.put(value)
+        except Exception:
+            return False
+        return True
+
     def read(self) -> Any:
         """The value now."""
         try:

@@ -11,7 +11,7 @@ import sys
 from types import MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from safeloader.runtime.trainer.source_changes import is_users
+from safeloader.runtime.user_code import is_users
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -261,7 +261,7 @@ class InlineHost:
         self._views[number].own_globals = own_globals = OwnGlobals(roots, first=False, script=parts.script)
         worker = Worker(
             self._load, parts.dataset, parts.collate_fn, parts.worker_init_fn, place, generators, Marks(),
-            parts.generators, own_globals,
+            parts.generators, own_globals=own_globals,
         )  # fmt: skip
         if not self._load.iterable:
             self._changes[number] = worker.watch(is_generator)

@@ -1,0 +1,29 @@
+"""Which code is the user's: it belongs neither to Python, nor to an installed package, nor to safeloader."""
+
+from __future__ import annotations
+
+import os
+import site
+import sysconfig
+
+__all__ = ["is_foreign", "is_users"]
+
+
+def is_users(path: str) -> bool:
+    """True for a source file that belongs neither to Python nor to an installed package, nor to safeloader."""
+    return path.endswith(".py") and not is_foreign(path)
+
+
+def is_foreign(path: str) -> bool:
+    """True for what belongs to Python, to an installed package or to safeloader."""
+    return path.startswith(_FOREIGN)
+
+
+def _foreign() -> tuple[str, ...]:
+    places = {sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
+    places.update(site.getsitepackages() if hasattr(site, "getsitepackages") else ())
+    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return ("<frozen ", *(os.path.join(place, "") for place in (*places, own)))
+
+
+_FOREIGN = _foreign()
