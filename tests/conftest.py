@@ -9,6 +9,7 @@ import multiprocessing.resource_tracker
 import os
 import re
 import signal
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -140,6 +141,16 @@ def _descriptors() -> Counter[str]:
 def _mappings() -> Counter[str]:
     with open("/proc/self/maps") as file:
         return Counter(line.split(None, 5)[5].strip() for line in file if "memfd:safeloader" in line)
+
+
+@pytest.fixture(autouse=True)
+def modules_of_a_test_end_with_it(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a test imports from its own folder is not there for the next one, which would tell of its edits."""
+    yield
+    folder = str(tmp_path_factory.getbasetemp())
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(folder):
+            del sys.modules[name]
 
 
 @pytest.fixture(autouse=True)

@@ -14,12 +14,16 @@ _seen: dict[str, tuple[int, int] | None] = {}
 
 def remember() -> None:
     """Keep in mind how the user's source files look now; those that are known already stay as they were."""
-    for module in list(sys.modules.values()):
-        path = getattr(module, "__file__", None)
-        if path and path not in _seen and getattr(module, "__name__", "") != "__main__" and is_users(path):
+    for path in _sources() - _seen.keys():
+        if is_users(path):
             _seen[path] = stamp(path)
 
 
 def changed() -> list[str]:
-    """Files that differ from when they were first seen, by time of change or size."""
-    return sorted(path for path, seen in _seen.items() if stamp(path) != seen)
+    """Files of modules that are there and that differ from when they were first seen, by time of change or size."""
+    return sorted(path for path in _sources() & _seen.keys() if stamp(path) != _seen[path])
+
+
+def _sources() -> set[str]:
+    modules = [module for name, module in list(sys.modules.items()) if name != "__main__"]
+    return {path for module in modules if (path := getattr(module, "__file__", None))}
