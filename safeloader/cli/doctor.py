@@ -18,7 +18,7 @@ from safeloader.observe.format import many
 if TYPE_CHECKING:
     from safeloader.doctor.finding import Finding
     from safeloader.doctor.scaling import Rate, Recommendation
-    from safeloader.doctor.subject import Timing
+    from safeloader.doctor.subject import Inside, Timing
 
 __all__ = ["doctor"]
 
@@ -122,13 +122,32 @@ def _examine(loader: Any, counts: list[int] | None, seconds: float, step: float 
                 out.add(Finding("workers", "bad", f"with {number}: {rate.problem}"))
                 break
     with out.line.shown("measuring single samples"):
-        batches, out.timing = subject.timed(loader, max(seconds / 4, 5.0))
+        inside = subject.Inside()
+        batches, out.timing = subject.timed(loader, max(seconds / 4, 5.0), inside)
     out.add(batches)
+    if out.timing is not None:
+        _look_inside(inside, out.timing, out)
     if out.timing is not None and os.path.isdir("/dev/shm"):
         facts = os.statvfs("/dev/shm")
         out.add(subject.shm_needed(loader, out.timing, facts.f_bavail * facts.f_frsize))
     if out.rates and not out.rates[-1].problem:
         out.recommendation = scaling.recommend(out.rates, loader.num_workers, usable, out.timing, step)
+
+
+def _look_inside(inside: Inside, timing: Timing, out: _Out) -> None:
+    """What would make samples faster."""
+    from safeloader.doctor import advice, images
+
+    out.stages = inside.clock.shares()
+    if out.stages:
+        out.add(advice.of_stages(out.stages, timing, inside.images.size, inside.images.target))
+    with out.line.shown("decoding some of the images"):
+        contents = inside.images.contents()
+        found = images.trials(contents, inside.images.target) if contents else []
+    for finding in advice.of_decoders(found, inside.images.target):
+        out.add(finding)
+    if (narrow := advice.of_narrow(inside.narrow, timing)) is not None:
+        out.add(narrow)
 
 
 class _Out:
@@ -139,6 +158,7 @@ class _Out:
         self.rates: list[Rate] = []
         self.size: int | None = None
         self.timing: Timing | None = None
+        self.stages: dict[str, float] = {}
         self.recommendation: Recommendation | None = None
         self.line = StatusLine()
         self._console = None if as_json else console()
@@ -182,6 +202,8 @@ class _Out:
         told: dict[str, Any] = {"v": VERSION, "checks": [finding._asdict() for finding in self.findings]}
         if self.timing is not None:
             told["timing"] = {name: plain(value) for name, value in self.timing._asdict().items()}
+        if self.stages:
+            told["stages"] = {name: round(share, 4) for name, share in self.stages.items()}
         if self.size is not None:
             told["serialised_bytes"] = self.size
         if self.rates:

@@ -3,7 +3,8 @@
 ::
 
     machine, software, devices ──▶ Finding, Finding, ...          (the verdict of each check, with a hint)
-    loader ──▶ carried? ──▶ timed (sample, collate, transfer) ──▶ scaled (0, 1, 2, ... workers) ──▶ recommendation
+    loader ──▶ carried? ──▶ scaled (1, 2, ... workers) ──▶ timed (sample, collate, transfer) ──▶ recommendation
+                                   within samples: stages, images, narrow ──▶ trials ──▶ advice
 
 Each check is a small function from facts to a `Finding`. One that fails itself is ``unknown``, and never ends the rest.
 """

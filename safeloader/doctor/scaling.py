@@ -21,6 +21,8 @@ __all__ = ["Rate", "Recommendation", "counts", "measure", "recommend"]
 _ENOUGH = 0.9
 """A number of workers is enough from this share of the best rate on."""
 _MOST = 16
+_SURELY = 1.5
+"""The trainer alone is faster where it is so many times as fast: its figure leaves out what a loader does around."""
 
 
 class Rate(NamedTuple):
@@ -135,6 +137,10 @@ def recommend(
             return Recommendation(least.workers, reason + _instead(asked, least.workers))
         reason = f"{_gives(best)}, the most measured, but training would take {1 / step:.3g}: it will wait for data"
         return Recommendation(best.workers, reason + _cpu_bound(best, usable))
+    if timing is not None and 0 < timing.batch * top * _SURELY < 1:
+        alone = f"the trainer alone would load {1 / timing.batch:.3g} batches a second"
+        reason = f"{alone}, {many(best.workers, 'worker')} at most {top:.3g}: samples are cheaper than sending them"
+        return Recommendation(0, reason + _instead(asked, 0))
     least = min((r for r in good if (r.rate or 0.0) >= _ENOUGH * top), key=lambda r: r.workers)
     reason = _gives(least)
     if least is not best:

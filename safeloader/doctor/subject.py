@@ -5,6 +5,8 @@ The dataset is first sent, then used: what is opened at first use would no longe
 
 from __future__ import annotations
 
+import contextlib
+import operator
 import statistics
 import threading
 from time import monotonic, perf_counter
@@ -15,7 +17,10 @@ import torch.multiprocessing
 
 from safeloader import torch_private
 from safeloader.doctor.finding import Finding
+from safeloader.doctor.images import ImagesSeen
 from safeloader.doctor.machine import GIB, units
+from safeloader.doctor.narrow import Narrow, narrowed
+from safeloader.doctor.stages import StageClock
 from safeloader.errors import NotCarriableError
 from safeloader.observe.format import duration, inline, many
 from safeloader.observe.stall_place import place_of
@@ -25,11 +30,12 @@ from safeloader.runtime.memory.arena import Arena
 from safeloader.runtime.memory.slot_writer import SlotWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-__all__ = ["Timing", "asks_for_fork", "carried", "shm_needed", "timed"]
+__all__ = ["Inside", "Timing", "asks_for_fork", "carried", "shm_needed", "timed"]
 
 _MOST_BATCHES = 8
+_EVERY = 4  # samples, of which one is profiled
 
 
 class Timing(NamedTuple):
@@ -61,6 +67,21 @@ class Timing(NamedTuple):
         return self.samples * self.sample + self.collate
 
 
+class Inside:
+    """What was found within samples.
+
+    Attributes:
+        images: that they opened.
+        clock: where their time went.
+        narrow: a batch of them whose images are uint8, where they are float32; None where they are not.
+    """
+
+    def __init__(self) -> None:
+        self.images = ImagesSeen()
+        self.clock = StageClock(self.images.returned)
+        self.narrow: Narrow | None = None
+
+
 def carried(loader: Any) -> tuple[Finding, int | None]:
     """Whether the dataset and its functions can be sent to a process that was not forked, and their size in bytes."""
     parts = {"dataset": loader.dataset, "collate_fn": loader.collate_fn, "worker_init_fn": loader.worker_init_fn}
@@ -89,14 +110,15 @@ def asks_for_fork(loader: Any) -> Finding:
     return Finding("fork", "ok", f"the loader asks for {method or 'no start method: safeloader spawns'}")
 
 
-def timed(loader: Any, limit: float) -> tuple[Finding, Timing | None]:
+def timed(loader: Any, limit: float, inside: Inside | None = None) -> tuple[Finding, Timing | None]:
     """Load a few batches in this process, in a thread, since a sample may never come.
 
     Args:
         loader: whose dataset and functions are used.
         limit: seconds in all; what has been measured by then counts.
+        inside: where it is kept what happens within samples.
     """
-    clerk = _Clerk(loader, monotonic() + limit)
+    clerk = _Clerk(loader, monotonic() + limit, inside or Inside())
     thread = threading.Thread(target=clerk.work, daemon=True, name="safeloader-doctor")
     thread.start()
     thread.join(limit + 1)
@@ -134,9 +156,11 @@ def shm_needed(loader: Any, timing: Timing, free: int) -> Finding:
 class _Clerk:
     """Loads batches and keeps the times, in a thread."""
 
-    def __init__(self, loader: Any, end: float) -> None:
+    def __init__(self, loader: Any, end: float, inside: Inside) -> None:
         self._loader = loader
         self._end = end
+        self._inside = inside
+        self._count = 0
         self.error: Exception | None = None
         self.doing = "the sampler"
         self.samples: list[tuple[float, Any]] = []
@@ -152,7 +176,9 @@ class _Clerk:
                 self.doing = "collating a batch"
                 collated = self._time(self.collates, lambda: self._loader.collate_fn(batch))  # noqa: B023
                 self.doing = "sending a batch"
-                self._transfer(collated)
+                self.nbytes = self._transfer(collated)
+                if len(self.collates) == 2:
+                    self._try_narrow(batch)
                 if monotonic() > self._end or len(self.collates) >= _MOST_BATCHES:
                     return
         except Exception as error:
@@ -167,16 +193,43 @@ class _Clerk:
             batch = []
             for index in indices:
                 self.doing = "the next sample" if source is not None else f"sample {inline(index, 60)}"
-                begun = perf_counter()
                 try:
-                    batch.append(dataset[index] if source is None else next(source))
+                    if source is None:
+                        batch.append(self._sample(operator.getitem, (dataset, index), index))
+                    else:
+                        batch.append(self._sample(next, (source,), None))
                 except StopIteration:
                     return
-                self.samples.append((perf_counter() - begun, None if source is not None else index))
             self.sizes.append(len(batch))
             yield batch[0] if single else batch
 
-    def _transfer(self, batch: Any) -> None:
+    def _sample(self, load: Callable[..., Any], arguments: tuple[Any, ...], index: Any) -> Any:
+        """One sample; some are profiled, and the others timed. The first, which imports, is not profiled."""
+        self._count += 1
+        if self._count % _EVERY == 0:
+            self._inside.images.attend()
+            with self._inside.clock:
+                return load(*arguments)
+        begun = perf_counter()
+        sample = load(*arguments)
+        self.samples.append((perf_counter() - begun, index))
+        return sample
+
+    def _try_narrow(self, batch: Any) -> None:
+        """What collating and sending takes where images are uint8."""
+        with contextlib.suppress(Exception):  # the collate function may not like it
+            narrow = narrowed(batch, decoded=self._inside.images.size is not None)
+            if narrow is None:
+                return
+            times: list[float] = []
+            for _ in range(3):
+                collated = self._time(times, lambda: self._loader.collate_fn(narrow))
+            seconds, sent = statistics.median(times), len(self.transfers)
+            nbytes = [self._transfer(collated) for _ in range(3)]
+            self._inside.narrow = Narrow(seconds + statistics.median(self.transfers[sent:]), nbytes[-1])
+            del self.transfers[sent:]
+
+    def _transfer(self, batch: Any) -> int:
         arena = Arena()
         try:
             writer = SlotWriter(arena)
@@ -184,8 +237,8 @@ class _Clerk:
             encoder = codec.Encoder(writer, "")
             begun = perf_counter()
             stream, pieces = encoder.encode(batch)
-            self.nbytes = max(writer.used, len(stream))
-            memory = arena.map(0, self.nbytes).view() if pieces else None
+            nbytes = max(writer.used, len(stream))
+            memory = arena.map(0, nbytes).view() if pieces else None
             codec.decode(stream, pieces, memory)
             self.transfers.append(perf_counter() - begun)
             writer.close()
@@ -194,6 +247,7 @@ class _Clerk:
         device = _accelerator()
         if device is not None:
             self._time(self.devices, lambda: _to_device(batch, device))
+        return nbytes
 
     @staticmethod
     def _time(times: list[float], act: Any) -> Any:
