@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import uuid
 import weakref
+from time import monotonic
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
@@ -152,7 +153,9 @@ class ProcessIterator(Unprofiled, TorchIdioms):
     def draw(self, drawn: list[Any]) -> None:
         """Ask the sampler, by one call into C: what it gives is in the list then, whatever interrupts this thread."""
         self._epoch.before.note()
+        begun = monotonic()
         drawn.extend(map(next, (self._sampler_iter,)))
+        self._loader_state.recorder.timings.drew(monotonic() - begun)
 
     def mend_draws(self, count: int) -> None:
         """An exception came while the sampler was asked; if that ended it, bring another to its place."""

@@ -20,6 +20,7 @@ from safeloader.loader_face import LoaderFace
 from safeloader.observe import Recorder, stall
 from safeloader.observe.memory import own_memory
 from safeloader.observe.status import PassStatus, loader_status
+from safeloader.observe.without_workers import faster_without
 from safeloader.resume.keeper import ResumeKeeper
 from safeloader.start_method import Starting
 
@@ -165,8 +166,10 @@ class LoaderState:
         alive = [iterator for iterator in self.iterators if not iterator.closed]
         found = [own_memory(pid) for pid in {post.process for i in alive for post in i.staff()} if pid]
         known = [size for size in found if size is not None]
+        told, costs = self.recorder.report(), self.recorder.timings.costs()
         return replace(
-            self.recorder.report(),
+            told,
+            advice=faster_without(costs) if told.rung and not told.way else "",
             memory=sum(known) if known else None,
             shared_memory=sum(iterator.shared_memory() for iterator in alive),
         )

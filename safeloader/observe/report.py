@@ -49,6 +49,7 @@ class Report:
         replays: What came of each time that a worker was brought to its place again, and where that is not exact.
         divergences: Times that a dataset gave something else when it was read again.
         waits: How the consumer has waited for batches.
+        advice: What would make it faster, as far as these figures tell; "" if nothing.
         timings: For each worker, how long its batches were loaded, collated, transferred and waited for.
         memory: Bytes that the worker processes have to themselves now; None if there are none, or it is not known.
         shared_memory: Bytes of shared memory that batches take now.
@@ -77,6 +78,7 @@ class Report:
     replays: list[Replayed] = field(default_factory=list)
     divergences: int = 0
     waits: Waits = field(default_factory=Waits)
+    advice: str = ""
     timings: list[WorkerTimes] = field(default_factory=list)
     memory: int | None = None
     shared_memory: int = 0
@@ -149,6 +151,8 @@ class Report:
         if self.timings:
             yield "time that a batch took, for each worker (p50 / p95 / p99):"
             yield from (_stages(times) for times in self.timings)
+        if self.advice:
+            yield f"advice: {self.advice}"
         if self.skipped:
             shown = [f"{inline(i, 60)} (epoch {epoch}, batch {batch})" for epoch, batch, i in self.skipped[:20]]
             rest = f", ... ({len(self.skipped):,} in all)" if len(self.skipped) > 20 else ""

@@ -5,6 +5,8 @@
     process: taken ── load ──▶ collated ── collate ──▶ finished
     trainer:                              decode ── transfer ──▶ delivered;   asks ── wait ──▶ got
 
+What of the wait is not the sampler's is counted apart: it is what the loader itself takes.
+
 A batch costs one tuple here; tuples are counted in blocks. Quantiles come from counts in buckets whose bounds grow by a
 fifth, so a run of any length needs a few hundred numbers.
 """
@@ -15,7 +17,7 @@ import math
 import threading
 from typing import Any, NamedTuple
 
-__all__ = ["STAGES", "Quantiles", "Spread", "Timings", "WorkerTimes"]
+__all__ = ["STAGES", "Costs", "Quantiles", "Spread", "Timings", "WorkerTimes"]
 
 STAGES = ("load", "collate", "transfer", "wait")
 """The stages of a batch, in order."""
@@ -65,17 +67,34 @@ class WorkerTimes(NamedTuple):
         return {"worker": self.worker, "batches": self.batches, **stages}
 
 
+class Costs(NamedTuple):
+    """What a batch of a loader costs, in seconds.
+
+    Attributes:
+        batches: how many were counted.
+        making: what a worker takes to load and collate one: the mean, or what nineteen of twenty take, if that is more.
+        fetching: what getting one costs the consumer in waiting, besides the sampler and decoding: the mean, for which
+            the longest waits, one in twenty (starts, faults), count as none.
+    """
+
+    batches: int = 0
+    making: float = 0.0
+    fetching: float = 0.0
+
+
 class Spread:
     """How a duration is spread.
 
     Attributes:
         count: how many were counted.
+        seconds: their sum.
     """
 
-    __slots__ = ("_buckets", "count")
+    __slots__ = ("_buckets", "count", "seconds")
 
     def __init__(self) -> None:
         self.count = 0
+        self.seconds = 0.0
         self._buckets: dict[int, int] = {}
 
     def add(self, seconds: float) -> None:
@@ -83,6 +102,7 @@ class Spread:
         bucket = int(math.log(seconds if seconds > _LEAST else _LEAST) * _PER_OCTAVE)
         self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
         self.count += 1
+        self.seconds += seconds
 
     def quantiles(self) -> Quantiles:
         """Of what was counted; zeros if nothing was."""
@@ -96,8 +116,21 @@ class Spread:
         for bucket, count in buckets:
             seen += count
             if seen >= wanted:
-                return float(f"{math.exp((bucket + (0.5 if bucket > 0 else -0.5)) / _PER_OCTAVE):.3g}")
+                return float(f"{_middle(bucket):.3g}")
         return 0.0
+
+    def mean_of_most(self, share: float = 0.95) -> float:
+        """The mean, for which all but the least ``share`` count as zero."""
+        wanted, total = share * self.count, 0.0
+        for bucket, count in sorted(self._buckets.copy().items()):
+            taken = min(count, wanted)
+            total += taken * _middle(bucket)
+            wanted -= taken
+        return total / self.count if self.count else 0.0
+
+
+def _middle(bucket: int) -> float:
+    return math.exp((bucket + (0.5 if bucket > 0 else -0.5)) / _PER_OCTAVE)
 
 
 class Timings:
@@ -106,7 +139,9 @@ class Timings:
     def __init__(self) -> None:
         self._pending: dict[int, tuple[int, float, float | None]] = {}
         self._due: tuple[int, float, float | None, float] | None = None
-        self._block: list[tuple[int, float, float | None, float, float]] = []
+        self._drawn = 0.0
+        self._besides = Spread()
+        self._block: list[tuple[int, float, float | None, float, float, float]] = []
         self._spreads: dict[int, tuple[Spread, Spread, Spread, Spread]] = {}
         self._counting = threading.Lock()
 
@@ -121,11 +156,16 @@ class Timings:
         known = self._pending.pop(task, None)
         self._due = None if known is None else (*known, transfer)
 
+    def drew(self, seconds: float) -> None:
+        """The sampler was asked for indices while the consumer waits, and took so many seconds."""
+        self._drawn += seconds
+
     def given(self, waited: float) -> None:
         """The consumer has it, after waiting so many seconds."""
         due, self._due = self._due, None
+        drawn, self._drawn = self._drawn, 0.0
         if due is not None:
-            self._block.append((*due, waited))
+            self._block.append((*due, waited, drawn))
             if len(self._block) >= _BLOCK:
                 self._count()
 
@@ -135,13 +175,27 @@ class Timings:
 
     def _count_block(self) -> None:
         block, self._block = self._block, []
-        for worker, *seconds in block:
+        for worker, *seconds, drawn in block:
+            _, _, transfer, waited = seconds
+            self._besides.add(max((waited or 0.0) - (transfer or 0.0) - drawn, 0.0))
             spreads = self._spreads.get(worker)
             if spreads is None:
                 spreads = self._spreads[worker] = (Spread(), Spread(), Spread(), Spread())
             for spread, value in zip(spreads, seconds, strict=True):
                 if value is not None:
                     spread.add(value)
+
+    def costs(self) -> Costs:
+        """What a batch costs, over all workers."""
+        self._count()
+        spreads = list(self._spreads.copy().values())
+        if not spreads:
+            return Costs()
+        stages = [(load, collate) for load, collate, _, _ in spreads]
+        count = sum(load.count for load, _ in stages)
+        mean = sum(load.seconds + collate.seconds for load, collate in stages) / count
+        most = max(load.quantiles().p95 + collate.quantiles().p95 for load, collate in stages)
+        return Costs(count, max(mean, most), self._besides.mean_of_most())
 
     def workers(self) -> list[WorkerTimes]:
         """What is known of each worker, in the order of their ids."""

@@ -111,6 +111,7 @@ def test_a_report_is_a_plain_dict_for_json_with_stable_keys() -> None:
         "v", "name", "replays", "divergences", "batches", "epochs", "faults", "causes", "restarts", "fallbacks", "recoveries", "rung",
         "workers", "skipped", "slow_batches", "seconds_lost", "code_changed", "waits", "way", "timings", "memory",
         "shared_memory", "shadows", "shadow_memory", "unshadowed", "uncovered", "reopened",
+        "advice",
     }  # fmt: skip
     text = DOC.read_text(encoding="utf-8")
     assert all(f"`{key}`" in text[text.index("## The report") :] for key in found)
