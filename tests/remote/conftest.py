@@ -11,6 +11,8 @@ from safeloader import Policy
 from tests.fixtures_data import Orders
 from tests.remote.links import AgentProgram, Link, hosts
 from tests.runtime.conftest import Rig
+from tests.runtime.harness import processes_of
+from tests.until import until
 
 __all__ = ["FarRig"]
 
@@ -42,6 +44,11 @@ class FarRig(Rig):
 
     def policy(self) -> Policy:
         return Policy(batch_timeout=self.timeout, max_restarts=10_000, hosts=hosts(self.link.address))
+
+    def get_ready(self) -> None:
+        """All its processes are there: one that took over in the row before may still be on its way."""
+        super().get_ready()
+        until(lambda: len(self.agent.processes()) == len(processes_of(self.loader)))
 
     def end_loader(self) -> None:
         """The next row starts another."""

@@ -9,7 +9,7 @@ import pytest
 
 from tests.remote.conftest import FarRig
 from tests.remote.links import SILENCE
-from tests.runtime.harness import processes_of
+from tests.runtime.harness import gone, processes_of
 from tests.until import until
 
 BAD = 24
@@ -104,6 +104,7 @@ def test_a_link_that_stays_silent_is_found_and_no_sample_is_to_blame(rig: FarRig
     there = {process.pid for process in rig.agent.processes()}
     rig.link.hold()
     assert until(lambda: not there & {process.pid for process in rig.agent.processes()})
+    assert gone(process.pid for process in processes_of(rig.loader))  # both sides have noticed, each by itself
     rig.link.heal()
     (fault,) = rig.check_epoch()
     assert fault.sample is None
