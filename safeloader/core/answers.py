@@ -86,6 +86,8 @@ class Answers:
         late = process.state is ProcessState.CAPTURING and process.cause == "failed_start"
         if process.state is not ProcessState.STARTING and not late:
             return
+        if event.fell_back:
+            process.fell_back = self._books.fell_back = True
         self._watch.ready(process, event.at)
         self._dispatch.furnish(process)
         self._books.unbalanced = True

@@ -34,6 +34,7 @@ class Books:
         proven: a process has set a worker up: what it was given can be rebuilt.
         faults: those that lead down the ladder; ``standby_faults`` those of standbys.
         changing: a worker's dataset was seen to change itself.
+        fell_back: a process was to be on another host, and found no room there.
         unbalanced: a mark: something changed, so the fleet has to be balanced.
         progressed: a mark: the worker of which something is finished, so that it may be free to move.
     """
@@ -52,6 +53,7 @@ class Books:
         self.faults = RestartWindow(settings.max_restarts, settings.restart_period)
         self.standby_faults = RestartWindow(settings.max_restarts, settings.restart_period)
         self.changing = False
+        self.fell_back = False
         self.unbalanced = False
         self.progressed: WorkerRecord | None = None
 

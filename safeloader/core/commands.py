@@ -23,11 +23,13 @@ class PlanTask(NamedTuple):
 
 class StartProcess(NamedTuple):
     """Start a process. A ``standby`` gets everything ready that can be got ready without a worker. With a ``shadow``,
-    let that one make it: it has the shadow's workers then, as they stood when the shadow was taken."""
+    let that one make it: it has the shadow's workers then, as they stood when the shadow was taken. A ``failback`` is
+    of use on another host only: it ends where there is no room, and that is told as ProcessLostElsewhere."""
 
     process: int
     standby: bool = False
     shadow: int | None = None
+    failback: bool = False
 
 
 class DropShadow(NamedTuple):

@@ -78,10 +78,14 @@ class CloseRequested(NamedTuple):
 
 
 class ProcessReady(NamedTuple):
-    """A process finished its imports and takes work; ``at`` is when, by its own clock reading, where it says so."""
+    """A process finished its imports and takes work; ``at`` is when, by its own clock reading, where it says so.
+
+    ``fell_back``: it was to be on another host, and is on this one, since there was no room.
+    """
 
     process: int
     at: float | None = None
+    fell_back: bool = False
 
 
 class WorkerReady(NamedTuple):
@@ -240,7 +244,8 @@ class ProcessInspected(NamedTuple):
 
 
 class ProcessLostElsewhere(NamedTuple):
-    """A process is lost through no doing of this loader: another one of its pool had it killed, or died in it."""
+    """A process is lost through no doing of this loader: another one of its pool had it killed, or died in it; its host
+    is lost, which another process's exit tells; or it was a failback for which there was no room."""
 
     process: int
 

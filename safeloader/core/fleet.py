@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from safeloader.core import messages as m
+from safeloader.core.failback import Failback
 from safeloader.core.policy import ladder
 from safeloader.core.records import ProcessRecord, ProcessState, Task, Work, WorkerRecord
 
@@ -43,6 +44,7 @@ class Fleet:
         self._next_process = m.INLINE + 1
         self._good = 0
         self._standby = settings.standby  # how many are kept at the top rung
+        self.failback = Failback(books)
 
     @property
     def processes(self) -> dict[int, ProcessRecord]:
@@ -66,6 +68,8 @@ class Fleet:
     def good_batch(self) -> None:
         """Count a delivered batch; enough of them lead one rung up."""
         if self.rung == self.rungs[0]:
+            if self._books.fell_back:
+                self._try_failback()
             return
         if self.keeps_what_would_be_lost():
             return
@@ -79,6 +83,9 @@ class Fleet:
         """True if a worker's dataset has changed itself, which other processes would not know."""
         return any(self._must_stay(worker) for worker in self._books.workers)
 
+    def _keeps_what_would_be_lost(self, process: ProcessRecord) -> bool:
+        return any(self._must_stay(self._books.workers[number]) for number in process.workers)
+
     def _must_stay(self, worker: WorkerRecord) -> bool:
         """True if what a worker's dataset has changed in itself is kept where it is, and nowhere else."""
         if worker.host is None:
@@ -88,6 +95,7 @@ class Fleet:
 
     def _change_rung(self, rung: int, why: str) -> None:
         self._good, self._books.unbalanced = 0, True
+        self.failback.begin()
         old, self.rung = self.rung, rung
         self._books.emit(m.ReportRung(old, rung, why))
 
@@ -95,11 +103,11 @@ class Fleet:
 
     def staff(self) -> list[ProcessRecord]:
         """The processes that are given work, now or once they are ready."""
-        return [p for p in self.processes.values() if p.alive and not p.retiring and not p.standby and p.id != m.INLINE]
+        return [p for p in self.processes.values() if p.alive and not p.retiring and not p.spare and p.id != m.INLINE]
 
     def dying(self) -> int:
         """How many are condemned, and may still hold memory: none is replaced before its exit is confirmed."""
-        return sum(p.condemned and not p.retiring and not p.asked and not p.standby for p in self.processes.values())
+        return sum(p.condemned and not p.retiring and not p.asked and not p.spare for p in self.processes.values())
 
     def balance(self) -> None:
         """Make the processes as many as the rung says, give every worker a home, and every home its tasks."""
@@ -108,10 +116,12 @@ class Fleet:
             return
         last_process = self.rung == 0 and not all(self._belongs_inline(worker) for worker in self._books.workers)
         wanted = 1 if last_process else self.rung
+        if self._books.fell_back:
+            self._use_failback()
         staff = self.staff()
         for _ in range(wanted - len(staff) - self.dying()):
             self._add_process()
-        emptiest = sorted(staff, key=lambda p: (len(p.workers), -p.id))
+        emptiest = sorted(staff, key=lambda p: (self._keeps_what_would_be_lost(p), len(p.workers), -p.id))
         for process in emptiest[: max(len(staff) - wanted, 0)]:
             self._retire(process)
         for worker in sorted(self._books.workers, key=lambda w: not self._shadows.awaits(w)):
@@ -138,14 +148,37 @@ class Fleet:
         if process.state is ProcessState.READY:
             self._books.emit(m.InspectProcess(process.id))  # it may have been stopped while it was idle
 
-    def _start(self, standby: bool = False, shadow: Shadow | None = None) -> None:
-        process = ProcessRecord(self._next_process, standby=standby)
+    def _start(self, standby: bool = False, shadow: Shadow | None = None, failback: bool = False) -> None:
+        process = ProcessRecord(self._next_process, standby=standby, failback=failback)
         self._next_process += 1
         self.processes[process.id] = process
         if shadow is not None:
             self._shadows.stand_behind(shadow, process)
         self._watch.started(process)
-        self._books.emit(m.StartProcess(process.id, standby, None if shadow is None else shadow.id))
+        self._books.emit(m.StartProcess(process.id, standby, None if shadow is None else shadow.id, failback))
+
+    # ------------------------------------------------------------ back to other hosts
+
+    def _try_failback(self) -> None:
+        """After enough good batches, see whether there is room on another host."""
+        if not self.keeps_what_would_be_lost() and self.failback.is_due(self.staff()):
+            self._start(failback=True)
+
+    def _use_failback(self) -> None:
+        """One that is ready takes the place of one that fell back; one that is of no use ends."""
+        process = next((p for p in self.processes.values() if p.failback and p.alive), None)
+        ready, at_top = process is not None and process.state is ProcessState.READY, self.rung == self.rungs[0]
+        if process is None or (at_top and not ready):
+            return
+        replaceable = [p for p in self.staff() if p.fell_back and not self._keeps_what_would_be_lost(p)]
+        if not at_top or not replaceable or process.fell_back:
+            self._watch.ask_to_end(process)
+            return
+        process.failback = False
+        self.failback.succeeded()
+        old = min(replaceable, key=lambda p: (len(p.workers), -p.id))
+        old.replaced = True
+        self._retire(old)
 
     # ------------------------------------------------------------ standbys
 
@@ -267,8 +300,10 @@ class Fleet:
         process = self.processes[worker.host]
         if not process.alive or any(work.worker == worker.id for work in process.work):
             return
-        if not (process.retiring or self._belongs_inline(worker)) and self._must_stay(worker):
+        leaves = (process.retiring and not process.replaced) or self._belongs_inline(worker)
+        if not leaves and self._must_stay(worker):
             worker.moving, self._books.unbalanced = False, True  # its dataset has changed meanwhile
+            process.retiring = process.replaced = False
             return
         if process.state is ProcessState.READY:
             self._books.emit(m.DropWorker(process.id, worker.id))
@@ -312,4 +347,4 @@ class Fleet:
             assert staff or self.rung == 0 or self.dying(), "nobody is left to work"
             assert staff <= max(self.rung, 1), "more processes than the rung allows"
         for process in self.processes.values():
-            assert not (process.standby and (process.workers or process.work)), "a standby hosts somebody"
+            assert not (process.spare and (process.workers or process.work)), "a spare process hosts somebody"

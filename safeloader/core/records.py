@@ -185,6 +185,9 @@ class ProcessRecord:
     since: float = 0.0  # when it finished something last, by its own clock reading
     deadline: float = math.inf
     standby: bool = False  # it waits for another to die; it hosts nobody
+    fell_back: bool = False  # it was to be on another host, where there was no room
+    failback: bool = False  # it is to be there in place of one that fell back; it hosts nobody yet
+    replaced: bool = False  # it retires because of that: only what loses nothing by it moves
     retiring: bool = False  # policy wants fewer processes: it ends when its workers have moved
     asked: bool = False  # it was told to end: its exit is no fault
     killed_elsewhere: bool = False  # another loader's doing: nor is this
@@ -202,6 +205,11 @@ class ProcessRecord:
     def alive(self) -> bool:
         """True if it may be given work, now or once it is ready."""
         return self.state is ProcessState.STARTING or self.state is ProcessState.READY
+
+    @property
+    def spare(self) -> bool:
+        """True if it hosts nobody on purpose."""
+        return self.standby or self.failback
 
     @property
     def condemned(self) -> bool:

@@ -99,6 +99,8 @@ class Recovery:
         self._shadows.process_lost(process, failed_setting_up=redone)
         for number in sorted(process.workers):
             self._take_back(self._books.workers[number], abandoned=event is None)
+        if process.failback and not process.asked:
+            self._fleet.failback.failed()
         if process.asked or process.killed_elsewhere:
             return
         cause = self._cause(process, event)
@@ -112,9 +114,10 @@ class Recovery:
             assert task.case is not None
             task.case.outside = cause == "died" and event is not None and event.detail == "SIGKILL"
         place = len(self._books.out)
-        if process.standby:
+        if process.spare:
             report = self._fault_report(process, event, cause, work, sample, stack, "standby")
-            self._fleet.standby_lost(cause)
+            if process.standby:
+                self._fleet.standby_lost(cause)
         else:
             verdict = _Verdict.GO_ON if self._books.closed else self._weigh(work, cause)
             action = self._action(process, event, verdict)

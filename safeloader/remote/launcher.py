@@ -20,7 +20,7 @@ from safeloader.runtime.start.spawned import Spawned
 
 if TYPE_CHECKING:
     from safeloader.runtime.payload import Payload
-    from safeloader.runtime.start.launcher import Body
+    from safeloader.runtime.start.launcher import Body, Starter
     from safeloader.runtime.start.surroundings import Surroundings
 
 __all__ = ["HostLauncher", "Place", "Placing", "Unplaceable"]
@@ -120,6 +120,16 @@ class HostLauncher(Launcher):
             return _Here(self, given, channel, stacks, modules)
         return StandInBody(self, given, channel, stacks, modules, self._likeness)
 
+    @property
+    def failback(self) -> Starter:
+        """How a process comes to be that is of use on another host only."""
+        return _Failback(self)
+
+    def begin_failback(self, given: Surroundings, channel: int, stacks: int, modules: tuple[str, ...]) -> Body:
+        """Start a process there, or none."""
+        assert self._likeness is not None
+        return StandInBody(self, given, channel, stacks, modules, self._likeness, failback=True)
+
     def left(self) -> None:
         """A process that was left on this host on purpose is gone."""
         with self._lock:
@@ -154,6 +164,13 @@ class HostLauncher(Launcher):
         super().close()
 
 
+class _Failback(NamedTuple):
+    launcher: HostLauncher
+
+    def begin(self, *given: Any) -> Body:
+        return self.launcher.begin_failback(*given)
+
+
 class _Here(Spawned):
     """A process that was left on this host on purpose."""
 
@@ -175,12 +192,15 @@ class StandInBody(Spawned):
         launcher: whose.
         given, channel, stacks, modules: as a launcher is given them.
         likeness: what its host is compared with.
+        failback: where there is no room it ends, and is missed by nobody.
     """
 
     def __init__(
         self, launcher: HostLauncher, given: Surroundings, channel: int, stacks: int, modules: tuple[str, ...],
-        likeness: node.Likeness,
+        likeness: node.Likeness, failback: bool = False,
     ) -> None:  # fmt: skip
+        self.fell_back = False
+        self._failback = failback
         self._launcher = launcher
         self._place: Place | None = None
         self._closed = self._forfeited = self._failed = self._ready = False
@@ -202,9 +222,9 @@ class StandInBody(Spawned):
         placing = self._launcher.placing
         try:
             place = placing.place()
-            order: Any = (place.address, placing.key, placing.silence, likeness)
+            order: Any = (place.address, placing.key, placing.silence, likeness), "", self._failback
         except Unplaceable as error:
-            place, order = None, str(error)
+            place, order = None, (None, str(error), self._failback)
         with self._lock:
             if not self._closed:
                 self._place = place
@@ -233,7 +253,7 @@ class StandInBody(Spawned):
         return self._lost or Spawned.why_lost
 
     def forfeited(self) -> bool:
-        """True if it was lost with others on its host, the first of which is the fault."""
+        """True if it was lost with others on its host, the first of which is the fault; or if it found no room."""
         return self._forfeited
 
     def _read_notes(self) -> None:
@@ -250,6 +270,7 @@ class StandInBody(Spawned):
         place = self._place
         if what == stand_in.HERE:
             self._place = None
+            self.fell_back, self._forfeited = not self._failback, self._failback
             if place is not None:  # it was of no use
                 self._launcher.placing.release(place, usable=False)
             if told:

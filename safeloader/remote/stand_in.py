@@ -2,7 +2,7 @@
 
 It is told where there is room, connects, and passes on what the trainer and the process say. Its page, its slots and
 its channel are the trainer's; how it ends is how the process ended. Where there is no room, it becomes the process
-itself: nothing is lost but the time of asking.
+itself: nothing is lost but the time of asking. One that is to take the place of such a process (a failback) ends.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def main(
     mark = phases.PhaseMark(starts, row)
     mark(phases.PLACE)
     teller = socket.socket(fileno=control)
-    order, why = _order(teller)
+    order, why, failback = _order(teller)
     if order is not None:
         try:
             connection = socket.create_connection(order.address, timeout=_CONNECT)
@@ -91,16 +91,18 @@ def main(
     with contextlib.suppress(OSError):
         teller.send(marshal.dumps((HERE, why)))
     teller.close()
+    if failback:
+        os._exit(0)
     process_main.main(channel, stacks, lifeline, turns, starts, place, row, modules)
 
 
-def _order(teller: socket.socket) -> tuple[Order | None, str]:
-    """Where to go, or why nowhere."""
+def _order(teller: socket.socket) -> tuple[Order | None, str, bool]:
+    """Where to go, or why nowhere; and whether it is of no use on this host."""
     try:
-        told = marshal.loads(teller.recv(1 << 20))
+        order, why, failback = marshal.loads(teller.recv(1 << 20))
     except (OSError, EOFError, ValueError):
-        return None, ""
-    return (None, told) if isinstance(told, str) else (Order(*told), "")
+        return None, "", False
+    return None if order is None else Order(*order), why, failback
 
 
 class _NotThere(Exception):

@@ -39,6 +39,9 @@ class Plot:
     refusals: float = 0.0  # share of processes that cannot rebuild the dataset
     unkillable: float = 0.0
     shadows: float = 0.0  # how often a process copies itself when it has answered something
+    no_room: float | None = (
+        None  # share of processes that find no room on another host; None: all are to be on this one
+    )
 
 
 class Obeying(Shadowing):
@@ -60,6 +63,7 @@ class Obeying(Shadowing):
     faults: int
     slowest_start: float
     standby_faults: int
+    good_since_failback: int
     standbys_spoilt: bool
     fault_times: list[float]
     memory_short: bool
@@ -86,8 +90,10 @@ class Obeying(Shadowing):
         process = SimProcess(command.process, self.nature, self.now, unkillable, self.fits)
         process.refuses = self.rng.random() < self.plot.refusals
         self.processes[command.process] = process
-        process.standby = command.standby
+        process.standby, process.failback = command.standby, command.failback
         self._may_start(command)
+        if self.plot.no_room is not None:
+            process.fell_back = self.rng.random() < self.plot.no_room
         if command.shadow is not None:
             self.wake(command, process)
             return
@@ -105,16 +111,31 @@ class Obeying(Shadowing):
         """No more than policy wants; and a standby that is there is not left idle."""
         fleet = self.sup.fleet
         seats = [p for n, p in self.processes.items() if not (p.gone or p.told_to_end)]
-        staff = [p.id for p in seats if not p.standby]
+        staff = [p.id for p in seats if not p.spare]
         standbys = [p.id for p in seats if p.standby]
         if sum(n not in fleet.processes or not fleet.processes[n].retiring for n in staff) > max(self.rung, 1):
             raise Broken(f"processes {staff} at rung {self.rung}")
-        if command.standby:
+        if command.failback:
+            self._may_fail_back()
+        elif command.standby:
             starting = [n for n in staff if not self.processes[n].ready_told and not self.processes[n].condemned]
             if len(standbys) > self.plot.settings.standby or self.rung != fleet.rungs[0] or starting:
                 raise Broken(f"standbys {standbys} at rung {self.rung}, while {starting} start")
         elif command.shadow is None and any(not self.processes[n].condemned for n in standbys):
             raise Broken(f"process {command.process} is started, and there are standbys: {standbys}")
+
+    def _may_fail_back(self) -> None:
+        """One at a time, at the top rung, for one that fell back, and after enough good batches."""
+        there = [p.id for p in self.processes.values() if p.failback and not p.gone]
+        if len(there) > 1 or self.rung != self.sup.fleet.rungs[0] or not self.fallen_back() or self.kept_changes():
+            raise Broken(f"failbacks {there} at rung {self.rung}, for {self.fallen_back()}")
+        if self.consumer.received_since_rung < self.plot.settings.recover_after:
+            raise Broken(f"a failback after {self.consumer.received_since_rung} batches")
+        self.good_since_failback = 0
+
+    def fallen_back(self) -> list[int]:
+        """Those that are ready here, and were to be on another host."""
+        return [p.id for p in self.processes.values() if p.fell_back and p.ready_told and not p.spare and not p.gone]
 
     def _HostWorker(self, c: m.HostWorker) -> None:
         homes = [p for p in self.processes.values() if c.worker in p.lodgers and not p.gone]
@@ -196,8 +217,8 @@ class Obeying(Shadowing):
 
     def _send(self, c: Any, kind: str, about: int) -> None:
         process = self._reachable(c.process)
-        if process.standby:
-            raise Broken(f"{c} for a standby")
+        if process.spare:
+            raise Broken(f"{c} for a spare process")
         if kind == "setup":
             process.lodgers.add(c.worker)
         elif c.worker not in process.lodgers:
@@ -346,6 +367,8 @@ class Obeying(Shadowing):
 
     def _lost(self, process: SimProcess, event: m.ProcessExited | None) -> None:
         """A process is gone: what it was condemned for, or what its page names, has hurt it."""
+        if process.failback:
+            return
         if process.standby:
             self.standby_faults += 1
             self.standbys_spoilt |= event is not None and event.memory_short and not process.condemned
@@ -375,6 +398,10 @@ class Obeying(Shadowing):
 
     def _Deliver(self, c: m.Deliver) -> None:
         self.undisturbed.delivered(c)
+        calm = self.rung == self.sup.fleet.rungs[0] and not any(
+            p.failback and not p.gone for p in self.processes.values()
+        )
+        self.good_since_failback += calm and bool(self.fallen_back())
         self.consumer.receive(c)
 
     def _DeliverError(self, c: m.DeliverError) -> None:
@@ -435,6 +462,9 @@ class Obeying(Shadowing):
         """What it says will become of the batch is what has been decided."""
         task = None if c.task is None else self.sup.tasks.get(c.task)
         settled = task is None or task.state.name == "SETTLED"
+        process = self.processes.get(c.process)
+        if process is not None and process.failback and process.killed_elsewhere:
+            raise Broken(f"{c}, and there was only no room")
         if (c.verdict == "ended") > self.sup.closed:
             raise Broken(f"{c}, and the loader goes on")
         if c.verdict in ("again", "searched") and settled:
@@ -489,7 +519,7 @@ class Obeying(Shadowing):
             raise Broken(f"{c}, and what the datasets have changed in themselves is lost")
         if c.new < c.old:
             self.fault_times.clear()
-        self.rung, self.consumer.received_since_rung = c.new, 0
+        self.rung, self.consumer.received_since_rung, self.good_since_failback = c.new, 0, 0
 
     def _ReportStay(self, c: m.ReportStay) -> None:
         if c.rung != self.rung or not self._too_many():

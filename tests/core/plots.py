@@ -87,11 +87,13 @@ def random_plot(rng: random.Random) -> Plot:
     settings = replace(settings, neighbours=not alone and nature.seed % 11 < 5)
     settings = replace(settings, standby=rng.choice((0, 0, 1, 1, 2)))
     shadows = (0.0, 0.1, 0.4, 0.4)[nature.seed // 15 % 4] if not settings.shared else 0.0
+    no_room = (None, 0.3, 0.6, 1.0)[nature.seed // 240 % 4] if not settings.shared else None
     if shadows and nature.seed // 60 % 2 and not (stateful or settings.stateless):
         nature = replace(nature, hidden=True)
     return Plot(
         settings, nature, batches, size,
         shadows=shadows,
+        no_room=no_room,
         bad_starts=bad_starts,
         hanging_starts=rng.choice((0.0, 0.5, 1.0)),
         refused_starts=rng.choice((0.0, 0.0, 0.0, 0.0, 0.3)),

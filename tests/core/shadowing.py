@@ -60,7 +60,7 @@ class Shadowing:
 
     def take_shadow(self, process: SimProcess) -> None:
         """A process copies itself, perhaps, now that it has answered something."""
-        if not self.plot.shadows or self.rng.random() >= self.plot.shadows or process.standby:
+        if not self.plot.shadows or self.rng.random() >= self.plot.shadows or process.spare:
             return
         number = len(self.shadows) + 1
         self.shadows[number] = SimShadow(number, process.id, [process.id], copy.deepcopy(process.workers))

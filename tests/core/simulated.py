@@ -289,6 +289,8 @@ class SimProcess:
         self.forfeit = False  # another loader had it killed
         self.killed_elsewhere = False  # told so
         self.standby = False  # nobody was to be hosted by it yet
+        self.failback = False  # nor by this: it is of use on another host only
+        self.fell_back = False  # it was to be on another host, where there is no room
         self.gone = False  # off the books: its exit was told, or it was abandoned
         self.passed = 0  # no task below this is wanted
         self.writes: list[tuple[int, int]] = []
@@ -300,6 +302,11 @@ class SimProcess:
         if self.life == "starting":
             return True
         return not self.busy and self.life == "up" and (self.job is not None or bool(self.inbox))
+
+    @property
+    def spare(self) -> bool:
+        """It is to host nobody yet."""
+        return self.standby or self.failback
 
     @property
     def doomed(self) -> bool:
@@ -336,9 +343,12 @@ class SimProcess:
     # ------------------------------------------------------------ what it does
 
     def step(self, now: float) -> None:
-        if self.life == "starting":
+        if self.life == "starting" and self.failback and self.fell_back:
+            self.forfeit = True
+            self.die("exit code 0")
+        elif self.life == "starting":
             self.life = "up"
-            self.outbox.append(m.ProcessReady(self.id, now))
+            self.outbox.append(m.ProcessReady(self.id, now, self.fell_back))
         elif self.job is None:
             self._take(self.inbox.popleft(), now)
         elif self.job.steps:

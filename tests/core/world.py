@@ -67,6 +67,7 @@ class World(Obeying):
         self.faults = 0
         self.slowest_start = 0.0
         self.standby_faults = 0
+        self.good_since_failback = 0  # while somebody waits for one
         self.standbys_spoilt = False  # memory was too short for one
         self.fault_times: list[float] = []  # since the last rung
         self.memory_short = False
@@ -141,10 +142,21 @@ class World(Obeying):
         """A standby that is to take over is one no more, even before it hosts anybody."""
         for number, process in self.processes.items():
             books = self.sup.fleet.processes.get(number)
+            if process.failback and books is not None and not books.failback:
+                self._takes_over(process)
             if process.standby and books is not None and not books.standby:
                 process.standby = False
                 if process.life == "stopped" and process.ready_told:
                     self._sleepers.append(process)
+
+    def _takes_over(self, process: SimProcess) -> None:
+        """A failback is used: it is ready on another host, and one that fell back makes room for it."""
+        books = self.sup.fleet.processes
+        if not process.ready_told or process.fell_back:
+            raise Broken(f"process {process.id} is used, and is not on another host")
+        if not any(number in books and books[number].retiring for number in self.fallen_back()):
+            raise Broken(f"process {process.id} is used, and nobody makes room for it")
+        process.failback, self.good_since_failback = False, 0
 
     def _check_limits(self) -> None:
         """What policy says must have happened by now."""
@@ -162,6 +174,7 @@ class World(Obeying):
         if self.undisturbed.refused_for_good:
             raise Broken("the dataset cannot be rebuilt, and it is tried again")
         self._check_standbys()
+        self._check_failbacks()
         if self.nature.stateless:
             self._check_undone()
         if settings.batch_timeout != "auto" and not settings.shared:
@@ -208,6 +221,14 @@ class World(Obeying):
             raise Broken(f"{len(there)} standbys, and {settings.standby} are wanted")
         if self.standbys_spoilt and not all(p.condemned for p in there):
             raise Broken("a standby, and memory is too short for one")
+
+    def _check_failbacks(self) -> None:
+        """Below the top rung there are none; at the top there is one in time."""
+        there = [p for p in self.processes.values() if p.failback and not (p.gone or p.told_to_end or p.condemned)]
+        if there and self.rung != self.sup.fleet.rungs[0]:
+            raise Broken(f"a failback at rung {self.rung}")
+        if self.good_since_failback > 8 * self.plot.settings.recover_after and not self.plot.shadows:
+            raise Broken(f"processes {self.fallen_back()} fell back, and stay where they are")
 
     def _before(self, event: m.Event) -> None:
         if isinstance(event, m.CloseRequested):

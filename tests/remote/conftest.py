@@ -43,7 +43,7 @@ class FarRig(Rig):
         self.link = Link(self.agent.address)
 
     def policy(self) -> Policy:
-        return Policy(batch_timeout=self.timeout, max_restarts=10_000, hosts=hosts(self.link.address))
+        return Policy(batch_timeout=self.timeout, max_restarts=10_000, recover_after=2, hosts=hosts(self.link.address))
 
     def get_ready(self) -> None:
         """All its processes are there: one that took over in the row before may still be on its way."""

@@ -96,9 +96,13 @@ class Link:
         while True:
             try:
                 near, _ = self._server.accept()
-                far = socket.create_connection(self._target)
             except OSError:
                 return
+            try:
+                far = socket.create_connection(self._target)
+            except OSError:
+                near.close()
+                continue
             self._ends.append((near, far))
             thread = threading.Thread(target=self._connection, args=(near, far), name="link", daemon=True)
             self._threads.append(thread)
@@ -130,6 +134,10 @@ class Link:
     def heal(self) -> None:
         """What was held back goes on."""
         self._open.set()
+
+    def lead(self, target: tuple[str, int]) -> None:
+        """Who connects from now on comes out elsewhere."""
+        self._target = target
 
     def cut(self) -> None:
         """Both sides are told that the other is gone."""

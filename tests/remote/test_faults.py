@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import select
 import signal
+import socket
 import threading
 
 import pytest
 
+from safeloader.remote import plain_hosts
 from tests.remote.conftest import FarRig
 from tests.remote.links import SILENCE
-from tests.runtime.harness import gone, processes_of
+from tests.runtime.harness import driver_of, gone, processes_of
 from tests.until import until
 
 BAD = 24
@@ -89,6 +92,41 @@ def test_a_link_that_is_closed_is_one_fault_for_all_processes_of_its_host(rig: F
     assert fault.cause in ("died", "failed_start")  # the first of them that is found may be about to start
     assert "is gone" in fault.detail
     rig.end_loader()
+
+
+@pytest.mark.slow
+def test_processes_that_fell_back_go_to_their_host_again_once_it_answers(
+    rig: FarRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plain_hosts, "_PAUSE", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        rig.link.lead(nobody.getsockname())
+    (fault,) = rig.check_epoch({2: rig.link.cut})
+    assert "is gone" in fault.detail
+    assert until(lambda: not rig.agent.processes())
+    until(lambda: _has_spoken(rig))
+    assert rig.check_epoch() == []  # here; and a failback finds no room
+    rig.link.lead(rig.agent.address)
+    for _ in range(12):
+        until(lambda: len(processes_of(rig.loader)) == 2 or _has_spoken(rig))  # a third one would be on its way
+        if _all_there(rig):
+            break
+        assert rig.check_epoch() == []
+    assert _all_there(rig)
+    assert rig.check_epoch() == []
+    assert _all_there(rig)
+    rig.end_loader()
+
+
+def _has_spoken(rig: FarRig) -> bool:
+    """A process said something, or ended, since the last epoch."""
+    (iterator,) = rig.loader._safe.iterators
+    channels = [process.channel.fileno() for process in driver_of(iterator).processes.values()]
+    return bool(select.select(channels, [], [], 0)[0])
+
+
+def _all_there(rig: FarRig) -> bool:
+    return len(rig.agent.processes()) == 2 == len(processes_of(rig.loader))
 
 
 @pytest.mark.slow

@@ -86,6 +86,10 @@ class PoolHandle:
     def settle(self) -> None:
         self.member.process.settle()
 
+    @property
+    def fell_back(self) -> bool:
+        return False
+
     # ------------------------------------------------------------ its end
 
     def exited(self) -> bool:

@@ -46,7 +46,11 @@ class Body(Protocol):
         """Nothing if it is gone, or does not know the signal yet."""
 
     def forfeited(self) -> bool:
-        """True if it was lost with others by one cause, which counts once."""
+        """True if it was lost with others by one cause, which counts once, or found no room and is of no use here."""
+
+    @property
+    def fell_back(self) -> bool:
+        """True if it was to be on another host, where there was no room."""
 
     def close(self) -> None:
         """Close what the trainer holds of it."""
@@ -126,6 +130,11 @@ class Launcher:
     def forks(self) -> bool:
         """Whether a fork server is wanted, and can be."""
         return self.method == "forkserver" and system.HAS_PIDFD and system.HAS_SIGNAL_ON_HANGUP
+
+    @property
+    def failback(self) -> Starter:
+        """How a process comes to be that is of use on another host only."""
+        return self
 
     @property
     def slowest_start(self) -> float:

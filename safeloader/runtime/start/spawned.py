@@ -41,6 +41,7 @@ class Spawned:
     """
 
     why_lost = "how is not known, as the program ignores SIGCHLD"
+    fell_back = False
 
     def __init__(
         self,

@@ -141,7 +141,7 @@ class Executor:
 
     def _start_process(self, c: m.StartProcess, key: Key) -> None:
         try:
-            process = self._parts.start(c.process, c.standby, c.shadow)
+            process = self._parts.start(c.process, c.standby, c.shadow, c.failback)
         except OSError as error:
             self._tell(m.ProcessExited(c.process, system.explained(error), None, None, None, None, False))
         else:

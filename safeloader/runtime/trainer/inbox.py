@@ -94,7 +94,7 @@ class Inbox:
         process.settle()
         self._parts.launcher.learn(at - process.started_at)
         self._reporter.started(process)
-        return [m.ProcessReady(process.number, at)]
+        return [m.ProcessReady(process.number, at, process.fell_back)]
 
     def _left(self, process: ProcessHandle) -> list[m.Event]:
         process.turned_out()

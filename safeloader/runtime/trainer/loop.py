@@ -77,7 +77,7 @@ class Loop:
     ) -> None:
         self._loader = loader
         self._templates = _templates(launcher, loader.spec) if shared_pool is None else None
-        self._source = self._templates or launcher
+        self._source, self._failback = self._templates or launcher, launcher.failback
         self._prestarted = prestarted
         self._shared_pool = shared_pool
         self._views = loader.views
@@ -157,15 +157,16 @@ class Loop:
 
     # ------------------------------------------------------------ processes
 
-    def _start(self, number: int, standby: bool, shadow: int | None) -> ProcessHandle:
+    def _start(self, number: int, standby: bool, shadow: int | None, failback: bool) -> ProcessHandle:
         """A process of its own, or one that a shadow makes, or a place in one of the pool's."""
         spec, arena = self._loader.spec, self._loader.arena
         if self._shared_pool is not None:
             return self._shared_pool.handle(self._loader, number)
         if shadow is not None:
             return self.shadows.make(shadow, number, arena)
-        process = self._prestarted.take() if self._prestarted is not None else None
-        process = process or Process(self._source, spec.surroundings, spec.modules if standby else ())
+        process = self._prestarted.take() if self._prestarted is not None and not failback else None
+        source = self._failback if failback else self._source
+        process = process or Process(source, spec.surroundings, spec.modules if standby else ())
         process.join(number, spec, arena)
         return process
 

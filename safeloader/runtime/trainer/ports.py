@@ -43,7 +43,7 @@ class Parts(NamedTuple):
     shield: Shield
     processes: ProcessTable
     shadows: ShadowProcesses
-    start: Callable[[int, bool, int | None], ProcessHandle]
+    start: Callable[[int, bool, int | None, bool], ProcessHandle]
     relieved: Callable[[], bool]
     launcher: Launcher
     spec: Payload

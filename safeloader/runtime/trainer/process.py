@@ -105,6 +105,10 @@ class Process:
         self._body.settle()
 
     @property
+    def fell_back(self) -> bool:
+        return self._body.fell_back
+
+    @property
     def pidfd(self) -> int:
         return self._body.pidfd
 

@@ -55,6 +55,10 @@ class ProcessHandle(Protocol):
     def settle(self) -> None:
         """It spoke: know its pid."""
 
+    @property
+    def fell_back(self) -> bool:
+        """True if it was to be on another host, where there was no room; known once it spoke."""
+
     # ------------------------------------------------------------ its end
 
     def exited(self) -> bool:
@@ -70,7 +74,7 @@ class ProcessHandle(Protocol):
         """It goes on without this loader; only a pool's says so."""
 
     def forfeited(self) -> bool:
-        """True if it is lost, or about to be, through another loader's doing."""
+        """True if it is lost, or about to be, through no doing of this loader."""
 
     def ask_to_end(self) -> None:
         """Let it end when it is done with what it has in work."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from safeloader.core import messages as m
 from safeloader.core.answers import Answers
 from safeloader.core.dispatch import Dispatch
+from safeloader.core.failback import Failback
 from safeloader.core.fleet import Fleet
 from safeloader.core.policy import RestartWindow
 from safeloader.core.records import ProcessRecord, ProcessState, Resume, Task, WorkerRecord
 from safeloader.core.recovery import Recovery
 from safeloader.core.shadows import Shadow
 
-from . import altered, mutant
+from . import altered, mutant, without
 
 # ---------------------------------------------------------------- how many
 
@@ -195,9 +197,9 @@ class AStandbyStaysOneWhenItTakesOver(Fleet):
 
 @mutant
 class AUsedStandbyIsNotReplaced(Fleet):
-    def _start(self, standby: bool = False, shadow: Shadow | None = None) -> None:
+    def _start(self, standby: bool = False, shadow: Shadow | None = None, failback: bool = False) -> None:
         if not standby or self._next_process < 6:
-            super()._start(standby, shadow)
+            super()._start(standby, shadow, failback)
 
 
 @mutant
@@ -250,3 +252,89 @@ class AStandbyThatWasStoppedIsNotLookedAt(Fleet):
     def _add_process(self) -> None:
         with altered(self._books.emit, m.InspectProcess, lambda command: None):
             super()._add_process()
+
+
+# ---------------------------------------------------------------- back to other hosts
+
+
+@mutant
+class WhoFellBackStays(Failback):
+    def is_due(self, staff: Iterable[ProcessRecord]) -> bool:
+        return False
+
+
+@mutant
+class AFailbackAtOnce(Failback):
+    def is_due(self, staff: Iterable[ProcessRecord]) -> bool:
+        self._good = self._books.settings.recover_after * self._factor
+        return super().is_due(staff)
+
+
+@mutant
+class AFailbackForEachThatFellBack(Failback):
+    def is_due(self, staff: Iterable[ProcessRecord]) -> bool:
+        everyone = self._books.processes
+        self._books.processes = {p.id: p for p in everyone.values() if not p.failback}
+        due = super().is_due(staff)
+        self._books.processes = everyone
+        return due
+
+
+@mutant
+class AFailbackBeforeItIsReady(Fleet):
+    def _use_failback(self) -> None:
+        for process in self.processes.values():
+            state = process.state
+            if process.failback and state is ProcessState.STARTING:
+                process.state = ProcessState.READY
+                super()._use_failback()
+                process.state = state if process.state is ProcessState.READY else process.state
+
+
+@mutant
+class AFailbackBelowTheTopRung(Fleet):
+    def _use_failback(self) -> None:
+        if self.rung == self.rungs[0]:
+            super()._use_failback()
+
+
+@mutant
+class AFailbackThatIsOfNoUseStays(Fleet):
+    def _use_failback(self) -> None:
+        with without(self._watch.ask_to_end):
+            super()._use_failback()
+
+
+@mutant
+class NobodyMakesRoomForAFailback(Fleet):
+    def _use_failback(self) -> None:
+        with without(self._retire):
+            super()._use_failback()
+
+
+@mutant
+class AFailbackWithoutRoomIsAFault(Recovery):
+    def _lose(self, process: ProcessRecord, event: m.ProcessExited | None) -> None:
+        process.killed_elsewhere = process.killed_elsewhere and not process.failback
+        super()._lose(process, event)
+
+
+@mutant
+class AFailbackIsGivenWork(Fleet):
+    def staff(self) -> list[ProcessRecord]:
+        return super().staff() + [p for p in self.processes.values() if p.failback and p.alive]
+
+
+@mutant
+class AFailbackCostsWhatADatasetHasChanged(Fleet):
+    def _keeps_what_would_be_lost(self, process: ProcessRecord) -> bool:
+        return False
+
+    def _move_if_drained(self, worker: WorkerRecord) -> None:
+        if worker.host is not None:
+            self.processes[worker.host].replaced = False
+        super()._move_if_drained(worker)
+
+    def _try_failback(self) -> None:
+        if self.failback.is_due(self.staff()):
+            self._start(failback=True)
