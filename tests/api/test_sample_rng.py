@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.utils.data import ConcatDataset, DistributedSampler, Subset
 from torch.utils.data import DataLoader as TorchLoader
 
 from safeloader import DataLoader, Policy
-from safeloader.runtime.child.sample_rng import key
+from safeloader.runtime.child.sample_rng import Keyed, key, mix64, seed_sample
 from tests.api.state_data import ToldEpoch
 from tests.fixtures_data import Draws, DrawsAtOnce, Orders, Stream
 from tests.runtime.harness import _bytes, _generators, seed
@@ -205,3 +206,28 @@ def test_who_shuffles_nothing_or_calls_set_epoch_is_not_warned() -> None:
         for epoch in range(3):
             sampler.set_epoch(epoch)
             list(loader)
+
+
+@pytest.mark.parametrize(
+    "indices",
+    [[0, 1, 5, 5, 2**62, 2**63 - 1], [3], [2**63, 1], [-1, 1], [True, 1], [np.int64(4), 5], ["a", 1], []],
+    ids=["numbers", "one", "large", "negative", "bool", "of numpy", "text", "none"],
+)
+def test_samples_that_are_prepared_find_the_same_generators(indices: list[Any]) -> None:
+    class States:
+        def __getitem__(self, index: Any) -> Any:
+            return _generators()
+
+    keyed = Keyed(States(), 2**64 - 3, 7).prepared(indices)
+    for index in indices:
+        random.gauss(0, 1)  # keeps its second number for the next time
+        found = keyed[index]
+        seed_sample(2**64 - 3, 7, index)
+        assert found == _generators()
+        first = random.random()
+        random.seed(random_seed(index))
+        assert first == random.random()
+
+
+def random_seed(index: Any) -> int:
+    return mix64(key(2**64 - 3, 7, index) + 0x9E3779B97F4A7C15)

@@ -133,16 +133,21 @@ class Fetcher:
         return self._collated(samples, ())
 
     def _load_indexed(self, indices: Any, skip: tuple[int, ...]) -> Loaded:
-        dataset, skipping = self._keyed or self._dataset, self._spec.skip_raising
         self._last_sample = _first(indices) if self._spec.auto_collation else indices
         if not self._spec.auto_collation:
             return self._load_single(indices)
-        if getattr(self._dataset, "__getitems__", None) and not skipping and self._keyed is None:
+        if getattr(self._dataset, "__getitems__", None) and not self._spec.skip_raising and self._keyed is None:
             wanted = [index for position, index in enumerate(indices) if position not in skip] if skip else indices
             try:
                 return self._collated(self._dataset.__getitems__(wanted), ())
             except StopIteration as stop:
                 raise _stopped(wanted) from stop
+        return self._load_one_by_one(
+            self._dataset if self._keyed is None else self._keyed.prepared(indices), indices, skip
+        )
+
+    def _load_one_by_one(self, dataset: Any, indices: Any, skip: tuple[int, ...]) -> Loaded:
+        skipping = self._spec.skip_raising
         samples, dropped, mark = [], [], self._marks.sample
         for position, index in enumerate(indices):
             if position in skip:
