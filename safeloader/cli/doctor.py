@@ -41,7 +41,9 @@ _STYLES = {"ok": "green", "warn": "yellow", "bad": "bold red", "unknown": "dim"}
     type=click.FloatRange(min=0, min_open=True),
     help="Seconds of one training step: recommend what keeps up with it.",
 )
-@click.option("--ffcv", "with_ffcv", is_flag=True, help="Try FFCV, too: some ten seconds.")
+@click.option(
+    "--ffcv", "with_ffcv", is_flag=True, help="Try FFCV, too, also on images of LOADER: some ten seconds each."
+)
 @click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")  # fmt: skip
 def doctor(
     loader: str | None, seconds: float, workers: str | None, step: float | None, with_ffcv: bool, as_json: bool
@@ -69,7 +71,7 @@ def doctor(
             threads = max(software.threads_now() - before, 0)
     out.add_all(_machine(subject, threads, with_ffcv))
     if subject is not None:
-        _examine(subject, counts, seconds, step, out)
+        _examine(subject, counts, seconds, step, with_ffcv, out)
     out.end()
     sys.exit(any(finding.verdict == "bad" for finding in out.findings))
 
@@ -101,7 +103,9 @@ def _machine(loader: Any, threads: int | None, with_ffcv: bool) -> list[tuple[st
     ]
 
 
-def _examine(loader: Any, counts: list[int] | None, seconds: float, step: float | None, out: _Out) -> None:
+def _examine(
+    loader: Any, counts: list[int] | None, seconds: float, step: float | None, with_ffcv: bool, out: _Out
+) -> None:
     from safeloader.doctor import scaling, subject
     from safeloader.doctor.cgroups import usable_cpus
     from safeloader.doctor.finding import Finding
@@ -126,7 +130,7 @@ def _examine(loader: Any, counts: list[int] | None, seconds: float, step: float 
         batches, out.timing = subject.timed(loader, max(seconds / 4, 5.0), inside)
     out.add(batches)
     if out.timing is not None:
-        _look_inside(inside, out.timing, out)
+        _look_inside(inside, out.timing, with_ffcv, out)
     if out.timing is not None and os.path.isdir("/dev/shm"):
         facts = os.statvfs("/dev/shm")
         out.add(subject.shm_needed(loader, out.timing, facts.f_bavail * facts.f_frsize))
@@ -134,9 +138,9 @@ def _examine(loader: Any, counts: list[int] | None, seconds: float, step: float 
         out.recommendation = scaling.recommend(out.rates, loader.num_workers, usable, out.timing, step)
 
 
-def _look_inside(inside: Inside, timing: Timing, out: _Out) -> None:
+def _look_inside(inside: Inside, timing: Timing, with_ffcv: bool, out: _Out) -> None:
     """What would make samples faster."""
-    from safeloader.doctor import advice, images
+    from safeloader.doctor import advice, beton_trial, images
 
     out.stages = inside.clock.shares()
     if out.stages:
@@ -144,6 +148,8 @@ def _look_inside(inside: Inside, timing: Timing, out: _Out) -> None:
     with out.line.shown("decoding some of the images"):
         contents = inside.images.contents()
         found = images.trials(contents, inside.images.target) if contents else []
+        tried = beton_trial.ffcv_trial(contents, inside.images.target) if with_ffcv and inside.images.target else None
+    found += [] if tried is None or not found else [tried]
     for finding in advice.of_decoders(found, inside.images.target):
         out.add(finding)
     if (narrow := advice.of_narrow(inside.narrow, timing)) is not None:

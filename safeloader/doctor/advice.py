@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from safeloader.doctor.finding import Finding
-from safeloader.doctor.images import DRAFT
+from safeloader.doctor.images import DRAFT, FFCV
 from safeloader.doctor.machine import units
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def of_stages(
         hint = "keep the files on a local disk, or many of them in one (tar, LMDB, Arrow, .beton)"
         return Finding("time", "warn", text, hint)
     if image and shares.get("decode", 0.0) + (small is not None) * shares.get("transform", 0.0) >= _MOST_OF_IT:
-        hint = "keep smaller or decoded images; .beton files of FFCV do (docs/ffcv.md; not measured for this dataset)"
+        hint = "keep smaller or decoded images; .beton files of FFCV do (docs/ffcv.md; --ffcv measures that)"
         return Finding("time", "warn", text, hint)
     if shares.get("transform", 0.0) >= _MOST_OF_IT:
         hint = "do on the device, batch by batch, what can be done there; or on uint8, before it becomes float32"
@@ -76,6 +76,10 @@ def of_decoders(found: Sequence[Trial], target: Size | None) -> Iterator[Finding
         if trial.decoder == DRAFT:
             hint = (
                 f'call image.draft("RGB", {target}) after Image.open: JPEG is decoded smaller; pixels differ a little'
+            )
+        elif trial.decoder.startswith(FFCV):
+            hint = (
+                "look at docs/ffcv.md: a .beton file of this dataset (safeloader beton write); pixels differ a little"
             )
         else:
             hint = f"use {trial.decoder} to decode, if pixels may differ a little"

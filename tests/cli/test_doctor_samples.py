@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from safeloader.doctor import advice, images, subject
+from safeloader.doctor.beton_trial import ffcv_trial
 from safeloader.doctor.images import DRAFT, ImagesSeen, Trial
 from safeloader.doctor.narrow import Narrow, narrowed
 from safeloader.doctor.scaling import Rate, recommend
@@ -164,6 +165,21 @@ def test_float_images_become_bytes_only_where_they_were_some() -> None:
     assert narrowed([image.double()], decoded=True) is None
 
 
+@pytest.mark.slow
+def test_ffcv_is_measured_on_images_of_the_dataset(tmp_path: Path) -> None:
+    pytest.importorskip("ffcv")
+    inside, _ = _seen(Photographs(tmp_path, lambda image: image.convert("RGB").resize((96, 64))))
+    found = ffcv_trial(inside.images.contents(), (96, 64))
+    assert found is not None
+    assert found.decoder == "FFCV (kept as JPEG of at most 110 pixels)"
+    assert 0 < found.seconds < 10
+    assert "a .beton file" in next(advice.of_decoders([Trial("Pillow", 100.0), found], (96, 64))).hint
+
+
+def test_an_ffcv_that_does_not_finish_says_nothing() -> None:
+    assert ffcv_trial([b"nothing"], (96, 64), 0.01) is None
+
+
 # ---------------------------------------------------------------- advice
 
 
@@ -174,7 +190,7 @@ def test_advice_follows_from_where_most_of_the_time_goes() -> None:
     read = told(TIMING, read=0.7, decode=0.3)
     assert (read.verdict, "local disk" in read.hint) == ("warn", True)
     assert read.text.startswith("of a sample: reading 70%, decoding (JPEG, 1600×1200) 30%; of a batch: samples 99%,")
-    assert "docs/ffcv.md; not measured" in told(TIMING, decode=0.6).hint
+    assert "docs/ffcv.md; --ffcv measures" in told(TIMING, decode=0.6).hint
     assert "docs/ffcv.md" in told(TIMING, decode=0.4, transform=0.6, small=(64, 64)).hint, "resizing goes with it"
     assert "on the device" in told(TIMING, decode=0.4, transform=0.6).hint
     assert told(TIMING, **{"own code": 1.0}).verdict == "ok"
