@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import multiprocessing
+import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
 import re
@@ -46,6 +47,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # What is made once for a whole program is no leak of the test that happens to come first.
     torch.multiprocessing.set_start_method("spawn", force=True)
     multiprocessing.resource_tracker.ensure_running()
+    if hasattr(config, "workerinput") or not getattr(config.option, "numprocesses", None):
+        # torch's own loaders, which are the reference: where a test says "forkserver", their processes cost no import.
+        multiprocessing.set_forkserver_preload(["numpy", "pytest", "torch.utils.data"])
+        multiprocessing.forkserver.ensure_running()
     lifeline()
     stall.start()
     import_slots.place()

@@ -136,6 +136,8 @@ _OF_RANKS = {
     "OMP_NUM_THREADS": "1",
     # torch's agent otherwise keeps its store over restarts, and gloo may find the addresses of ranks that are gone.
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+    # What these programs show is not how processes start: forked ones cost no import of torch.
+    "SAFELOADER_START_METHOD": "forkserver",
 }
 
 
@@ -161,7 +163,7 @@ class Program:
     def __init__(self, command: list[str], **environment: str) -> None:
         self._running = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            env={**os.environ, **_OF_RANKS, **environment},
         )  # fmt: skip
         self.pid = self._running.pid
         self.lines: list[str] = []

@@ -20,6 +20,8 @@ from safeloader import AuditError, AuditReport, Policy
 from safeloader.cli import main
 from tests.api import audited
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 INLINE = Policy(max_processes=0)
 """Workers without processes: each has its copy of the dataset and its generators all the same."""
 

@@ -24,6 +24,8 @@ from safeloader.distributed.order import Feistel, Sorted, _key
 from tests.fixtures_data import Draws
 from tests.runtime.harness import _bytes
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 CALMLY = settings(deadline=None, derandomize=True, database=None, max_examples=150)
 ends_of = st.sampled_from(["pad", "drop", "even"])
 

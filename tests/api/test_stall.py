@@ -16,6 +16,8 @@ from safeloader.observe import stall
 from tests.fixtures_data import Draws, Orders
 from tests.until import until
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 SOON = Policy(stall_report=0.3, batch_timeout=60)
 
 

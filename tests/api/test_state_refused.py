@@ -19,6 +19,8 @@ from tests.api import state_data as data
 from tests.fixtures_data import Draws, Orders, Stream
 from tests.runtime.harness import _bytes, _generators, seed
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 
 def make(length: int = 12, **options: Any) -> DataLoader[Any]:
     policy = options.pop("policy", Policy(max_processes=0))

@@ -22,6 +22,10 @@ _WITH_COMMANDS = [page for page in pages() if commands(page)]
 _NEEDS = {"docs/metrics.md": ("prometheus_client",), "docs/migrating.md": ("lightning", "accelerate")}
 _STRICT = ["-W", "error::UserWarning", "-W", "ignore:This DataLoader will create:UserWarning"]  # on few processors
 _WARNS = {"docs/migrating.md"}  # Lightning and Accelerate do
+_FIRST = (
+    "README.md",
+    "docs/quick-start.md",
+)  # run just as they stand; in the others processes are forked, which is quick
 
 
 @pytest.mark.parametrize("path", _WITH_PROGRAM)
@@ -39,6 +43,7 @@ def test_the_programs_of_a_page_run(path: str, tmp_path: Path) -> None:
         env=environment | {
             "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path), "PYTHONIOENCODING": "utf-8",
             "SAFELOADER_MAX_PROCESSES": "2",  # a page may show eight; the bytes are the same
+            **({} if path in _FIRST else {"SAFELOADER_START_METHOD": "forkserver"}),
         },
     )  # fmt: skip
     assert done.returncode == 0, f"{path}, where line numbers are the page's:\n{done.stderr}"

@@ -17,6 +17,11 @@ from tests.until import until
 
 Make = Callable[..., Any]
 WAYS = ("trainer", "process", "plain")
+PLAIN_SLOW = (
+    "trainer",
+    "process",
+    pytest.param("plain", marks=pytest.mark.slow),
+)  # a process an epoch, which imports FFCV
 pytestmark = [pytest.mark.ffcv, pytest.mark.filterwarnings("ignore:Using a pytorch transform:ResourceWarning")]
 
 
@@ -57,7 +62,7 @@ def sums(loader: Any) -> int:
 ALL = 119 * 60  # the sum of the labels 0 to 119
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", PLAIN_SLOW)
 def test_the_size_is_set_on_the_decoder_at_each_epoch_as_ffcv_imagenet_does(at: Make, way: str) -> None:
     from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
     from ffcv.transforms import ToTensor
@@ -75,7 +80,7 @@ def test_the_size_is_set_on_the_decoder_at_each_epoch_as_ffcv_imagenet_does(at: 
 
 
 @pytest.mark.parametrize("recompile", [False, True])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", PLAIN_SLOW)
 def test_what_is_baked_into_compiled_code_is_compiled_again(at: Make, ops: Any, way: str, recompile: bool) -> None:
     table = np.array([1])
     times, looked = ops.Times(1), ops.Looked(table)
@@ -89,7 +94,7 @@ def test_what_is_baked_into_compiled_code_is_compiled_again(at: Make, ops: Any, 
     assert found == [ALL, 10 * ALL, 100 * ALL, 200 * ALL]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", PLAIN_SLOW)
 def test_attributes_of_python_operations_and_modules(at: Make, ops: Any, way: str) -> None:
     plain, baked, slotted, module = ops.Python(), ops.Baked(), ops.Slotted(), torch.nn.Identity()
     module.register_buffer("unused", torch.zeros(2))
@@ -238,7 +243,7 @@ def test_every_public_name_of_ffcvs_loader(at: Make, beton: Path) -> None:
 
 
 @pytest.mark.timeout(400)  # a process is started for each set of values
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", PLAIN_SLOW)
 def test_what_is_set_on_a_loader_holds_from_the_next_epoch_on(at: Make, way: str) -> None:
     loader = at(way, pipelines=labels(), order="RANDOM", seed=3)
     epochs = [[int(label) for batch in loader for label in batch[0]] for _ in range(2)]

@@ -52,11 +52,15 @@ import numba.typed
 from ffcv.fields import rgb_image
 print(len(compiled.buffer) > 0, type(rgb_image.IMAGE_MODES).__name__, numba.typed.Dict.__module__, *rgb_image.IMAGE_MODES)
 """
-    assert run(program.format("import ffcv")).stdout.split() == ["True", "Dict", "numba.typed.typeddict", "jpg", "raw"]
+    late = "before = dict(rgb_image.IMAGE_MODES); from safeloader.ffcv.require import require; require()"
+    late += "\nprint(type(rgb_image.IMAGE_MODES).__name__, before == rgb_image.IMAGE_MODES)"
+    bare = run(program.format("import ffcv") + late).stdout.splitlines()
+    assert [line.split() for line in bare] == [
+        ["True", "Dict", "numba.typed.typeddict", "jpg", "raw"],
+        ["dict", "True"],
+    ]
     mended = run(program.format("from safeloader.ffcv.require import require; require()"))
     assert mended.stdout.split() == ["False", "dict", "numba.typed.typeddict", "jpg", "raw"], mended.stderr
-    late = "from ffcv.fields import rgb_image as r; a = dict(r.IMAGE_MODES); from safeloader.ffcv.require import require; require()"
-    assert run(late + "\nprint(type(r.IMAGE_MODES).__name__, a == r.IMAGE_MODES)").stdout.split() == ["dict", "True"]
 
 
 def test_more_threads_than_cores() -> None:

@@ -33,7 +33,7 @@ def _compare(use: Callable[[Any], list[Any]], folder: Path, bad: int = 13) -> Da
     given = []
     for kind, sample in ((torch.utils.data.DataLoader, None), (DataLoader, bad)):
         torch.manual_seed(0)
-        made.append(kind(Killing(folder, sample), 4, shuffle=True, num_workers=2))
+        made.append(kind(Killing(folder, sample), 4, shuffle=True, num_workers=2, multiprocessing_context="forkserver"))
         given.append([_flat(batch) for batch in use(made[-1])])
     assert given[0] == given[1]
     assert given[0]
@@ -49,7 +49,7 @@ def test_lightnings_combined_loader(mode: str, tmp_path: Path) -> None:
     lightning = pytest.importorskip("lightning")
 
     def use(loader: Any) -> list[Any]:
-        other = type(loader)(Killing(tmp_path, None, length=36), 4, num_workers=1)
+        other = type(loader)(Killing(tmp_path, None, length=36), 4, num_workers=1, multiprocessing_context="forkserver")
         combined = lightning.pytorch.utilities.CombinedLoader({"a": loader, "b": other}, mode)
         return [batch for batch, _, _ in combined]
 

@@ -73,7 +73,10 @@ def check_monai(init: bool, deed: str, policy: dict[str, Any]) -> None:
 
 
 @pytest.mark.timeout(600)  # importing monai takes each process ten seconds, on a busy machine a minute
-@pytest.mark.parametrize("init", [False, True], ids=["seeded once", "by monai's worker_init_fn"])
+@pytest.mark.parametrize(
+    "init",
+    [pytest.param(False, id="seeded once"), pytest.param(True, id="by monai's worker_init_fn", marks=pytest.mark.slow)],
+)
 def test_monais_random_transforms_go_on_to_the_byte(init: bool) -> None:
     check_monai(init, "kill", {"max_processes": 1})
 
@@ -158,7 +161,9 @@ def stream(form: str) -> Any:
     return forms[form]().with_format("torch")
 
 
-FORMS = ("plain", "shuffled", "interleaved", "batched", "mapped", "filtered", "packed")
+# Importing datasets takes each process seconds.
+SLOW_FORMS = ("plain", "interleaved", "batched", "mapped", "filtered")
+FORMS = ("shuffled", "packed", *(pytest.param(form, marks=pytest.mark.slow) for form in SLOW_FORMS))
 
 
 @functools.cache

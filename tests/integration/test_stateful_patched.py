@@ -41,7 +41,7 @@ def _sums(batches: Any) -> list[float]:
 def _run(folder: Path, bad: int | None, workers: int, **more: Any) -> tuple[Any, list[list[float]]]:
     """Before a state, the rest, the next epoch; then another loader from the state, and its next epoch."""
     torch.manual_seed(0)
-    context = "spawn" if workers else None
+    context = "forkserver" if workers else None
     first = THEIRS(Killing(folder, bad), 4, shuffle=True, num_workers=workers, multiprocessing_context=context, **more)
     batches = iter(first)
     before = [next(batches) for _ in range(3)]

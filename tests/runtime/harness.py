@@ -1,4 +1,4 @@
-"""The measure of every row: torch's own DataLoader with spawn, run once for each configuration."""
+"""The measure of every row: torch's own DataLoader with fresh processes, run once for each configuration."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from tests.until import until
 
 COUNT = 46  # samples; the last batch is a short one
 BATCH = 4
+TORCHS = "forkserver"  # the start method of torch's own workers: the bytes are those of "spawn"
 
 
 class Epoch(NamedTuple):
@@ -78,7 +79,7 @@ DATASETS: dict[str, Callable[[], Any]] = {
 @functools.cache
 def _reference(dataset: str, epochs: int, options: tuple[tuple[str, Any], ...]) -> list[Epoch]:
     def compute() -> list[Epoch]:
-        loader = TorchLoader(DATASETS[dataset](), multiprocessing_context="spawn", **dict(options))
+        loader = TorchLoader(DATASETS[dataset](), multiprocessing_context=TORCHS, **dict(options))
         played = []
         for epoch in range(epochs):
             seed(epoch)
@@ -89,7 +90,7 @@ def _reference(dataset: str, epochs: int, options: tuple[tuple[str, Any], ...]) 
 
 
 def reference(dataset: str = "draws", epochs: int = 1, **options: Any) -> list[Epoch]:
-    """What torch's DataLoader with spawn gives; epoch ``n`` begins after ``seed(n)``. Kept for the whole session."""
+    """What torch's DataLoader gives with processes that are no forks of this one; epoch ``n`` begins after ``seed(n)``. Kept for the whole session."""
     asked = {"batch_size": BATCH, "num_workers": 2, "shuffle": dataset == "draws" or None, **options}
     return _reference(dataset, epochs, tuple(sorted(asked.items())))
 

@@ -89,6 +89,7 @@ def test_a_worker_init_fn_that_cannot_be_sent_is_refused_by_name() -> None:
     assert caught.value.path.startswith("worker_init_fn")
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_loader_that_was_refused_can_be_mended_and_used() -> None:
     dataset = Holds(iterator())
     loader = make(dataset, policy=Policy(max_processes=0))
@@ -125,6 +126,7 @@ def test_a_dataset_whose_module_cannot_be_imported_in_the_process_is_one_clear_e
 # ---------------------------------------------------------------- what is raised in a worker
 
 
+@pytest.mark.usefixtures("forked")
 def test_what_a_sample_raises_is_raised_at_its_batchs_turn_and_the_other_batches_come(orders: Orders) -> None:
     deeds = {4: "ValueError", 9: "OddError", 14: "local error", 19: "MemoryError", 24: "StopIteration", 29: "import"}
     for index, deed in deeds.items():
@@ -158,6 +160,7 @@ def test_what_a_sample_raises_is_raised_at_its_batchs_turn_and_the_other_batches
     assert rows[4].worker == 1
 
 
+@pytest.mark.usefixtures("forked")
 def test_what_cannot_be_carried_out_of_a_worker_is_an_error_that_names_it(orders: Orders) -> None:
     """A batch with a lock in it, one with a gradient, and one whose class only the worker can import."""
     loader = make(Draws(COUNT), shuffle=False, collate_fn=locked_batch)
@@ -169,6 +172,7 @@ def test_what_cannot_be_carried_out_of_a_worker_is_an_error_that_names_it(orders
     assert {(fault.cause, fault.batch) for fault in loader.report().faults} == {("unpicklable", 2), ("unpicklable", 5)}
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_batch_whose_class_only_the_worker_can_import_is_one_clear_error(tmp_path: Path) -> None:
     text = "class Batch:\n    def __init__(self, data): self.data = data\n"
     tmp_path.joinpath("only_in_the_worker.py").write_text(text)
@@ -187,6 +191,7 @@ class InitRaises:
         raise PermissionError(f"worker {worker} may not read the disk")
 
 
+@pytest.mark.usefixtures("forked")
 def test_what_worker_init_fn_raises_is_raised_as_torch_does() -> None:
     with pytest.raises(PermissionError, match="may not read the disk") as caught:
         next(iter(make(Draws(COUNT), worker_init_fn=InitRaises(), num_workers=1)))
@@ -205,6 +210,7 @@ class BadSampler:
         return 9
 
 
+@pytest.mark.usefixtures("forked")
 def test_what_the_sampler_raises_comes_after_the_batches_that_were_planned() -> None:
     sampler: Any = BadSampler()
     loader: DataLoader[Any] = DataLoader(
@@ -248,6 +254,7 @@ def test_where_no_process_can_be_started_the_trainer_loads_all_itself(tmp_path: 
 # ---------------------------------------------------------------- wrong use
 
 
+@pytest.mark.usefixtures("forked")
 def test_an_iterator_used_from_two_threads_is_an_error_and_the_first_is_not_disturbed(orders: Orders) -> None:
     orders.give("sample", 1, "wait here")
     loader = make(Draws(COUNT, orders), shuffle=False)
@@ -264,6 +271,7 @@ def test_an_iterator_used_from_two_threads_is_an_error_and_the_first_is_not_dist
     assert len(list(stream)) == 11
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_closed_loader_says_so(orders: Orders) -> None:
     loader = make(Draws(COUNT, orders))
     stream = iter(loader)
@@ -293,6 +301,7 @@ class Odd(Dataset[Any]):
         return BareClass(index=index, picture=torch.full((3, 4), index), empty=torch.empty(0, 5))
 
 
+@pytest.mark.usefixtures("forked")
 def test_samples_of_any_class_travel_whole() -> None:
     loader: DataLoader[Any] = DataLoader(Odd(), batch_size=None, num_workers=1)
     (sample, *rest) = loader

@@ -30,10 +30,10 @@ from tests.runtime.harness import (
     play,
     processes_of,
     program,
-    run_epoch,
     run_script,
     seed,
 )
+from tests.until import until
 
 METHODS = ("spawn", "forkserver")
 
@@ -172,7 +172,7 @@ HASHES = """
 
     def main():
         for method in ("spawn", "forkserver"):
-            loader = make(Hashes(), policy=Policy(start_method=method), batch_size=None, collate_fn=as_they_are)
+            loader = make(Hashes(), policy=Policy(start_method=method), batch_size=None, collate_fn=as_they_are, num_workers=1)
             seen = set()
             for number, found in enumerate(loader):
                 seen.add(found)
@@ -186,7 +186,7 @@ HASHES = """
     """
 
 
-@pytest.mark.parametrize("given", ["7", "0", None])
+@pytest.mark.parametrize("given", ["7", pytest.param("0", marks=pytest.mark.slow), None])
 def test_all_processes_have_one_hash_seed_and_the_trainers_if_it_has_one(tmp_path: Path, given: str | None) -> None:
     script = program(tmp_path, HASHES)
     surroundings = environment(**({} if given is None else {"PYTHONHASHSEED": given}))
@@ -201,7 +201,7 @@ def test_all_processes_have_one_hash_seed_and_the_trainers_if_it_has_one(tmp_pat
     assert spawned[1:] == [str(given is not None), given or "unset", given or "unset"]
 
 
-@pytest.mark.parametrize("option", ["-E", "-I"])
+@pytest.mark.parametrize("option", [pytest.param("-E", marks=pytest.mark.slow), "-I"])
 def test_who_ignores_pythons_variables_has_one_seed_as_well(tmp_path: Path, option: str) -> None:
     script = tmp_path / "isolated.py"
     text = HASHES.replace("import subprocess, sys", f"import subprocess, sys; sys.path.append({os.getcwd()!r})")
@@ -591,12 +591,19 @@ def test_a_start_that_waits_for_its_turn_says_so(
     monkeypatch.setattr(Deadlines, "SLOW_FLOOR", 0.5)
     monkeypatch.setattr(Deadlines, "SLOW_FACTOR", 0.0)
     file, _ = import_slots.place()
+
+    def told() -> list[str]:
+        return [line for line in caplog.messages if "is not ready after" in line]
+
     fcntl.lockf(file, fcntl.LOCK_EX)
     try:
         with caplog.at_level(logging.WARNING), make(Draws(COUNT), policy=Policy(start_method="spawn")) as loader:
-            assert run_epoch(loader) == persistent_epochs()[0]
+            seed()
+            stream = iter(loader)
+            until(lambda: driver_of(stream).loop.look(0.01) or told())
+            fcntl.lockf(file, fcntl.LOCK_UN)
+            assert play(stream) == persistent_epochs()[0]
             assert loader.report().faults == []
     finally:
         fcntl.lockf(file, fcntl.LOCK_UN)
-    late = [line for line in caplog.messages if "is not ready after" in line]
-    assert [line for line in late if "it waits for its turn to import" in line or "its interpreter" in line], late
+    assert [line for line in told() if "it waits for its turn to import" in line or "its interpreter" in line], told()

@@ -12,11 +12,13 @@ from tests.fixtures_data import Draws, Orders, UnpickleTrap
 from tests.runtime.conftest import Rig
 from tests.runtime.harness import COUNT, first_index, make, persistent_epochs, run_epoch
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 
 def test_a_slow_batch_whose_samples_finish_is_reported_and_not_killed(orders: Orders) -> None:
     for index in (20, 21, 22, 23):
-        orders.give("sample", index, "sleep 2.4", always=True)
-    loader = make(Draws(COUNT, orders), shuffle=False, policy=Policy(batch_timeout=4.0, max_processes=1))
+        orders.give("sample", index, "sleep 1.6", always=True)
+    loader = make(Draws(COUNT, orders), shuffle=False, policy=Policy(batch_timeout=3.0, max_processes=1))
     assert [int(row[0]) for batch in loader for row in batch] == list(range(COUNT))
     report = loader.report()
     assert report.slow_batches >= 1
@@ -39,7 +41,7 @@ def test_a_long_step_of_the_trainer_is_not_counted_against_the_processes(rig: Ri
 
 def test_a_hang_during_a_long_step_is_noticed_as_soon_as_the_trainer_asks(orders: Orders) -> None:
     """The deadline counts from when the process took the task, not from when the trainer came back."""
-    patience = 4.0
+    patience = 2.0
     expected = persistent_epochs()[0]
     orders.give("sample", first_index(expected.batches[3]), "sleep")
     loader = make(Draws(COUNT, orders), policy=Policy(batch_timeout=patience))
@@ -79,12 +81,12 @@ def test_a_deadline_that_learns_disturbs_nobody(orders: Orders) -> None:
 
 def test_torchs_timeout_is_the_batch_timeout(orders: Orders) -> None:
     orders.give("sample", 24, "sleep")
-    loader = make(Draws(COUNT, orders), timeout=2)
+    loader = make(Draws(COUNT, orders), timeout=1)
     assert run_epoch(loader) == persistent_epochs()[0]
     fault = next(fault for fault in loader.report().faults if fault.sample == 24)
     assert fault.cause == "hung"
     assert fault.stalled is not None
-    assert fault.stalled >= 2.0
+    assert fault.stalled >= 1.0
 
 
 @pytest.mark.slow

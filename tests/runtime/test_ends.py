@@ -19,6 +19,7 @@ from tests.runtime.conftest import Rig
 from tests.runtime.harness import (
     BATCH,
     COUNT,
+    TORCHS,
     Epoch,
     digest,
     driver_of,
@@ -66,6 +67,7 @@ class Fails(Draws):
         return super().__getitem__(index)
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("processes", [0, 2])
 def test_an_error_about_a_sample_that_ends_the_loop_leaves_nothing(processes: int) -> None:
     """Its traceback knows the loader, so whoever is left behind must not know the error."""
@@ -93,6 +95,7 @@ def test_what_ran_a_closed_loader_does_not_wait_for_the_garbage_collector(kind: 
             gc.enable()
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_with_block_ends_the_processes_and_keeps_the_batches() -> None:
     with make(Draws(COUNT), persistent_workers=True) as loader:
         batches = list(loader)
@@ -101,6 +104,7 @@ def test_a_with_block_ends_the_processes_and_keeps_the_batches() -> None:
     assert sorted(int(row[0]) for batch in batches for row in batch) == list(range(COUNT))
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("deed", ["wait there", "lock in C", "SIGSTOP", "thread"])
 def test_close_ends_processes_that_are_busy_stuck_or_stopped(orders: Orders, deed: str) -> None:
     orders.give("sample", 4, deed)
@@ -126,7 +130,7 @@ def test_close_while_processes_start_leaves_nothing() -> None:
 def _after_a_break() -> Epoch:
     """torch lets its workers finish what was sent to them, so their generators move on with it."""
     loader = TorchLoader(
-        Draws(COUNT), BATCH, shuffle=True, num_workers=2, multiprocessing_context="spawn", persistent_workers=True
+        Draws(COUNT), BATCH, shuffle=True, num_workers=2, multiprocessing_context=TORCHS, persistent_workers=True
     )
     seed(0)
     for number, _ in enumerate(loader):
@@ -135,6 +139,7 @@ def _after_a_break() -> Epoch:
     return run_epoch(loader, 1)
 
 
+@pytest.mark.usefixtures("forked")
 def test_after_a_break_the_next_epoch_is_torchs() -> None:
     with make(Draws(COUNT), persistent_workers=True) as loader:
         seed(0)
@@ -144,6 +149,7 @@ def test_after_a_break_the_next_epoch_is_torchs() -> None:
         assert run_epoch(loader, 1) == _after_a_break()
 
 
+@pytest.mark.usefixtures("forked")
 def test_after_a_break_and_the_death_of_all_processes_the_next_epoch_is_torchs() -> None:
     with make(Draws(COUNT), persistent_workers=True) as loader:
         seed(0)
@@ -157,6 +163,7 @@ def test_after_a_break_and_the_death_of_all_processes_the_next_epoch_is_torchs()
         assert {fault.worker for fault in faults} <= {0, 1, None}  # None: one that had taken in the other's worker
 
 
+@pytest.mark.usefixtures("forked")
 def test_two_loaders_in_turn_do_not_disturb_each_other(rig: Rig) -> None:
     """Train, validate, train: the validation is another loader, and one of its processes dies."""
     expected = persistent_epochs()[0]
@@ -210,6 +217,7 @@ FOLLOWS_SIGNALS = """
     """
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_signal_to_the_whole_group_leaves_the_processes_to_the_trainer(tmp_path: Path, orders: Orders) -> None:
     """SIGTERM and SIGINT to the group, as from a scheduler and a terminal: the trainer's handlers finish the epoch."""
     orders.give("sample", 24, "wait there")
@@ -243,6 +251,7 @@ def test_ctrl_c_ends_the_program_and_its_processes(tmp_path: Path, orders: Order
     assert gone([pid])
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_fork_of_the_trainer_that_ends_does_not_hurt_the_loader(tmp_path: Path) -> None:
     script = program(
         tmp_path,

@@ -21,6 +21,7 @@ from tests.runtime.conftest import Rig
 from tests.runtime.harness import (
     COUNT,
     driver_of,
+    gone,
     kill_all,
     make,
     persistent_epochs,
@@ -40,21 +41,24 @@ def test_all_processes_killed_at_once_cost_no_batch(rig: Rig) -> None:
     assert {fault.detail for fault in faults} == {"SIGKILL"}
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_process_killed_between_two_epochs_costs_the_next_one_no_batch(rig: Rig) -> None:
     victim = processes_of(rig.loader)[0]
     victim.kill()
-    os.waitid(os.P_PID, victim.pid, os.WEXITED | os.WNOWAIT)
+    assert gone([victim.pid])
     (fault,) = rig.check_epoch()
     assert (fault.process, fault.cause, fault.detail, fault.batch) == (victim.pid, "died", "SIGKILL", None)
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_process_stopped_between_two_epochs_is_found_out(rig: Rig) -> None:
     victim = processes_of(rig.loader)[0]
     victim.send_signal(signal.SIGSTOP)
-    os.waitid(os.P_PID, victim.pid, os.WSTOPPED)
+    until(lambda: victim.status() == psutil.STATUS_STOPPED)
     assert "stopped" in {fault.cause for fault in rig.check_epoch() if fault.process == victim.pid}
 
 
+@pytest.mark.usefixtures("forked")
 def test_processes_killed_after_they_finished_and_before_the_batch_is_read_cost_no_batch(rig: Rig) -> None:
     def kill_when_a_batch_is_ready() -> None:
         processes = driver_of(rig.loader._iterator).processes.values()
@@ -65,6 +69,7 @@ def test_processes_killed_after_they_finished_and_before_the_batch_is_read_cost_
     assert {fault.detail for fault in faults} == {"SIGKILL"}
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_finished_batch_outlives_the_process_that_made_it(orders: Orders) -> None:
     """Nothing of the second batch has to be loaded again: it lay finished in memory that is the trainer's."""
     orders.give("sample", 8, "wait third")
@@ -91,6 +96,7 @@ def test_a_process_killed_while_it_starts_is_replaced(orders: Orders) -> None:
     assert {(fault.cause, fault.detail, fault.batch) for fault in faults} == {("failed_start", "SIGKILL", None)}
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_process_killed_while_it_writes_a_large_batch_spoils_no_byte(orders: Orders) -> None:
     """Batches of 40 MB: killed at a random moment of many, the next process writes the same lease anew."""
     generator = random.Random(5)
@@ -110,6 +116,7 @@ def test_a_process_killed_while_it_writes_a_large_batch_spoils_no_byte(orders: O
     assert len(loader.report().faults) == 2
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4:UserWarning")
 def test_four_workers_on_fewer_processes_bear_the_same_faults(orders: Orders) -> None:
     (expected,) = reference(num_workers=4)
@@ -126,6 +133,7 @@ def test_four_workers_on_fewer_processes_bear_the_same_faults(orders: Orders) ->
         assert loader.report().rung == processes
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_loader_that_is_not_in_order_delivers_each_sample_once(orders: Orders) -> None:
     loader = make(Draws(COUNT, orders), in_order=False, policy=Policy(max_restarts=100))
     orders.give("sample", 24, "SIGKILL")
@@ -138,6 +146,7 @@ def test_a_loader_that_is_not_in_order_delivers_each_sample_once(orders: Orders)
     assert len(loader.report().faults) >= 3
 
 
+@pytest.mark.usefixtures("forked")
 def test_an_exception_out_of_a_signal_handler_costs_no_batch(orders: Orders) -> None:
     """Ctrl-C in a notebook, say, while the trainer waits for a batch: the next call goes on where this one was."""
 
@@ -215,6 +224,7 @@ class Sums(Dataset[Any]):
         return [indices[0], len(indices), sum(indices)]
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("deed", ["SIGKILL", "SIGSTOP"])
 def test_messages_that_do_not_fit_into_the_channel_hold_nobody_up(orders: Orders, deed: str) -> None:
     """The process dies, or stops, while the next message to it is half sent."""
@@ -229,6 +239,7 @@ def test_messages_that_do_not_fit_into_the_channel_hold_nobody_up(orders: Orders
     assert len(loader.report().faults) >= 2
 
 
+@pytest.mark.usefixtures("forked")
 def test_samples_without_batches_are_torchs_after_a_fault(orders: Orders) -> None:
     (expected,) = reference(batch_size=None)
     orders.give("sample", 24, "exit 0")
@@ -237,6 +248,7 @@ def test_samples_without_batches_are_torchs_after_a_fault(orders: Orders) -> Non
     assert loader.report().faults[0].sample == 24
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true:UserWarning")
 def test_pinned_batches_are_torchs_after_a_fault(orders: Orders) -> None:
     orders.give("sample", 24, "SIGKILL")

@@ -25,8 +25,18 @@ DEATHS = {
 WITH_STACK = ("SIGABRT", "SIGSEGV", "interrupt")
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("deed", DEATHS)
 def test_a_process_that_dies_in_a_sample_costs_no_batch(rig: Rig, deed: str) -> None:
+    _check_death(rig, deed)
+
+
+@pytest.mark.parametrize("deed", ["SIGKILL", "SIGSEGV", "exit 7"])
+def test_a_spawned_process_that_dies_in_a_sample_costs_no_batch(rig: Rig, deed: str) -> None:
+    _check_death(rig, deed)
+
+
+def _check_death(rig: Rig, deed: str) -> None:
     rig.orders.give("sample", BAD, deed)
     (fault,) = rig.check_epoch()
     assert (fault.cause, fault.detail, fault.sample) == ("died", DEATHS[deed], BAD)
@@ -41,11 +51,17 @@ def test_a_process_that_dies_in_a_sample_costs_no_batch(rig: Rig, deed: str) -> 
         assert "__getitem__" in (fault.stack or "")
 
 
-HANGS = ["sleep", "lock", "lock in C", "spin"]
-
-
-@pytest.mark.parametrize("deed", HANGS)
+@pytest.mark.usefixtures("forked")
+@pytest.mark.parametrize("deed", [pytest.param("lock", marks=pytest.mark.slow), "lock in C", "spin"])
 def test_a_process_that_hangs_in_a_sample_is_replaced_and_its_stack_is_kept(rig: Rig, deed: str) -> None:
+    _check_hang(rig, deed)
+
+
+def test_a_spawned_process_that_hangs_in_a_sample_is_replaced_and_its_stack_is_kept(rig: Rig) -> None:
+    _check_hang(rig, "sleep")
+
+
+def _check_hang(rig: Rig, deed: str) -> None:
     rig.orders.give("sample", BAD, deed)
     fault = next(fault for fault in rig.check_epoch() if fault.sample == BAD)
     assert fault.cause == "hung"
@@ -55,18 +71,21 @@ def test_a_process_that_hangs_in_a_sample_is_replaced_and_its_stack_is_kept(rig:
     assert fault.stalled >= rig.timeout
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_process_that_is_stopped_in_a_sample_is_told_from_one_that_hangs(rig: Rig) -> None:
     rig.orders.give("sample", BAD, "SIGSTOP")
     fault = next(fault for fault in rig.check_epoch() if fault.sample == BAD)
     assert fault.cause == "stopped"
 
 
+@pytest.mark.usefixtures("forked")
 def test_sigterm_to_a_process_alone_does_nothing(rig: Rig) -> None:
     rig.orders.give("sample", BAD, "SIGTERM")
     assert rig.check_epoch() == []
     assert rig.orders.carried_out("sample", BAD)
 
 
+@pytest.mark.usefixtures("forked")
 def test_two_faults_in_one_epoch_are_two_rows_of_the_report(rig: Rig) -> None:
     rig.orders.give("sample", 7, "SIGKILL")
     rig.orders.give("sample", 31, "exit 0")
@@ -74,6 +93,7 @@ def test_two_faults_in_one_epoch_are_two_rows_of_the_report(rig: Rig) -> None:
     assert sorted((fault.sample, fault.detail) for fault in faults) == [(7, "SIGKILL"), (31, "exit code 0")]
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_fault_in_the_first_and_in_the_last_sample_of_an_epoch_costs_no_batch(rig: Rig, orders: Orders) -> None:
     with make(Draws(COUNT, orders), shuffle=False, policy=Policy(max_restarts=100)) as loader:
         orders.give("sample", 0, "SIGKILL")
@@ -83,6 +103,7 @@ def test_a_fault_in_the_first_and_in_the_last_sample_of_an_epoch_costs_no_batch(
         assert [fault.sample for fault in loader.report().faults] == [0, COUNT - 1]
 
 
+@pytest.mark.usefixtures("forked")
 def test_workers_that_are_not_persistent_are_replaced_too(orders: Orders) -> None:
     loader = make(Draws(COUNT, orders))
     for epoch, expected in enumerate(reference(epochs=2)):

@@ -31,7 +31,7 @@ from tests.runtime.ambient_data import (
     rude,
     surroundings,
 )
-from tests.runtime.harness import processes_of, program, run_script, seed
+from tests.runtime.harness import TORCHS, processes_of, program, run_script, seed
 
 pytestmark = [pytest.mark.filterwarnings("ignore:look:UserWarning"), pytest.mark.filterwarnings("ignore:Anomaly")]
 
@@ -48,7 +48,7 @@ def inline(dataset: Any, **options: Any) -> DataLoader[Any]:
 @pytest.fixture(scope="module")
 def in_a_process() -> list[dict[str, str]]:
     """What torch's spawned workers see."""
-    return list(TorchLoader(Surroundings(), batch_size=None, num_workers=2, multiprocessing_context="spawn"))
+    return list(TorchLoader(Surroundings(), batch_size=None, num_workers=2, multiprocessing_context=TORCHS))
 
 
 @pytest.mark.parametrize("name", AMBIENT)
@@ -81,10 +81,11 @@ def test_a_worker_keeps_what_it_changes_and_the_program_does_not_notice(persiste
         "worker_init_fn": rude,
         "persistent_workers": persistent,
     }
-    torchs = TorchLoader(Rude(), multiprocessing_context="spawn", **options)
+    torchs = TorchLoader(Rude(), multiprocessing_context=TORCHS, **options)
     loader, before = inline(Rude(), **options), program_state()
-    for _ in range(2):
-        expected, got = list(torchs), []
+    first = list(torchs)
+    for expected in (first, list(torchs) if persistent else first):
+        got = []
         for sample in loader:
             assert program_state() == before
             got.append(sample)
@@ -95,7 +96,7 @@ def test_a_worker_keeps_what_it_changes_and_the_program_does_not_notice(persiste
 
 def test_a_generator_goes_on_in_the_surroundings_that_it_left() -> None:
     options: dict[str, Any] = {"batch_size": None, "num_workers": 2}
-    expected = list(TorchLoader(RudeStream(), multiprocessing_context="spawn", **options))
+    expected = list(TorchLoader(RudeStream(), multiprocessing_context=TORCHS, **options))
     before, got = program_state(), []
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.float16):
         inside = program_state()
@@ -183,14 +184,14 @@ def test_after_an_interrupt_at_any_line_everything_is_put_back(kind: str) -> Non
 def plain() -> list[torch.Tensor]:
     """What one worker of torch's loads where nothing is done."""
     seed()
-    return list(TorchLoader(Lasting("exit", at=99), batch_size=None, num_workers=1, multiprocessing_context="spawn"))
+    return list(TorchLoader(Lasting("exit", at=99), batch_size=None, num_workers=1, multiprocessing_context=TORCHS))
 
 
 @pytest.mark.usefixtures("forked")
 def test_a_worker_whose_set_up_cannot_be_undone_is_set_up_in_a_process(caplog: pytest.LogCaptureFixture) -> None:
     seed()
     expected = list(
-        TorchLoader(Lasting("session", at=99), batch_size=None, num_workers=2, multiprocessing_context="spawn")
+        TorchLoader(Lasting("session", at=99), batch_size=None, num_workers=2, multiprocessing_context=TORCHS)
     )
     loader, before = inline(Lasting("session", at=99), worker_init_fn=leaves), program_state()
     seed()

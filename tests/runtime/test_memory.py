@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import pytest
 import torch
 
 from safeloader import Policy
 from tests.fixtures_data import Draws, Orders, Pictures, keep_all
 from tests.runtime.harness import COUNT, driver_of, kill_all, make, persistent_epochs, play, processes_of, seed
+
+pytestmark = pytest.mark.usefixtures("forked")
 
 BATCHES = 300
 

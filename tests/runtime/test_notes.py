@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from safeloader import DataLoader, Policy, WorkerPool
+from tests.runtime.harness import TORCHS
 
 forked = pytest.mark.usefixtures("forked")
 
@@ -67,6 +68,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
+@forked
 @pytest.mark.parametrize("way", WAYS)
 def test_an_error_carries_a_note_of_its_sample_in_every_way_of_running(way: str) -> None:
     options = WAYS[way]
@@ -107,9 +109,11 @@ def test_the_note_says_what_is_known(dataset: Any, options: dict[str, Any], expe
 @forked
 @pytest.mark.parametrize("processes", [0, 2])
 def test_neither_type_nor_message_of_an_error_changes(processes: int) -> None:
-    torchs = _error(
-        TorchLoader(Raises(), 4, num_workers=processes, multiprocessing_context="spawn" if processes else None)
+    iterator = iter(
+        TorchLoader(Raises(), 4, num_workers=processes, multiprocessing_context=TORCHS if processes else None)
     )
+    torchs = _error(iterator)
+    list(iterator)  # torch's workers take five seconds each to end where something is left
     ours = _error(DataLoader(Raises(), 4, num_workers=processes))
     assert type(ours) is type(torchs)
     kept = [re.sub(r"  File .*\n.*\n(    [~^]+\n)?", "", str(error)) for error in (torchs, ours)]

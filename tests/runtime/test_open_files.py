@@ -15,6 +15,8 @@ import torch
 from safeloader import DataLoader, NotCarriableError, Policy, WorkerPool
 from tests.until import until
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 COUNT = 12
 
 

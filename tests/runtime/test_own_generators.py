@@ -21,7 +21,7 @@ from tests.runtime.unshadowed import DataLoader
 pytestmark = pytest.mark.usefixtures("forked")
 
 TRANSFORMS = {**{f"a {kind}": lambda kind=kind: own.Jitter(own.KINDS[kind]()) for kind in own.KINDS}, **own.PLACES}
-FAULTS = {"SIGKILL": None, "sleep": "hung", "SIGSTOP": "stopped"}
+SEVERAL = ["a PCG64", "a torch", "two places", "the module", "the first sample"]
 QUICK = Policy(batch_timeout=1.5, max_restarts=1000)
 
 
@@ -62,8 +62,21 @@ def test_a_generator_that_a_dataset_holds_goes_on_after_its_process_was_killed(t
         assert {replay.outcome for replay in loader.report().replays} <= ({"lost"} if besides else set())
 
 
-@pytest.mark.parametrize("transform", ["a PCG64", "a torch", "two places", "the module", "the first sample"])
-@pytest.mark.parametrize("deed", FAULTS)
+# Each fault with one of them; the others, which cost a deadline each, are slow.
+@pytest.mark.parametrize(
+    ("deed", "transform"),
+    [
+        *(("SIGKILL", transform) for transform in SEVERAL),
+        ("sleep", "a PCG64"),
+        ("SIGSTOP", "the module"),
+        *(
+            pytest.param(deed, transform, marks=pytest.mark.slow)
+            for deed in ("sleep", "SIGSTOP")
+            for transform in SEVERAL
+            if (deed, transform) not in (("sleep", "a PCG64"), ("SIGSTOP", "the module"))
+        ),
+    ],
+)
 def test_it_goes_on_after_any_fault_in_a_sample(transform: str, deed: str, orders: Orders) -> None:
     orders.give("sample", 9, deed)
     orders.give("sample", 30, deed)

@@ -19,7 +19,7 @@ from safeloader.runtime.child.own_globals import OwnGlobals
 from tests import changing_data
 from tests.changing_data import Outside, set_up
 from tests.fixtures_data import Orders
-from tests.runtime.harness import processes_of, program, run_script, seed
+from tests.runtime.harness import TORCHS, processes_of, program, run_script, seed
 
 
 def _rows(loader: Any) -> list[Any]:
@@ -30,7 +30,7 @@ def _rows(loader: Any) -> list[Any]:
 @pytest.fixture(scope="session")
 def torchs(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     folder = tmp_path_factory.mktemp("outside")
-    loader = TorchLoader(Outside(folder), 4, num_workers=2, worker_init_fn=set_up, multiprocessing_context="spawn")
+    loader = TorchLoader(Outside(folder), 4, num_workers=2, worker_init_fn=set_up, multiprocessing_context=TORCHS)
     return _rows(loader)
 
 
@@ -131,7 +131,7 @@ SCRIPT = """
         return [(batch.tolist(), *rest) for batch, *rest in loader]
 
     if __name__ == "__main__":
-        expected = rows(TorchLoader, multiprocessing_context="spawn")
+        expected = rows(TorchLoader, multiprocessing_context="fork")
         for processes in (2, 1, 0):
             assert rows(DataLoader, policy=Policy(max_processes=processes)) == expected, processes
         assert (WHO, COUNT, SEEN, Data.count, Base.hits) == (-1, 0, [], 0, 0)
@@ -139,7 +139,7 @@ SCRIPT = """
 """
 
 
-def test_those_of_the_main_script_too(tmp_path: Path) -> None:
+def test_those_of_the_main_script_too(forked: None, tmp_path: Path) -> None:
     assert run_script(program(tmp_path, SCRIPT)).strip() == "equal"
 
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import Dataset, get_worker_info
 
 from safeloader import DataLoader, Policy, WorkerPool
-from tests.runtime.harness import processes_of, seed
+from tests.runtime.harness import TORCHS, processes_of, seed
 
 SEEN: dict[str, Callable[[], Any]] = {
     "environment": lambda: int(os.environ.get("SAFELOADER_TEST_OF", "-1")),
@@ -86,7 +86,7 @@ def _rows(loader: Any) -> list[Any]:
 @pytest.fixture(scope="session")
 def torchs(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     set_up = SetUp(tmp_path_factory.mktemp("states"))
-    return _rows(TorchLoader(Sees(), 4, num_workers=2, worker_init_fn=set_up, multiprocessing_context="spawn"))
+    return _rows(TorchLoader(Sees(), 4, num_workers=2, worker_init_fn=set_up, multiprocessing_context=TORCHS))
 
 
 def _loader(folder: Path, **policy: Any) -> DataLoader[Any]:

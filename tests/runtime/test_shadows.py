@@ -18,7 +18,7 @@ from safeloader import DataLoader, Policy, WorkerPool
 from safeloader.runtime.shadow.taker import Pace
 from tests.changing_data import MAPS, OUTSIDE, Everything, Map, Streamed, write_files
 from tests.fixtures_data import Orders
-from tests.runtime.harness import Epoch, driver_of, end, gone, play, processes_of, program, seed, start_script
+from tests.runtime.harness import TORCHS, Epoch, driver_of, end, gone, play, processes_of, program, seed, start_script
 from tests.until import until
 
 TIMEOUT = 2.0
@@ -36,7 +36,7 @@ def torchs(folder: Path, kind: str) -> list[Epoch]:
     """Two epochs of torch's, undisturbed, with persistent workers."""
     dataset: Any = Everything(folder) if kind == "map" else Streamed(folder)
     loader = TorchLoader(
-        dataset, batch_size=4, num_workers=2, persistent_workers=True, multiprocessing_context="spawn",
+        dataset, batch_size=4, num_workers=2, persistent_workers=True, multiprocessing_context=TORCHS,
         shuffle=kind == "map" or None,
     )  # fmt: skip
     return _epochs(loader)
@@ -101,10 +101,10 @@ def restored(loader: DataLoader[Any]) -> int:
 
 # ---------------------------------------------------------------- to the byte
 
-DEEDS = ["SIGKILL", "exit 7", "sleep", "SIGSTOP", "SIGSEGV"]
+SLOW = pytest.mark.slow  # three deadlines; the other kind of dataset has the same fault
 
 
-@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("deed", ["SIGKILL", "exit 7", "sleep", pytest.param("SIGSTOP", marks=SLOW), "SIGSEGV"])
 def test_all_that_a_map_style_dataset_changes_in_itself_survives(
     forked: None, files: Path, orders: Orders, deed: str
 ) -> None:
@@ -115,7 +115,7 @@ def test_all_that_a_map_style_dataset_changes_in_itself_survives(
         assert restored(loader) >= 2  # of the first task of all nothing has changed yet
 
 
-@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("deed", ["SIGKILL", "exit 7", pytest.param("sleep", marks=SLOW), "SIGSTOP", "SIGSEGV"])
 def test_all_that_an_iterable_dataset_changes_in_itself_survives(
     forked: None, files: Path, orders: Orders, deed: str
 ) -> None:

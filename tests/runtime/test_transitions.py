@@ -18,6 +18,7 @@ from tests.runtime.conftest import Rig
 from tests.runtime.harness import (
     BATCH,
     COUNT,
+    TORCHS,
     TorchLoader,
     make,
     persistent_epochs,
@@ -79,7 +80,7 @@ def test_only_the_first_batch_of_many_epochs_is_torchs(persistent: bool) -> None
         return [play([next(iter(loader))]) for _ in range(3)]
 
     expected = firsts(TorchLoader(Draws(COUNT), BATCH, True, num_workers=2, persistent_workers=persistent,
-                                  multiprocessing_context="spawn"))  # fmt: skip
+                                  multiprocessing_context=TORCHS))  # fmt: skip
     with make(Draws(COUNT), persistent_workers=persistent) as loader:
         assert firsts(loader) == expected
 
@@ -90,7 +91,7 @@ def test_several_iterators_of_one_loader_live_side_by_side() -> None:
         one, two = iter(loader), iter(loader)
         return play(batch for pair in zip(one, two, strict=True) for batch in pair)
 
-    expected = interleaved(TorchLoader(Draws(COUNT), BATCH, True, num_workers=2, multiprocessing_context="spawn"))
+    expected = interleaved(TorchLoader(Draws(COUNT), BATCH, True, num_workers=2, multiprocessing_context=TORCHS))
     with make(Draws(COUNT)) as loader:
         assert interleaved(loader) == expected
 
@@ -107,7 +108,7 @@ def test_loaders_in_threads_survive_side_by_side(tmp_path: Path) -> None:
 
     def reference() -> list[bytes]:
         generator = torch.Generator().manual_seed(1000)
-        return play(TorchLoader(Draws(COUNT), BATCH, True, num_workers=2, multiprocessing_context="spawn",
+        return play(TorchLoader(Draws(COUNT), BATCH, True, num_workers=2, multiprocessing_context=TORCHS,
                                 generator=generator)).batches  # fmt: skip
 
     threads = [threading.Thread(target=train, args=(name,)) for name in ("one", "two")]
@@ -115,7 +116,8 @@ def test_loaders_in_threads_survive_side_by_side(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert played == {"one": reference(), "two": reference()}
+    expected = reference()
+    assert played == {"one": expected, "two": expected}
 
 
 def test_an_exception_in_the_loop_body_costs_the_next_epoch_nothing() -> None:
@@ -128,7 +130,7 @@ def test_an_exception_in_the_loop_body_costs_the_next_epoch_nothing() -> None:
         return run_epoch(loader, 1)
 
     torchs = TorchLoader(
-        Draws(COUNT), BATCH, True, num_workers=2, persistent_workers=True, multiprocessing_context="spawn"
+        Draws(COUNT), BATCH, True, num_workers=2, persistent_workers=True, multiprocessing_context=TORCHS
     )
     expected = broken_off(torchs)
     with make(Draws(COUNT), persistent_workers=True, policy=Policy(batch_timeout=20)) as loader:

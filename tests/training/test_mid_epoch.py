@@ -18,7 +18,7 @@ KILLED_AFTER = 14
 
 def _start(how: str, folder: Path, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.training.mid_epoch", how, str(folder), *more], cwd=ROOT, env=environment(),
+        [sys.executable, "-m", "tests.training.mid_epoch", how, str(folder), *more], cwd=ROOT, env=environment(SAFELOADER_START_METHOD="forkserver"),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
