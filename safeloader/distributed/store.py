@@ -289,7 +289,7 @@ def group_store() -> GroupStore | None:
     theirs = default_store() if here is not None and here[1] > 1 else None
     with _Current.lock:
         known = None if _Current.group is None else _Current.group()
-        if _Current.store is not None and theirs is not known:
+        if _Current.store is not None and (theirs is None or theirs is not known):  # known: None if it was collected
             _Current.store.close()
             _Current.group = _Current.store = None
         if theirs is not None and _Current.store is None:

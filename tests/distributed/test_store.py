@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -165,6 +166,18 @@ def test_one_rank_alone_needs_none() -> None:
         assert group_store() is None
     finally:
         dist.destroy_process_group()
+
+
+def test_a_group_that_is_gone_has_no_store_any_more() -> None:
+    import torch.testing._internal.distributed.fake_pg  # noqa: F401 - a group of one process
+
+    dist.init_process_group("fake", store=dist.HashStore(), rank=1, world_size=2)
+    try:
+        assert group_store() is not None
+    finally:
+        dist.destroy_process_group()
+    gc.collect()
+    assert group_store() is None, "torch's store was collected, and ours asks nobody"
 
 
 def test_a_process_knows_when_it_began() -> None:
