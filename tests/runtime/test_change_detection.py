@@ -16,6 +16,7 @@ import torch
 from safeloader.runtime.child.own_globals import OwnGlobals
 from safeloader.runtime.shadow.change_detection import Change
 from tests.changing_data import MAPS, OUTSIDE, write_files
+from tests.hidden_data import HIDDEN, MIDDLE, MOVING
 
 
 def watched(dataset: Any) -> Change:
@@ -136,3 +137,55 @@ def test_looks_grow_rarer_where_tasks_are_short(of_a_task: float, expected: list
         now[0] += of_a_task
         assert not change.seen()
     assert looked == expected
+
+
+# ---------------------------------------------------------------- where it hardly shows
+
+
+@pytest.mark.parametrize("kind", [*MIDDLE, *MOVING])
+def test_a_change_in_the_middle_of_much_and_in_what_is_written_in_c_is_seen(kind: Any) -> None:
+    part = kind()
+    part.sample(0)
+    change = watched(part)
+    change.begin([1777])
+    part.sample(1777)
+    assert change.seen()
+    assert not change.hidden
+
+
+@pytest.mark.parametrize("kind", HIDDEN)
+def test_what_tells_nothing_is_known_to_tell_nothing(kind: Any) -> None:
+    part = kind()
+    assert not watched(part).hidden
+    part.sample(0)
+    assert watched(part).hidden
+
+
+def test_an_array_among_values_is_not_written_out() -> None:
+    """marshal would take every buffer as bytes."""
+    array = np.zeros(1 << 28, np.uint8)  # of which no page is there yet
+    change = watched({"tokens": array, "more": [array] * 300})
+    array[-1] = 1
+    assert change.there()
+
+
+class _Many:
+    def __init__(self) -> None:
+        self.samples = [Path(f"/data/{number}.jpg") for number in range(5000)]
+        self.boxes = [{"box": [1, 2, number], "name": "cat"} for number in range(5000)]
+        self.codes = dict.fromkeys(range(5000), b"x" * 20)
+
+    def sample(self, index: int) -> Any:
+        return str(self.samples[index]), self.boxes[index]["box"], self.codes[index]
+
+
+def test_reading_what_is_large_is_no_change() -> None:
+    dataset = _Many()
+    change = watched(dataset)
+    for index in range(0, 5000, 50):
+        change.begin([index, index + 1])
+        dataset.sample(index)
+        assert not change.seen()
+    assert not change.hidden
+    dataset.boxes[2500]["box"] = [1, 2, 3]
+    assert change.there()

@@ -18,6 +18,7 @@ from safeloader import DataLoader, Policy, WorkerPool
 from safeloader.runtime.shadow.taker import Pace
 from tests.changing_data import MAPS, OUTSIDE, Everything, Map, Streamed, write_files
 from tests.fixtures_data import Orders
+from tests.hidden_data import HIDDEN, Hidden, set_up
 from tests.runtime.harness import TORCHS, Epoch, driver_of, end, gone, play, processes_of, program, seed, start_script
 from tests.until import until
 
@@ -461,3 +462,54 @@ def test_what_cannot_be_copied_is_named_once(
         assert why in loader.report().unshadowed
         assert sum("cannot keep a sleeping copy" in message for message in caplog.messages) == 1
         assert why in str(loader.report())
+
+
+# ---------------------------------------------------------------- changes that hardly show
+
+
+def test_what_changes_where_it_hardly_shows_survives_as_well(forked: None, orders: Orders) -> None:
+    """In the middle of large containers, in iterators and other objects written in C, in generators of C's."""
+    torch_loader = TorchLoader(
+        Hidden(), batch_size=4, num_workers=2, multiprocessing_context="spawn", shuffle=True, worker_init_fn=set_up
+    )
+    seed()
+    undisturbed = play(torch_loader)
+    for index in (13, 42):
+        orders.give("sample", index, "SIGKILL")
+    policy = Policy(max_restarts=1000)
+    loader = DataLoader(
+        Hidden(orders=orders), batch_size=4, num_workers=2, shuffle=True, worker_init_fn=set_up, policy=policy
+    )
+    with loader:
+        seed()
+        assert play(loader) == undisturbed
+        assert loader.report().shadows > 0
+
+
+@pytest.mark.parametrize("kind", HIDDEN)
+def test_what_cannot_be_looked_into_has_a_shadow(forked: None, orders: Orders, kind: Any) -> None:
+    asked: dict[str, Any] = {"batch_size": 4, "num_workers": 2, "worker_init_fn": set_up}
+    seed()
+    undisturbed = play(DataLoader(Hidden([kind]), **asked))
+    seed()
+    orders.give("sample", 30, "SIGKILL")
+    with DataLoader(Hidden([kind], orders), **asked, policy=Policy(max_restarts=1000)) as loader:
+        assert play(loader) == undisturbed
+        assert loader.report().shadows > 0
+
+
+def test_a_successor_has_shadows_of_its_own_and_its_end_is_known(forked: None, orders: Orders, files: Path) -> None:
+    """Else each recovery would do again all that came since the first copy."""
+    with make(Map("Counter", files, 400, orders)) as loader:
+        iterator = iter(loader)
+        next(iterator)
+        await_shadows(loader, iterator)
+        known = set(shadow_pids(loader))
+        kill_processes(iterator)
+        next(iterator)
+        until(lambda: next(iterator) is not None and len(set(shadow_pids(loader)) - known) == 2)
+        assert {fault.cause for fault in loader.report().faults} == {"died"}
+        kill_processes(iterator)
+        for _ in iterator:
+            pass
+        assert all("SIGKILL" in fault.detail for fault in loader.report().faults), loader.report().faults

@@ -57,6 +57,7 @@ class OwnGlobals:
 
     def __init__(self, roots: Iterable[Any], first: bool, script: Mapping[str, Any] | None = None) -> None:
         found = namespaces(roots)
+        self._in_c = [kind for namespace in found for kind in namespace.in_c()]
         self._private = [namespace for namespace in found if script is None and namespace.is_of_script]
         self._namespaces = [namespace for namespace in found if namespace not in self._private]
         now = self._read()
@@ -87,10 +88,10 @@ class OwnGlobals:
         self._mine, self._left, self._entered, self._outside = self._left, None, False, None
 
     def values(self) -> list[Any]:
-        """What this worker has now, for a digest: without code."""
+        """What this worker has now, for a digest: without code, but with a word for state of C's that code names."""
         own = self._mine if self._outside is None else self._read()
         own = own + [namespace.read() for namespace in self._private]
-        return [{name: value for name, value in values.items() if not is_code(value)} for values in own]
+        return [{name: value for name, value in values.items() if not is_code(value)} for values in own] + self._in_c
 
     def _read(self) -> Values:
         return [namespace.read() for namespace in self._namespaces]

@@ -12,17 +12,24 @@ import enum
 import logging
 import sys
 import types
+from importlib.machinery import EXTENSION_SUFFIXES
 from typing import TYPE_CHECKING, Any
 
 from safeloader.runtime.child.reach import names_of_code, walk
+from safeloader.runtime.shadow.contents import HIDDEN, MOVES
 from safeloader.runtime.user_code import is_foreign
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 __all__ = ["Namespace", "is_code", "is_installed", "namespaces"]
 
 _MOST = 500
+_IN_C: dict[str, tuple[object, frozenset[str]]] = {
+    "cv2": (MOVES, frozenset({"randu", "randn", "randShuffle", "setRNGSeed", "theRNG"})),
+    "ctypes": (HIDDEN, frozenset({"CDLL", "PyDLL", "cdll", "pydll", "pythonapi", "LibraryLoader"})),
+}
+"""Names in modules whose state is C's: generators that cannot be read, and libraries of any kind."""
 _SCRIPT = ("__main__", "__mp_main__")
 _DEFAULTS = ("__defaults__", "__kwdefaults__")
 _CODE = (
@@ -56,6 +63,20 @@ class Namespace:
         if isinstance(self.holder, types.FunctionType):
             found |= {name: getattr(self.holder, name) for name in _DEFAULTS}
         return found
+
+    def in_c(self) -> Iterator[object]:
+        """`HIDDEN` or `MOVES` for what its code names and whose state is C's, so that nobody can read it."""
+        for name in self.names:
+            value = self.holder.get(name)
+            if isinstance(value, types.ModuleType) or (value is None and name in _IN_C):  # imported in a function
+                kind, draws = _IN_C.get(name if value is None else value.__name__, (HIDDEN, frozenset()))
+                if not draws.isdisjoint(self.names) or (value is not None and _is_users_library(value)):
+                    yield kind
+            yield from (
+                kind
+                for module, (kind, draws) in _IN_C.items()
+                if name in draws and value is not None and value is getattr(sys.modules.get(module), name, None)
+            )
 
     def put(self, values: dict[str, Any]) -> None:
         """Let its values be these, and no others."""
@@ -113,6 +134,11 @@ def _add(found: dict[int, Namespace], holder: dict[str, Any], names: set[str]) -
         value = holder.get(name)
         if isinstance(value, types.ModuleType) and not is_installed(value.__name__):
             _add(found, vars(value), names)
+
+
+def _is_users_library(module: types.ModuleType) -> bool:
+    file = getattr(module, "__file__", None) or ""
+    return file.endswith(tuple(EXTENSION_SUFFIXES)) and not is_foreign(file)
 
 
 def is_installed(module: str) -> bool:

@@ -101,6 +101,7 @@ class Worker(Fetcher):
         self._pace = dataset_state.SnapshotPace(spec.mark_every)
         self._tells = False
         roots = {"dataset": dataset, "collate_fn": collate_fn, "worker_init_fn": init_fn}
+        self._watched: list[Change] = []
         self._own = OwnGenerators(roots.items(), in_stream)
         joint_beginnings.attend()
         self._globals = own_globals
@@ -291,7 +292,15 @@ class Worker(Fetcher):
 
     def watch(self, besides: Callable[[Any], bool] | None = None) -> Change:
         """Looks from now on whether what it has of the user's changes; not at what ``besides`` is true of."""
-        return Change((self._dataset, self._collate, self._iterator), self._globals.values, besides)
+        change = Change((self._dataset, self._collate, self._iterator), self._globals.values, besides)
+        self._watched.append(change)
+        return change
+
+    def load(self, indices: Any, skip: tuple[int, ...] = ()) -> Loaded:
+        """Load one batch, with an eye on what that changes."""
+        for change in self._watched:
+            change.begin(indices)
+        return super().load(indices, skip)
 
     def resume(self, shared_seed: int | None, epoch: int = 0, told_epoch: int | None = None) -> None:
         """Begin a new epoch, as torch does for persistent workers."""

@@ -1,41 +1,64 @@
 """Whether objects of the user's change themselves: a bounded digest of what they hold, before and after.
 
-It follows attributes, containers, closures and bound methods to so many values, and takes the state of random
-generators, the position of open files, and a part of each array; so it does with the globals and class attributes that
-the user's own code names (`child.user_globals`). Two equal digests do not prove that nothing changed (a value may lie
-too deep); two different ones prove that something did.
+It follows attributes, containers, closures and bound methods to so many values, and takes the content of what has no
+attributes (`contents`); so it does with the globals and class attributes that the user's own code names
+(`child.user_globals`). Two equal digests do not prove that nothing changed (a value may lie too deep, or nothing may
+tell: ``hidden``); two different ones prove that something did, or that something is there which moves when it is used.
 """
 
 from __future__ import annotations
 
 import collections
 import functools
-import io
+import gc
 import itertools
 import logging
-import pathlib
-import random
-import sys
+import marshal
 import types
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy
+
+from safeloader.runtime.shadow.contents import HIDDEN, MOVES, Budget, Parts, content_of, is_pythons
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-__all__ = ["Change", "digest"]
+__all__ = ["Change", "Digest", "digest"]
 
 _SHARE = 0.0025  # of the time
+_CHEAP = 0.003  # seconds
 _VALUES = 2000
-_OF_EACH = 200  # elements of a container
-_BYTES = 1024  # of an array or a text, at either end
-_CONTAINERS: tuple[Any, ...] = (dict, set, frozenset, list, tuple, collections.deque)
+_PLAIN_BYTES = 1 << 19  # of marshalled elements of containers, for one digest: 5 to 10 ms
+_OF_EACH = 200  # elements that are read together, and of those that are not plain values at either end
 _PLAIN = (int, float, complex, bool, type(None), type(Ellipsis))
-_PASSED_BY = (type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, logging.Logger, logging.Handler)
+_MARSHALLED = frozenset({*_PLAIN, str, bytes})
+_NESTED = frozenset({list, tuple, dict})
+_DEEPEST = 8
+_MOST_NESTED = 100_000
+_OWN_ELEMENTS = (dict, set, frozenset, list, tuple, collections.deque, functools.partial, numpy.ndarray)
+_EMPTY = types.CellType()
+_NO_REFERENCES = 2  # marshal's version: later ones write what depends on who else holds a value
+_PASSED_BY = (type, types.ModuleType, types.CodeType, logging.Logger, logging.Handler)
+
+
+class Digest(NamedTuple):
+    """Two whose numbers differ tell of a change.
+
+    ``hidden``: something is there whose changes nobody can see; ``large``: containers that were read in part.
+    """
+
+    number: int
+    hidden: bool
+    large: list[Any]
 
 
 class Change:
-    """Looks at objects after their tasks until they have changed: after 1, 2, 4, ..., and as often as it costs little.
+    """Looks at objects after their tasks until they have changed: after the first, and as often as it costs little.
+
+    Of large containers a digest reads a part only; so a look also compares what lies there under the numbers of the
+    task's samples, which is where datasets keep what belongs to one sample.
 
     Args:
         things: what to look at, as it is before the first task.
@@ -55,48 +78,94 @@ class Change:
         self._kept = kept
         self._besides = besides
         self._clock = clock
-        self._before = self._digests()
+        began = clock()
+        self._before = self._digest()
+        self._cheap = clock() - began < _CHEAP
         self._tasks = 0
         self._next = 1
         self._due = 0.0
+        self._samples: Any = None
+        self._at_samples: int | None = None
+        self._seen = False
+
+    @property
+    def hidden(self) -> bool:
+        """True if something is there that may change and does not show it."""
+        return self._before.hidden
+
+    def begin(self, samples: Any) -> None:
+        """A task is about to begin; ``samples`` are the numbers of its samples, as far as it has such."""
+        if self._before.large and not self._seen and self._is_time(self._tasks + 1):
+            self._samples = samples
+            self._at_samples = self._of_samples()
 
     def seen(self) -> bool:
         """Count a task. True if a change is seen after it."""
         self._tasks += 1
-        began = self._clock()
-        if self._tasks < self._next and began < self._due:
+        if not self._is_time(self._tasks):
             return False
+        began = self._clock()
         if self._tasks >= self._next:
-            self._next *= 2
-        found = self.there()
+            self._next = 2 * self._tasks
+        self._seen = self.there() or (self._at_samples is not None and self._of_samples() != self._at_samples)
+        self._at_samples = None
         now = self._clock()
         self._due = now + (now - began) / _SHARE
-        return found
+        return self._seen
 
     def there(self) -> bool:
         """True if there is a change now."""
-        return self._digests() != self._before
+        return self._digest().number != self._before.number
 
-    def _digests(self) -> tuple[int, int]:
-        return digest(self._things, self._besides), digest(self._kept(), self._besides)
+    def _is_time(self, task: int) -> bool:
+        """Known before a task and after it: then by the clock's last answer."""
+        return (task >= self._next and (self._cheap or task == 1)) or self._clock() >= self._due
+
+    def _digest(self) -> Digest:
+        return digest((self._things, self._kept()), self._besides)
+
+    def _of_samples(self) -> int:
+        """What large containers hold for the task's samples."""
+        if not isinstance(self._samples, (list, tuple)):
+            return 0
+        walk = _Walk(self._besides)
+        return hash(tuple(walk.number(_item(large, at)) for large in self._before.large for at in self._samples))
 
 
-def digest(thing: Any, besides: Callable[[Any], bool] | None = None) -> int:
-    """A number that changes with what ``thing`` holds, apart from objects for which ``besides`` is true."""
-    return _Walk(besides).number(thing)
+def _item(container: Any, at: Any) -> Any:
+    try:
+        return dict.get(container, at) if isinstance(container, dict) else container[at]
+    except (IndexError, TypeError, ValueError):
+        return None
+
+
+def digest(thing: Any, besides: Callable[[Any], bool] | None = None) -> Digest:
+    """Of what ``thing`` holds, apart from objects for which ``besides`` is true."""
+    walk = _Walk(besides)
+    return Digest(walk.number(thing), walk.hidden, walk.large)
+
+
+_moved = itertools.count(1)
 
 
 class _Walk:
     def __init__(self, besides: Callable[[Any], bool] | None) -> None:
+        self.hidden = False
+        self.large: list[Any] = []
         self._besides = besides
         self._left = _VALUES
+        self._plain_left = _PLAIN_BYTES
+        self._budget = Budget()
         self._met: dict[int, int] = {}
+        self._kept: list[Any] = []  # so that no id is used again
 
     def number(self, thing: Any) -> int:
         """Equal for what is the same as it was."""
         kind = type(thing)
         if kind in _PLAIN:
             return hash((kind.__name__, repr(thing)))
+        if kind in (str, bytes):
+            return hash(thing)
         self._left -= 1
         if self._besides is not None and self._besides(thing):
             return self.number(None)
@@ -105,108 +174,105 @@ class _Walk:
         if id(thing) in self._met:
             return self._met[id(thing)]
         self._met[id(thing)] = len(self._met)
+        self._kept.append(thing)
         try:
             return hash((kind, self._content(thing)))
         except Exception:  # it does not want to be looked at
+            self.hidden = True
             return hash(kind)
 
     def _content(self, thing: Any) -> Any:
-        if isinstance(thing, (str, bytes, bytearray)):
-            return len(thing), bytes(thing[:_BYTES]) + bytes(thing[-_BYTES:]) if not isinstance(thing, str) else (
-                thing[:_BYTES], thing[-_BYTES:]
-            )  # fmt: skip
-        special = _special(thing)
-        if special is not None:
-            return special
+        found = content_of(thing, self._budget)
+        if self._budget.cut:
+            self._budget.cut = False
+            self.large.append(thing)
+        if found is MOVES:
+            return next(_moved)
+        if type(found) is Parts:
+            return tuple(map(self.number, found))
+        if found is HIDDEN:
+            self.hidden = True
+        elif found is not None:
+            return found
         inside: list[Any] = [self.number(part) for part in _attributes(thing) if self._counts(part)]
-        base = next((base for base in _CONTAINERS if isinstance(thing, base)), None)
-        if base is dict:
-            items = dict.items(thing)
-            last = min(max(len(items) - _OF_EACH, 0), _OF_EACH)
-            pairs = [*itertools.islice(items, _OF_EACH), *itertools.islice(reversed(items), last)]
-            counted = [(key, value) for key, value in pairs if self._counts(value)]
-            inside.append(len(items) - len(pairs) + len(counted))
-            inside += [(self.number(key), self.number(value)) for key, value in counted]
-        elif base in (set, frozenset):
-            inside += [base.__len__(thing), sum(self.number(part) for part in itertools.islice(thing, _OF_EACH))]
-        elif base is not None:
-            count = base.__len__(thing)
-            numbers = {*range(min(count, _OF_EACH)), *range(max(count - _OF_EACH, 0), count)}
-            counted = [part for number in sorted(numbers) if self._counts(part := base.__getitem__(thing, number))]
-            inside.append(count - len(numbers) + len(counted))
-            inside += [self.number(part) for part in counted]
+        if isinstance(thing, dict):
+            inside += self._elements(thing, dict.items(thing), lambda: reversed(dict.items(thing)))
+        elif isinstance(thing, (set, frozenset)):
+            inside += [len(thing), sum(self.number(part) for part in itertools.islice(thing, _OF_EACH))]
+        elif isinstance(thing, (list, tuple, collections.deque)):
+            inside += self._elements(thing, thing, lambda: reversed(thing))
+        elif isinstance(thing, numpy.ndarray):  # of objects
+            inside += self._elements(thing, thing.flat, lambda: reversed(thing.reshape(-1)))
         return tuple(inside)
+
+    def _elements(self, thing: Any, elements: Iterable[Any], backwards: Callable[[], Iterable[Any]]) -> list[int]:
+        """Plain ones (numbers, text, containers of them) as many as may be; of others those at the ends."""
+        count = thing.size if isinstance(thing, numpy.ndarray) else len(thing)
+        waiting, read, counted = iter(elements), 0, 0
+        found: list[int] = []
+        while part := list(itertools.islice(waiting, _OF_EACH)):
+            read += len(part)
+            part = [element for element in part if self._element_counts(thing, element)]
+            counted += len(part)
+            content = self._marshalled(part) if part else b""
+            if content is None:
+                found += map(self.number, part)
+                break
+            if content:
+                found.append(hash(content))
+        if read < count:
+            self.large.append(thing)
+            found += map(self.number, itertools.islice(backwards(), min(count - read, _OF_EACH)))
+        return [count - read + counted, *found]
+
+    def _element_counts(self, thing: Any, element: Any) -> bool:
+        return self._besides is None or self._counts(element[1] if isinstance(thing, dict) else element)
+
+    def _marshalled(self, part: list[Any]) -> bytes | None:
+        """None where not all of it is plain, or where that is too much."""
+        if self._plain_left <= 0 or not _is_plain(part, filled=self._besides is not None):
+            return None
+        content = marshal.dumps(part, _NO_REFERENCES)
+        self._plain_left -= len(content)
+        return content
 
     def _counts(self, part: Any) -> bool:
         """What is to be left out may as well not be there yet: a generator is made with the first sample, as a rule."""
         return self._besides is None or not (part is None or self._besides(part))
 
 
-def _special(thing: Any) -> Any:
-    """Generators, files, arrays, iterators: what has no attributes that tell."""
-    found = _numpys(thing)
-    if found is None:
-        found = _torchs(thing)
-    return _pythons(thing) if found is None else found
+def _is_plain(part: list[Any], filled: bool) -> bool:
+    """True where values, those in containers included, are numbers, text and nothing: not what subclasses these.
+
+    ``filled``: and where no place is empty, into which something else may come.
+    """
+    for _ in range(_DEEPEST):
+        kinds = set(map(type, part))
+        if kinds <= _MARSHALLED:
+            return not (filled and type(None) in kinds)
+        if not kinds <= _MARSHALLED | _NESTED or (filled and (type(None) in kinds or not all(map(_is_filled, part)))):
+            return False
+        part = [inner for value in part if type(value) in _NESTED for inner in _inside(value)]
+        if len(part) > _MOST_NESTED:
+            return False
+    return False
 
 
-def _pythons(thing: Any) -> Any:
-    if isinstance(thing, random.Random):
-        return hash(thing.getstate())
-    if isinstance(thing, pathlib.PurePath):
-        return str(thing)  # it keeps its parts and its hash once somebody asks
-    if isinstance(thing, io.TextIOWrapper):
-        return _pythons(thing.buffer)
-    if type(thing) in (io.BufferedReader, io.FileIO, io.BytesIO, io.StringIO):
-        return thing.closed or thing.tell()
-    if isinstance(thing, types.GeneratorType):
-        frame = thing.gi_frame
-        return frame is not None and (frame.f_lasti, frame.f_lineno)
-    if isinstance(thing, (itertools.count, itertools.repeat)):
-        return repr(thing)
-    kind = type(thing)
-    if kind.__module__ == "builtins" and hasattr(kind, "__next__"):  # list_iterator, zip, ...
-        return repr(thing.__reduce__()[1:])[:_BYTES]
-    return None
+def _is_filled(value: Any) -> bool:
+    return type(value) not in _NESTED or bool(value)
 
 
-def _numpys(thing: Any) -> Any:
-    numpy: Any = sys.modules.get("numpy")
-    if numpy is None:
-        return None
-    if isinstance(thing, numpy.ndarray):
-        flat = thing.reshape(-1) if thing.flags.c_contiguous else thing.flat
-        part = max(_BYTES // max(thing.itemsize, 1), 1)
-        if thing.dtype.hasobject:
-            return thing.shape
-        return thing.shape, str(thing.dtype), flat[:part].tobytes(), flat[-part:].tobytes()
-    if isinstance(thing, numpy.random.RandomState):
-        kind, key, *rest = thing.get_state()
-        return kind, key.tobytes(), *rest
-    if isinstance(thing, numpy.random.Generator):
-        return repr(thing.bit_generator.state)
-    return repr(thing.state) if isinstance(thing, numpy.random.BitGenerator) else None
-
-
-def _torchs(thing: Any) -> Any:
-    torch: Any = sys.modules.get("torch")
-    if torch is None:
-        return None
-    if isinstance(thing, torch.Tensor):
-        flat = thing.detach().reshape(-1) if thing.is_contiguous() else thing.detach()[:1].reshape(-1)
-        part = max(_BYTES // thing.element_size(), 1)
-        return tuple(thing.shape), str(thing.dtype), repr((flat[:part].tolist(), flat[-part:].tolist())), thing._version
-    return thing.get_state().numpy().tobytes() if isinstance(thing, torch.Generator) else None
+def _inside(value: Any) -> Iterable[Any]:
+    return itertools.chain(value, value.values()) if type(value) is dict else value
 
 
 def _attributes(thing: Any) -> list[Any]:
     """What hangs on an object besides its elements; found without running code of the user's."""
     parts: list[Any] = []
     if isinstance(thing, types.FunctionType):
-        for cell in thing.__closure__ or ():
-            parts.append(cell.cell_contents)
-        return [*parts, thing.__defaults__, thing.__kwdefaults__, thing.__dict__]
-    if isinstance(thing, types.MethodType):
+        cells = [cell for cell in thing.__closure__ or () if cell != _EMPTY]
+        return [*(cell.cell_contents for cell in cells), thing.__defaults__, thing.__kwdefaults__, thing.__dict__]
+    if isinstance(thing, (types.MethodType, types.BuiltinMethodType)):
         return [thing.__self__]
     if isinstance(thing, functools._lru_cache_wrapper):
         parts.append(repr(thing.cache_info()))
@@ -219,6 +285,8 @@ def _attributes(thing: Any) -> list[Any]:
         parts.append(object.__getattribute__(thing, "__dict__"))
     except AttributeError:
         pass
+    if not is_pythons(type(thing)) and not isinstance(thing, _OWN_ELEMENTS):
+        parts += [part for part in gc.get_referents(thing) if part is not type(thing)]
     return parts
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from safeloader.runtime.start import fork_safety
 
-__all__ = ["ReopenedFiles", "NotFit", "Own", "threads"]
+__all__ = ["ReopenedFiles", "NotFit", "Own"]
 
 _HARMLESS = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
 _STANDARD = (0, 1, 2)
@@ -111,11 +111,6 @@ def _named(mode: int, target: str) -> str:
     if stat.S_ISFIFO(mode):
         return "a pipe that it reads from"
     return f"{target} open"
-
-
-def threads() -> int:
-    """How many threads this process has, native ones included."""
-    return len(os.listdir("/proc/self/task"))
 
 
 def strangers_children(own: list[int]) -> bool:

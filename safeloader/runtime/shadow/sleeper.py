@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import marshal
 import os
-import random
 import select
 import signal
 import socket
@@ -17,11 +16,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safeloader.runtime import system
 from safeloader.runtime.child import birth
+from safeloader.runtime.shadow import reseeded
 from safeloader.runtime.shadow.fork_fitness import NotFit, Own, ReopenedFiles
 from safeloader.runtime.start.forked import BORN, EXITED, REFUSED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 __all__ = ["Before", "Succession", "sleep"]
 
@@ -40,7 +40,7 @@ class Before(NamedTuple):
     """What forking changes and a successor puts back."""
 
     signals: Iterable[int]  # those that were blocked
-    generator: Any  # Python seeds its own anew in every fork
+    put_generators_back: Callable[[], None]
     memory_score: str
 
     @classmethod
@@ -52,7 +52,7 @@ class Before(NamedTuple):
             except (OSError, ValueError, AttributeError):
                 pass
         signals = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        return cls(signals, random.getstate(), _score())
+        return cls(signals, reseeded.capture(), _score())
 
     def let_signals_in(self) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, self.signals)
@@ -102,17 +102,21 @@ class _Sleeper:
         os.close(nowhere)
 
     def serve(self) -> Succession:
-        while True:
+        asked = True
+        while asked or self._children:
             for descriptor, _ in self._poll.poll():
                 if descriptor != self._control.fileno():
                     self._reap(descriptor)
                     continue
                 data, descriptors, _, _ = socket.recv_fds(self._control, _MESSAGE, 3, socket.MSG_CMSG_CLOEXEC)
-                if not data:  # nobody needs this shadow any more
-                    os._exit(0)
+                if not data:  # nobody needs it any more, but its children's end is to be told
+                    self._poll.unregister(self._control)
+                    asked = False
+                    continue
                 (number,) = marshal.loads(data)
                 if self._fork(*descriptors):
                     return Succession(number, descriptors[1])
+        os._exit(0)
 
     def _fork(self, link: int, channel: int, stacks: int) -> bool:
         """Make a successor. True in it."""
@@ -164,7 +168,7 @@ class _Sleeper:
             link.close()
         _protect()
         _set_score(self._before.memory_score)
-        random.setstate(self._before.generator)
+        self._before.put_generators_back()
         system.disregard(signal.SIGINT, signal.SIGTERM)
         self._before.let_signals_in()
 

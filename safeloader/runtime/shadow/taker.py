@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from safeloader.runtime import protocol as p
 from safeloader.runtime import system
 from safeloader.runtime.shadow import fork_fitness, sleeper
+from safeloader.runtime.start import fork_safety
 
 if TYPE_CHECKING:
     from safeloader.runtime.channel import Blocking
@@ -85,7 +86,7 @@ class ShadowTaker:
 
     Args:
         host: what hosts its workers.
-        always: a shadow is needed from the beginning; else as soon as a dataset changes itself.
+        always: a shadow is needed from the beginning; else as soon as a dataset changes itself, or may do so unseen.
         inherited: descriptors that the user's objects share with the trainer.
     """
 
@@ -133,7 +134,7 @@ class ShadowTaker:
             self._changes[worker] = self._host.watch(worker)
 
     def _needed(self, worker: int) -> bool:
-        if self._changes is not None and self._changes[worker].seen():
+        if self._changes is not None and (self._changes[worker].hidden or self._changes[worker].seen()):
             self._changes = None
         return self._changes is None
 
@@ -155,6 +156,7 @@ class ShadowTaker:
         if succession is not None:
             self._pace.wait(monotonic())
             self._host.succeed(*succession)
+            self._own = self._own.adding({succession.channel})
             return
         now = monotonic()
         self._pace.taken(now - began, now)
@@ -182,7 +184,7 @@ class ShadowTaker:
                     before.let_signals_in()
                     files.close()
         with ours:
-            if fork_fitness.threads() > 1:  # those of OpenBLAS are put away by a fork, and come again
+            if fork_safety.kernel_threads() > 1:  # those of OpenBLAS are put away by a fork, and come again
                 self._threads_stay = True
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
@@ -196,7 +198,7 @@ class ShadowTaker:
         torch: Any = sys.modules["torch"]
         if torch.cuda.is_initialized():
             raise fork_fitness.NotFit("has an accelerator open")
-        if self._threads_stay and fork_fitness.threads() > 1:  # it need not be tried again
+        if self._threads_stay and fork_safety.kernel_threads() > 1:  # it need not be tried again
             raise fork_fitness.NotFit("has more than one thread")
         if fork_fitness.strangers_children(list(self._shadows.values())):
             raise fork_fitness.NotFit("has started a program that runs")

@@ -33,6 +33,12 @@ class ShadowProcess:
         self.pid = pid
         self.control = socket.socket(fileno=control)
         self.pidfd = pidfd
+        self.made: list[Successor] = []
+
+    @property
+    def is_parent(self) -> bool:
+        """True while something that it made is there, whose end it alone is told of."""
+        return any(successor.returncode is None for successor in self.made)
 
     def close(self) -> None:
         """Kill it; what it made goes on."""
@@ -64,6 +70,7 @@ class ShadowProcesses:
         self._do_and_tell = do_and_tell
         self._note = note
         self._shadows: dict[int, ShadowProcess] = {}
+        self._parents: list[ShadowProcess] = []  # of which nothing is wanted but word of their children's end
         self._taken = 0
 
     @property
@@ -86,20 +93,27 @@ class ShadowProcesses:
         return m.ShadowLost(shadow.number)
 
     def drop(self, number: int) -> None:
-        """End one, unless it is gone."""
+        """End one, unless it is gone; a parent ends itself after its children."""
         shadow = self._shadows.pop(number, None)
-        if shadow is not None:
-            self._processes.forget(shadow.pidfd)
-            shadow.close()
+        if shadow is None:
+            return
+        self._processes.forget(shadow.pidfd)
+        self._parents.append(shadow)
+        shadow.control.close()
+        for parent in [parent for parent in self._parents if not parent.is_parent]:
+            self._parents.remove(parent)
+            parent.close()
 
     def leave(self) -> None:
         """This process is a fork of the trainer: they are the parent's."""
-        for shadow in self._shadows.values():
+        for shadow in (*self._shadows.values(), *self._parents):
             shadow.let_go()
 
     def drop_all(self) -> None:
         for number in list(self._shadows):
             self.drop(number)
+        while self._parents:
+            self._parents.pop().close()
 
     def make(self, number: int, process: int, arena: Arena) -> Process:
         """Have a shadow make a process.
@@ -139,6 +153,7 @@ class Successor(Forked):
     def __init__(self, shadow: ShadowProcess, number: int, channel: int, stacks: int) -> None:
         self._shadow: ShadowProcess | None = shadow
         self._number = number
+        shadow.made.append(self)
         super().__init__(None, None, channel, stacks, ())  # type: ignore[arg-type]
         self.why_lost = "how is not known, as its shadow was gone"
 

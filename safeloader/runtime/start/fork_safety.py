@@ -19,9 +19,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["descriptors", "fresh_generators", "stamp", "stamps", "strangers", "threads"]
+__all__ = ["descriptors", "fresh_generators", "kernel_threads", "stamp", "stamps", "strangers", "threads"]
 
 _DEVICES = ("/dev/nvidia", "/dev/kfd", "/dev/dri", "/dev/accel", "/dev/davinci", "/dev/habana")
+
+
+_BEAR_FORKS = ("jemalloc_bg_thd",)
+"""jemalloc's (that of pyarrow, and so of pandas): it locks for forks, and a child has none until it is asked for one;
+see ``background_thread_prefork0`` and ``background_thread_postfork_child`` in jemalloc's background_thread.c."""
 
 
 def threads() -> int:
@@ -30,18 +35,28 @@ def threads() -> int:
     OpenBLAS starts its threads when numpy is imported, and ends them when a fork is near (``pthread_atfork``); a child
     starts its own when it needs them.
     """
-    if _tasks() > 1:
+    if kernel_threads() > 1:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of threads in any fork
             pid = os.fork()
         if pid == 0:
             os._exit(0)
         os.waitpid(pid, 0)
-    return _tasks()
+    return kernel_threads()
 
 
-def _tasks() -> int:
-    return len(os.listdir("/proc/self/task"))
+def kernel_threads() -> int:
+    """How many threads this process has, native ones included, but for those that bear a fork at any moment."""
+    tasks = os.listdir("/proc/self/task")
+    return len(tasks) if len(tasks) == 1 else sum(_name_of(task) not in _BEAR_FORKS for task in tasks)
+
+
+def _name_of(task: str) -> str:
+    try:
+        with open(f"/proc/self/task/{task}/comm") as file:
+            return file.read().strip()
+    except OSError:  # it has just ended
+        return ""
 
 
 def descriptors() -> dict[int, str]:

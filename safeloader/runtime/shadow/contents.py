@@ -1,0 +1,241 @@
+"""What objects without attributes hold, as something that can be compared: numbers, text, arrays, files, generators.
+
+========================  =======================================================================================
+plain values, text        themselves
+arrays, tensors, buffers  every byte, up to a number of bytes in all; beyond it the ends, and blocks spread evenly
+random generators         their state
+files                     where they stand
+iterators                 nothing tells where one stands without moving it, as a rule: it counts as moved, always
+other objects of C        `HIDDEN`: nothing tells
+========================  =======================================================================================
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import io
+import itertools
+import operator
+import pathlib
+import random
+import re
+import types
+import typing
+import weakref
+from typing import Any
+
+import numpy
+import torch
+
+__all__ = ["HIDDEN", "MOVES", "Budget", "content_of", "is_pythons"]
+
+HIDDEN = object()
+"""In place of a content: it may change, and nobody can see it."""
+MOVES = object()
+"""In place of a content: it changes whenever it is used."""
+
+
+class Parts(tuple[Any, ...]):
+    """In place of a content: look at these."""
+
+
+_BYTES = 8 << 20  # of arrays, for one digest: 1 to 2 ms
+_BLOCK = 4096
+_BLOCKS = 64  # of what is too large
+_ENDS = 2  # ... where a block may have to come from a disk, or something else tells too
+_WORDS = 512
+_POINTER = 8  # bytes
+_WEIGHTS = (numpy.arange(_WORDS, dtype=numpy.uint64) * 2 + 1) * numpy.uint64(0x9E3779B97F4A7C15)
+_FILES = (
+    io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.FileIO, io.TextIOWrapper, io.BytesIO, io.StringIO,
+)  # fmt: skip
+_DRAWS = frozenset({"random", "rand", "randn", "randint", "choice", "shuffle", "permutation", "normal", "uniform"})
+_CONSTANT: tuple[type, ...] = (
+    re.Pattern, range, slice, property, operator.itemgetter, operator.attrgetter, operator.methodcaller,
+    types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType, types.GetSetDescriptorType,
+    types.MemberDescriptorType, types.ClassMethodDescriptorType, types.GenericAlias, types.UnionType, typing.TypeVar,
+    torch.dtype, torch.device, torch.Size,
+    numpy.generic, numpy.dtype, numpy.ufunc,
+)  # fmt: skip
+_CONSTANT_PACKAGES = frozenset(
+    {"datetime", "decimal", "fractions", "uuid", "zoneinfo", "_thread", "_weakref", "weakref", "_abc", "numpy", "torch"}
+    | {"pandas", "pyarrow", "PIL", "tokenizers", "h5py", "torchvision", "_ssl", "_hashlib", "_struct", "_json"}
+)
+"""Whose objects written in C are not changed by being read, or hold no more than what Python objects of theirs show."""
+
+
+class Budget:
+    """How many bytes of arrays may still be read."""
+
+    def __init__(self) -> None:
+        self.left = _BYTES
+        self.cut = False  # something was read in part
+
+    def of(self, content: numpy.ndarray[Any, Any], blocks: int = _BLOCKS) -> bytes:
+        """A digest of bytes: of all, or where they are too many of the ends and of blocks between them."""
+        if content.nbytes <= self.left:
+            self.left -= content.nbytes
+            return _sums(content)
+        self.cut = True
+        starts = numpy.linspace(0, content.nbytes - min(_BLOCK, content.nbytes), blocks).astype(int)
+        return b"".join(_sums(content[start : start + _BLOCK]) for start in starts)
+
+
+def _sums(content: numpy.ndarray[Any, Any]) -> bytes:
+    """A word that differs makes its row's sum differ, and so do two that change places."""
+    whole = content.nbytes - content.nbytes % (8 * _WORDS)
+    rows = content[:whole].view(numpy.uint64).reshape(-1, _WORDS) @ _WEIGHTS
+    return hash(rows.tobytes()).to_bytes(8, "little", signed=True) + content[whole:].tobytes()
+
+
+def content_of(thing: Any, budget: Budget) -> Any:
+    """What an object is, to be compared by hash; None if its attributes or elements tell, `HIDDEN` or `MOVES`."""
+    for look in (_of_python, _of_numpy, _of_torch, _of_others):
+        if (found := look(thing, budget)) is not None:
+            return found
+    return None
+
+
+def _of_python(thing: Any, budget: Budget) -> Any:
+    kind = type(thing)
+    if thing is HIDDEN or thing is MOVES:
+        return thing
+    if isinstance(thing, random.Random):
+        return hash(thing.getstate())
+    if isinstance(thing, pathlib.PurePath):
+        return str(thing)  # it keeps its parts and its hash once somebody asks
+    if isinstance(thing, io.IOBase):
+        return _of_file(thing, budget)
+    if kind in (itertools.count, itertools.repeat) or isinstance(thing, _CONSTANT):
+        return repr(thing)
+    if isinstance(thing, (int, float, complex, str, bytes)):
+        return hash(thing)
+    return None
+
+
+def _of_file(thing: Any, budget: Budget) -> Any:
+    """Where it stands, and what it holds if it is in memory; files of classes of Python's have attributes."""
+    kind = type(thing)
+    if kind not in _FILES:
+        return None
+    if thing.closed:
+        return "closed"
+    try:
+        place = thing.tell()
+    except OSError:  # a pipe; a text of which lines are read by iteration
+        return MOVES
+    if kind is io.BytesIO:
+        with thing.getbuffer() as view:
+            return place, budget.of(numpy.frombuffer(view, numpy.uint8)) if view.nbytes else b""
+    return (place, hash(thing.getvalue())) if kind is io.StringIO else place
+
+
+def _of_numpy(thing: Any, budget: Budget) -> Any:
+    if isinstance(thing, numpy.ndarray):
+        if thing.dtype.hasobject:
+            return None
+        told: tuple[Any, ...] = (thing.shape, str(thing.dtype))
+        return (*told, _of_array(thing, budget)) if thing.flags.writeable else told
+    if isinstance(thing, numpy.random.RandomState):
+        state: Any = thing.get_state()
+        return state[0], state[1].tobytes(), *state[2:]
+    if isinstance(thing, numpy.random.Generator):
+        return repr(thing.bit_generator.state)
+    return repr(thing.state) if isinstance(thing, numpy.random.BitGenerator) else None
+
+
+def _of_array(thing: numpy.ndarray[Any, Any], budget: Budget) -> bytes:
+    if not thing.flags.c_contiguous:
+        if thing.flags.f_contiguous:
+            thing = thing.T
+        elif thing.nbytes > budget.left:
+            thing = numpy.ascontiguousarray(thing[:: max(len(thing) // _BLOCKS, 1)])
+        else:
+            thing = numpy.ascontiguousarray(thing)
+    blocks = _ENDS if isinstance(thing, numpy.memmap) else _BLOCKS
+    return budget.of(thing.reshape(-1).view(numpy.uint8), blocks) if thing.size else b""
+
+
+def _of_torch(thing: Any, budget: Budget) -> Any:
+    if isinstance(thing, torch.Tensor):
+        told = tuple(thing.shape), str(thing.dtype), thing._version
+        flat = thing.detach()
+        if flat.device.type != "cpu" or flat.layout is not torch.strided or flat.is_quantized:
+            return told
+        if not flat.is_contiguous() and flat.nbytes > budget.left:
+            return told
+        flat = flat.contiguous().reshape(-1)
+        return (*told, budget.of(flat.view(torch.uint8).numpy(), _ENDS) if flat.numel() else b"")
+    return thing.get_state().numpy().tobytes() if isinstance(thing, torch.Generator) else None
+
+
+def _of_others(thing: Any, budget: Budget) -> Any:
+    """What is left: buffers of any kind, iterators, compiled functions, and what tells nothing."""
+    kind = type(thing)
+    package = kind.__module__.partition(".")[0]
+    if package == "numba":
+        return _of_compiled(thing)
+    if package == "pandas":
+        return _of_pandas(thing)
+    if package == "pyarrow":
+        return id(thing) if kind.__module__ == "pyarrow.lib" and not hasattr(kind, "__next__") else MOVES
+    if isinstance(thing, _WALKED) or is_pythons(kind):
+        return None
+    if package == "ctypes" and hasattr(thing, "_handle"):  # a library
+        return HIDDEN
+    try:
+        with memoryview(thing) as view:
+            if view.readonly or not view.nbytes:
+                return view.nbytes
+            blocks = _ENDS if package == "mmap" else _BLOCKS
+            return budget.of(numpy.frombuffer(view, numpy.uint8), blocks)
+    except (TypeError, ValueError, BufferError):
+        pass
+    if isinstance(thing, types.CoroutineType) or hasattr(kind, "__next__"):
+        return MOVES
+    if package in _CONSTANT_PACKAGES or (package == "lmdb" and kind.__name__ != "Cursor"):
+        return None
+    return HIDDEN
+
+
+_WALKED: tuple[type, ...] = (
+    dict, set, frozenset, list, tuple, collections.deque, numpy.ndarray, types.FunctionType, types.MethodType,
+    BaseException, types.BuiltinMethodType, types.MappingProxyType, types.SimpleNamespace, types.CellType,
+    functools.partial, functools._lru_cache_wrapper, type({}.keys()), type({}.values()), type({}.items()),
+)  # fmt: skip
+
+
+def _of_pandas(thing: Any) -> Any:
+    """The values alone: what is looked up is kept in many places, and an index never changes."""
+    blocks = getattr(getattr(thing, "_mgr", None), "blocks", None)
+    if blocks is not None:
+        return Parts(block.values for block in blocks)
+    return (
+        None if isinstance(thing, typing.Iterator) or hasattr(thing, "_ndarray") or hasattr(thing, "_pa_array") else 0
+    )
+
+
+def is_pythons(kind: type) -> bool:
+    """True for a class whose instances are no more than their attributes: no base has fields of C's that none shows."""
+    found = _found_pythons.get(kind)
+    if found is None:
+        found = _found_pythons[kind] = all(map(_has_no_hidden_field, kind.__mro__))
+    return found
+
+
+_found_pythons: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
+
+
+def _has_no_hidden_field(kind: type) -> bool:
+    if kind.__base__ is None:
+        return True
+    shown = sum(isinstance(value, types.MemberDescriptorType) for value in vars(kind).values())
+    shown += ("__dict__" in vars(kind)) + ("__weakref__" in vars(kind))
+    return kind.__basicsize__ - kind.__base__.__basicsize__ <= shown * _POINTER
+
+
+def _of_compiled(thing: Any) -> Any:
+    """numba's functions draw from generators of their own, which nobody can read."""
+    code = getattr(getattr(thing, "py_func", None), "__code__", None)
+    return MOVES if code is not None and not _DRAWS.isdisjoint(code.co_names) else "compiled"
