@@ -150,6 +150,12 @@ class ProcessIterator(Unprofiled, TorchIdioms):
         self._reset(loader)
         self._among_ranks = None  # the others count from elsewhere
 
+    def rewind(self, batches: int) -> bool:
+        """Give the last batches again. False: so many are not known."""
+        known = self._driver.rewind(self, batches)
+        self._num_yielded -= batches if known else 0
+        return known
+
     def draw(self, drawn: list[Any]) -> None:
         """Ask the sampler, by one call into C: what it gives is in the list then, whatever interrupts this thread."""
         self._epoch.before.note()

@@ -242,16 +242,18 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     def rewind(self, batches: int = 1) -> None:
         """Give the last batches again: the iterator that runs goes back to before them, on its living processes.
 
-        For a step that was not committed. It takes an `ElasticDistributedSampler` (with several ranks, all of them go
-        back alike), and samples that come the same when they are loaded again: those that draw no random numbers, or
-        any with ``Policy(sample_rng=True)``.
+        For a step that was not committed. It takes a map-style dataset, and any sampler: that is not asked again. The
+        workers' generators are as they were, so the batches are the same, to the byte, as far as samples depend on
+        their index and on random generators only.
 
         Args:
-            batches: How many, at most 16, of those got since the epoch began or was gone back in.
+            batches: How many, at most 16, of those got in this epoch.
 
         Raises:
-            SettingsError: the loader has no such sampler.
-            StateError: so many are not known, or samples draw random numbers; nothing has changed then.
+            SettingsError: the dataset is iterable, or the epoch is over and the sampler is no
+                `ElasticDistributedSampler`.
+            StateError: so many are not known, the dataset has a ``state_dict`` of its own, or there are no workers and
+                no ``Policy(sample_rng=True)``; nothing has changed then.
         """
         rewinding.go_back(self, self._safe.face, self._safe.keeper, list(self._safe.delivered), batches)
 

@@ -82,6 +82,19 @@ class SingleProcessIterator(Unprofiled, torch_private.SingleProcessIterator):
         epoch.iterator, epoch.fetcher, epoch.draws = weakref.ref(self), fetcher, self._sampler_iter
         state.epochs = epoch.number + 1
 
+    def rewind(self, batches: int) -> bool:
+        """Give the last batches again. False: so many are not known."""
+        epoch, known = self._epoch, self._loader_state.delivered
+        again = {number: index for number_of, number, _, index in known if number_of == epoch.number}
+        back = range(self._num_yielded - batches, self._num_yielded)
+        if not all(number in again for number in back):
+            return False
+        epoch.again.extendleft([again[number] for number in reversed(back)])
+        epoch.last = again.get(back.start - 1) if epoch.batch == self._num_yielded else None  # no error came between
+        epoch.batch -= batches
+        self._num_yielded -= batches
+        return True
+
     def _next_data(self) -> Any:
         state = self._loader_state
         state.asks()
@@ -99,7 +112,7 @@ class SingleProcessIterator(Unprofiled, torch_private.SingleProcessIterator):
     def _next_loaded(self) -> Any:
         epoch = self._epoch
         try:
-            index = self._next_index()  # type: ignore[no-untyped-call]
+            index = epoch.again[0] if epoch.again else self._next_index()  # type: ignore[no-untyped-call]
         except StopIteration:
             epoch.over, epoch.draws = True, None
             raise
@@ -131,6 +144,8 @@ class SingleProcessIterator(Unprofiled, torch_private.SingleProcessIterator):
         """This draw is done with."""
         epoch = self._epoch
         epoch.last, epoch.taken = index, None
+        if epoch.again:
+            epoch.again.popleft()
         epoch.batch += 1
 
     def _note(self, error: Exception, index: Any) -> None:

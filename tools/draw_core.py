@@ -24,8 +24,8 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 CORE = Path(__file__).resolve().parents[1] / "safeloader" / "core"
 WALKS = 400
 _ORDER = (
-    "schedule", "consumer", "dispatch", "answers", "restoring", "deadlines", "shadows", "recovery", "quarantine",
-    "fleet", "books", "supervisor",
+    "schedule", "consumer", "rewinding", "dispatch", "answers", "restoring", "deadlines", "shadows", "recovery",
+    "quarantine", "fleet", "books", "supervisor",
 )  # fmt: skip
 _PLACES = {
     "": (20, 80), "STARTING": (130, 80), "READY": (400, 80), "CAPTURING": (250, 220), "KILLING": (250, 360),

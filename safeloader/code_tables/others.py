@@ -107,9 +107,9 @@ RANKS = (
     ),
     ("SL118", "log", "the store of the process group answers again", "This rank is on the board again.", "Nothing."),
     (
-        "SL120", "warning", "samples that were prefetched have drawn random numbers, and come with others now ...",
-        "`rewind` or `reshard` went back, and samples that were loaded ahead had drawn from the workers' generators.",
-        "`Policy(sample_rng=True)` sets the generators for each sample.",
+        "SL120", "warning", "the dataset has changed in itself while it loaded, so the batches that come again may ...",
+        "`rewind` went back. The workers' generators are as they were then, but not what the dataset keeps in itself.",
+        "Nothing, if that is a cache. Else have samples depend on their index and on random generators only.",
     ),
     (
         "SL121", "log", "NOT protected: ... Its processes are not replaced when they die or hang; ...",

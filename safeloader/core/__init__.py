@@ -13,7 +13,7 @@
         restoring   how a worker comes to its place      recovery    what follows when one is gone
         deadlines   how long a wait may take             story       what happened, replayable
         quarantine  which task or sample did it          state       where a loader stands
-        dispatch    what goes out to the processes
+        dispatch    what goes out to the processes       rewinding   batches that are wanted again
 
     besides: placement (who sits where in a pool's processes), policy, leases, bisection, records, view (for observers)
 
@@ -31,7 +31,7 @@ The rules:
 
 A part knows the books and the parts before it in this order, never one after it; a test holds that, too:
 ``messages``, ``records``, ``state``, ``books``, ``shadows``, ``restoring``, ``schedule``, ``deadlines``,
-``quarantine``, ``dispatch``, ``answers``, ``consumer``, ``fleet``, ``recovery``, ``view``, ``supervisor``. What a part
-finds for one after it, it marks in the books, or returns to the supervisor. Only the end of the loader is called for
-from below: the parts that may demand it are given ``give_up``.
+``quarantine``, ``dispatch``, ``answers``, ``consumer``, ``rewinding``, ``fleet``, ``recovery``, ``view``,
+``supervisor``. What a part finds for one after it, it marks in the books, or returns to the supervisor. Only the end of
+the loader is called for from below: the parts that may demand it are given ``give_up``.
 """

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from safeloader.core import messages as m
-from safeloader.core.records import ProcessState, Resume, Task, Work, WorkerRecord
+from safeloader.core.records import ProcessState, Resume, Rewind, Task, Work, WorkerRecord
 from safeloader.core.restoring import marked
 
 if TYPE_CHECKING:
@@ -122,6 +122,11 @@ class Answers:
             return
         worker = self._books.workers[work.worker]
         resume = worker.sent.popleft()
+        if isinstance(resume, Rewind):
+            worker.position, worker.snapshot = resume.to
+            self._shadows.log(worker, resume.to)
+            self._books.progressed = worker
+            return
         assert isinstance(resume, Resume)
         worker.epoch, worker.position, worker.exhausted = resume.epoch, 0, False
         worker.epoch_snapshot = worker.snapshot
@@ -146,6 +151,7 @@ class Answers:
         if worker.setup_failures:
             worker.setup_failures = worker.setup_hangs = 0
             self._watch.arm(self._books.processes[event.process])
+        before = worker.snapshot
         if event.snapshot is not None:
             worker.snapshot = event.snapshot
         task, digest = work.task, b""
@@ -155,7 +161,7 @@ class Answers:
             worker.position += 1
             if self._logs:
                 worker.log.append((task.indices, task.skip))
-        task.place, task.snapshot = worker.position, worker.snapshot
+        task.place, task.before, task.snapshot = worker.position, before, worker.snapshot
         if self._shadows.behind:
             self._shadows.log(worker, task, digest)
         self._books.faults.row = 0

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, NamedTuple, Union, get_args
 
 if TYPE_CHECKING:
     from safeloader.core.events import Lease
-    from safeloader.core.state import DatasetSnapshot, Redo, State
+    from safeloader.core.state import DatasetSnapshot, Redo, State, WorkerPosition
 
 __all__ = [
     "COMMANDS", "AbandonProcess", "CancelBefore", "CaptureStacks", "Command", "Deliver", "DeliverBadSample",
     "DeliverError", "DropShadow", "DropWorker", "EndEpoch", "FreeSlot", "GiveState", "GiveUp", "HostWorker",
     "InspectProcess", "KillProcess", "LoadInline", "PlanTask", "ReportFault", "ReportRefused", "ReportReplay",
-    "ReportRung", "ReportSkipped", "ReportSlow", "ReportSlowStart", "ReportStay", "ResumeWorker", "SendProbe",
-    "SendTask", "StartProcess", "StopProcess",
+    "ReportRung", "ReportSkipped", "ReportSlow", "ReportSlowStart", "ReportStay", "ResumeWorker", "RewindWorker",
+    "SendProbe", "SendTask", "StartProcess", "StopProcess",
 ]  # fmt: skip
 
 
@@ -81,6 +81,15 @@ class ResumeWorker(NamedTuple):
     process: int
     worker: int
     epoch: int
+
+
+class RewindWorker(NamedTuple):
+    """Put a worker's generators where they stood after an earlier task; the answer is WorkerResumed. A ``snapshot`` of
+    None is as in HostWorker."""
+
+    process: int
+    worker: int
+    to: WorkerPosition
 
 
 class SendTask(NamedTuple):
@@ -297,8 +306,8 @@ class ReportRefused(NamedTuple):
 
 
 Command = Union[  # noqa: UP007 - a bar between two dozen names is no easier to read
-    PlanTask, StartProcess, DropShadow, HostWorker, DropWorker, ResumeWorker, SendTask, CancelBefore, SendProbe,
-    LoadInline,
+    PlanTask, StartProcess, DropShadow, HostWorker, DropWorker, ResumeWorker, RewindWorker, SendTask, CancelBefore,
+    SendProbe, LoadInline,
     InspectProcess, CaptureStacks, KillProcess, StopProcess, AbandonProcess,
     Deliver, DeliverError, DeliverBadSample, EndEpoch, GiveState, FreeSlot, GiveUp,
     ReportFault, ReportReplay, ReportRung, ReportStay, ReportSlow, ReportSlowStart, ReportSkipped, ReportRefused,

@@ -7,6 +7,7 @@ nothing is computed before somebody asks.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from safeloader.core import messages as m
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ConsumerProgress"]
 
+KEPT_TASKS = 16
+"""So many of the last tasks can be planned again."""
+
 
 class ConsumerProgress:
     """What the consumer got."""
@@ -41,6 +45,7 @@ class ConsumerProgress:
         self._batch = 0
         self._turn = 0
         self._last: Task | PlannedTask | None = None
+        self._history: deque[Task] = deque(maxlen=KEPT_TASKS)  # what was got last, in this epoch
         self._final: dict[bool, State] = {}  # when the loader ended: by whether its last batch was received
 
     def handlers(self) -> dict[type, Callable[[Any], None]]:
@@ -57,6 +62,7 @@ class ConsumerProgress:
         self._schedule.left.clear()
         self._end_told = self._over = False
         self._batch, self._turn, self._last = 0, 0, None
+        self._history.clear()
 
     def end(self) -> None:
         """The consumer is told that the epoch is over."""
@@ -76,11 +82,36 @@ class ConsumerProgress:
                     forget(worker)
             worker.got_end = worker.got_end or task.last
             self._last = task
+            if self._indexed:
+                self._history.append(task)
             if self._indexed or delivered:
                 self._batch += 1
                 self._turn = (task.worker + 1) % len(self._books.workers)
         self._schedule.left.clear()
         self._over = self._end_told
+
+    def known(self, received: bool) -> int:
+        """How many batches that the consumer got can be given again; among them what was handed over, if received."""
+        handed = [task for task, _ in self._schedule.left] if received and self._indexed else []
+        return sum([task.given for task in [*self._history, *handed][-KEPT_TASKS:]])
+
+    def take_back(self, batches: int) -> list[Task]:
+        """So many of the last batches are not got any more, nor is what was handed over since."""
+        got: list[Task] = []
+        while batches > 0:
+            task = self._history.pop()
+            batches -= task.given
+            got.append(task)
+        handed = [task for task, _ in self._schedule.left]
+        self._schedule.left.clear()
+        for task in (*reversed(handed), *got):
+            worker = self._books.workers[task.worker]
+            if task.place is not None:
+                worker.got, worker.got_snapshot = task.place - 1, task.before
+        self._batch -= len(got)
+        self._last = self._history[-1] if self._history else None
+        self._over = self._end_told = False
+        return [*reversed(got), *handed]
 
     # ------------------------------------------------------------ what datasets say of themselves
 

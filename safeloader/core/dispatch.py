@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from safeloader.core import messages as m
-from safeloader.core.records import ProcessRecord, ProcessState, Resume, Task, TaskState, Work, WorkerRecord
+from safeloader.core.records import ProcessRecord, ProcessState, Resume, Rewind, Task, TaskState, Work, WorkerRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,9 +133,12 @@ class Dispatch:
         waiting = (t for t in candidates if t.state is TaskState.WAITING)
         return next((workers[t.worker] for t in waiting if workers[t.worker].host == m.INLINE), None)
 
-    def _resume(self, worker: WorkerRecord, process: ProcessRecord, item: Resume) -> None:
+    def _resume(self, worker: WorkerRecord, process: ProcessRecord, item: Resume | Rewind) -> None:
         self._put(process, Work("resume", worker.id, worker.id, None, self._books.now))
-        self._books.emit(m.ResumeWorker(process.id, worker.id, item.epoch))
+        if isinstance(item, Rewind):
+            self._books.emit(m.RewindWorker(process.id, worker.id, item.to))
+        else:
+            self._books.emit(m.ResumeWorker(process.id, worker.id, item.epoch))
 
     def _probe(self, worker: WorkerRecord, process: ProcessRecord) -> None:
         """Send the next part of a suspected batch, if none is on its way."""
@@ -151,6 +154,6 @@ class Dispatch:
             self._watch.arm(process)
 
 
-def _next_number(worker: WorkerRecord) -> float:
+def _next_number(worker: WorkerRecord) -> tuple[int, int]:
     item = worker.waiting[0]
-    return item.id if isinstance(item, Task) else item.before - 0.5
+    return item.epoch, item.batch if isinstance(item, Task) else -1

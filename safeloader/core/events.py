@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 __all__ = [
     "EVENTS", "INLINE", "BatchRequested", "ClockAdvanced", "CloseRequested", "EpochBegan", "EpochResumed", "Event",
     "InlineInterrupted", "InlineRefused", "Lease", "LeaseReturned", "PlanEnded", "ProbeFinished", "ProcessExited",
-    "ProcessInspected", "ProcessLostElsewhere", "ProcessReady", "ShadowLost", "ShadowTaken", "StacksCaptured",
-    "StartRefused", "StateRequested", "TaskCancelled", "TaskLoaded", "TaskPlanned", "TaskRaised", "WorkerChanged",
-    "WorkerDiverged", "WorkerEnded", "WorkerMarked", "WorkerReady", "WorkerResumed",
+    "ProcessInspected", "ProcessLostElsewhere", "ProcessReady", "RewindRequested", "ShadowLost", "ShadowTaken",
+    "StacksCaptured", "StartRefused", "StateRequested", "TaskCancelled", "TaskLoaded", "TaskPlanned", "TaskRaised",
+    "WorkerChanged", "WorkerDiverged", "WorkerEnded", "WorkerMarked", "WorkerReady", "WorkerResumed",
 ]  # fmt: skip
 
 INLINE = 0
@@ -47,6 +47,16 @@ class EpochResumed(NamedTuple):
 class StateRequested(NamedTuple):
     """The consumer wants to know where it stands. ``received`` says that it has got all that was handed over."""
 
+    received: bool
+
+
+class RewindRequested(NamedTuple):
+    """The consumer wants the last batches that it got again. Nothing follows if so many are not known.
+
+    ``received`` says that what was handed over last is among them; else it comes again besides.
+    """
+
+    batches: int
     received: bool
 
 
@@ -121,8 +131,8 @@ class WorkerDiverged(NamedTuple):
 
 
 class WorkerResumed(NamedTuple):
-    """A worker made the iterator of a new epoch. ``snapshot`` is the state of its generators after that, or None where
-    that did not move them; ``content`` what its dataset then says of itself, or None."""
+    """A worker made the iterator of a new epoch, or went back in this one. ``snapshot`` is the state of its generators
+    after that, or None where that did not move them; ``content`` what its dataset then says of itself, or None."""
 
     process: int
     worker: int
@@ -301,7 +311,8 @@ class ClockAdvanced(NamedTuple):
 
 
 Event = Union[  # noqa: UP007 - a bar between two dozen names is no easier to read
-    EpochBegan, EpochResumed, StateRequested, TaskPlanned, PlanEnded, BatchRequested, LeaseReturned, CloseRequested,
+    EpochBegan, EpochResumed, StateRequested, RewindRequested, TaskPlanned, PlanEnded, BatchRequested, LeaseReturned,
+    CloseRequested,
     ProcessReady, WorkerReady, WorkerDiverged, WorkerResumed, WorkerMarked, WorkerChanged, ShadowTaken, ShadowLost,
     TaskLoaded, TaskRaised, TaskCancelled, WorkerEnded, ProbeFinished,
     ProcessInspected, ProcessLostElsewhere, StacksCaptured, StartRefused,

@@ -91,7 +91,8 @@ class Fleet:
         if worker.host is None:
             return self._shadows.awaits(worker)
         process = self.processes[worker.host]
-        return worker.changed or self._shadows.holds(worker, process)
+        barred = process.id == m.INLINE and worker.needs_process  # from where it is: what it has to do hurt a process
+        return not barred and (worker.changed or self._shadows.holds(worker, process))
 
     def _change_rung(self, rung: int, why: str) -> None:
         self._good, self._books.unbalanced = 0, True
@@ -264,10 +265,12 @@ class Fleet:
     def _spread(self) -> None:
         """Let workers move so that no ready process hosts two more than another, and none stays in the trainer."""
         ready = [p for p in self.staff() if p.state is ProcessState.READY]
-        if self.rung == 0 or not ready:
+        upwards = self.rung > 0 and len(ready) > 0
+        for worker in [self._books.workers[number] for number in sorted(self.processes[m.INLINE].workers)]:
+            if upwards or worker.needs_process:
+                self._begin_move(worker)
+        if not upwards:
             return
-        for number in sorted(self.processes[m.INLINE].workers):
-            self._begin_move(self._books.workers[number])
         staying = {p.id: [i for i in sorted(p.workers) if not self._books.workers[i].moving] for p in ready}
         while True:
             fullest = max(staying.values(), key=len)
@@ -283,11 +286,8 @@ class Fleet:
 
     def _mover(self, numbers: list[int]) -> WorkerRecord | None:
         """Which of these may move."""
-        for number in reversed(numbers):
-            worker = self._books.workers[number]
-            if not self._must_stay(worker):
-                return worker
-        return None
+        workers = [self._books.workers[number] for number in reversed(numbers)]
+        return next((worker for worker in workers if not self._must_stay(worker)), None)
 
     def _begin_move(self, worker: WorkerRecord) -> None:
         worker.moving = True

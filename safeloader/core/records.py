@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from safeloader.core.bisection import Bisection
     from safeloader.core.messages import Deliver, DeliverBadSample, DeliverError, Lease
-    from safeloader.core.state import DatasetSnapshot
+    from safeloader.core.state import DatasetSnapshot, WorkerPosition
 
-__all__ = ["Case", "ProcessRecord", "ProcessState", "Resume", "Task", "TaskState", "Work", "WorkerRecord"]
+__all__ = ["Case", "ProcessRecord", "ProcessState", "Resume", "Rewind", "Task", "TaskState", "Work", "WorkerRecord"]
 
 
 class TaskState(enum.Enum):
@@ -60,6 +60,8 @@ class Task:
     result: Deliver | DeliverError | DeliverBadSample | None = None  # None, once settled: there is nothing in it
     place: int | None = None  # once finished: the worker's position after it ...
     snapshot: object = None  # ... and its generators
+    before: object = None  # the same before it
+    given: bool = False  # the consumer got a batch, not an error or nothing
     last: bool = False  # the worker's iterator ended with it
     abandoned: bool = False  # of an epoch that was broken off: finished as in torch, and dropped
     case: Case | None = None
@@ -102,10 +104,17 @@ class Task:
 
 @dataclass(slots=True, eq=False)
 class Resume:
-    """In a worker's queue: begin this epoch, before the tasks numbered ``before`` and up."""
+    """In a worker's queue: begin this epoch, before its tasks."""
 
     epoch: int
-    before: int
+
+
+@dataclass(slots=True, eq=False)
+class Rewind:
+    """In a worker's queue: go back in this epoch, before its tasks are loaded again."""
+
+    epoch: int
+    to: WorkerPosition
 
 
 @dataclass(slots=True, eq=False)
@@ -115,8 +124,8 @@ class WorkerRecord:
     id: int
     host: int | None = None
     moving: bool = False  # leaves its process as soon as nothing of it is in flight
-    waiting: deque[Task | Resume] = field(default_factory=deque)
-    sent: deque[Task | Resume] = field(default_factory=deque)
+    waiting: deque[Task | Resume | Rewind] = field(default_factory=deque)
+    sent: deque[Task | Resume | Rewind] = field(default_factory=deque)
     snapshot: object = None
     epoch: int = 0
     epoch_snapshot: object = None

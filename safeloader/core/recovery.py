@@ -159,6 +159,7 @@ class Recovery:
                 item.state = TaskState.WAITING
             worker.waiting.appendleft(item)
         worker.sent.clear()
+        self._schedule.leave_undone_before_rewinding(worker)
         worker.host, worker.moving, worker.checking = None, False, False
 
     def _fault_report(

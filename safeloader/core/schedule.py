@@ -8,10 +8,11 @@ less than its share.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from safeloader.core import messages as m
-from safeloader.core.records import Case, Resume, Task, TaskState, WorkerRecord
+from safeloader.core.records import Case, Resume, Rewind, Task, TaskState, WorkerRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +62,7 @@ class Schedule:
             if first:
                 worker.epoch = epoch
             else:
-                worker.waiting.append(Resume(epoch, self._next_task))
+                worker.waiting.append(Resume(epoch))
 
     def plan_ahead(self) -> None:
         """Draw the first tasks of an epoch."""
@@ -108,6 +109,45 @@ class Schedule:
                 if worker.search is None or task is not worker.waiting[0]:
                     worker.waiting.remove(task)
                     self.settle(task, None)
+
+    def abandon_those_of(self, workers: list[WorkerRecord]) -> list[Task]:
+        """These workers go back: what they have done ahead of the consumer counts for nothing. Returns their tasks."""
+        numbers = {worker.id for worker in workers}
+        theirs = [task for task in self.queue if task.worker in numbers]
+        self.queue = deque(task for task in self.queue if task.worker not in numbers)
+        self.arrived = deque(task for task in self.arrived if task.worker not in numbers)
+        for task in theirs:
+            task.abandoned = True
+            self._books.workers[task.worker].outstanding -= 1
+            if task.state is TaskState.SETTLED:
+                self._forget(task)
+        if not self.queue and self._books.workers == workers:  # no other task has such a number
+            self.cancel_before(self._next_task)
+        return theirs
+
+    def leave_undone_before_rewinding(self, worker: WorkerRecord) -> None:
+        """Drop what waits before the worker goes back, except what is being probed."""
+        items = list(worker.waiting)
+        while items and not isinstance(items[-1], Rewind):
+            items.pop()
+        for task in [item for item in items if isinstance(item, Task)]:
+            if worker.search is None or task is not items[0]:
+                worker.waiting.remove(task)
+                self.settle(task, None)
+
+    def plan_again(self, tasks: list[Task]) -> None:
+        """Plan tasks of this epoch once more; the sampler has nothing to do with it."""
+        for old in tasks:
+            worker = self._books.workers[old.worker]
+            task = self._add(worker, old.batch, old.indices)
+            task.case = None if old.case is None else replace(old.case)
+            verdict = old.result if type(old.result) is m.DeliverBadSample else None
+            if verdict is not None or not task.positions(self._books.settings.batched):
+                worker.waiting.remove(task)
+                self.settle(task, None if verdict is None else verdict._replace(task=task.id))
+        self._first_of_epoch += len(tasks)
+        self.queue = deque(sorted(self.queue, key=lambda task: task.batch))
+        self._restored = max(self._restored, len(self.queue))
 
     def cancel_before(self, before: int) -> None:
         """Let no process begin a task that is numbered below this."""
@@ -163,7 +203,9 @@ class Schedule:
             if task is None:
                 break
             self._leave_queue(task)
-            result, task.result = task.result, None
+            result = task.result
+            if type(result) is not m.DeliverBadSample:  # that stands, whoever asks again
+                task.result = None
             self.left.append((task, result is not None))
             if result is not None:
                 self._deliver(task, result)
@@ -194,6 +236,7 @@ class Schedule:
         self.requested = False
         self._books.emit(result)
         if type(result) is m.Deliver:
+            task.given = True
             task.lease = None  # it is the consumer's now, and comes back as LeaseReturned
             self.delivered.append((task.epoch, task.batch, task.worker, task.indices))
 
@@ -222,8 +265,10 @@ class Schedule:
 
     def validate(self) -> None:
         """Raise AssertionError if a task is lost or kept twice."""
+        batches = [task.batch for task in self.queue]
+        assert len(batches) == len(set(batches)), "a task is queued twice"
+        assert batches == sorted(batches) or not self._in_order, "a task is queued out of plan order"
         queued = [task.id for task in self.queue]
-        assert queued == sorted(set(queued)), "a task is queued twice, or out of plan order"
         assert len(queued) <= max(self._books.window, self._restored), (
             "more tasks are outstanding than torch would draw"
         )

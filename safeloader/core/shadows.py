@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from safeloader.core import messages as m
 from safeloader.core.records import ProcessRecord, Task, WorkerRecord
-from safeloader.core.state import Redo
+from safeloader.core.state import Redo, WorkerPosition
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +59,9 @@ class Shadows:
             self._books.emit(m.DropShadow(event.shadow))
             return
         self._books.changing = True
+        if process.replaced:  # it has something to lose by that
+            process.retiring = process.replaced = False
+            self._books.unbalanced = True
         self._drop(self.behind.pop(process.id, None))
         self.behind[process.id] = Shadow(event.shadow, {worker: [] for worker in process.workers})
 
@@ -91,13 +94,16 @@ class Shadows:
 
     # ------------------------------------------------------------ what has to be redone
 
-    def log(self, worker: WorkerRecord, item: Task | int, digest: bytes = b"") -> None:
-        """A worker has finished a task, or begun an epoch."""
+    def log(self, worker: WorkerRecord, item: Task | int | WorkerPosition, digest: bytes = b"") -> None:
+        """A worker has finished a task, or begun an epoch, or gone back."""
         shadow = self.behind.get(worker.host) if worker.host is not None else None
         if shadow is None or worker.id not in shadow.redo:
             return
         redo = shadow.redo[worker.id]
-        redo.append(Redo(None, item.indices, item.skip, digest) if isinstance(item, Task) else Redo(item))
+        if isinstance(item, Task):
+            redo.append(Redo(None, item.indices, item.skip, digest))
+        else:
+            redo.append(Redo(item) if isinstance(item, int) else Redo(None, back=item))
         if len(redo) > _LONGEST:
             del self.behind[worker.host]  # type: ignore[arg-type]
             self._drop(shadow)

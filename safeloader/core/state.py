@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["DIGEST", "KEPT", "DatasetSnapshot", "PlannedTask", "Redo", "WorkerCursor", "State", "beginning"]
+__all__ = [
+    "DIGEST", "KEPT", "DatasetSnapshot", "PlannedTask", "Redo", "State", "WorkerCursor", "WorkerPosition", "beginning",
+]  # fmt: skip
 
 
 DIGEST = 8
@@ -26,13 +28,22 @@ class DatasetSnapshot(NamedTuple):
     snapshot: object
 
 
+class WorkerPosition(NamedTuple):
+    """A place in the epoch that a worker goes back to: the tasks finished until then, and its generators."""
+
+    position: int
+    snapshot: object
+
+
 class Redo(NamedTuple):
-    """Something that a worker finished after its process was copied: a task, or (``epoch``) the beginning of one."""
+    """Something that a worker finished after its process was copied: a task, or (``epoch``) the beginning of one, or
+    (``back``) going back."""
 
     epoch: int | None
     indices: object = None
     skip: tuple[int, ...] = ()
     digest: bytes = b""  # of what it gave then; it must give it again
+    back: WorkerPosition | None = None
 
 
 class WorkerCursor(NamedTuple):

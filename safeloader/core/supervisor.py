@@ -28,6 +28,7 @@ from safeloader.core.fleet import Fleet
 from safeloader.core.quarantine import Quarantine
 from safeloader.core.recovery import Recovery
 from safeloader.core.restoring import Returning
+from safeloader.core.rewinding import Rewinding
 from safeloader.core.schedule import Schedule
 from safeloader.core.shadows import Shadows
 from safeloader.core.story import Story
@@ -64,6 +65,7 @@ class Supervisor:
         self.dispatch = Dispatch(*sending)
         self.answers = Answers(*sending, self.dispatch)
         self.progress = ConsumerProgress(books, self.schedule, self.watch, self.dispatch)
+        self.rewinding = Rewinding(books, self.schedule, self.progress, self.dispatch)
         self.fleet = Fleet(books, self.shadows, self.watch, self.dispatch)
         self.recovery = Recovery(
             books, self.shadows, self.returning, self.schedule, self.quarantine, self.fleet, self.give_up
@@ -75,6 +77,7 @@ class Supervisor:
             m.ClockAdvanced: self._clock_advanced,
             m.CloseRequested: self._close_requested,
             **self.progress.handlers(),
+            **self.rewinding.handlers(),
             **self.schedule.handlers(),
             **self.dispatch.handlers(),
             **self.answers.handlers(),

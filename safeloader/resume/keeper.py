@@ -6,7 +6,8 @@ supervisor told where it stands, generators as they were when the state was take
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,6 +56,7 @@ class EpochState:
     batch: int = 0  # without workers: what was got ...
     last: Any = None  # ... the indices of the last ...
     taken: list[Any] | None = None  # ... and of one that is being loaded
+    again: deque[Any] = field(default_factory=deque)  # ... and of those that come again, that one among them
     over: bool = False
     fetcher: Any = None  # without workers: where an iterable dataset's iterator is
 
@@ -249,8 +251,9 @@ class ResumeKeeper:
         mark = DatasetSnapshot(epoch.batch, said, None) if said is not None else None
         ended = bool(getattr(epoch.fetcher, "ended", False))
         alone = WorkerCursor(epoch.batch, ended, None, None, mark)
-        planned = () if epoch.taken is None or iterable else (PlannedTask(epoch.batch, 0, epoch.taken[0]),)
-        last = PlannedTask(epoch.batch - 1, 0, epoch.last) if epoch.batch and not iterable else None
+        ahead = [] if iterable else list(epoch.again or epoch.taken or ())
+        planned = tuple([PlannedTask(epoch.batch + number, 0, indices) for number, indices in enumerate(ahead)])
+        last = PlannedTask(epoch.batch - 1, 0, epoch.last) if epoch.last is not None and not iterable else None
         drawn = epoch.batch + len(planned)
         return State(epoch.number, epoch.batch, drawn, 0, epoch.over, last, planned, (alone,))
 

@@ -1,7 +1,9 @@
-"""Where an elastic sampler stood some batches ago, so that a loader goes back there, or goes on among other ranks.
+"""Going back by some batches, and going on among other ranks, in the iterator that runs.
 
-The sampler's state is a cursor that all ranks share. A cursor does not tell how the workers' random generators stood,
-so what is loaded again is the same only if samples draw nothing, or draw from generators that are set for each of them
+Going back within an epoch is the core's doing (`safeloader.core.rewinding`): it knows the last batches and how the
+workers stood. Other ranks, or an epoch that is over, take a sampler that can be put there. That is an elastic one,
+whose state is a cursor that all ranks share. A cursor does not tell how the workers' random generators stood, so what
+is loaded again is the same only if samples draw nothing, or draw from generators that are set for each of them
 (``Policy(sample_rng=True)``). Whether they draw is seen by the generators.
 """
 
@@ -32,30 +34,54 @@ def go_back(loader: Any, face: LoaderFace, keeper: ResumeKeeper, got: Sequence[G
     """See `safeloader.DataLoader.rewind`."""
     if isinstance(batches, bool) or operator.index(batches) < 0:
         raise ValueError(f"batches must be a number from 0 on, not {batches!r}")
-    sampler, state = _elastic_of(loader), keeper.where(loader)
-    if state is None:
+    if torch_private.is_iterable(loader):
+        raise SettingsError(
+            "rewind() needs a map-style dataset: a stream is not read backwards", hint="load an earlier state_dict"
+        )
+    if is_stateful(loader.dataset):
+        raise StateError("the dataset has a state of its own, which has moved on", hint="load an earlier state_dict")
+    epoch = None if keeper.pending is not None else keeper.epoch
+    if epoch is None:
         if batches:
             raise StateError("no batch has been got since the loader was made, or since a state was loaded")
         return
-    cursor = _cursor_before(sampler, state, got, batches)
-    keyed = face.settings.sample_rng and not is_stateful(loader.dataset)
-    if batches and not keyed:
-        _refuse_drawing(loader, state)
-    _restart(loader, face, keeper, sampler, cursor)
-    if batches and not keyed:
-        _warn_of_drawn_ahead(keeper.where(loader), state)
-
-
-def _warn_of_drawn_ahead(now: State | None, before: State) -> None:
-    """What was only prefetched is loaded again, too."""
-    workers = zip(now.workers if now is not None else (), before.workers, strict=False)
-    if any(here.epoch_snapshot != there.epoch_snapshot for here, there in workers):
+    iterator: Any = None if epoch.iterator is None else epoch.iterator()
+    if not loader.num_workers and batches and not face.settings.sample_rng:
+        raise StateError(
+            "without workers, samples draw from the program's own generators, which may have moved on",
+            hint="Policy(sample_rng=True), which sets the generators for each sample, or num_workers=1",
+        )
+    if iterator is None or iterator.ended:
+        _go_back_into(loader, face, keeper, got, batches)
+    elif batches and not iterator.rewind(batches):
+        raise _too_far(batches, "the epoch began")
+    elif batches and loader.num_workers and epoch.driver is not None and epoch.driver.changed:
         warn(
             "SL120",
-            "samples that were prefetched have drawn random numbers, and come with others now that the loader went "
-            "back. Policy(sample_rng=True) sets the generators for each sample",
-            stacklevel=4,
+            "the dataset has changed in itself while it loaded, so the batches that come again may come otherwise, "
+            "if that is more than a cache",
+            stacklevel=3,
         )
+
+
+def _too_far(batches: int, since: str) -> StateError:
+    return StateError(
+        f"{batches} batches back is further than is known: of those got since {since}, the last 16",
+        hint="load an earlier state_dict",
+    )
+
+
+def _go_back_into(loader: Any, face: LoaderFace, keeper: ResumeKeeper, got: Sequence[Got], batches: int) -> None:
+    """An epoch that is over: the next iterator gives its last batches. An elastic sampler can be put there."""
+    sampler, state = _elastic_of(loader), keeper.where(loader)
+    assert state is not None
+    cursor = _cursor_before(sampler, state, got, batches)
+    if batches and not face.settings.sample_rng and any(c.snapshot != c.epoch_snapshot for c in state.workers):
+        raise StateError(
+            "samples draw random numbers, and would come with others when they are loaded again",
+            hint="go back before the epoch is over, or Policy(sample_rng=True)",
+        )
+    _restart(loader, face, keeper, sampler, cursor)
 
 
 def go_on_among(loader: Any, face: LoaderFace, keeper: ResumeKeeper, num_replicas: int, rank: int) -> None:
@@ -87,7 +113,8 @@ def _elastic_of(loader: Any) -> Any:
     sampling = Sampling(torch_private.index_sampler(loader))
     if not sampling.elastic or torch_private.is_iterable(loader):
         raise SettingsError(
-            "rewind() and reshard() need an ElasticDistributedSampler, whose place all ranks share",
+            "reshard(), and rewind() into an epoch that is over, need an ElasticDistributedSampler, whose place all "
+            "ranks share",
             hint="DataLoader(dataset, batch_sampler=ElasticDistributedSampler(dataset, batch_size=...))",
         )
     if loader.num_workers and not loader.in_order:
@@ -112,31 +139,7 @@ def _cursor_before(sampler: Any, state: State, got: Sequence[Got], batches: int)
     known = {number: indices for epoch, number, _, indices in got if epoch == state.epoch}
     back = range(state.batch - batches, state.batch)
     if batches > state.batch or not all(number in known for number in back):
-        raise StateError(
-            f"{batches} batches back is further than is known: {state.batch} were got since the epoch began or was "
-            "gone back in, and the last 16 are known",
-            hint="load an earlier state_dict",
-        )
+        raise _too_far(batches, "the epoch began")
     last = [known[number] for number in back]
     samples = sum([len(indices) if isinstance(indices, (list, tuple)) else 1 for indices in last])
     return sampler.state_dict_before(count_planned(state) + samples)
-
-
-def _refuse_drawing(loader: Any, state: State) -> None:
-    """Refuse to load again what would come with other random numbers.
-
-    Raises:
-        StateError: samples draw from workers' generators, which have moved on; or nobody can tell.
-    """
-    if is_stateful(loader.dataset):
-        raise StateError("the dataset has a state of its own, which has moved on", hint="load an earlier state_dict")
-    if not loader.num_workers:
-        raise StateError(
-            "without workers, samples draw from the program's own generators, which may have moved on",
-            hint="Policy(sample_rng=True), which sets the generators for each sample, or num_workers=1",
-        )
-    if any(cursor.snapshot != cursor.epoch_snapshot for cursor in state.workers):
-        raise StateError(
-            "samples draw random numbers, and would come with others when they are loaded again",
-            hint="Policy(sample_rng=True) sets the generators for each sample",
-        )

@@ -4,12 +4,13 @@ To a process, once: ``(JOIN, number, HostConfig, facts, moved, count)`` with ``c
 arena, the working directory if it ``moved``, and those that the spec's objects share with the trainer; what does not
 fit comes with ``(MORE,)``. ``facts`` are surroundings that differ from those that it was started with, or None. Then
 ``(HOST, WorkerPlace)``, ``(DROP, worker)``, ``(RESUME, worker, shared_seed, epoch, told_epoch)``,
+``(REWIND, worker, states)``, which is answered by RESUMED,
 ``(TASK, worker, task, indices, skip, slot)``, ``(PROBE, worker, task, indices, positions)``.
 ``indices`` are ``Packed`` unless they are plain numbers, and ``Carried`` if they hold something of the main script.
 
 From a process: ``(READY, at)``, ``(HOSTED, worker, states, finished_at, begin, compared, lost)``,
 ``(DIVERGED, worker, finished_at, how, at, detail)``,
-``(RESUMED, worker, states, finished_at, said)``,
+``(RESUMED, worker, states, finished_at, said, lost)``,
 ``(LOADED, task, nbytes, stream, place, pieces, states, taken_at, finished_at, dropped, said_at, collated_at,
 digest)``:
 the pickle stream comes in the message, or lies in the lease at ``place``; ``said_at`` is where what the dataset said of
@@ -29,7 +30,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-HOST, DROP, RESUME, TASK, PROBE, JOIN, MORE = range(7)
+HOST, DROP, RESUME, TASK, PROBE, JOIN, MORE, REWIND = range(8)
 READY, HOSTED, RESUMED, LOADED, EMPTY, RAISED, ENDED, PROBED, REFUSED, LEFT, CANCELLED, DIFFERS, DIVERGED = range(
     10, 23
 )

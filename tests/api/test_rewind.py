@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from safeloader import DataLoader, Policy, SettingsError, StateError
+from safeloader import DataLoader, Policy, SettingsError, StateError, WorkerPool
 from safeloader.distributed import ElasticDistributedSampler
-from tests.fixtures_data import Draws
+from tests.fixtures_data import Draws, Stream
 from tests.runtime.harness import _bytes, processes_of
 
 pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.filterwarnings("ignore:.*nobody has called set_epoch")]
@@ -67,8 +67,10 @@ def test_the_last_batches_come_again_to_the_byte_and_then_the_rest(way: str) -> 
     assert len(following) == len(expected)
 
 
-def test_a_batch_comes_again_within_50_ms() -> None:
-    with make(numbers(), persistent_workers=True) as loader:
+@pytest.mark.parametrize("any_sampler", [False, True])
+def test_a_batch_comes_again_within_50_ms(any_sampler: bool) -> None:
+    made = plainly(shuffle=True) if any_sampler else make(numbers(), persistent_workers=True)
+    with made as loader:
         batches, took = iter(loader), []
         for _ in range(5):
             batch = next(batches)
@@ -114,8 +116,148 @@ def test_an_epoch_that_is_over_and_one_that_has_not_begun_are_resharded() -> Non
         assert len(list(loader)) == 12
 
 
+ANY: dict[str, dict[str, Any]] = {
+    "shuffled": {"shuffle": True},
+    "persistent": {"shuffle": True, "persistent_workers": True},
+    "a list of batches": {"batch_size": 1, "batch_sampler": [[i, i + 1] for i in range(0, COUNT, 2)]},
+    "single samples": {"batch_size": None, "shuffle": True},
+    "more ahead": {"shuffle": True, "prefetch_factor": 5},
+    "one process for two workers": {"policy": Policy(max_processes=1)},
+    "in the trainer": {"policy": Policy(max_processes=0)},
+    "keyed": {"shuffle": True, "policy": KEYED},
+    "keyed, no workers": {"shuffle": True, "policy": KEYED, "num_workers": 0},
+}
+
+
+def plainly(**more: Any) -> DataLoader[Any]:
+    torch.manual_seed(0)
+    return DataLoader(Draws(COUNT), **{"batch_size": 4, "num_workers": 2, **more})
+
+
+@pytest.mark.parametrize("way", ANY)
+def test_with_any_sampler_what_draws_random_numbers_comes_again_to_the_byte(way: str) -> None:
+    with plainly(**ANY[way]) as straight:
+        expected, following = got(straight), got(straight)
+    with plainly(**ANY[way]) as loader:
+        batches = iter(loader)
+        assert got(next(batches) for _ in range(7)) == expected[:7]
+        pids = [process.pid for process in processes_of(loader)]
+        for back in (1, 2, 7, 4):
+            loader.rewind(back)
+            assert got(next(batches) for _ in range(back)) == expected[7 - back : 7]
+        loader.rewind(3)
+        state = loader.state_dict()
+        assert _bytes(next(batches)) == expected[4]
+        loader.rewind(2)
+        assert [process.pid for process in processes_of(loader)] == pids, "they live"
+        assert got(batches) == expected[3:]
+        assert got(loader) == following
+    with plainly(**ANY[way]) as other:
+        other.load_state_dict(state)
+        assert got(other) == expected[4:], "a state that is taken after going back"
+
+
+def test_without_order_the_same_batches_come_again() -> None:
+    with plainly(shuffle=True, in_order=False) as loader:
+        batches = iter(loader)
+        first = [next(batches) for _ in range(5)]
+        loader.rewind(3)
+        rest = list(batches)
+        assert set(got(first[2:])) <= set(got(rest))
+        assert sorted(index for batch in first[:2] + rest for index in batch[:, 0].tolist()) == list(range(COUNT))
+
+
+def test_in_a_pool() -> None:
+    with plainly(shuffle=True) as straight:
+        expected = got(straight)
+    with WorkerPool(processes=1) as pool, plainly(shuffle=True, policy=Policy(pool=pool)) as loader:
+        batches = iter(loader)
+        assert got(next(batches) for _ in range(4)) == expected[:4]
+        loader.rewind(3)
+        assert got(batches) == expected[1:]
+
+
+@pytest.mark.parametrize("shadow", [False, True])
+def test_a_process_that_is_lost_after_going_back_loses_nothing(shadow: bool) -> None:
+    with plainly(shuffle=True) as straight:
+        expected = got(straight)
+    with plainly(shuffle=True, policy=Policy(shadow=shadow)) as loader:
+        batches = iter(loader)
+        for first, back in ((0, 2), (1, 1)):
+            assert got(next(batches) for _ in range(3)) == expected[first : first + 3]
+            loader.rewind(back)
+            for process in processes_of(loader):
+                process.kill()
+        assert got(batches) == expected[3:]
+        assert loader.report().faults
+
+
+class Own(Draws):
+    """Draws from a generator of its own, too."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.generator = torch.Generator().manual_seed(3)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return super().__getitem__(index) + torch.rand((), generator=self.generator)
+
+
+class Late(Own):
+    """It makes its generator when it loads its first sample."""
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if not hasattr(self, "late"):
+            self.late = torch.Generator().manual_seed(5)
+        return super().__getitem__(index) + torch.rand((), generator=self.late)
+
+
+def test_generators_that_the_dataset_holds_go_back_as_well() -> None:
+    with DataLoader(Own(COUNT), 4, num_workers=2) as loader:
+        torch.manual_seed(0)
+        batches = iter(loader)
+        first = got(next(batches) for _ in range(6))
+        loader.rewind(6)
+        assert got(next(batches) for _ in range(6)) == first
+
+
+def test_one_that_was_made_since_is_told() -> None:
+    with DataLoader(Late(COUNT), 4, num_workers=1) as loader:
+        torch.manual_seed(0)
+        batches = iter(loader)
+        first = got(next(batches) for _ in range(3))
+        loader.rewind(2)
+        assert got(next(batches) for _ in range(2)) == first[1:]
+        loader.rewind(3)
+        next(batches)
+        assert [event for event in loader.report().replays if event.outcome == "missing"]
+
+
+class Counting(Draws):
+    """Counts what it loads, where that is asked for only."""
+
+    loaded = 0
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        self.loaded += 1
+        return super().__getitem__(index)
+
+
+def test_a_dataset_that_has_changed_in_itself_is_told() -> None:
+    with plainly() as plain, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        batches = iter(plain)
+        next(batches)
+        plain.rewind()
+    with DataLoader(Counting(COUNT), 4, num_workers=1, policy=Policy(shadow=False)) as loader:
+        batches = iter(loader)
+        for _ in range(4):
+            next(batches)
+        with pytest.warns(UserWarning, match="has changed in itself"):
+            loader.rewind()
+
+
 def test_what_would_not_be_exact_is_refused_and_nothing_has_changed() -> None:
-    expected: list[bytes]
     with make(Draws(COUNT)) as straight:
         torch.manual_seed(0)
         expected = got(straight)
@@ -123,14 +265,22 @@ def test_what_would_not_be_exact_is_refused_and_nothing_has_changed() -> None:
         torch.manual_seed(0)
         batches = iter(loader)
         first = got([next(batches)])
-        with pytest.raises(StateError, match="draw random numbers"):
-            loader.rewind()
         with pytest.raises(SettingsError, match="rank 3 is none of 2"):
             loader.reshard(2, 3)
         assert first + got(batches) == expected
+        with pytest.raises(StateError, match="draw random numbers"):
+            loader.rewind()
     with make(numbers(), num_workers=0) as loader:
         next(iter(loader))
         with pytest.raises(StateError, match="the program's own generators"):
+            loader.rewind()
+    with DataLoader(Stream(COUNT), 4, num_workers=1) as loader:
+        next(iter(loader))
+        with pytest.raises(SettingsError, match="a stream is not read backwards"):
+            loader.rewind()
+    with plainly() as loader:
+        list(loader)
+        with pytest.raises(SettingsError, match="into an epoch that is over"):
             loader.rewind()
 
 
@@ -141,11 +291,9 @@ def test_what_would_not_be_exact_is_refused_and_nothing_has_changed() -> None:
         (lambda: make(numbers(), in_order=False), "out of order"),
     ],
 )
-def test_a_loader_whose_place_ranks_do_not_share_is_refused(loader: Any, match: str) -> None:
-    made = loader()
-    for call in (lambda: made.rewind(), lambda: made.reshard(1, 0)):
-        with pytest.raises(SettingsError, match=match):
-            call()
+def test_a_loader_whose_place_ranks_do_not_share_is_not_resharded(loader: Any, match: str) -> None:
+    with pytest.raises(SettingsError, match=match):
+        loader().reshard(1, 0)
 
 
 def test_further_back_than_is_known_is_refused() -> None:
@@ -164,22 +312,3 @@ def test_further_back_than_is_known_is_refused() -> None:
         loader.rewind(16)
         with pytest.raises(StateError, match="further than is known"):
             loader.rewind(1)
-
-
-class Late(Draws):
-    """Draws from the fourth batch on."""
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return super().__getitem__(index) if index >= 16 else torch.tensor(index)
-
-
-def test_what_was_prefetched_and_has_drawn_is_told() -> None:
-    sampler = ElasticDistributedSampler(range(COUNT), 1, 0, shuffle=False, batch_size=4)
-    with DataLoader(Late(COUNT), batch_sampler=sampler, num_workers=1, prefetch_factor=8) as loader:
-        batches = iter(loader)
-        next(batches)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            loader.rewind()
-        assert next(batches).tolist() == [0, 1, 2, 3]
-        assert sum("come with others" in str(warning.message) for warning in caught) == 1

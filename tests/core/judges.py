@@ -43,6 +43,7 @@ class Consumer:
         self._plans: dict[int, list[Any]] = {}  # of the epochs before
         self._most_drawn = 0  # before the program that runs now
         self.got: list[tuple[object, int, bool]] = []  # in this epoch: indices, worker, whether it was a batch
+        self.batches: list[object] = []  # those of `got` that are no errors: their indices
         self.before: Saved | None = None  # as it was before the last thing was handed over
 
     # ------------------------------------------------------------ programs end, others begin
@@ -89,6 +90,24 @@ class Consumer:
             if len(self._dropped[task.indices]) == len(names):
                 self.empty(task.indices)
 
+    def take_back(self, batches: int, received: bool) -> set[object]:
+        """It wants its last batches again. Returns the indices of all that is not got any more."""
+        known = vars(self) if received or self.before is None else self.before
+        cut = [indices for indices, _, _ in self.got].index(known["batches"][-batches])
+        self.batches = known["batches"][:-batches]
+        again, self.got = self.got[cut:], self.got[:cut]
+        self.before, self.over, self.waiting = None, False, False
+        self._left |= {indices for indices, _, _ in again}
+        self._came -= len(again)
+        self._next = min(self._next, *(self._plan.index(indices) for indices, _, _ in again))
+        self._most_drawn = max(self._most_drawn, len(self._plan))
+        return {indices for indices, _, _ in again}
+
+    def drop_again(self, info: TaskInfo) -> None:
+        """A task is loaded again: what was left out of it is left out again."""
+        names = info.indices if isinstance(info.indices, tuple) else (info.indices,)
+        self._dropped[info.indices] = {names[i] for i in info.skip}
+
     # ------------------------------------------------------------ the sampler
 
     def begin(self) -> None:
@@ -98,7 +117,7 @@ class Consumer:
         self.waiting = self.over = self._ended = False
         self._plan, self._next, self._came, self._left = [], 0, 0, set()
         self._empties, self._dropped = set(), {}
-        self._most_drawn, self.got, self.before = 0, [], None
+        self._most_drawn, self.got, self.batches, self.before = 0, [], [], None
         self._remaining, self._turn = list(self._world.nature.lengths), 0
         self._world.tell(m.EpochBegan(self.epoch))
 
@@ -147,6 +166,7 @@ class Consumer:
         if self._world.nature.iterable and self._settings.in_order and not self._world.undisturbed.adopted:
             self._in_rotation(info.worker, isinstance(c, m.DeliverBadSample))
         if isinstance(c, m.Deliver):
+            self.batches.append(info.indices)
             self.received += 1
             self.received_since_rung += 1
             if c.lease is not None:
@@ -233,6 +253,7 @@ class TaskInfo:
         "indices",
         "settled",
         "skip",
+        "taken_back",
         "unattainable",
         "wanted",
         "worker",
@@ -249,9 +270,13 @@ class TaskInfo:
         self.hurt_by_chance = 0  # so many of them by the world's own doing
         self.wanted = True  # by the consumer, when it hurt a process last
         self.settled = ""  # "loaded", "raised", "ended", "passed"
+        self.taken_back = False  # the same is planned again, under another number
 
 
 Deed = tuple[object, tuple[int, ...], str]  # indices, skip, outcome
+
+
+REWOUND = -1  # among the numbers of tasks
 
 
 def _do(worker: SimWorker, deed: Deed | None) -> None:
@@ -319,6 +344,24 @@ class Undisturbed:
         worker.ended = worker.ended or ended
         self._workers[number] = worker
 
+    def take_back(self, wanted: set[object]) -> None:
+        """What has been planned again just now was not done, nor what its workers did after it."""
+        planned = [task for number, task in self._world.sup.tasks.items() if number >= self._next_task]
+        again, workers = {task.indices for task in planned}, {task.worker for task in planned}
+        if wanted - again:
+            raise Broken(f"{wanted - again} are wanted again, and not planned")
+        for info in self.tasks.values():
+            if info.epoch == self._world.consumer.epoch and info.indices in again and not info.taken_back:
+                info.taken_back = True
+                if info.settled in ("loaded", "raised"):
+                    self._world.consumer.drop_again(info)
+                info.settled = info.settled or "taken back"
+        for worker in workers:
+            ahead = [n for n in self._ahead[worker] if n in (None, REWOUND) or not self.tasks[n].taken_back]  # type: ignore[index]
+            self._ahead[worker] = deque([*ahead, REWOUND])
+            self._go_back(worker, again, ended=False)
+        self.look()
+
     # ------------------------------------------------------------ what is asked of whom
 
     def look(self) -> None:
@@ -326,16 +369,24 @@ class Undisturbed:
         tasks = self._world.sup.tasks
         while self._next_task in tasks:
             task = tasks[self._next_task]
-            self.tasks[task.id] = TaskInfo(task.epoch, task.indices, task.worker, task.skip)
+            self.tasks[task.id] = info = TaskInfo(task.epoch, task.indices, task.worker, task.skip)
             self._next_task += 1
-            if task.skip and not task.positions(self._world.sup.settings.batched):  # found bad in another program
-                self.tasks[task.id].settled = "passed"
+            self._hurt_before(info)
+            if task.state.name == "SETTLED":  # found bad in another program, or before it was taken back
+                info.settled = "passed"
             else:
                 self._ahead[task.worker].append(task.id)
             plot = self._world.plot
             if plot.settings.in_order and not plot.nature.iterable:
                 if task.worker != task.batch % len(self._workers):
                     raise Broken(f"batch {task.batch} went to worker {task.worker}")
+
+    def _hurt_before(self, info: TaskInfo) -> None:
+        """The same was planned before, and is planned again."""
+        for old in self.tasks.values():
+            if old.taken_back and old.indices == info.indices and old is not info:
+                info.failures, info.hangs, info.hurt_by_chance = old.failures, old.hangs, old.hurt_by_chance
+                info.unattainable = old.unattainable
 
     def sent(self, c: m.SendTask | m.LoadInline) -> None:
         self.look()
@@ -365,8 +416,7 @@ class Undisturbed:
             attempts = self._world.plot.settings.bad_sample_attempts
             self.refused_for_good = not self.proven or self.setups_hurt.get(worker, 0) >= attempts
         elif isinstance(event, m.WorkerResumed):
-            if self._counts(event.process):
-                self._pass_to(event.worker, None)
+            if self._counts(event.process) and self._pass_to_beginning(event.worker) is None:
                 self._workers[event.worker].resume()
                 self._past[event.worker].append(None)
         elif isinstance(event, (m.TaskLoaded, m.TaskRaised, m.WorkerEnded)):
@@ -378,10 +428,10 @@ class Undisturbed:
 
     def _finished(self, event: m.TaskLoaded | m.TaskRaised | m.WorkerEnded) -> None:
         info = self.tasks[event.task]
+        self.setups_hurt[info.worker] = self.setups_hung[info.worker] = self.faults_in_a_row = 0
         if info.settled:
             return
         self._pass_to(info.worker, event.task)
-        self.setups_hurt[info.worker] = self.setups_hung[info.worker] = self.faults_in_a_row = 0
         outcome = self._workers[info.worker].load(info.indices, info.skip)
         info.settled = outcome.kind
         self._past[info.worker].append((info.indices, info.skip, outcome.kind))
@@ -405,9 +455,18 @@ class Undisturbed:
             raise Broken(f"worker {worker} was not asked for {task}")
         ahead.popleft()
 
+    def _pass_to_beginning(self, worker: int) -> int | None:
+        """It begins an epoch (None), or goes back."""
+        self.look()
+        begins = [task for task in self._ahead[worker] if task is None or task == REWOUND]
+        if not begins:
+            raise Broken(f"worker {worker} was not asked to begin anything")
+        self._pass_to(worker, begins[0])
+        return begins[0]
+
     def _give_up_on(self, task: int | None, worker: int) -> None:
-        if task is None:
-            raise Broken(f"worker {worker} missed the new epoch")
+        if task is None or task == REWOUND:
+            raise Broken(f"worker {worker} missed the new epoch, or did not go back")
         info = self.tasks[task]
         if self._world.nature.stateless and info.epoch != self._world.consumer.epoch:
             info.settled = "passed"

@@ -57,6 +57,7 @@ class Obeying(Shadowing):
     captures: deque[m.StacksCaptured]
     consumer: Consumer
     undisturbed: Undisturbed
+    following: list[m.Command]
     fits: dict[int, int]
     freed: set[int]
     past: deque[m.Event]
@@ -189,6 +190,14 @@ class Obeying(Shadowing):
             if self._refused(c.worker):
                 return
             self._events.append(m.WorkerResumed(m.INLINE, c.worker, self.now, worker.resume(c.epoch), worker.content))
+            return
+        self._send(c, "resume", c.worker)
+
+    def _RewindWorker(self, c: m.RewindWorker) -> None:
+        if c.process == m.INLINE:
+            if not self._refused(c.worker):
+                self.inline[c.worker].go_back(c.to)
+                self._events.append(m.WorkerResumed(m.INLINE, c.worker, self.now))
             return
         self._send(c, "resume", c.worker)
 
@@ -467,7 +476,8 @@ class Obeying(Shadowing):
             raise Broken(f"{c}, and there was only no room")
         if (c.verdict == "ended") > self.sup.closed:
             raise Broken(f"{c}, and the loader goes on")
-        if c.verdict in ("again", "searched") and settled:
+        followed = any(isinstance(other, m.ReportSkipped) and other.task == c.task for other in self.following)
+        if c.verdict in ("again", "searched") and settled and not followed:
             raise Broken(f"{c}, and it is not loaded again")
         if c.verdict == "raised" and (
             not settled or (task is not None and type(task.result) is not m.DeliverBadSample)

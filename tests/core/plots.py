@@ -26,6 +26,7 @@ class Hostility:
     close: float
     move: float  # another program goes on from the state
     hoard: bool  # the consumer keeps what it gets for long
+    rewind: float = 0.0  # the consumer wants its last batches again
     neighbours: float = 0.05  # of a pool: they have its processes work, or killed
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from safeloader.core import messages as m
-from safeloader.core.state import DatasetSnapshot
+from safeloader.core.state import DatasetSnapshot, WorkerPosition
 
 
 def mix(*parts: int) -> int:
@@ -114,7 +114,9 @@ class SimWorker:
     def redo(self, command: m.HostWorker) -> SimWorker:
         """Out of a shadow: do again what was done since."""
         for done in command.redo or ():
-            if done.epoch is not None:
+            if done.back is not None:
+                self.go_back(done.back)
+            elif done.epoch is not None:
                 self.resume(done.epoch)
             elif done.digest and digest_of(self.load(done.indices, done.skip).content) != done.digest:
                 raise AssertionError(f"{done} does not come again as it was")
@@ -180,6 +182,11 @@ class SimWorker:
         self.position, self.ended = 0, False
         self._make_iterator()
         return self._moved(before)
+
+    def go_back(self, to: WorkerPosition) -> None:
+        """Its generators are as they were then; what its dataset changed in itself is not."""
+        self.position = to.position
+        self.state = to.snapshot if isinstance(to.snapshot, int) else mix(self.nature.seed, self.id)
 
     def _make_iterator(self) -> None:
         if self.nature.iterable and self.nature.iter_moves:
@@ -392,7 +399,7 @@ class SimProcess:
             else:
                 steps = [s for s in worker.samples(command.indices, ()) if s[0] in command.positions]
         else:
-            assert isinstance(command, (m.HostWorker, m.ResumeWorker))
+            assert isinstance(command, (m.HostWorker, m.ResumeWorker, m.RewindWorker))
             page.setup = command.worker
             if self.refuses:
                 self.outbox.append(m.StartRefused(self.id, "no module"))
@@ -431,6 +438,9 @@ class SimProcess:
         if isinstance(command, m.ResumeWorker):
             worker = self.workers[command.worker]
             return m.WorkerResumed(self.id, command.worker, now, worker.resume(command.epoch), worker.content)
+        if isinstance(command, m.RewindWorker):
+            self.workers[command.worker].go_back(command.to)
+            return m.WorkerResumed(self.id, command.worker, now)
         if isinstance(command, m.SendProbe):
             self.workers[command.worker].probe()
             return m.ProbeFinished(self.id, command.task, now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 from safeloader.core.messages import BatchRequested, ClockAdvanced, CloseRequested, LeaseReturned
@@ -36,6 +37,8 @@ class Walk:
         """The walk with this number."""
         rng = random.Random(seed)
         plot, hostility = random_plot(rng), random_hostility(rng)
+        if plot.settings.indexed and not plot.settings.stateful:
+            hostility = replace(hostility, rewind=(0.0, 0.0, 0.05)[plot.nature.seed // 13 % 3])
         epochs = rng.randrange(1, 5) + plot.nature.iterable
         return cls(World(plot, rng, supervisor), rng, hostility, epochs)
 
@@ -67,6 +70,7 @@ class Walk:
             (hostile.break_off, self.break_off),
             (hostile.close, self.close),
             (hostile.move, self.ask_for_state),
+            (hostile.rewind, self.take_back),
             (hostile.neighbours * self.world.plot.settings.shared, self.neighbour),
         ):
             if chance < rate:
@@ -187,6 +191,11 @@ class Walk:
 
     def close(self) -> None:
         self.world.tell(CloseRequested())
+
+    def take_back(self) -> None:
+        """The consumer wants its last batches again; at times an interrupt came before the last of them."""
+        received = self.world.consumer.waiting or self.rng.random() < 0.7
+        self.world.take_back(self.rng.randrange(1, 5), received)
 
     def ask_for_state(self) -> None:
         """The state is wanted, to go on elsewhere; at times the loader is ended first."""

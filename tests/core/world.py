@@ -80,6 +80,7 @@ class World(Obeying):
         self.state: State | None = None  # as told last
         self.takes: set[int] = set()  # workers that are taken as they come
         self._asked: Saved | None = None  # the consumer when it asked for it
+        self._wanted_again: set[object] = set()
         self._events: deque[m.Event] = deque()
         self._no_shadows()
         self._sleepers: list[SimProcess] = []
@@ -103,10 +104,13 @@ class World(Obeying):
             if isinstance(event, m.WorkerReady) and event.worker in self.takes and not self.closed:
                 self.takes.discard(event.worker)
                 self._adopt(event.worker)
+            if isinstance(event, m.RewindRequested):
+                self.undisturbed.take_back(self._wanted_again)
             self._see_promotions()
             if len(commands) > MOST_COMMANDS:
                 raise Broken(f"{len(commands)} commands on {event}")
-            for command in commands:
+            for number, command in enumerate(commands):
+                self.following = commands[number + 1 :]
                 if self.closed and type(command) not in AFTER_CLOSE:
                     raise Broken(f"{command} after the end")
                 if type(command) is m.PlanTask and not was_waiting:
@@ -388,6 +392,20 @@ class World(Obeying):
         if again._replace(slowest=(0.0, 0.0)) != state._replace(slowest=(0.0, 0.0)) and not self.nature.iterable:
             if not self.undisturbed.adopted and again.drawn == state.drawn and not self.closed:
                 raise Broken(f"{again} after going on from {state}")
+
+    def take_back(self, batches: int, received: bool) -> None:
+        """The consumer wants its last batches again, if so many are known, and it is known what they are."""
+        known = self.consumer.saved() if received or self.consumer.before is None else self.consumer.before
+        settings, got = self.plot.settings, [*known["batches"]]
+        if not settings.indexed or settings.stateful or self.closed or self.state_wanted or self.state is not None:
+            return
+        if not 0 < batches <= min(len(got), self.sup.rewinding.known(received or self.consumer.before is None)):
+            return
+        self.undisturbed.look()
+        self._wanted_again = self.consumer.take_back(batches, received)
+        if self.nature.hidden:
+            self.inexact.update(range(settings.num_workers))
+        self.tell(m.RewindRequested(batches, received))
 
     def jump(self) -> None:
         """Nothing happens until the next deadline."""

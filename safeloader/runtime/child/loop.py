@@ -85,6 +85,7 @@ class WorkerHost(Copied):
             p.HOST: self._host,
             p.DROP: self._drop,
             p.RESUME: self._resume,
+            p.REWIND: self._rewind,
             p.TASK: self._task,
             p.PROBE: self._probe,
             p.MORE: lambda: None,
@@ -108,7 +109,7 @@ class WorkerHost(Copied):
     def handle(self, message: Any) -> None:
         """Do what one message asks, in its worker's context, and answer it."""
         kind, *more = message
-        if kind in (p.TASK, p.RESUME, p.PROBE):
+        if kind in (p.TASK, p.RESUME, p.REWIND, p.PROBE):
             self._active.run(self._workers[more[0]], self._handlers[kind], *more)
         else:
             self._handlers[kind](*more)
@@ -198,7 +199,13 @@ class WorkerHost(Copied):
         except Exception as error:
             self._workers[worker].failure = error
         said = self._said(self._workers[worker], always=True)
-        self._link.send((p.RESUMED, worker, self._states(self._workers[worker]), self._page.rest(), said))
+        self._link.send((p.RESUMED, worker, self._states(self._workers[worker]), self._page.rest(), said, ()))
+
+    def _rewind(self, worker: int, states: States | None) -> None:
+        self._page.take_setup(worker)
+        there = self._workers[worker]
+        there.go_back(states)
+        self._link.send((p.RESUMED, worker, self._states(there), self._page.rest(), None, tuple(there.lost)))
 
     # ------------------------------------------------------------ tasks
 

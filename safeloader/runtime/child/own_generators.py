@@ -181,6 +181,11 @@ class OwnGenerators:
             found.watched.mark()
         return missing
 
+    def made_since(self, own: dict[str, Any] | None) -> list[str]:
+        """The paths of those that loading has made since `capture` told ``own``."""
+        then = {} if own is None else own["states"]
+        return [path for path, found in self._found.items() if found.late and path not in then]
+
     def known(self, states: dict[str, Any]) -> dict[str, Any]:
         """Of these states, those of generators that are here."""
         return {path: entry for path, entry in states.items() if path in self._found}

@@ -142,6 +142,16 @@ class Worker(Fetcher):
         """What was broken off is begun again from here, with the next ``enter``."""
         self.states, self._rewound = states, True
 
+    def go_back(self, states: States | None) -> None:
+        """Have the generators as they were after an earlier task; None: as seeding left them. It is in."""
+        self.lost = self._own.made_since(None if states is None else states.own)
+        if states is None:
+            torch_private.seed_worker(self._spec.base_seed, self.id)
+            self._generators.mark()
+        else:
+            self.lost += self._own.restore(states.own)
+            self._generators.restore(states)
+
     def leave(self) -> None:
         """Keep the generators for the next ``enter``."""
         self.states = self.capture()
@@ -253,8 +263,9 @@ class Worker(Fetcher):
         self._marks.replayed(0, 0)
 
     def redo(self, done: Sequence[tuple[Any, ...]], snapshot: States | None) -> None:
-        """Do again what was done since this process was copied: tasks (False, indices, skip, digest), and beginnings of
-        epochs (True, and the arguments of ``resume``). The generators that the dataset holds are as they were."""
+        """Do again what was done since this process was copied: tasks (False, indices, skip, digest), beginnings of
+        epochs (True, and the arguments of ``resume``), and going back (None, states). The generators that the dataset
+        holds are as they were."""
         self.diverged, self.compared, self.lost, self.begin = None, 0, [], None
         position = 0
         try:
@@ -263,6 +274,8 @@ class Worker(Fetcher):
                 if begins:
                     self._resume_quietly(*again)
                     position = 0
+                elif begins is None:
+                    self.go_back(*again)
                 elif self.failure is None:
                     self._load_once_more(position, *again)
                     position += 1

@@ -144,6 +144,26 @@ class Driver:
                     raise self._closed_error()
             return self.told.pop().state
 
+    def rewind(self, draws: Draws, batches: int) -> bool:
+        """The consumer wants so many of the last batches that it got again. False: so many are not known."""
+        with self._alone(), self.loop.planner.drawing(draws):
+            self.loop.journal.run()
+            if batches > self.supervisor.rewinding.known(received=self.outcome is None):
+                return False
+            self.loop.journal.do_and_tell(lambda: self._taken_back(batches))
+            self.loop.journal.run()
+            return True
+
+    def _taken_back(self, batches: int) -> m.Event:
+        """What an interrupt has kept from the consumer comes again, too."""
+        received, self.outcome, self.here.value = self.outcome is None, None, None
+        return m.RewindRequested(batches, received)
+
+    @property
+    def changed(self) -> bool:
+        """Whether a worker's dataset was seen to change itself."""
+        return any(worker.changed for worker in self.supervisor.workers)
+
     def next(self, draws: Draws) -> Any:
         """The next batch, or the error in its place: the same again until ``outcome`` is None.
 

@@ -95,6 +95,7 @@ class Executor:
             m.HostWorker: lambda c, *at: self._inline.host(c, self._place(c), *at),
             m.DropWorker: lambda c, *_: self._inline.drop(c),
             m.ResumeWorker: lambda c, *at: self._inline.resume(c, self._shared_seed, self._told_epoch, *at),
+            m.RewindWorker: lambda c, *at: self._inline.rewind(c, in_full(c.to.snapshot), *at),
         }
         self._seldom: dict[type, Callable[[Any, Key], None]] = {
             m.StartProcess: self._start_process,
@@ -102,6 +103,7 @@ class Executor:
             m.HostWorker: self._host_worker,
             m.DropWorker: lambda c, key: self._send(c.process, key, p.DROP, c.worker),
             m.ResumeWorker: self._resume_worker,
+            m.RewindWorker: lambda c, key: self._send(c.process, key, p.REWIND, c.worker, in_full(c.to.snapshot)),
             m.CancelBefore: lambda c, _: self._with(c.process, lambda process: process.page.cancel_before(c.before)),
             m.SendProbe: self._send_probe,
             m.InspectProcess: self._inspect,
@@ -192,12 +194,14 @@ class Executor:
     def _redo(self, redo: tuple[Redo, ...] | None) -> list[tuple[Any, ...]] | None:
         if redo is None:
             return None
-        return [
-            (False, self._carried(done.indices), done.skip, done.digest)
-            if done.epoch is None
-            else (True, *self._epochs[done.epoch])
-            for done in redo
-        ]
+        return [self._done(done) for done in redo]
+
+    def _done(self, done: Redo) -> tuple[Any, ...]:
+        if done.back is not None:
+            return None, in_full(done.back.snapshot)
+        if done.epoch is not None:
+            return True, *self._epochs[done.epoch]
+        return False, self._carried(done.indices), done.skip, done.digest
 
     def _resume_worker(self, c: m.ResumeWorker, key: Key) -> None:
         self._send(c.process, key, p.RESUME, c.worker, self._shared_seed, c.epoch, self._told_epoch)

@@ -120,7 +120,11 @@ class Inbox:
         states = self._states(process, states)
         return [m.WorkerReady(process.number, worker, clock.at(at), states, begin, compared)]
 
-    def _resumed(self, process: ProcessHandle, worker: int, states: Any, at: float, said: Any) -> list[m.Event]:
+    def _resumed(
+        self, process: ProcessHandle, worker: int, states: Any, at: float, said: Any, lost: tuple[str, ...]
+    ) -> list[m.Event]:
+        if lost:
+            self._reporter.not_restored(worker, lost)
         return [m.WorkerResumed(process.number, worker, clock.at(at), self._states(process, states), said)]
 
     def _worker_ended(self, process: ProcessHandle, task: int, states: Any, at: float) -> list[m.Event]:

@@ -119,7 +119,7 @@ class InlineHost:
         Returns:
             What the dataset says of itself.
         """
-        self._rewind(worker, key)
+        self._as_it_began(worker, key)
 
         def begin(hosted: Worker) -> None:
             try:
@@ -129,6 +129,12 @@ class InlineHost:
 
         self._as_worker(worker, begin)
         return self.said(worker, always=True)
+
+    def rewind(self, worker: int, states: States | None) -> list[str]:
+        """Put a worker's generators where they stood after an earlier batch; None: where seeding left them. Returns
+        those that could not be put back."""
+        self._as_worker(worker, lambda hosted: hosted.go_back(states))
+        return self._workers[worker].lost
 
     def said(self, worker: int, always: bool = False) -> bytes | None:
         """What a worker's dataset says of itself after its last batch, if that is to be told."""
@@ -155,7 +161,7 @@ class InlineHost:
             Exception: whatever the dataset raised.
         """
         memory = PrivateMemory(self._kept)
-        if self._rewind(worker, key) and self._load.iterable and worker in self._workers:
+        if self._as_it_began(worker, key) and self._load.iterable and worker in self._workers:
             self._refuse_iterator(worker)
 
         def work(hosted: Worker) -> Loaded:
@@ -174,7 +180,7 @@ class InlineHost:
         stream, pieces = loaded.batch
         return loaded._replace(batch=codec.decode(stream, pieces, memory))
 
-    def _rewind(self, worker: int, key: object) -> bool:
+    def _as_it_began(self, worker: int, key: object) -> bool:
         """Let a worker begin where it stood when this was begun first. True if it was begun before."""
         hosted = self._workers.get(worker)
         if key is None or self._before[0] != key:

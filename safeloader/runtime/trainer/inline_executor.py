@@ -15,6 +15,7 @@ from safeloader.runtime.trainer.watchdog import Interrupted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from safeloader.runtime.child.states import States
     from safeloader.runtime.child.worker import WorkerPlace
     from safeloader.runtime.trainer.journal import Key
     from safeloader.runtime.trainer.ports import Parts
@@ -60,6 +61,12 @@ class InlineExecutor:
             said = self._inline.resume(c.worker, shared_seed, c.epoch, told_epoch, key)
             states = self._inline.states(c.worker)
             self._journal.later(key, m.WorkerResumed(m.INLINE, c.worker, clock.now(), states, said), again)
+
+    def rewind(self, c: m.RewindWorker, states: States | None, key: Key, again: bool) -> None:
+        with self._refusing(c.worker, key, again):
+            if lost := self._inline.rewind(c.worker, states):
+                self._reporter.not_restored(c.worker, lost)
+            self._journal.later(key, m.WorkerResumed(m.INLINE, c.worker, clock.now()), again)
 
     def load(self, c: m.LoadInline, key: Key, again: bool) -> None:
         inline, taken_at = self._inline, clock.now()

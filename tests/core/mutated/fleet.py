@@ -11,7 +11,7 @@ from safeloader.core.dispatch import Dispatch
 from safeloader.core.failback import Failback
 from safeloader.core.fleet import Fleet
 from safeloader.core.policy import RestartWindow
-from safeloader.core.records import ProcessRecord, ProcessState, Resume, Task, WorkerRecord
+from safeloader.core.records import ProcessRecord, ProcessState, Resume, Rewind, Task, WorkerRecord
 from safeloader.core.recovery import Recovery
 from safeloader.core.shadows import Shadow
 
@@ -152,8 +152,8 @@ class AWorkerIsHostedInAnotherEpoch(Dispatch):
 
 @mutant
 class AWorkerIsToldTheEpochBefore(Dispatch):
-    def _resume(self, worker: WorkerRecord, process: ProcessRecord, item: Resume) -> None:
-        super()._resume(worker, process, Resume(worker.epoch, item.before))
+    def _resume(self, worker: WorkerRecord, process: ProcessRecord, item: Resume | Rewind) -> None:
+        super()._resume(worker, process, Resume(worker.epoch) if isinstance(item, Resume) else item)
 
 
 @mutant

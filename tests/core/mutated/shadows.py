@@ -8,7 +8,7 @@ from safeloader.core.fleet import Fleet
 from safeloader.core.records import ProcessRecord, Task, WorkerRecord
 from safeloader.core.restoring import Returning
 from safeloader.core.shadows import Shadow, Shadows
-from safeloader.core.state import Redo
+from safeloader.core.state import Redo, WorkerPosition
 
 from . import mutant, without
 
@@ -28,7 +28,7 @@ class WhatWasDoneSinceAShadowIsNotRedone(Shadows):
 
 @mutant
 class AnEpochIsNotRedone(Shadows):
-    def log(self, worker: WorkerRecord, item: Task | int, digest: bytes = b"") -> None:
+    def log(self, worker: WorkerRecord, item: Task | int | WorkerPosition, digest: bytes = b"") -> None:
         if not isinstance(item, int):
             super().log(worker, item, digest)
 
