@@ -16,6 +16,7 @@ import threading
 from multiprocessing import resource_tracker
 
 from safeloader.remote import handshake
+from safeloader.remote.node_store import NodeStore
 from safeloader.remote.payloads import Payloads
 from safeloader.remote.relay import Relay
 
@@ -45,7 +46,7 @@ class Agent:
         self._key = key
         self._silence = silence
         self._own_first = own_first
-        self._payloads = Payloads()
+        self._store = NodeStore(key, Payloads())
         self._unproved = threading.BoundedSemaphore(_MOST_UNPROVED)
         resource_tracker.ensure_running()  # for all its processes
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -71,11 +72,12 @@ class Agent:
         except OSError:
             connection.close()
             return
-        Relay(connection, self._payloads, self._silence, self._own_first).serve()
+        Relay(connection, self._store, self._silence, self._own_first).serve()
 
     def close(self) -> None:
         """No further process is started."""
         self._socket.close()
+        self._store.close()
 
 
 def main() -> None:

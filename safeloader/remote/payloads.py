@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import mmap
 import os
 import threading
+from typing import TYPE_CHECKING
 
 from safeloader.runtime import by_value, system
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
 
 __all__ = ["Payloads", "Pending", "digest_of"]
 
@@ -25,17 +31,37 @@ def digest_of(descriptor: int) -> tuple[str, int]:
 class Pending:
     """One that is on its way here, or has come.
 
+    Args:
+        digest: its hash.
+        size: its bytes.
+        descriptor: the memory file, where another agent of this node made it.
+        whole: it has come already.
+        held: closed with it.
+        done: called when it has come.
+
     Attributes:
         descriptor: the memory file; sealed once it is whole.
         whole: it has come, and is what it was said to be.
+        fetcher: the user that has it sent.
     """
 
-    def __init__(self, digest: str, size: int) -> None:
+    def __init__(
+        self,
+        digest: str,
+        size: int,
+        descriptor: int = -1,
+        whole: bool = False,
+        held: socket.socket | None = None,
+        done: Callable[[], None] | None = None,
+    ) -> None:
         self._digest = digest
         self._size = size
         self._left = size
-        self.descriptor = system.memory_file("spec")
-        self.whole = False
+        self._held = held
+        self._done = done
+        self.descriptor = descriptor if descriptor >= 0 else system.memory_file("spec")
+        self.whole = whole
+        self.fetcher: object = None
 
     def write(self, data: bytes | bytearray, offset: int) -> bool:
         """A part of it has come. Returns True with the last.
@@ -53,10 +79,15 @@ class Pending:
             raise ValueError("the dataset did not arrive as it was sent")
         system.seal(self.descriptor)
         self.whole = True
+        if self._done is not None:
+            with contextlib.suppress(OSError):  # whoever keeps it is gone: it is this agent's alone
+                self._done()
         return True
 
     def __del__(self) -> None:
         os.close(self.descriptor)
+        if self._held is not None:
+            self._held.close()
 
 
 class Payloads:
@@ -76,8 +107,21 @@ class Payloads:
             fetches = pending is None
             if pending is None:
                 pending = self._found[digest] = Pending(digest, size)
+                pending.fetcher = user
             users.add(user)
             return pending, fetches
+
+    def has(self, digest: str) -> bool:
+        """Whether it is here, or on its way here."""
+        with self._lock:
+            return digest in self._found
+
+    def add(self, user: object, digest: str, pending: Pending) -> None:
+        """It comes from another agent of this node, or is fetched for both."""
+        with self._lock:
+            pending.fetcher = user
+            self._found[digest] = pending
+            self._users.setdefault(digest, set()).add(user)
 
     def let_go(self, user: object) -> None:
         """A user is gone. What it was fetching is fetched by the next."""
@@ -86,9 +130,10 @@ class Payloads:
                 if user not in users:
                     continue
                 users.discard(user)
-                if not self._found[digest].whole:
+                pending = self._found[digest]
+                if not pending.whole and pending.fetcher is user:
                     del self._users[digest], self._found[digest]
-                elif not users:
+                elif pending.whole and not users:
                     self._forget(digest)
 
     def _forget(self, digest: str) -> None:

@@ -27,7 +27,8 @@ from safeloader.runtime.start.spawned import Spawned
 from safeloader.runtime.start.surroundings import Facts
 
 if TYPE_CHECKING:
-    from safeloader.remote.payloads import Payloads, Pending
+    from safeloader.remote.node_store import NodeStore
+    from safeloader.remote.payloads import Pending
     from safeloader.runtime.start.surroundings import Surroundings
 
 __all__ = ["SAYS", "Relay"]
@@ -45,14 +46,14 @@ class Relay:
 
     Args:
         connection: of a stand-in that has proved itself.
-        payloads: the agent's.
+        store: the agent's payloads, and those of other agents on this node.
         silence: seconds without a word of the stand-in after which the process is ended.
         own_first: see `node.Here`.
     """
 
-    def __init__(self, connection: socket.socket, payloads: Payloads, silence: float, own_first: bool) -> None:
+    def __init__(self, connection: socket.socket, store: NodeStore, silence: float, own_first: bool) -> None:
         self._stream = wire.Stream(connection)
-        self._payloads = payloads
+        self._store = store
         self._silence = silence
         self._own_first = own_first
         self._body: Spawned | None = None
@@ -182,11 +183,11 @@ class Relay:
         """As soon as the payload is here, whoever brings it."""
         assert self._join is not None
         digest, size, number, count, data = self._join
-        if self._payload is None or not self._payloads.is_wanted(self._payload):
-            self._payload, self._fetches = self._payloads.want(self, digest, size)
+        if self._payload is None or not self._store.own.is_wanted(self._payload):
+            self._payload, self._fetches = self._store.want(self, digest, size)
             if self._fetches:
                 self._stream.put(wire.NEED)
-        if not self._payload.whole or self._body is None:
+        if self._payload is None or not self._payload.whole or self._body is None:
             return
         self._joined = True
         self._page = Heartbeat(self._arena.page(number))
@@ -285,7 +286,7 @@ class Relay:
                     poller.register(body.pidfd, select.POLLIN)
                 poller.poll(_TICK)
             body.close()
-        self._payloads.let_go(self)
+        self._store.own.let_go(self)
         self._stream.close()
         for end_of_channel in (self._channel, self._theirs):
             end_of_channel.close()

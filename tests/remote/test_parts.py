@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import os
 import pickle
+import socket
 from collections import OrderedDict, defaultdict
 from enum import Enum
 from fractions import Fraction
@@ -20,6 +22,7 @@ from safeloader.config import resolve
 from safeloader.remote import node
 from safeloader.remote.glance import glance
 from safeloader.remote.node_slots import NodeSlots
+from safeloader.remote.node_store import NodeStore
 from safeloader.remote.payloads import Payloads, digest_of
 from safeloader.runtime import by_value
 from safeloader.runtime import protocol as p
@@ -30,6 +33,7 @@ from safeloader.runtime.memory.arena import Arena
 from safeloader.runtime.start.launcher import Launcher
 from safeloader.runtime.start.surroundings import Surroundings
 from safeloader.start_method import Starting
+from tests.until import until
 
 
 class OddKey(str):
@@ -176,6 +180,71 @@ def test_a_payload_is_fetched_once_and_by_another_if_who_fetches_it_is_gone() ->
     for user in ("two", "three"):
         payloads.let_go(user)
     assert payloads.want("four", digest, size) == (second, False)
+
+
+def _data() -> tuple[bytes, str, int]:
+    packed = by_value.pack(os.urandom(100_000))
+    descriptor = os.memfd_create("test")
+    by_value.write(packed, descriptor)
+    packed.close()
+    found = os.pread(descriptor, 1 << 20, 0), *digest_of(descriptor)
+    os.close(descriptor)
+    return found
+
+
+def test_agents_of_a_node_share_a_payload_whoever_fetches_it_and_whoever_is_gone() -> None:
+    data, digest, size = _data()
+    key = os.urandom(32)
+    keeps, asks, third = (NodeStore(key, Payloads()) for _ in range(3))
+    mine, fetches = asks.want("asks", digest, size)
+    assert fetches
+    assert mine is not None
+    assert keeps.want("keeps", digest, size)[1] is False  # it is on its way
+    assert third.want("third", digest, size) == (None, False)
+    assert mine.write(data, 0)
+    until(lambda: third.want("third", digest, size)[0])
+    theirs, kept = third.want("third", digest, size)[0], keeps.want("keeps", digest, size)[0]
+    assert theirs is not None
+    assert kept is not None
+    assert kept.whole
+    assert theirs.whole
+    assert os.fstat(kept.descriptor).st_ino == os.fstat(theirs.descriptor).st_ino == os.fstat(mine.descriptor).st_ino
+    with pytest.raises(PermissionError):
+        os.pwrite(theirs.descriptor, b"x", 0)
+    keeps.close()
+    assert third.want("third", digest, size) == (theirs, False)
+    late = NodeStore(key, Payloads())
+    until(lambda: late.want("late", digest, size)[1])  # it keeps from now on, and has it sent
+    for store in (asks, third, late):
+        store.close()
+
+
+def test_who_was_to_fetch_a_payload_for_others_and_is_gone_is_replaced() -> None:
+    _, digest, size = _data()
+    key = os.urandom(32)
+    keeps, asks, third = (NodeStore(key, Payloads()) for _ in range(3))
+    mine, fetches = asks.want("asks", digest, size)
+    assert fetches
+    assert third.want("third", digest, size) == (None, False)
+    asks.own.let_go("asks")
+    del mine
+    until(lambda: third.want("third", digest, size)[1])
+    for store in (keeps, asks, third):
+        store.close()
+
+
+def test_whoever_does_not_know_the_key_is_given_no_payload() -> None:
+    keeps = NodeStore(b"k" * 32, Payloads())
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.settimeout(20)
+        stranger.connect(keeps._name)
+        stranger.sendall(b"SLhosts1" + bytes(32) + bytes(32))
+        said = b""
+        with contextlib.suppress(ConnectionResetError):
+            while data := stranger.recv(100):
+                said += data
+    assert len(said) == 40  # a greeting, and no proof
+    keeps.close()
 
 
 def test_a_payload_that_arrives_damaged_is_refused() -> None:

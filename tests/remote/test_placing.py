@@ -139,19 +139,32 @@ def test_a_dataset_goes_once_to_a_host(agent: AgentProgram) -> None:
         assert Large.SIZE < link.there < 1.5 * Large.SIZE
 
 
+@pytest.mark.slow
+def test_a_dataset_goes_once_to_a_node_however_many_agents_it_has() -> None:
+    with contextlib.ExitStack() as held:
+        links = [held.enter_context(linked(held.enter_context(AgentProgram()))) for _ in range(2)]
+        policy = Policy(hosts=hosts(*(link.address for link in links)))
+        with make(Large(7), num_workers=2, shuffle=False, policy=policy) as loader:  # no agent has seen it
+            assert [row for batch in loader for row in batch.tolist()] == list(range(COUNT))
+            assert [row for batch in loader for row in batch.tolist()] == list(range(COUNT))
+        assert all(link.there for link in links)
+        assert Large.SIZE < sum(link.there for link in links) < 1.5 * Large.SIZE
+
+
 class Large(torch.utils.data.Dataset[int]):
     """Holds some megabytes."""
 
     SIZE = 8 << 20
 
-    def __init__(self) -> None:
-        self.data = torch.arange(self.SIZE // 8)
+    def __init__(self, first: int = 0) -> None:
+        self.data = torch.arange(self.SIZE // 8) + first
+        self.first = first
 
     def __len__(self) -> int:
         return COUNT
 
     def __getitem__(self, index: int) -> int:
-        return int(self.data[index])
+        return int(self.data[index]) - self.first
 
 
 PROGRAM = """
