@@ -3,6 +3,6 @@
 ::
 
     __main__ ── for each peer, workload and round, in turns ──▶ program: one epoch, one peer ──▶ a line of JSON
-        └── RESULTS.md                                             └── adapters: how each peer makes batches
+        └── RESULTS.md                                             └── adapters, stored: how each peer makes batches
                                                                    └── data: the datasets, and the faults in them
 """

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -25,6 +25,9 @@ from benchmarks.peers.adapters import IN_PROCESS, OF_ARRAYS, PEERS
 from benchmarks.speed.stats import Spread
 from safeloader.bisecting import processes
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _MARK = "BENCH_PEERS_FOLDER"  # in the environment of all processes of a run
 _ROOT = Path(__file__).resolve().parents[2]
 _BASE = "torch, spawn"
@@ -32,7 +35,8 @@ _START = 300.0
 """Seconds that a peer may take to start its workers, or to load an epoch whose speed is measured."""
 _HEAD = """# Peers
 
-Written by `make bench-peers`; not edited by hand. Two workers each, with its own defaults. """
+Written by `make bench-peers`; not edited by hand. Two workers each, with its own defaults.
+"""
 _FAULTS = """## A fault strikes one worker at sample {at}; {due} batches are due
 
 How many batches the training loop got, and the longest wait for one. Hangs: none for {cap:.0f} s. safeloader has
@@ -65,6 +69,7 @@ def run(arguments: list[str], cap: float) -> Ran:
         lines: queue.Queue[bytes] = queue.Queue()
         reader = threading.Thread(target=_pass_on, args=(child.stdout, lines), daemon=True)
         reader.start()
+        threading.Thread(target=_end, args=(child, reader, lines), daemon=True).start()
         told: list[dict[str, Any]] = []
         status: int | None = None
         try:
@@ -85,6 +90,13 @@ def _pass_on(source: Any, lines: queue.Queue[bytes]) -> None:
     with source:
         for line in source:
             lines.put(line)
+    lines.put(b"")
+
+
+def _end(child: subprocess.Popen[bytes], reader: threading.Thread, lines: queue.Queue[bytes]) -> None:
+    """It is over when the program has ended: workers that it left behind may hold its output open."""
+    child.wait()
+    reader.join(1)
     lines.put(b"")
 
 
@@ -169,18 +181,32 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("RESULTS.md"))
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
-    names, before = given.peers.split(";"), os.getloadavg()[0]
-    parts: list[str] = []
+    names, parts = given.peers.split(";"), {}
     if given.only != "speeds":
-        table = faults([name for name in names if name not in IN_PROCESS], given.cap)
-        parts += [_FAULTS.format(at=data.Struck.at, due=data.Struck.length // 4, cap=given.cap), *table, ""]
+        head = _FAULTS.format(at=data.Struck.at, due=data.Struck.length // 4, cap=given.cap)
+        parts[0] = _part(head, lambda: faults([name for name in names if name not in IN_PROCESS], given.cap))
     if given.only != "faults":
-        kinds = given.workloads.split(",")
-        table = speeds([name for name in names if name not in OF_ARRAYS], kinds, given.rounds, given.cap)
-        parts += [_SPEEDS.format(rounds=given.rounds), *table, ""]
+        kinds, those = given.workloads.split(","), [name for name in names if name not in OF_ARRAYS]
+        head = _SPEEDS.format(rounds=given.rounds)
+        parts[1] = _part(head, lambda: speeds(those, kinds, given.rounds, given.cap))
+    given.out.write_text("\n".join([_HEAD, *_with_others(parts, given.out)]))
+
+
+def _part(head: str, measured: Callable[[], list[str]]) -> str:
+    """A part of the page, with the state of the machine while it was measured."""
+    before = os.getloadavg()[0]
+    table = measured()
     load = f"{before:.1f} before and {os.getloadavg()[0]:.1f} after"
     machine = f"Cores {os.cpu_count()}, load {load}, Python {platform.python_version()}, torch {torch.__version__}."
-    given.out.write_text("\n".join([_HEAD + machine, "", *parts]))
+    return "\n".join([head, *table, "", machine, ""])
+
+
+def _with_others(parts: dict[int, str], path: Path) -> list[str]:
+    """The parts in order, those that were not measured now as they are on the page."""
+    kept = path.read_text().split("\n## ")[1:] if path.exists() else []
+    for text in kept:
+        parts.setdefault(0 if text.startswith("A fault") else 1, f"## {text}")
+    return [text for _, text in sorted(parts.items())]
 
 
 if __name__ == "__main__":

@@ -13,30 +13,11 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
+from benchmarks.peers import stored
+from benchmarks.peers.job import WORKERS, Job
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-WORKERS = 2
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is loaded. Called with a batch's number it loads that batch: what executors are given."""
-
-    dataset: Any
-    collate: Any
-    batch: int
-    deadline: float = 120.0  # safeloader's default
-
-    def __call__(self, number: int) -> Any:
-        """The batch with this number."""
-        start = number * self.batch
-        return self.collate([self.dataset[i] for i in range(start, start + self.batch)])
-
-    @property
-    def batches(self) -> int:
-        """How many there are."""
-        return len(self.dataset) // self.batch
 
 
 @dataclass(frozen=True)
@@ -138,7 +119,8 @@ def _spdl_threads(job: Job) -> Iterator[Any]:
         .add_source(range(job.batches))
         .pipe(job, concurrency=WORKERS, output_order="input")
     )
-    with builder.add_sink(2).build(num_threads=WORKERS).auto_stop() as pipeline:
+    pipeline = builder.add_sink(2).build(num_threads=WORKERS)
+    with pipeline.auto_stop():
         yield from pipeline.get_iterator()
 
 
@@ -153,7 +135,7 @@ def _ray_data(job: Job) -> Iterator[Any]:
     """Of batches that become arrays."""
     ray = import_module("ray")
     import_module("ray.data")
-    ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     numbers = ray.data.range(job.batches, override_num_blocks=job.batches)
     for row in numbers.map(lambda row: {"batch": job(row["id"]).numpy()}).iter_rows():
@@ -177,9 +159,12 @@ PEERS: dict[str, Callable[[Job], Iterator[Any]]] = {
     "joblib": _joblib,
     "multiprocessing.Pool.imap": _imap,
     "Ray Data": _ray_data,
+    "WebDataset": stored.webdataset,
+    "LitData": stored.litdata,
+    "FFCV, threads": stored.ffcv,
     "2 threads": _threads,
 }
-IN_PROCESS = frozenset({"torch, no workers", "SPDL, threads", "2 threads"})
+IN_PROCESS = frozenset({"torch, no workers", "SPDL, threads", "2 threads", "FFCV, threads"})
 """A fault in a sample of these is one of the program itself."""
 OF_ARRAYS = frozenset({"Ray Data"})
 """Their batches are arrays: not comparable in speed."""

@@ -17,7 +17,8 @@ import psutil
 import torch
 
 from benchmarks.peers import data
-from benchmarks.peers.adapters import PEERS, Job
+from benchmarks.peers.adapters import PEERS
+from benchmarks.peers.job import Job
 
 _FIRST = 10  # batches that are not measured
 

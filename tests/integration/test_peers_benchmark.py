@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import data
-from benchmarks.peers.adapters import IN_PROCESS, PEERS, Job
+from benchmarks.peers.adapters import IN_PROCESS, PEERS
+from benchmarks.peers.job import Job
 
 WHOLE = ["a", "b", "c"]
 
@@ -34,6 +36,23 @@ def _ran(digests: str, status: int | None = 0, over: bool = True) -> peers.Ran:
 )
 def test_what_is_said_of_a_run(ran: peers.Ran, verdict: str) -> None:
     assert peers._verdict(ran, WHOLE) == verdict
+
+
+def test_a_part_that_is_not_measured_again_stays_on_the_page(tmp_path: Path) -> None:
+    page = tmp_path / "RESULTS.md"
+    heads = peers._FAULTS.format(at=1, due=2, cap=3), peers._SPEEDS.format(rounds=3)
+
+    def measured(number: int, cell: str) -> str:
+        part = peers._part(heads[number], lambda: [f"| {cell} |"])
+        page.write_text("\n".join([peers._HEAD, *peers._with_others({number: part}, page)]))
+        return page.read_text()
+
+    assert "speeds, first" in measured(1, "speeds, first")
+    assert "speeds, first" in measured(0, "faults")
+    last = measured(1, "speeds, again")
+    assert "first" not in last.replace("first word", "")
+    assert last.index("| faults |") < last.index("| speeds, again |")
+    assert last.count("\n## ") == last.count("Cores ") == 2
 
 
 @pytest.mark.parametrize("kind", data.WORKLOADS)
