@@ -1,9 +1,10 @@
 """The trainer's ``__main__``, as far as a worker may look it up: described once, when iteration begins.
 
-No process runs the main script. But pickles on a disk name its classes, and code asks it for its file, its functions
-and its constants. So each of its names goes into a table, serialised for itself: classes and functions by value, what
-can be imported by name, plain values as they are. A process makes of it what is looked up, when it is (``script`` one
-level up). What is large, or lives (a model, a loader, an open file), stays here, and the table says so.
+No process runs the main script, but for what it sets in other modules (`script_settings`). But pickles on a disk name
+its classes, and code asks it for its file, its functions and its constants. So each of its names goes into a table,
+serialised for itself: classes and functions by value, what can be imported by name, plain values as they are. A process
+makes of it what is looked up, when it is (``script`` one level up). What is large, or lives (a model, a loader, an open
+file), stays here, and the table says so.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from safeloader.runtime.by_value.pickler import CarryPickler
 from safeloader.runtime.by_value.rebuild import script_globals
+from safeloader.runtime.by_value.script_settings import settings_of_script
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +55,8 @@ def describe(known: Sequence[type]) -> bytes:
     spec = getattr(main, "__spec__", None)
     said = {name: value for name in _ATTRIBUTES if type(value := vars(main).get(name)) is str}
     aliases = [name for name in ("__main__", "__mp_main__") if sys.modules.get(name) is main]
-    return pickle.dumps((said, spec and (spec.name, spec.origin), aliases, table), protocol=5)
+    settings = settings_of_script(main)
+    return pickle.dumps((said, spec and (spec.name, spec.origin), aliases, table, settings), protocol=5)
 
 
 def _entry(name: str, value: Any, main: types.ModuleType, known: Sequence[type], left: int) -> tuple[Any, ...]:

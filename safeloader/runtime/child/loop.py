@@ -22,6 +22,7 @@ from safeloader.runtime.child.copied import Copied, PageMarks
 from safeloader.runtime.child.generator_objects import is_generator
 from safeloader.runtime.child.heartbeat import Heartbeat
 from safeloader.runtime.child.main_script import Script
+from safeloader.runtime.child.script_settings import make_settings
 from safeloader.runtime.child.states import Base, States
 from safeloader.runtime.child.unsendable import unsendable
 from safeloader.runtime.child.worker import Ended, Loaded, Worker, WorkerPlace
@@ -142,6 +143,8 @@ class WorkerHost(Copied):
         script, parts = prepared.take(self._spec) or self._opened()
         self._tables[place.worker] = classes = parts.classes
         script.know(classes)
+        if failed := make_settings(script):
+            self._link.send((p.DIFFERS, failed))
         place = place._replace(replay=[(self._read(indices, classes), skip) for indices, skip in place.replay])
         if place.mark is not None:
             position, said, states = place.mark

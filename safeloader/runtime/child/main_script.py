@@ -30,12 +30,13 @@ class Script(ModuleType):
 
     Attributes:
         classes: Those that came with the worker's dataset; they are the script's, too.
+        settings: What it sets in other modules, and modules that do so.
     """
 
-    __slots__ = ("_aliases", "_classes", "_lock", "_table")
+    __slots__ = ("_aliases", "_classes", "_lock", "_table", "settings")
 
     def __init__(self, described: bytes) -> None:
-        said, spec, self._aliases, self._table = pickle.loads(described)
+        said, spec, self._aliases, self._table, self.settings = pickle.loads(described)
         super().__init__(said.get("__name__", "__main__"))
         self._classes: Sequence[type] = ()
         self._lock = threading.RLock()
@@ -54,6 +55,20 @@ class Script(ModuleType):
         for cls in classes:
             if cls.__module__ in self._aliases and self._table.get(cls.__qualname__, ("",))[0] == "value":
                 vars(self).setdefault(cls.__qualname__, cls)
+
+    def holds(self, name: str) -> bool:
+        """True for a name whose value is the script's own, not something that is imported."""
+        return bool(self._table.get(name, ("",))[0] == "value")
+
+    def look_up(self, names: Sequence[str]) -> None:
+        """Make what these names are, as far as the script has them.
+
+        Raises:
+            AttributeError: one of them stays in the trainer.
+        """
+        for name in names:
+            if name in self._table:
+                getattr(self, name)
 
     def __getattr__(self, name: str) -> Any:
         entry = self._table.get(name)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from safeloader import torch_private
 from safeloader.runtime import by_value
+from safeloader.runtime.by_value.script_settings import repeat_settings
 from safeloader.runtime.child.generator_objects import is_generator
 from safeloader.runtime.child.generators import Generators, States
 from safeloader.runtime.child.own_globals import OwnGlobals
@@ -263,6 +264,7 @@ class InlineHost:
         if place.mark is not None:
             position, said, states = place.mark
             place = place._replace(mark=(position, by_value.loads(said, self._spec.classes), states))
+        repeat_settings()
         roots = parts.dataset, parts.collate_fn, parts.worker_init_fn
         self._views[number].own_globals = own_globals = OwnGlobals(roots, first=False, script=parts.script)
         worker = Worker(
