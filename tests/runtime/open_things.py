@@ -215,7 +215,7 @@ def _database(folder: Path) -> str:
     return path
 
 
-def _connection(folder: Path) -> sqlite3.Connection:
+def connection(folder: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(_database(folder), detect_types=sqlite3.PARSE_COLNAMES)
     connection.row_factory = sqlite3.Row
     return connection
@@ -301,10 +301,10 @@ ROWS: dict[str, Row] = {
     "npz": Row(_npz, lambda f: f["y"].tolist(), [0, 1, 2, 3], "a.npz"),
     "memmap": Row(_memmap, lambda f: f[:3].tolist(), [10, 11, 12], "data.bin, mapped from byte 10"),
     "memmap of a removed file": Row(_removed_memmap, lambda f: f[:3].tolist(), [10, 11, 12], "a removed file"),
-    "sqlite": Row(_connection, _sum, 10, "a.db"),
+    "sqlite": Row(connection, _sum, 10, "a.db"),
     "sqlite in memory": Row(_in_memory, lambda c: c.execute("SELECT value FROM samples").fetchone()[0], 10, "memory"),
     "cursor of sqlite": Row(
-        lambda f: _connection(f).cursor(),
+        lambda f: connection(f).cursor(),
         lambda c: c.execute("SELECT max(value) FROM samples").fetchone()[0],
         4,
         "a.db",

@@ -213,6 +213,34 @@ def test_views_of_one_memory_stay_views_of_one_memory() -> None:
     assert storage.data_ptr() == base.data_ptr()
 
 
+class Overlapping:
+    """An array, and what looks into it."""
+
+    def __init__(self) -> None:
+        self.whole = np.arange(5000.0)
+        self.part, self.backwards, self.others = self.whole[100:4001], self.whole[::-1], self.whole[::2]
+        self.tensor = torch.from_numpy(self.whole)
+        self.windows = [self.whole[start : start + 2000] for start in range(0, 3000, 3)]
+        self.sliding = np.lib.stride_tricks.sliding_window_view(self.whole, 1000)
+        self.column = np.arange(20_000).reshape(2000, 10)[:, 3]
+
+    def seen(self) -> list[float]:
+        self.whole[200] = -1.0
+        seen = (self.part[100], self.backwards[-201], self.others[100], self.tensor[200], self.windows[50][50])
+        return [float(value) for value in (*seen, self.sliding[150, 50], self.column[2])]
+
+
+def test_what_overlaps_in_memory_overlaps_in_the_reader_and_takes_no_more_room() -> None:
+    made = Overlapping()
+    packed = by_value.pack(made)
+    assert packed.size < 150_000, "the windows alone would be 48 MB"
+    again, _ = by_value.read(written(packed))
+    assert again.windows[7].tobytes() == made.windows[7].tobytes()
+    assert again.seen() == [-1.0] * 6 + [23.0] == Overlapping().seen()
+    assert made.whole[200] == 200.0
+    assert not again.sliding.flags.writeable
+
+
 def test_empty_tensors_do_not_share_what_they_grow_into() -> None:
     first, second = through([torch.empty(0), torch.empty(0)])
     first.resize_(3).fill_(1)

@@ -60,9 +60,16 @@ def _a_pipe() -> int:
     return reads
 
 
+def _begun_pool() -> Any:
+    """It had a thread."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()
+    return pool
+
+
 _REFUSED: dict[str, tuple[Any, str, str]] = {
     "thread": (lambda: threading.Thread(target=print), "a threading.Thread", "worker_init_fn"),
-    "pool of threads": (lambda: concurrent.futures.ThreadPoolExecutor(1), "ThreadPoolExecutor", "worker_init_fn"),
+    "pool of threads": (_begun_pool, "ThreadPoolExecutor", "worker_init_fn"),
     "pipe": (lambda: os.fdopen(_a_pipe(), "rb"), "an _io.BufferedReader", "belongs to one process"),
     "text of a pipe": (lambda: os.fdopen(_a_pipe()), "an _io.TextIOWrapper", "belongs to one process"),
     "generator": (_generator, "a generator", "keep the function"),

@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 
 from safeloader import DataLoader
-from tests.runtime.open_things import HELD, ROWS
+from tests.runtime.open_things import HELD
+from tests.runtime.open_things import ROWS as OPEN
+from tests.runtime.plain_things import PLAIN
+
+ROWS = {**OPEN, **PLAIN}
 
 # What the rows open ends with them.
 pytestmark = [

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from safeloader.runtime.by_value import memory_files
+from safeloader.runtime.by_value.overlaps import aligned, place
 from safeloader.runtime.by_value.rebuild import adopt_tracker, reading
 
 if TYPE_CHECKING:
@@ -39,9 +40,7 @@ _HEADER = struct.Struct("<8sQQQIIiI")
 _BUFFER = struct.Struct("<iQQ")  # which descriptor: -1 is this file
 _DESCRIPTOR = struct.Struct("<i")
 
-_LINE = 64  # bytes; what vector instructions want, and what torch's own allocator gives
-_PAGE = 4096  # bytes; a big buffer on its own pages: a write to it copies none of its neighbour's
-_BIG = 65536  # bytes
+_LINE = 64  # bytes
 _PIECES_PER_WRITE = 512  # below IOV_MAX, which is 1024 on Linux
 
 
@@ -85,7 +84,7 @@ class Packed:
     @property
     def size(self) -> int:
         """Bytes that `write` writes."""
-        return self._layout()[1]
+        return self._layout()[3]
 
     def close(self) -> None:
         """Close the descriptors: no more readers can be started; those that inherited them keep them."""
@@ -96,35 +95,32 @@ class Packed:
     def __del__(self) -> None:
         self.close()
 
-    def _layout(self) -> tuple[list[int], int]:
-        """Return where the stream and each buffer start, and the bytes in all."""
+    def _layout(self) -> tuple[int, list[int], list[tuple[int, memoryview]], int]:
+        """Return where the stream and each buffer start, what of the buffers is written where, and the bytes in all."""
         head = _HEADER.size + _BUFFER.size * len(self.buffers) + _DESCRIPTOR.size * len(self.fds)
-        position = _aligned(head + len(self._names()), _LINE)
-        starts = [position]
-        position += len(self.stream)
-        for buffer in self.buffers:
-            position = _aligned(position, _PAGE if buffer.nbytes >= _BIG else _LINE)
-            starts.append(position)
-            position += buffer.nbytes
-        return starts, position
+        start = aligned(head + len(self._names()), _LINE)
+        return start, *place(self.buffers, start + len(self.stream))
 
     def _names(self) -> bytes:
         return pickle.dumps(self.handles) if self.handles else b""
 
     def _pieces(self) -> Iterator[bytes | memoryview]:
         """Yield everything that is to be written, in order, gaps included."""
-        starts, total = self._layout()
+        stream_start, starts, pieces, total = self._layout()
         tracker = -1 if self.tracker is None else self.tracker
-        here = ((-1, start, buffer.nbytes) for start, buffer in zip(starts[1:], self.buffers, strict=True))
+        here = ((-1, start, buffer.nbytes) for start, buffer in zip(starts, self.buffers, strict=True))
         table = b"".join(_BUFFER.pack(*self.elsewhere.get(number, place)) for number, place in enumerate(here))
         names, counts = self._names(), (len(self.buffers), len(self.fds))
-        head = _HEADER.pack(_MAGIC, total, starts[0], len(self.stream), *counts, tracker, len(names))
+        head = _HEADER.pack(_MAGIC, total, stream_start, len(self.stream), *counts, tracker, len(names))
         head += table + b"".join(map(_DESCRIPTOR.pack, self.fds)) + names
         yield head
         position = len(head)
-        for start, piece in zip(starts, (self.stream, *self.buffers), strict=True):
+        yield bytes(stream_start - position)
+        yield self.stream
+        position = stream_start + len(self.stream)
+        for start, piece in pieces:
             yield bytes(start - position)
-            yield piece  # type: ignore[misc]
+            yield piece
             position = start + len(piece)
 
 
@@ -284,10 +280,6 @@ def _explain(error: Exception, obj: Any, what: Mapping[str, object] | None, *, i
 
 def _mapped(descriptor: int) -> memoryview:
     return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY))
-
-
-def _aligned(position: int, step: int) -> int:
-    return -(-position // step) * step
 
 
 def _write_all(file_descriptor: int, pieces: Sequence[bytes | memoryview]) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import array
+import collections
 import copyreg
+import ctypes
 import dataclasses
 import functools
+import gc
 import io
 import mmap
+import operator
 import os
 import socket
+import struct
 import sys
 import types
 import typing
@@ -173,6 +178,26 @@ def _reduce_cell(cell: types.CellType) -> Reduced:
     return rebuild.empty_cell, (), contents, None, None, rebuild.fill_cell
 
 
+def reduce_ctypes(cls: Any) -> Reduced | None:
+    """A class that ctypes made of another, as it was made; None for one that is to go as any other."""
+    if importable_as(cls, cls.__module__, cls.__qualname__):
+        return None
+    kind = type(cls).__name__
+    if kind == "PyCArrayType" and cls.__name__ == f"{cls._type_.__name__}_Array_{cls._length_}":
+        return operator.mul, (cls._type_, cls._length_)
+    return (ctypes.POINTER, (cls._type_,)) if kind == "PyCPointerType" and cls.__name__.startswith("LP_") else None
+
+
+def _reduce_struct(found: struct.Struct) -> Reduced:
+    return struct.Struct, (found.format,)
+
+
+def _reduce_dict_view(view: Any) -> Reduced:
+    """As a view of the same dictionary, which may change."""
+    whole = next(found for found in gc.get_referents(view) if isinstance(found, dict))
+    return operator.methodcaller(type(view).__name__.rpartition("_")[2]), (whole,)
+
+
 def _sentinel(name: str) -> Callable[[Any], str]:
     """Reduce a sentinel of `dataclasses` to its name: it is compared by identity."""
     return lambda found: name
@@ -188,6 +213,7 @@ _NOT_TAKEN = frozenset({"torch.multiprocessing.reductions"})
 # share it.
 _PLAIN = frozenset({functools.partial, array.array, socket.socket})
 
+_ordered: collections.OrderedDict[Any, Any] = collections.OrderedDict()
 _OWN_REDUCERS: dict[type, Callable[[Any], Reduced]] = {
     types.CellType: _reduce_cell,
     io.TextIOWrapper: _reduce_text_file,
@@ -199,6 +225,9 @@ _OWN_REDUCERS: dict[type, Callable[[Any], Reduced]] = {
     weakref.ProxyType: _reduce_proxy,
     weakref.CallableProxyType: _reduce_proxy,
     memoryview: _reduce_memoryview,
+    struct.Struct: _reduce_struct,
+    **dict.fromkeys((type({}.keys()), type({}.values()), type({}.items())), _reduce_dict_view),
+    **dict.fromkeys((type(_ordered.keys()), type(_ordered.values()), type(_ordered.items())), _reduce_dict_view),
     type(dataclasses.MISSING): _sentinel("MISSING"),
     type(dataclasses.KW_ONLY): _sentinel("KW_ONLY"),
 }

@@ -35,6 +35,7 @@ from safeloader.runtime.by_value.importable import asking, importable, importabl
 from safeloader.runtime.by_value.kinds import (
     FORKS_OF_MULTIPROCESSING,
     Reduced,
+    reduce_ctypes,
     reduce_memmap,
     reduce_stream,
     reducers,
@@ -160,6 +161,8 @@ class CarryPickler(cloudpickle.Pickler):  # type: ignore[misc]
         number = self._known.get(cls)
         if number is not None:
             return rebuild.numbered_class, (number,)
+        if type(cls).__module__ == "_ctypes" and (of_ctypes := reduce_ctypes(cls)) is not None:
+            return of_ctypes
         reduced = _dynamic_class_reduce(cls) if _only_here(cls) else super().reducer_override(cls)
         if not self.inherit or not isinstance(reduced, tuple) or len(reduced) != 6:
             return reduced

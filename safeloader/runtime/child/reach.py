@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import itertools
 import logging
 import sys
 import types
@@ -85,6 +86,14 @@ def is_leaf(value: Any) -> bool:
     return isinstance(value, _LEAVES) or (type(value).__module__ == "numpy" and type(value).__name__ == "ndarray")
 
 
+def referents(value: Any) -> list[Any]:
+    """What an object that is written in C refers to.
+
+    Not of `itertools.zip_longest`: an iterator that has ended leaves a hole in a tuple of it, at which Python crashes.
+    """
+    return [] if type(value) is itertools.zip_longest else gc.get_referents(value)
+
+
 def steps_from(value: Any) -> list[Step]:
     """What an object leads to; nothing where looking at it fails."""
     try:
@@ -117,7 +126,7 @@ def _of_instance(value: Any) -> Iterator[Step]:
     attributes = dict(attributes_of(value))
     yield from ((f".{name}", item, False) for name, item in attributes.items())
     if not attributes and type(value).__module__ not in ("torch", "numpy"):  # written in C, or without attributes
-        inside = [item for item in gc.get_referents(value) if not isinstance(item, type)]
+        inside = [item for item in referents(value) if not isinstance(item, type)]
         yield from ((f"<{n}>", item, False) for n, item in enumerate(inside[:_MOST_ITEMS]))
     yield from ((f".{cls.__name__}", cls, True) for cls in type(value).__mro__ if not _is_library(cls))
 

@@ -91,13 +91,16 @@ def make_buffered(cls: Any, raw: Any, offset: int) -> Any:
 def reduce_text(pickler: Pickler, file: Any) -> Any:
     if file.closed:
         return closed, (io.TextIOWrapper,)
-    if file.writable() and getattr(file, "name", None) != os.devnull:
+    in_memory = isinstance(file.buffer, io.BytesIO)
+    if in_memory:
+        file.flush()
+    elif file.writable() and getattr(file, "name", None) != os.devnull:
         _refuse(f"the file {getattr(file, 'name', '?')!r}")
     if not file.seekable():
         refuse("where it stands cannot be told", _OF_ONE)
     how = file.encoding, file.errors, newline_of(file), file.line_buffering, file.write_through
     try:
-        place = None if file.writable() else file.tell()
+        place = None if file.writable() and not in_memory else file.tell()
     except OSError as error:
         refuse(f"where it stands is not known: {error}", "read it by readline(), or iter(file.readline, '')")
     pickler.holds(file, file.buffer)

@@ -7,6 +7,7 @@ import gc
 import queue
 import threading
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 Pickler = Any
@@ -42,6 +43,14 @@ def refuse_running(_: Pickler, running: Any) -> Any:
     from safeloader.runtime.by_value.kinds import RefusedError
 
     raise RefusedError("it runs in this process")
+
+
+def reduce_executor(pickler: Pickler, pool: Any) -> Any:
+    """One that has started no thread yet is made anew."""
+    plain = type(pool) is ThreadPoolExecutor
+    if not plain or pool._threads or pool._shutdown or not pool._work_queue.empty():
+        refuse_running(pickler, pool)
+    return ThreadPoolExecutor, (pool._max_workers, pool._thread_name_prefix, pool._initializer, pool._initargs)
 
 
 def reduce_local(_: Pickler, local: Any) -> Any:

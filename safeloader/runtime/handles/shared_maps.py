@@ -80,21 +80,35 @@ def _nameless(cls: Any, how: tuple[int, int, int], size: int, position: int) -> 
 
 
 def reduce_array(pickler: Pickler, array: Any) -> Any:
-    """An array over shared memory stays one; any other goes as it always does."""
+    """An array over shared memory stays one, a view with gaps or steps backwards one of the memory that it looks into,
+    unless that is far more than it shows; any other goes as it always does."""
     import numpy
 
     plain = type(array) is numpy.ndarray and array.base is not None and array.nbytes and not array.dtype.hasobject
-    if not plain or not _here(pickler).regions:
+    scattered = not (array.flags.c_contiguous or array.flags.f_contiguous)
+    if not plain or not (_here(pickler).regions or scattered):
         return NotImplemented
     first = array.__array_interface__["data"][0]
     steps = [(count - 1) * stride for count, stride in zip(array.shape, array.strides, strict=True)]
     low = first + sum(step for step in steps if step < 0)
     size = first + sum(step for step in steps if step > 0) + array.itemsize - low
-    region = _region(pickler, low, size)
+    region = _region(pickler, low, size) if _here(pickler).regions else None
     shared = None if region is None else _shared(pickler, region, _root(array))
     if region is None or shared is None:
-        return NotImplemented
+        if not scattered or size > 2 * array.nbytes:
+            return NotImplemented
+        whole = numpy.asarray(_Memory(array, low, size))
+        return array_over, (whole, first - low, array.shape, array.dtype, array.strides, array.flags.writeable)
     return array_over, (shared, first - region.start, array.shape, array.dtype, array.strides, array.flags.writeable)
+
+
+class _Memory:
+    """What an array looks into, for numpy."""
+
+    def __init__(self, array: Any, address: int, size: int) -> None:
+        self._array = array  # keeps it
+        place = address, not array.flags.writeable
+        self.__array_interface__ = {"data": place, "shape": (size,), "typestr": "|u1", "version": 3}
 
 
 def _root(array: Any) -> Any:

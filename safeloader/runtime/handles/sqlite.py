@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import gc
 import os
 import pickle
@@ -69,12 +70,14 @@ def _names(connection: Any, pragma: str, column: str) -> list[str]:
 
 
 def _rows(connection: Any, query: str) -> list[Any]:
-    cursor = connection.cursor()
-    cursor.row_factory = None
+    cursor, factory = connection.cursor(), connection.text_factory
+    cursor.row_factory, connection.text_factory = None, str
     try:
         return cursor.execute(query).fetchall()  # type: ignore[no-any-return]
     except sqlite3.OperationalError:  # older than this pragma
         return []
+    finally:
+        connection.text_factory = factory
 
 
 def _first(connection: Any, query: str) -> Any:
@@ -186,3 +189,18 @@ def closed(cls: Any) -> Any:
     made = cls(":memory:")
     made.close()
     return made
+
+
+def reduce_row(_: Pickler, row: Any) -> Any:
+    """A row that was fetched: its values, and what they are called."""
+    return make_row, (type(row), tuple(row.keys()), tuple(row))
+
+
+def make_row(cls: Any, names: tuple[str, ...], values: tuple[Any, ...]) -> Any:
+    return cls(_cursor_of(names), values)
+
+
+@functools.lru_cache(maxsize=64)
+def _cursor_of(names: tuple[str, ...]) -> Any:
+    columns = ", ".join(f"NULL AS {_quoted(name)}" for name in names)
+    return sqlite3.connect(":memory:", check_same_thread=False).execute(f"SELECT {columns}")
