@@ -2,8 +2,8 @@
 
 The first agent of a job on a node *keeps* what comes; the others ask it, over a socket of the abstract namespace, which
 ends with it and leaves no file behind. It answers with the memory file itself: one that is whole, or, to the first who
-asks, the empty one, to be written by whoever asked. Both ends prove that they know the job's key. If the keeper is gone,
-the next that asks takes its place; memory that is in use stays.
+asks, the empty one, to be written by whoever asked. Both ends prove that they know the job's key. If the keeper is
+gone, the next that asks takes its place; memory that is in use stays.
 """
 
 from __future__ import annotations

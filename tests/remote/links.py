@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import psutil
@@ -79,6 +80,7 @@ class Link:
 
     Attributes:
         there: bytes that went to the agent.
+        delay: seconds that each piece is held up, either way.
     """
 
     def __init__(self, target: tuple[str, int]) -> None:
@@ -86,6 +88,7 @@ class Link:
         self._server = socket.create_server(("127.0.0.1", 0))
         self.address: tuple[str, int] = self._server.getsockname()
         self.there = 0
+        self.delay = 0.0
         self._open = threading.Event()
         self._open.set()
         self._ends: list[tuple[socket.socket, socket.socket]] = []
@@ -121,6 +124,7 @@ class Link:
         with contextlib.suppress(OSError):
             while data := one.recv(1 << 16):
                 self._open.wait()
+                time.sleep(self.delay)
                 self.there += counts * len(data)
                 other.sendall(data)
         for end in (one, other):

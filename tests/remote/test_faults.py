@@ -130,6 +130,14 @@ def _all_there(rig: FarRig) -> bool:
 
 
 @pytest.mark.slow
+def test_a_slow_link_costs_time_and_nothing_else(rig: FarRig) -> None:
+    rig.link.delay = 0.05
+    assert rig.check_epoch() == []
+    rig.link.delay = 0.0
+    assert len(rig.agent.processes()) == 2
+
+
+@pytest.mark.slow
 def test_a_link_that_is_silent_for_a_moment_heals(rig: FarRig) -> None:
     healing = threading.Timer(SILENCE / 3, rig.link.heal)
     healing.start()

@@ -47,6 +47,13 @@ def test_an_agent_that_is_gone(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.slow
+def test_a_port_that_leads_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:  # it takes connections, and never says a word
+        line = _stays(caplog, Policy(hosts=hosts(server.getsockname())))
+    assert "timed out" in line
+
+
+@pytest.mark.slow
 def test_an_agent_with_another_key_is_not_used_and_reads_nothing(
     agent: AgentProgram, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.programs import ROOT
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(500)]
 
 PROGRAM = ROOT / "tests" / "remote" / "programs" / "on_ray.py"
 
@@ -28,7 +28,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         pytest.skip("ray is not installed: make test-ray")
     folder = tmp_path_factory.mktemp("ray")
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(PROGRAM), str(folder)], capture_output=True, text=True, timeout=380,
+        [sys.executable, "-W", "ignore", str(PROGRAM), str(folder)], capture_output=True, text=True, timeout=480,
         check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-6000:]
@@ -61,6 +61,11 @@ def test_a_node_that_is_removed_costs_no_batch_and_counts_once(told: dict[str, A
     assert told["node removed"]["restarts"] >= 1
 
 
+def test_a_full_object_store_is_in_nobodys_way(told: dict[str, Any]) -> None:
+    assert told["store full"]["bytes"] == told["torch"]["bytes"]
+    assert (told["store full"]["faults"], told["store full"]["there"]) == ([], 2)
+
+
 def test_where_there_is_no_room_processes_are_here(told: dict[str, Any]) -> None:
     assert told["no room"]["bytes"] == told["torch"]["bytes"]
     assert told["no room"]["faults"] == []
@@ -71,6 +76,19 @@ def test_without_a_cluster_processes_are_here(told: dict[str, Any]) -> None:
     assert told["dead head"]["bytes"] == told["torch"]["bytes"]
     assert told["dead head"]["faults"] == []
     assert "dead head: processes stay on this host" in told["log"]
+
+
+def test_processes_go_to_a_node_that_is_added_and_share_one_copy_of_the_dataset(told: dict[str, Any]) -> None:
+    added = told["node added"]
+    assert added["bytes"] == told["torch"]["bytes"]
+    assert (added["before"], added["after"], added["faults"]) == (0, 2, 0)
+    assert added["shared"] >= 1
+
+
+def test_a_trainer_outlives_the_head_of_its_cluster(told: dict[str, Any]) -> None:
+    assert told["connected"] == 0  # whoever is, Ray ends
+    assert told["head killed"]["bytes"] == told["torch"]["bytes"]
+    assert told["head killed"]["there"] == 2
 
 
 def test_with_the_trainer_everything_ends_there(told: dict[str, Any]) -> None:

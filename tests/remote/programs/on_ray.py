@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -9,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,72 @@ def trainer_killed(address: str) -> dict[str, int]:
     return {"there before": len(before), "there after": len(processes_there())}
 
 
+def node_added(cluster: Cluster, address: str) -> dict[str, Any]:
+    """Processes find no room, a node is added that has some, and they go there."""
+    nodes: list[Any] = []
+    hosts = RayHosts(address=address, resources={"late": 1}, patience=3)
+    policy = Policy(hosts=hosts, recover_after=5)
+    found = []
+    with DataLoader(
+        Draws(4 * BATCHES), 4, shuffle=True, num_workers=2, policy=policy, name="late", persistent_workers=True
+    ) as loader:
+        plain = epoch(loader, {0: lambda: found.append(len(processes_there()))})
+        nodes.append(cluster.add_node(num_cpus=2, resources={"late": 2}, object_store_memory=80 << 20))
+        for _ in range(40):
+            torch.manual_seed(7)
+            for _ in loader:
+                time.sleep(0.1)  # a training step, in which the cluster may do its part
+            if len(processes_there()) == 2:
+                break
+        payloads = [_payloads(process) for process in agents()]
+        found.append(len(processes_there()))
+        faults = len(loader.report().faults)
+    cluster.remove_node(nodes[0])
+    return {
+        "bytes": plain,
+        "before": found[0],
+        "after": found[1],
+        "faults": faults,
+        "shared": len(set.intersection(*payloads)),
+    }
+
+
+def _payloads(process: psutil.Process) -> set[int]:
+    """The memory files with datasets that an actor holds."""
+    held = Path(f"/proc/{process.pid}/fd").iterdir()
+    return {file.stat().st_ino for file in held if "spec" in os.readlink(file)}
+
+
+@contextlib.contextmanager
+def store_filled(address: str) -> Iterator[None]:
+    """Another program keeps more in the object store than that holds."""
+    code = (
+        "import sys, numpy, ray\nray.init(address=sys.argv[1], log_to_driver=False)\n"
+        "kept = [ray.put(numpy.ones(10 << 20, numpy.uint8)) for _ in range(12)]\n"
+        "print('full', flush=True)\nsys.stdin.read(1)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code, address],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    ) as running:  # fmt: skip
+        assert running.stdout is not None
+        until(lambda: running.stdout.readline() in (b"full\n", b""))  # type: ignore[union-attr]
+        try:
+            yield
+        finally:
+            running.kill()
+
+
+def head_killed() -> None:
+    """SIGKILL to the head's server; Ray ends everybody that is connected, in the time that it is told to wait."""
+    (server,) = [process for process in psutil.Process().children(recursive=True) if process.name() == "gcs_server"]
+    server.kill()
+    until(lambda: not [p for p in psutil.Process().children() if "ray_placer" in _title(p)])
+
+
 def main(folder: Path) -> None:
     """Everything."""
+    os.environ["RAY_gcs_rpc_server_reconnect_timeout_s"] = "8"  # noqa: SIM112 - Ray's own spelling
     logging.basicConfig(level=logging.INFO)
     small: Any = {"object_store_memory": 80 << 20}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
@@ -114,7 +179,12 @@ def main(folder: Path) -> None:
         cluster.add_node(num_cpus=2, **small)
         told["node removed"] = run("node removed", hosts, {5: lambda: cluster.remove_node(first)})
         told["no room"] = run("no room", RayHosts(address=address, num_cpus_per_worker=64, patience=3))
+        told["node added"] = node_added(cluster, address)
+        with store_filled(address):
+            told["store full"] = run("store full", hosts)
         told["trainer killed"] = trainer_killed(address)
+        told["connected"] = int(ray.is_initialized())
+        told["head killed"] = run("head killed", hosts, {5: head_killed})
     finally:
         ray.shutdown()
         cluster.shutdown()

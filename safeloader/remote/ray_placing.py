@@ -1,0 +1,194 @@
+"""Asks Ray for actors: Ray says where, counts processors, and finds other nodes.
+
+Each process has an actor of its own, so that Ray's books are right; the actor runs an `Agent`, and the bytes go over
+the agent's own connection, not through Ray. An actor stays when its process ends, for the next; one that was of no use
+is ended, and another is asked for, which may be anywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from safeloader.remote.agent import Agent
+from safeloader.remote.launcher import Place, Unplaceable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["HostAgent", "RayPlacing", "Wanted"]
+
+T = TypeVar("T")
+_PAUSE = 60.0  # seconds until a cluster that did not answer, or had no room, is asked again
+_LOOK = 1.0  # seconds between two looks whether the node's raylet is there
+_OF_CODE = ("working_dir", "py_modules", "pip", "conda", "uv", "image_uri")  # parts of a runtime_env that bring code
+
+
+class Wanted(NamedTuple):
+    """What a user says (`safeloader.RayHosts`); plain values."""
+
+    num_cpus: float
+    local: int
+    strategy: str
+    resources: dict[str, float]
+    address: str | None
+    patience: float
+    silence: float
+
+
+class HostAgent:
+    """The actor.
+
+    Args:
+        key: the job's; Ray carries it.
+        silence: see `Wanted`.
+    """
+
+    def __init__(self, key: bytes, silence: float) -> None:
+        import ray
+
+        context = ray.get_runtime_context()
+        environment = dict(context.runtime_env)
+        self._node = context.get_node_id()
+        brings_code = any(environment.get(part) for part in _OF_CODE)
+        threading.Thread(target=_end_with, args=(os.getppid(),), name="safeloader-parent", daemon=True).start()
+        self._agent = Agent(key, ray.util.get_node_ip_address(), silence, own_first=brings_code)
+
+    def about(self) -> tuple[tuple[str, int], str]:
+        """Its address, and its node."""
+        return self._agent.address, self._node
+
+
+def _end_with(parent: int) -> None:
+    """End when the node's raylet is gone: nobody else would end the actor then."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK)
+    os._exit(1)
+
+
+class RayPlacing:
+    """A `safeloader.remote.launcher.Placing`, in a program that is connected to Ray, or will be.
+
+    Args:
+        wanted: what a user says.
+        key: what the agents and stand-ins of the job know.
+    """
+
+    def __init__(self, wanted: Wanted, key: bytes) -> None:
+        self.key, self.silence, self.local = key, wanted.silence, wanted.local
+        self._wanted = wanted
+        self._free: list[Place] = []
+        self._actors: set[Any] = set()
+        self._not_before = 0.0
+        self._why = ""
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def place(self) -> Place:
+        """An actor that is free, or another."""
+        from time import monotonic
+
+        with self._lock:
+            if self._free:
+                return self._free.pop()
+            if monotonic() < self._not_before:
+                raise Unplaceable(self._why)
+        try:
+            return self._another()
+        except Unplaceable as error:
+            with self._lock:
+                self._not_before, self._why = monotonic() + _PAUSE, str(error)
+            raise
+
+    def _another(self) -> Place:
+        wanted = self._wanted
+        try:
+            import ray
+        except ImportError as error:
+            raise Unplaceable(f"Ray cannot be imported ({error}): pip install 'safeloader[ray]'") from error
+        _within(wanted.patience, lambda: _connect(ray, wanted.address), "the Ray cluster does not answer")
+        actor = _within(wanted.patience, lambda: self._make(ray), "the Ray cluster does not answer")
+        with self._lock:
+            self._actors.add(actor)
+        try:
+            cpus = f"{wanted.num_cpus:g} CPUs"
+            address, node = _within(
+                wanted.patience, lambda: ray.get(actor.about.remote()), f"the Ray cluster has no room for {cpus}"
+            )
+        except Unplaceable:
+            self._end(actor)
+            raise
+        return Place(tuple(address), node, actor)
+
+    def _make(self, ray: Any) -> Any:
+        wanted = self._wanted
+        remote = ray.remote(
+            num_cpus=wanted.num_cpus, resources=dict(wanted.resources), scheduling_strategy=wanted.strategy,
+            max_restarts=0,
+        )  # fmt: skip
+        return remote(HostAgent).remote(self.key, self.silence)
+
+    def release(self, place: Place, usable: bool) -> None:
+        """It serves the next process, or is ended."""
+        with self._lock:
+            if usable and not self._closed:
+                self._free.append(place)
+                return
+        self._end(place.agent)
+
+    def _end(self, actor: Any) -> None:
+        with self._lock:
+            self._actors.discard(actor)
+        import ray
+
+        with contextlib.suppress(Exception):  # it is gone, or the cluster is
+            if ray.is_initialized():
+                ray.kill(actor, no_restart=True)
+
+    def close(self) -> None:
+        """End all actors."""
+        with self._lock:
+            self._closed = True
+            self._free.clear()
+            actors = list(self._actors)
+        for actor in actors:
+            self._end(actor)
+
+
+def _connect(ray: Any, address: str | None) -> None:
+    with _connecting:
+        if not ray.is_initialized():
+            where = address or os.environ.get("RAY_ADDRESS") or "auto"
+            ray.init(address=where, log_to_driver=False, configure_logging=False)
+
+
+_connecting = threading.Lock()
+
+
+def _within(seconds: float, act: Callable[[], T], too_late: str) -> T:
+    """What it returns, if it does so in time: Ray's own timeouts do not hold where a cluster's head is gone.
+
+    Raises:
+        Unplaceable: it takes longer, or fails.
+    """
+    done: list[T] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(act())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="safeloader-ray", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if done:
+        return done[0]
+    if not failed:
+        raise Unplaceable(f"{too_late} within {seconds:g} s")
+    lines = str(failed[0]).strip().splitlines() or [""]
+    raise Unplaceable(f"{type(failed[0]).__name__}: {lines[-1]}") from failed[0]
