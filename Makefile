@@ -51,7 +51,7 @@ $(CLIENTS)/.installed: $(STAMP) tests/clients/requirements.txt tests/clients/tor
 	@touch $@
 
 test-ray: $(RAY)/.installed ## processes on a real Ray cluster of three nodes, all on this machine (its own environment)
-	@$(RAY)/bin/python -m pytest -q -m ray tests/remote $(ARGS)
+	@$(RAY)/bin/python -m pytest -q -m ray tests/remote tests/integration/test_ray.py $(ARGS)
 
 $(RAY)/.installed: $(STAMP) tests/remote/requirements.txt
 	@echo "Setting up $(RAY) (once; a minute) ..."

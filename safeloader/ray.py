@@ -6,7 +6,8 @@
 
 Ray makes a loader with a ``DistributedSampler`` of the one it is given, from some of torch's arguments: of a
 ``batch_sampler`` it makes a loader without batches, and it knows nothing of policy and name. Here Ray decides, as ever,
-when a sampler is needed and which; the loader is kept, and only its sampler is another.
+when a sampler is needed and which; the loader is kept, and only its sampler is another. ``from_dataset`` makes a source
+of what Ray Data prepares.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from torch.utils.data import BatchSampler
 
 from safeloader import import_hooks
 from safeloader.errors import SettingsError, StateError
+from safeloader.ray_data import from_dataset
 from safeloader.rebuilding import being_rebuilt, rebuilding
 from safeloader.resume.sampler_state import chain_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["prepare_data_loader", "watch_ray"]
+__all__ = ["from_dataset", "prepare_data_loader", "watch_ray"]
 
 
 def prepare_data_loader(

@@ -54,6 +54,7 @@ LAYERS = (
         "unprotected",
         "stateful",
         "ray",
+        "ray_data",
         "progress_bar",
         "recent_batches",
         "main_module",

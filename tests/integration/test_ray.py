@@ -12,19 +12,23 @@ from typing import Any
 import pytest
 
 pytest.importorskip("ray.train.torch")
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
+
+
+def _run(name: str, folder: Path) -> None:
+    said = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "integration" / "programs" / name), str(folder)],
+        capture_output=True, text=True, timeout=280, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr[-4000:]
 
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("ray")
-    program = ROOT / "tests" / "integration" / "programs" / "ray_train.py"
-    said = subprocess.run(
-        [sys.executable, str(program), str(folder)],
-        capture_output=True, text=True, timeout=280, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert said.returncode == 0, said.stderr[-4000:]
+    _run("ray_train.py", folder)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
@@ -56,3 +60,13 @@ def test_what_is_prepared_survives_and_goes_on_from_its_state(told: Any) -> None
         assert rank["killed"]["causes"] == {"died": 1}
         assert rank["killed"]["rows"] == rank["elastic"]["rows"]
         assert rank["state"] == {"same": True, "left": 3}
+
+
+def test_a_checkpoint_of_two_ranks_goes_on_with_one_and_no_sample_comes_twice(tmp_path: Path) -> None:
+    _run("ray_checkpoint.py", tmp_path)
+    before = [json.loads((tmp_path / f"{rank}-False" / "told.json").read_text()) for rank in range(2)]
+    after = json.loads((tmp_path / "0-True" / "told.json").read_text())
+    assert [len(rank["rows"]) for rank in before] == [12, 12]
+    assert before[0]["causes"] == {"died": 1}  # its worker was killed inside of Ray Train's
+    assert sorted([*before[0]["rows"], *before[1]["rows"], *after["rows"]]) == list(range(64))
+    assert json.loads((tmp_path / "data.json").read_text()) == [list(range(32))] * 2

@@ -71,7 +71,7 @@ def train(config: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100_000_000)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100_000_000)
     TorchTrainer(
         train,
         train_loop_config={"folder": sys.argv[1]},
