@@ -59,15 +59,11 @@ def _sources() -> dict[str, str]:
     found = {}
     for name, module in list(sys.modules.items()):
         path = getattr(module, "__file__", None)
-        if name != "__main__" and isinstance(path, str) and _is_compared(os.path.abspath(path)):
+        if name != "__main__" and isinstance(path, str) and is_users(os.path.abspath(path)):
             digest = _digest(path)
             if digest:
                 found[name] = digest
     return found
-
-
-def _is_compared(path: str) -> bool:
-    return is_users(path) and not any(f"{place}-packages{os.sep}" in path for place in ("site", "dist"))
 
 
 def _digest(path: str) -> str:

@@ -15,8 +15,12 @@ def is_users(path: str) -> bool:
 
 
 def is_foreign(path: str) -> bool:
-    """True for what belongs to Python, to an installed package or to safeloader."""
-    return path.startswith(_FOREIGN)
+    """True for what belongs to Python, to an installed package or to safeloader.
+
+    Packages may be installed in folders that are not this interpreter's own: those of another environment, which a
+    ``.pth`` file names, or of this user.
+    """
+    return path.startswith(_FOREIGN) or any(folder in path for folder in _INSTALLED)
 
 
 def _foreign() -> tuple[str, ...]:
@@ -27,3 +31,4 @@ def _foreign() -> tuple[str, ...]:
 
 
 _FOREIGN = _foreign()
+_INSTALLED = tuple(f"{os.sep}{kind}-packages{os.sep}" for kind in ("site", "dist"))
