@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import select
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import socket
 
 __all__ = ["ended", "name_of", "stacks_and_lifeline"]
 
@@ -10,10 +14,10 @@ stacks_and_lifeline = (-1, -1)
 """Descriptors: where Python stacks are written, and the pipe that hangs up with the trainer."""
 
 
-def ended(lifeline: int) -> bool:
-    """True if the trainer is gone."""
+def ended(link: int | socket.socket) -> bool:
+    """True if nobody is at the other end any more: of the lifeline, the trainer."""
     poller = select.poll()
-    poller.register(lifeline, 0)
+    poller.register(link, 0)
     return bool(poller.poll(0))
 
 

@@ -19,15 +19,15 @@ import pickle
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from safeloader.runtime.child import prepared, process_main
+from safeloader.runtime.child import birth, prepared, process_main
 from safeloader.runtime.child.main_script import Script
 from safeloader.runtime.child.per_process import Asked
 from safeloader.runtime.payload import open_parts, open_script
 from safeloader.runtime.shadow.fork_fitness import strangers_children
 from safeloader.runtime.start import fork_safety, phases
-from safeloader.runtime.start.forking import Forking, is_hung_up
+from safeloader.runtime.start.forking import Forking
 
 if TYPE_CHECKING:
     from safeloader.runtime.payload import HostConfig, Parts
@@ -48,7 +48,7 @@ class TemplateMain(Forking):
         data, given, _, _ = socket.recv_fds(self._control, _MESSAGE, _MOST, socket.MSG_CMSG_CLOEXEC)
         if not data:
             os._exit(0)
-        if is_hung_up(self._control):  # nobody needs it any more
+        if birth.ended(self._control):  # nobody needs it any more
             os._exit(0)
         config, unshared = pickle.loads(data)
         process_main.introduce(config, "safeloader-template")
@@ -87,22 +87,14 @@ class TemplateMain(Forking):
             return "opens files, which each process does for itself"
         if fork_safety.threads() > 1:
             return "starts a thread"
-        shared = {_identity(number) for number in given}
+        shared = {fork_safety.identity(number) for number in given}
         fine = {
             number
             for number, target in fork_safety.descriptors().items()
-            if target.startswith(_IN_MEMORY) or _identity(number) in shared
+            if target.startswith(_IN_MEMORY) or fork_safety.identity(number) in shared
         }
         return (
             fork_safety.strangers(self._own | fine)
             or fork_safety.fresh_generators(modules, besides=parts.generators)
             or ("starts a program" if strangers_children([]) else "")
         )
-
-
-def _identity(number: int) -> Any:
-    try:
-        status = os.fstat(number)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

@@ -33,15 +33,15 @@ class Own(NamedTuple):
     def now(cls, besides: tuple[int, ...] = ()) -> Own:
         """Those that are open, ``besides`` some."""
         numbers = [number for number in fork_safety.descriptors() if number not in besides]
-        return cls({number: status for number in numbers if (status := _what(number))})
+        return cls({number: status for number in numbers if (status := fork_safety.identity(number))})
 
     def adding(self, numbers: set[int]) -> Own:
         """These, and some more."""
-        return Own({**self.known, **{number: status for number in numbers if (status := _what(number))}})
+        return Own({**self.known, **{number: status for number in numbers if (status := fork_safety.identity(number))}})
 
     def has(self, number: int) -> bool:
         """False for a descriptor that was closed, and opened by somebody else."""
-        return number in _STANDARD or (number in self.known and self.known[number] == _what(number))
+        return number in _STANDARD or (number in self.known and self.known[number] == fork_safety.identity(number))
 
 
 class ReopenedFiles:
@@ -95,14 +95,6 @@ class ReopenedFiles:
         """Somebody else has them, or nobody needs them."""
         while self._copies:
             os.close(self._copies.pop()[1])
-
-
-def _what(number: int) -> tuple[int, int] | None:
-    try:
-        status = os.fstat(number)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _named(mode: int, target: str) -> str:

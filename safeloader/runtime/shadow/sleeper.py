@@ -12,13 +12,13 @@ import select
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from safeloader.runtime import system
 from safeloader.runtime.child import birth
 from safeloader.runtime.shadow import reseeded
 from safeloader.runtime.shadow.fork_fitness import NotFit, Own, ReopenedFiles
-from safeloader.runtime.start.forked import BORN, EXITED, REFUSED
+from safeloader.runtime.start.forked import BORN, EXITED, REFUSED, tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -125,7 +125,7 @@ class _Sleeper:
             files = ReopenedFiles(self._own_now({link, channel, stacks}))
             pid = os.fork()
         except (OSError, NotFit) as error:
-            _send(end, (REFUSED, f"its shadow cannot fork: {error}", {}, []))
+            tell(end, (REFUSED, f"its shadow cannot fork: {error}", {}, []))
             os.close(channel)
             os.close(stacks)
             end.close()
@@ -139,7 +139,7 @@ class _Sleeper:
         pidfd = os.pidfd_open(pid)
         self._children[pidfd] = pid, end
         self._poll.register(pidfd, select.POLLIN)
-        _send(end, (BORN, pid), pidfd)
+        tell(end, (BORN, pid), pidfd)
         return False
 
     def _own_now(self, besides: set[int]) -> Own:
@@ -150,7 +150,7 @@ class _Sleeper:
     def _reap(self, pidfd: int) -> None:
         pid, link = self._children.pop(pidfd)
         _, status = os.waitpid(pid, 0)
-        _send(link, (EXITED, os.waitstatus_to_exitcode(status)))
+        tell(link, (EXITED, os.waitstatus_to_exitcode(status)))
         self._poll.unregister(pidfd)
         os.close(pidfd)
         link.close()
@@ -171,13 +171,6 @@ class _Sleeper:
         self._before.put_generators_back()
         system.disregard(signal.SIGINT, signal.SIGTERM)
         self._before.let_signals_in()
-
-
-def _send(link: socket.socket, what: tuple[Any, ...], *descriptors: int) -> None:
-    try:
-        socket.send_fds(link, [marshal.dumps(what)], descriptors)
-    except OSError:  # nobody wants to know
-        pass
 
 
 def _score() -> str:

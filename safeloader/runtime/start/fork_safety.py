@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["descriptors", "fresh_generators", "kernel_threads", "stamp", "stamps", "strangers", "threads"]
+__all__ = ["descriptors", "fresh_generators", "identity", "kernel_threads", "stamp", "stamps", "strangers", "threads"]
 
 _DEVICES = ("/dev/nvidia", "/dev/kfd", "/dev/dri", "/dev/accel", "/dev/davinci", "/dev/habana")
 
@@ -121,3 +121,12 @@ def stamps(modules: set[str]) -> dict[str, tuple[int, int] | None]:
     """The stamps of these modules' files."""
     files = {getattr(sys.modules.get(name), "__file__", None) for name in modules}
     return {path: stamp(path) for path in files if path}
+
+
+def identity(number: int) -> tuple[int, int] | None:
+    """Which file a descriptor leads to, by device and inode; None if it leads nowhere."""
+    try:
+        status = os.fstat(number)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

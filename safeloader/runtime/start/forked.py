@@ -29,12 +29,20 @@ if TYPE_CHECKING:
 
     from safeloader.runtime.start.surroundings import Surroundings
 
-__all__ = ["BORN", "EXITED", "REFUSED", "Forked", "Parent"]
+__all__ = ["BORN", "EXITED", "REFUSED", "Forked", "Parent", "tell"]
 
 BORN, EXITED, REFUSED = range(3)
 _STATUS_DELAY = 1.0  # seconds between an exit and the server's word of it
 _MESSAGE = 1 << 16
 _STREAMS = 1, 2
+
+
+def tell(link: socket.socket, what: tuple[Any, ...], *descriptors: int) -> None:
+    """Tell the trainer; one that does not want to hear of it has closed its end."""
+    try:
+        socket.send_fds(link, [marshal.dumps(what)], descriptors)
+    except OSError:
+        pass
 
 
 class Parent(Protocol):

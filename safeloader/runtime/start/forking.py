@@ -14,14 +14,14 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from safeloader.runtime.child import process_main
+from safeloader.runtime.child import birth, process_main
 from safeloader.runtime.start import bootstrap, fork_safety, phases, surroundings
-from safeloader.runtime.start.forked import BORN, EXITED, REFUSED
+from safeloader.runtime.start.forked import BORN, EXITED, REFUSED, tell
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-__all__ = ["Forking", "is_hung_up"]
+__all__ = ["Forking"]
 
 _MESSAGE = 1 << 16
 _MOST = 16  # descriptors in a request
@@ -81,7 +81,7 @@ class Forking:
             os._exit(0)
         link = socket.socket(fileno=descriptors.pop(0))
         try:
-            if is_hung_up(link) or not self._may_fork(link, descriptors):
+            if birth.ended(link) or not self._may_fork(link, descriptors):
                 link.close()
                 return
             pid = self._fork(link)
@@ -99,7 +99,7 @@ class Forking:
         try:
             return os.fork()
         except OSError as error:
-            _send(link, (REFUSED, f"it cannot fork: {error}", {}, []))
+            tell(link, (REFUSED, f"it cannot fork: {error}", {}, []))
             link.close()
             return -1
 
@@ -108,7 +108,7 @@ class Forking:
         files = [path for path, seen in self.stamps.items() if fork_safety.stamp(path) != seen]
         why = self.why or self.unfit({link.fileno(), *descriptors})
         if files or why or self._harm:
-            _send(link, (REFUSED, why, self._harm, files))
+            tell(link, (REFUSED, why, self._harm, files))
             return False
         return True
 
@@ -119,12 +119,12 @@ class Forking:
         self._children[pidfd] = pid, link
         self._own.update((pidfd, link.fileno()))
         self._poll.register(pidfd, select.POLLIN)
-        _send(link, (BORN, pid, self._failed), pidfd)
+        tell(link, (BORN, pid, self._failed), pidfd)
 
     def _reap(self, pidfd: int) -> None:
         pid, link = self._children.pop(pidfd)
         _, status = os.waitpid(pid, 0)
-        _send(link, (EXITED, os.waitstatus_to_exitcode(status)))
+        tell(link, (EXITED, os.waitstatus_to_exitcode(status)))
         self._own -= {pidfd, link.fileno()}
         self._poll.unregister(pidfd)
         os.close(pidfd)
@@ -164,18 +164,3 @@ class Forking:
                     os.close(number)
                 except OSError:
                     pass
-
-
-def is_hung_up(link: socket.socket) -> bool:
-    """True if nobody is at the other end any more."""
-    poller = select.poll()
-    poller.register(link, 0)
-    return bool(poller.poll(0))
-
-
-def _send(link: socket.socket, what: tuple[Any, ...], *descriptors: int) -> None:
-    """Tell the trainer; one that does not want to hear of it has closed its end."""
-    try:
-        socket.send_fds(link, [marshal.dumps(what)], descriptors)
-    except OSError:
-        pass
