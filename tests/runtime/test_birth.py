@@ -81,22 +81,22 @@ SURROUNDINGS = """
             with open(folder + "/data.txt", "w") as file:
                 file.write("then" if folder == then else "now")
         method = "forkserver" if how == "forkserver" else "spawn"
-        pool = WorkerPool(2) if how == "pool" else None
+        pool = WorkerPool(1) if how == "pool" else None
         policy = Policy(start_method=method, standby=int(how == "standby"), prestart=how == "prestart")
         if pool is not None:
             policy = Policy(pool=pool)
         os.environ["GONE"] = "here"
         if how == "prestart":
-            loader = make(Looks(), policy=policy, batch_size=None, collate_fn=as_they_are)
+            loader = make(Looks(), policy=policy, batch_size=None, collate_fn=as_they_are, num_workers=1)
         change(then, "then")
         if how != "prestart":
-            loader = make(Looks(), policy=policy, batch_size=None, collate_fn=as_they_are)
+            loader = make(Looks(), policy=policy, batch_size=None, collate_fn=as_they_are, num_workers=1)
         seen = []
         for number, found in enumerate(loader):
             seen.append(found)
             if number == 2:
                 if how == "standby":
-                    until(lambda: len(processes_of(loader)) == 3)
+                    until(lambda: len(processes_of(loader)) == 2)
                 change(now, "now")
                 del os.environ["GONE"]
                 shutil.rmtree(then)

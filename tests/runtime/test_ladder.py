@@ -142,8 +142,15 @@ class SlowOnce(torch.utils.data.Dataset[Any]):
         return torch.tensor(index)
 
 
-@pytest.mark.parametrize("skip", [False, True])
-@pytest.mark.parametrize("in_work", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("in_work", "skip"),
+    [
+        (0, False),
+        (1, False),
+        (2, True),
+        *(pytest.param(*row, marks=pytest.mark.slow) for row in [(0, True), (1, True), (2, False)]),
+    ],
+)
 def test_where_every_process_is_killed_the_trainer_loads_all_but_what_was_in_work(
     in_work: int, skip: bool, tmp_path: Path
 ) -> None:
