@@ -91,8 +91,18 @@ def go_on(make_loader: Callable[[], DataLoader[Any]], state: Any, epochs: int) -
         return played, _generators()
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("kind", KINDS)
+# How long a worker lives matters to datasets, and not to what draws the indices.
+LIVES_ON = ("map", "iterable", "stateful dataset", "stateful stream", "own generator")
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [
+        pytest.param(kind, mode, marks=[pytest.mark.slow] if mode == "persistent" and kind not in LIVES_ON else [])
+        for kind in KINDS
+        for mode in MODES
+    ],
+)
 def test_any_batch_is_a_place_to_go_on_from(kind: str, mode: str) -> None:
     seed()
     with make(kind, mode) as loader:

@@ -31,7 +31,8 @@ def _sums(loader: Any) -> list[float]:
 
 def _undisturbed(folder: Path) -> list[float]:
     torch.manual_seed(0)
-    return _sums(torch.utils.data.DataLoader(Killing(folder, None), 4, shuffle=True, num_workers=2))
+    options: Any = {"num_workers": 2, "multiprocessing_context": "forkserver"}  # whose server has imported torch
+    return _sums(torch.utils.data.DataLoader(Killing(folder, None), 4, shuffle=True, **options))
 
 
 # ---------------------------------------------------------------- Accelerate

@@ -172,7 +172,7 @@ PARTS = {"driver.py", "loop.py", "process_table.py", "planner.py", "executor.py"
 
 @pytest.mark.parametrize(
     ("way", "kind"),
-    [("processes", Bell), ("processes", KeyboardInterrupt), ("pool", Bell), ("out of order", Bell), ("one by one", Bell),
+    [("processes", Bell), pytest.param("processes", KeyboardInterrupt, marks=pytest.mark.slow), ("pool", Bell), ("out of order", Bell), ("one by one", Bell),
      ("in the trainer", KeyboardInterrupt)],
 )  # fmt: skip
 def test_an_exception_at_any_line_loses_nothing(way: str, kind: type[BaseException]) -> None:

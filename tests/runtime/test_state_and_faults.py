@@ -36,8 +36,17 @@ def states(loader: DataLoader[Any]) -> tuple[list[bytes], list[dict[str, Any]]]:
     return batches, told
 
 
-@pytest.mark.parametrize("deed", ["SIGKILL", "sleep", "SIGSTOP"])
-@pytest.mark.parametrize("kind", ["map", "iterable"])
+@pytest.mark.parametrize(
+    ("kind", "deed"),
+    [
+        ("map", "SIGKILL"),
+        ("map", "sleep"),
+        pytest.param("map", "SIGSTOP", marks=pytest.mark.slow),  # a deadline each
+        ("iterable", "SIGKILL"),
+        pytest.param("iterable", "sleep", marks=pytest.mark.slow),
+        ("iterable", "SIGSTOP"),
+    ],
+)
 def test_the_state_after_a_fault_is_that_of_an_undisturbed_run(kind: str, deed: str, orders: Orders) -> None:
     seed()
     with make(kind, max_processes=0) as loader:

@@ -32,7 +32,7 @@ for _ in DataLoader(torch.utils.data.TensorDataset(torch.arange(96.0)), batch_si
     ],
 )
 def test_chaos_that_never_happened_says_so_at_the_end(plan: str, workers: str, expected: str) -> None:
-    done = run("-c", CHAOS, workers, SAFELOADER_CHAOS=plan)
+    done = run("-c", CHAOS, workers, SAFELOADER_CHAOS=plan, SAFELOADER_START_METHOD="forkserver")
     assert done.code == 0, done.err
     told = [line.partition("never happened: ")[2] for line in done.err.splitlines() if "[SL111]" in line]
     assert told == [expected]
