@@ -336,7 +336,14 @@ def test_a_successor_is_a_process_like_any_other(forked: None, files: Path) -> N
         iterator = iter(loader)
         next(iterator)
         await_shadows(loader, iterator)
-        before = {p.pid: _open(p.pid) for p in processes_of(loader)}
+        reads: list[dict[int, list[str]]] = []  # more is open while a process copies itself
+
+        def is_settled() -> bool:
+            reads.append({p.pid: _open(p.pid) for p in processes_of(loader)})
+            return reads[-50:] == [reads[-1]] * 50
+
+        until(is_settled)
+        before = reads[-1]
         score = [Path(f"/proc/{pid}/oom_score_adj").read_text() for pid in before]
         kill_processes(iterator)
         for _ in range(6):
