@@ -222,6 +222,43 @@ obj = f
 
 CLASSES = [
     _case(
+        "classes with slots",
+        "obj.get(), hasattr(obj, '__dict__'), type(obj).__slots__, [hasattr(one, '__dict__') for one in obj.more]",
+        """
+import dataclasses
+class Base:
+    __slots__ = ("__private", "shown")
+    def __init__(self):
+        self.__private, self.shown = 1, 2
+    def get(self):
+        return self.__private + self.shown
+class Weak:
+    __slots__ = "only", "__weakref__"
+@dataclasses.dataclass(slots=True)
+class Data:
+    a: int = 1
+class Obj(Base):
+    __slots__ = ("more",)
+obj = Obj()
+obj.more = [Weak(), Data()]
+""",
+    ),
+    _case(
+        "classes in classes and in functions",
+        "obj.Inner.__qualname__, obj.made().__qualname__, repr(obj.Inner)",
+        """
+class Outer:
+    class Inner:
+        pass
+    @staticmethod
+    def made():
+        class Made:
+            pass
+        return Made
+obj = Outer
+""",
+    ),
+    _case(
         "super() in a class of the script",
         "obj[3]",
         """

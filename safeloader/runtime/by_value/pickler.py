@@ -28,9 +28,10 @@ from multiprocessing import context, resource_tracker
 from typing import TYPE_CHECKING, Any, Protocol
 
 import cloudpickle
-from cloudpickle.cloudpickle import _dynamic_class_reduce
+from cloudpickle.cloudpickle import _dynamic_class_reduce, _make_skeleton_class
 
 from safeloader.runtime.by_value import rebuild
+from safeloader.runtime.by_value.classes import born_with, enum_extras
 from safeloader.runtime.by_value.importable import asking, importable, importable_as
 from safeloader.runtime.by_value.kinds import (
     FORKS_OF_MULTIPROCESSING,
@@ -164,6 +165,9 @@ class CarryPickler(cloudpickle.Pickler):  # type: ignore[misc]
         if type(cls).__module__ == "_ctypes" and (of_ctypes := reduce_ctypes(cls)) is not None:
             return of_ctypes
         reduced = _dynamic_class_reduce(cls) if _only_here(cls) else super().reducer_override(cls)
+        if isinstance(reduced, tuple) and reduced[0] is _make_skeleton_class:
+            make, (kind, name, bases, given, *more), *rest = reduced
+            reduced = (make, (kind, name, bases, {**given, **born_with(cls)}, *more), *rest)
         if not self.inherit or not isinstance(reduced, tuple) or len(reduced) != 6:
             return reduced
         make, args, state, _, _, fill = reduced
@@ -172,7 +176,7 @@ class CarryPickler(cloudpickle.Pickler):  # type: ignore[misc]
         args = (*args[:-2], None, args[-1])
         number = len(self.classes)
         self.classes.append(cls)
-        state = fill, state, _enum_extras(cls) if issubclass(cls, enum.Enum) else None
+        state = fill, state, enum_extras(cls) if issubclass(cls, enum.Enum) else None
         return rebuild.make_class, (number, make, args), state, None, None, rebuild.fill_class
 
     def reduce_function(self, function: types.FunctionType) -> Reduced:
@@ -249,20 +253,6 @@ class CarryPickler(cloudpickle.Pickler):  # type: ignore[misc]
         if kind in self._taught:
             return None  # the pickler finds it in its table of reducers
         return _known_handler(kind) or table.handler_for(kind)
-
-
-def _enum_extras(cls: type[enum.Enum]) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
-    """Return what cloudpickle leaves behind: the second names of members, and what ``__init__`` gave them."""
-    members = cls.__members__
-    aliases = {name: member.name for name, member in members.items() if member.name != name}
-    attributes = {
-        member.name: {name: value for name, value in vars(member).items() if not _of_enum(name)} for member in cls
-    }
-    return aliases, {name: found for name, found in attributes.items() if found}
-
-
-def _of_enum(name: str) -> bool:
-    return name.startswith("__") or (name.startswith("_") and name.endswith("_"))
 
 
 def _only_here(obj: Any) -> bool:
