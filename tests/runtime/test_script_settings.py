@@ -29,6 +29,7 @@ warnings.simplefilter("error", ResourceWarning)
 logging.getLogger("mine").setLevel(logging.ERROR)
 socket.setdefaulttimeout(9)
 json.JSONEncoder.item_separator = ";"
+sys.wrapped = getattr(sys, "wrapped", 0) + 1
 for suffix in (".one", ".two"):
     mimetypes.add_type("x/y", suffix)
 try:
@@ -73,14 +74,14 @@ if __name__ == "__main__":
     ):
         got = first(DataLoader(Seen(), 2, num_workers=2, policy=policy))
         print(got == wanted or (got, wanted))
-    print(torch.get_default_dtype(), np.geterr()["over"])
+    print(torch.get_default_dtype(), np.geterr()["over"], sys.wrapped)
 """
 
 
 def test_they_are_those_of_torchs_spawned_workers_at_every_level(tmp_path: Path) -> None:
     (tmp_path / "own_settings.py").write_text("import numpy\nnumpy.set_printoptions(precision=3)\n")
     lines = run_script(program(tmp_path, PROGRAM)).splitlines()
-    assert lines == ["True"] * 4 + ["torch.float32 ignore"]
+    assert lines == ["True"] * 4 + ["torch.float32 ignore 1"]
 
 
 LATE = """

@@ -76,7 +76,7 @@ def repeat_settings() -> None:
     found += [(vars(module), _settings(*_stamped(module.__file__))) for module in map(sys.modules.__getitem__, modules)]
     for variables, own in found:
         for text, _, packages, _ in own:
-            if _AMBIENT.issuperset(packages):
+            if _AMBIENT.issuperset(packages) and _can_be_repeated(ast.parse(text).body[0]):
                 with contextlib.suppress(Exception):  # the program did it before, so it is no news
                     exec(text, dict(variables))
 
@@ -229,6 +229,15 @@ def _is_harmless(node: ast.stmt) -> bool:
         return all(isinstance(target, ast.Name) for target in node.targets)
     return isinstance(node, (ast.Import, ast.ImportFrom, ast.Pass)) or (
         isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    )
+
+
+def _can_be_repeated(node: ast.stmt) -> bool:
+    """False where a second time makes another thing of it, like a wrapper around what is there."""
+    if isinstance(node, (ast.If, ast.Try, ast.For)):
+        return all(map(_can_be_repeated, _inside(node)))
+    return not isinstance(node, ast.AugAssign) and (
+        not isinstance(node, (ast.Assign, ast.AnnAssign)) or isinstance(node.value, (ast.Constant, ast.Attribute))
     )
 
 

@@ -70,7 +70,6 @@ class ShadowProcesses:
         self._do_and_tell = do_and_tell
         self._note = note
         self._shadows: dict[int, ShadowProcess] = {}
-        self._parents: list[ShadowProcess] = []  # of which nothing is wanted but word of their children's end
         self._taken = 0
 
     @property
@@ -93,27 +92,23 @@ class ShadowProcesses:
         return m.ShadowLost(shadow.number)
 
     def drop(self, number: int) -> None:
-        """End one, unless it is gone; a parent ends itself after its children."""
+        """End one, unless it is gone. A parent ends itself, after its children: it is told of how they end."""
         shadow = self._shadows.pop(number, None)
-        if shadow is None:
-            return
-        self._processes.forget(shadow.pidfd)
-        self._parents.append(shadow)
-        shadow.control.close()
-        for parent in [parent for parent in self._parents if not parent.is_parent]:
-            self._parents.remove(parent)
-            parent.close()
+        if shadow is not None:
+            self._processes.forget(shadow.pidfd)
+            if shadow.is_parent:
+                shadow.let_go()
+            else:
+                shadow.close()
 
     def leave(self) -> None:
         """This process is a fork of the trainer: they are the parent's."""
-        for shadow in (*self._shadows.values(), *self._parents):
+        for shadow in self._shadows.values():
             shadow.let_go()
 
     def drop_all(self) -> None:
         for number in list(self._shadows):
             self.drop(number)
-        while self._parents:
-            self._parents.pop().close()
 
     def make(self, number: int, process: int, arena: Arena) -> Process:
         """Have a shadow make a process.
