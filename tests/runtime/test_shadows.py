@@ -507,16 +507,15 @@ def test_what_cannot_be_looked_into_has_a_shadow(forked: None, orders: Orders, k
 
 def test_a_successor_has_shadows_of_its_own_and_its_end_is_known(forked: None, orders: Orders, files: Path) -> None:
     """Else each recovery would do again all that came since the first copy."""
-    with make(Map("Counter", files, 400, orders)) as loader:
+    with make(Map("Counter", files, 400_000, orders)) as loader:
         iterator = iter(loader)
         next(iterator)
         await_shadows(loader, iterator)
         known = set(shadow_pids(loader))
         kill_processes(iterator)
         next(iterator)
-        until(lambda: next(iterator) is not None and len(set(shadow_pids(loader)) - known) == 2)
+        until(lambda: next(iterator) is not None and len(set(shadow_pids(loader)) - known) == 2, 120.0)
         assert {fault.cause for fault in loader.report().faults} == {"died"}
         kill_processes(iterator)
-        for _ in iterator:
-            pass
+        until(lambda: next(iterator) is not None and len(loader.report().faults) >= 4)
         assert all("SIGKILL" in fault.detail for fault in loader.report().faults), loader.report().faults
