@@ -23,8 +23,9 @@ import importlib.util
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from safeloader.runtime.start.fork_safety import stamp
 from safeloader.runtime.user_code import is_users
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ __all__ = ["Setting", "repeat_settings", "settings_of_script"]
 Setting = tuple[str, list[str], list[str], list[str]]
 """A statement, the names of the script that it uses, the packages that must be there before it is run, and modules of
 these that it imports by their full names."""
+
+_Stamp: TypeAlias = "tuple[int, int] | None"
 
 _AMBIENT = frozenset({"torch", "numpy", "decimal", "warnings", "socket", "locale", "sys"})
 """Where a worker in the trainer has states of its own."""
@@ -64,8 +67,8 @@ def settings_of_script(main: Any) -> tuple[list[Setting], list[str]]:
         return [], []
     spec = getattr(main, "__spec__", None)
     package = getattr(main, "__package__", None) or (spec.name.rpartition(".")[0] if spec else "")
-    modules = [name for name in _imported(path, package) if _settings(*_stamped(sys.modules[name].__file__))]
-    return [*_settings(*_stamped(path))], modules
+    modules = [name for name in _imported(path, package) if _settings_of(sys.modules[name].__file__)]
+    return [*_settings_of(path)], modules
 
 
 def repeat_settings() -> None:
@@ -73,7 +76,7 @@ def repeat_settings() -> None:
     main = sys.modules["__main__"]
     settings, modules = settings_of_script(main)
     found: list[tuple[dict[str, Any], Sequence[Setting]]] = [(vars(main), settings)]
-    found += [(vars(module), _settings(*_stamped(module.__file__))) for module in map(sys.modules.__getitem__, modules)]
+    found += [(vars(module), _settings_of(module.__file__)) for module in map(sys.modules.__getitem__, modules)]
     for variables, own in found:
         for text, _, packages, _ in own:
             if _AMBIENT.issuperset(packages) and _can_be_repeated(ast.parse(text).body[0]):
@@ -87,7 +90,7 @@ def _imported(path: str, package: str) -> list[str]:
     waiting = [(path, package)]
     while waiting:
         path, package = waiting.pop()
-        for name in _names(*_stamped(path), package):
+        for name in _names(path, stamp(path), package):
             file = getattr(sys.modules.get(name), "__file__", None)
             if name not in found and file and is_users(file):
                 found[name] = None
@@ -96,15 +99,8 @@ def _imported(path: str, package: str) -> list[str]:
     return list(found)
 
 
-def _stamped(path: Any) -> tuple[str, int]:
-    try:
-        return str(path), os.stat(path).st_mtime_ns
-    except OSError:
-        return str(path), 0
-
-
 @functools.lru_cache(4096)
-def _text(path: str, stamp: int) -> str:
+def _text(path: str, at: _Stamp) -> str:
     try:
         with open(path, encoding="utf-8") as file:
             return file.read(_LARGEST)
@@ -113,9 +109,9 @@ def _text(path: str, stamp: int) -> str:
 
 
 @functools.lru_cache(4096)
-def _names(path: str, stamp: int, package: str) -> tuple[str, ...]:
+def _names(path: str, at: _Stamp, package: str) -> tuple[str, ...]:
     found: list[str] = []
-    for origin, names, plain in _IMPORT.findall(_text(path, stamp)):
+    for origin, names, plain in _IMPORT.findall(_text(path, at)):
         heads = [part.split()[0] for part in (names or plain).strip("() \\").split(",") if part.split()]
         if origin:
             try:
@@ -130,9 +126,13 @@ def _names(path: str, stamp: int, package: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _settings_of(path: Any) -> tuple[Setting, ...]:
+    return _settings(path, stamp(path))
+
+
 @functools.lru_cache(4096)
-def _settings(path: str, stamp: int) -> tuple[Setting, ...]:
-    text = _text(path, stamp)
+def _settings(path: str, at: _Stamp) -> tuple[Setting, ...]:
+    text = _text(path, at)
     if not _MAYBE.search(text):
         return ()
     try:

@@ -19,7 +19,7 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["SIZE", "digest_of", "digest_of_error"]
+__all__ = ["SIZE", "digest_of", "digest_of_error", "sums_of_bytes"]
 
 SIZE = 8
 _WORDS = 512  # in a row
@@ -45,7 +45,7 @@ def _pieces(value: Any) -> Iterator[Any]:
         yield from _of_tensor(value)
     elif isinstance(value, numpy.ndarray) and not value.dtype.hasobject:
         yield f"{value.dtype.str}{value.shape}".encode()
-        yield from _of_bytes(numpy.ascontiguousarray(value).reshape(-1).view(numpy.uint8))
+        yield from sums_of_bytes(numpy.ascontiguousarray(value).reshape(-1).view(numpy.uint8))
     elif isinstance(value, Mapping):
         yield f"{type(value).__name__}{len(value)}".encode()
         for key, item in value.items():
@@ -70,12 +70,13 @@ def _of_tensor(value: torch.Tensor) -> Iterator[Any]:
     yield f"{value.dtype}{tuple(value.shape)}".encode()
     try:
         flat = value.detach().contiguous().reshape(-1)
-        yield from _of_bytes(flat.view(torch.uint8).numpy() if flat.numel() else b"")
+        yield from sums_of_bytes(flat.view(torch.uint8).numpy() if flat.numel() else b"")
     except Exception:  # sparse, quantised, of a device: rare, and slow
         yield _pickled(value)
 
 
-def _of_bytes(content: Any) -> Iterator[Any]:
+def sums_of_bytes(content: Any) -> Iterator[Any]:
+    """What stands for a flat array of bytes in a digest: sums of its rows, and what is left of the last one."""
     size = len(content)
     whole = size - size % (8 * _WORDS)
     if whole:

@@ -6,6 +6,7 @@ What it loads again to come to its place is compared with what was delivered, as
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safeloader import torch_private
@@ -101,7 +102,7 @@ class Worker(Fetcher):
         self._pace = dataset_state.SnapshotPace(spec.mark_every)
         self._tells = False
         roots = {"dataset": dataset, "collate_fn": collate_fn, "worker_init_fn": init_fn}
-        self._watched: list[Change] = []
+        self._watched: weakref.WeakSet[Change] = weakref.WeakSet()  # as long as somebody asks them
         self._own = OwnGenerators(roots.items(), in_stream)
         joint_beginnings.attend()
         self._globals = own_globals
@@ -306,7 +307,7 @@ class Worker(Fetcher):
     def watch(self, besides: Callable[[Any], bool] | None = None) -> Change:
         """Looks from now on whether what it has of the user's changes; not at what ``besides`` is true of."""
         change = Change((self._dataset, self._collate, self._iterator), self._globals.values, besides)
-        self._watched.append(change)
+        self._watched.add(change)
         return change
 
     def load(self, indices: Any, skip: tuple[int, ...] = ()) -> Loaded:

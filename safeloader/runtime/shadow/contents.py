@@ -28,6 +28,8 @@ from typing import Any
 import numpy
 import torch
 
+from safeloader.runtime.child.digest import sums_of_bytes
+
 __all__ = ["HIDDEN", "MOVES", "Budget", "content_of", "is_pythons"]
 
 HIDDEN = object()
@@ -44,9 +46,7 @@ _BYTES = 8 << 20  # of arrays, for one digest: 1 to 2 ms
 _BLOCK = 4096
 _BLOCKS = 64  # of what is too large
 _ENDS = 2  # ... where a block may have to come from a disk, or something else tells too
-_WORDS = 512
 _POINTER = 8  # bytes
-_WEIGHTS = (numpy.arange(_WORDS, dtype=numpy.uint64) * 2 + 1) * numpy.uint64(0x9E3779B97F4A7C15)
 _FILES = (
     io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.FileIO, io.TextIOWrapper, io.BytesIO, io.StringIO,
 )  # fmt: skip
@@ -72,21 +72,18 @@ class Budget:
         self.left = _BYTES
         self.cut = False  # something was read in part
 
-    def of(self, content: numpy.ndarray[Any, Any], blocks: int = _BLOCKS) -> bytes:
+    def of(self, content: numpy.ndarray[Any, Any], blocks: int = _BLOCKS) -> Any:
         """A digest of bytes: of all, or where they are too many of the ends and of blocks between them."""
         if content.nbytes <= self.left:
             self.left -= content.nbytes
             return _sums(content)
         self.cut = True
         starts = numpy.linspace(0, content.nbytes - min(_BLOCK, content.nbytes), blocks).astype(int)
-        return b"".join(_sums(content[start : start + _BLOCK]) for start in starts)
+        return tuple(_sums(content[start : start + _BLOCK]) for start in starts)
 
 
-def _sums(content: numpy.ndarray[Any, Any]) -> bytes:
-    """A word that differs makes its row's sum differ, and so do two that change places."""
-    whole = content.nbytes - content.nbytes % (8 * _WORDS)
-    rows = content[:whole].view(numpy.uint64).reshape(-1, _WORDS) @ _WEIGHTS
-    return hash(rows.tobytes()).to_bytes(8, "little", signed=True) + content[whole:].tobytes()
+def _sums(content: numpy.ndarray[Any, Any]) -> int:
+    return hash(b"".join(sums_of_bytes(content)))
 
 
 def content_of(thing: Any, budget: Budget) -> Any:
@@ -145,7 +142,7 @@ def _of_numpy(thing: Any, budget: Budget) -> Any:
     return repr(thing.state) if isinstance(thing, numpy.random.BitGenerator) else None
 
 
-def _of_array(thing: numpy.ndarray[Any, Any], budget: Budget) -> bytes:
+def _of_array(thing: numpy.ndarray[Any, Any], budget: Budget) -> Any:
     if not thing.flags.c_contiguous:
         if thing.flags.f_contiguous:
             thing = thing.T
