@@ -48,7 +48,8 @@ class Pulse:
         busy: it is between the first and the last batch of an epoch.
         since: monotonic seconds of its last step.
         thread: ident of its thread.
-        stalled: where a stall has been told: what to call with its length in seconds when it is over.
+        stalled: where a stall has been told: what to call with its length in seconds when it is over. Held weakly: who
+            is told holds the pulse, and a loader is gone when its last user is, with no help of the garbage collector.
     """
 
     __slots__ = (
@@ -60,7 +61,7 @@ class Pulse:
         self.busy = False
         self.since = monotonic()
         self.thread = 0
-        self.stalled: Callable[[float], None] | None = None
+        self.stalled: Callable[[], Callable[[float], None] | None] | None = None
         self._seconds = 0.0
         self._ready = 0
         self._spread = Spread()
@@ -98,7 +99,8 @@ class Pulse:
         self.thread = 0
 
     def _moves(self, now: float) -> None:
-        tell, self.stalled = self.stalled, None
+        told, self.stalled = self.stalled, None
+        tell = None if told is None else told()
         if tell is not None:
             tell(now - self.since)
 

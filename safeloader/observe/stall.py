@@ -164,7 +164,7 @@ class _Watch:
             pulse, how = _foremost(watched)
             teller = how.teller()
             if teller is not None:
-                pulse.stalled = teller.stall_ended
+                pulse.stalled = weakref.WeakMethod(teller.stall_ended)
                 holder = "loader" if pulse.waiting else "program"
                 teller.stalled(Stall(holder, now - clock.at(pulse.since), pulse.busy, _place(pulse)))
         return limit

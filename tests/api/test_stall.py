@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import weakref
@@ -156,6 +157,18 @@ def test_a_loader_that_is_gone_is_not_watched(heard: Heard) -> None:
     assert loader._safe.recorder.pulse in stall._the_watch._watched
     del loader
     until(lambda: len(stall._the_watch._watched) == 0)  # the watch's thread may be looking at it
+
+
+def test_a_loader_that_stalled_is_gone_with_its_last_user(heard: Heard) -> None:
+    gc.disable()
+    try:
+        loader = DataLoader(Draws(4), 4, policy=SOON, name="stalled")
+        list(loader)
+        heard.wait_for("no batch has been asked for")
+        del loader
+        until(lambda: len(stall._the_watch._watched) == 0)
+    finally:
+        gc.enable()
 
 
 def test_the_report_tells_how_the_consumer_waited(orders: Orders) -> None:

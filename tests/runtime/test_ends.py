@@ -96,6 +96,27 @@ def test_what_ran_a_closed_loader_does_not_wait_for_the_garbage_collector(kind: 
 
 
 @pytest.mark.usefixtures("forked")
+@pytest.mark.parametrize("kind", ["own", "killed", "none", "pool"])
+def test_nothing_of_a_loader_that_is_gone_waits_for_the_garbage_collector(kind: str) -> None:
+    """The watch of stalls looks at all pulses that live: that of a loader that is gone would speak for those that are
+    not."""
+    with WorkerPool(1) as pool:
+        given: dict[str, Any] = {"none": {"max_processes": 0}, "pool": {"pool": pool}}.get(kind, {})
+        gc.disable()
+        try:
+            loader = make(Draws(COUNT), persistent_workers=True, policy=Policy(**given))
+            next(iterator := iter(loader))
+            if kind == "killed":
+                kill_all(loader)
+            assert len(list(iterator)) > 0
+            state, pulse = weakref.ref(loader._safe), weakref.ref(loader._safe.recorder.pulse)
+            del iterator, loader
+            until(lambda: state() is None and pulse() is None, 10)
+        finally:
+            gc.enable()
+
+
+@pytest.mark.usefixtures("forked")
 def test_a_with_block_ends_the_processes_and_keeps_the_batches() -> None:
     with make(Draws(COUNT), persistent_workers=True) as loader:
         batches = list(loader)

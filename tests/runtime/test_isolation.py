@@ -149,7 +149,7 @@ def _interrupting(line: int, kind: str) -> Any:
 def test_after_an_interrupt_at_any_line_everything_is_put_back(kind: str) -> None:
     """A tracer raises at the n-th line of the isolation, for all n."""
     told: list[str] = []
-    ambient = Ambient(lambda what, left_out: told.append(what))
+    ambient = Ambient(lambda _, what, left_out: told.append(what))
     view, before = ambient.view(), program_state()
     view.own_globals = OwnGlobals([_count], first=False)
 
@@ -257,7 +257,7 @@ def _no_process(*_: object) -> Any:
 
 
 def test_other_threads_call_what_is_guarded_as_ever() -> None:
-    ambient = Ambient(lambda what, left_out: None)
+    ambient = Ambient(lambda _, what, left_out: None)
     results: list[Any] = []
 
     def act() -> None:
@@ -277,13 +277,13 @@ UNPRIVILEGED = """
     from safeloader.runtime.isolation import Ambient, Irreversible
 
     told = []
-    ambient = Ambient(lambda what, left_out: told.append((what, left_out)))
+    ambient = Ambient(lambda _, what, left_out: told.append((what, left_out)))
     DROP
     soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def refused(act, lenient=False):
-        view = ambient.view(lenient)
+        view = ambient.view(lenient=lenient)
         try:
             ambient.inside(view, act)
         except Irreversible as error:

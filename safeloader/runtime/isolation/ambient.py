@@ -52,6 +52,7 @@ class View:
 
     Attributes:
         own: its ambient states, in the order of the table.
+        worker: its number.
         inference: whether it is in inference mode.
         context: its context variables.
         lenient: what cannot be undone is left out, not refused.
@@ -61,6 +62,7 @@ class View:
     """
 
     own: list[Any]
+    worker: int = 0
     inference: bool = False
     context: contextvars.Context = field(default_factory=contextvars.Context)
     lenient: bool = False
@@ -83,10 +85,11 @@ class Ambient:
     """All ambient states of this process.
 
     Args:
-        tell: is told what a worker did that could not be undone, and whether it was left out (True) or remains (False).
+        tell: is told which worker did what that could not be undone, and whether it was left out (True) or remains
+            (False).
     """
 
-    def __init__(self, tell: Callable[[str, bool], None]) -> None:
+    def __init__(self, tell: Callable[[int, str, bool], None]) -> None:
         self._tell = tell
         states = [*torch_states(), *python_states(), *system_states()]
         self._states = sorted(states, key=lambda state: state.rare)
@@ -95,15 +98,14 @@ class Ambient:
         self._derived = [number for number, state in enumerate(self._states) if state.begins == "derived"]
         self._born = [_begin(state) for state in self._states]
         self._guards = Guards()
-        self._guards.before = self._look_closely
         self._outside: list[Any] | None = None  # the trainer's, while a worker is in ...
         self._inner: list[Any] | None = None  # ... and the worker's, while it leaves
         self._given: list[Any] = []  # what it was given
         self._inference: Any = None
 
-    def view(self, lenient: bool = False) -> View:
+    def view(self, worker: int = 0, lenient: bool = False) -> View:
         """What a new worker sees."""
-        return View(list(self._born), lenient=lenient)
+        return View(list(self._born), worker, lenient=lenient)
 
     def inside(self, view: View, act: Callable[[], T]) -> T:
         """Do something as the worker that has this view. The trainer's own states are put back whatever happens.
@@ -150,7 +152,7 @@ class Ambient:
                 state.change(current, value)
         if view.own_globals is not None:
             view.own_globals.enter()
-        self._guards.up(view.lenient)
+        self._guards.up(view.lenient, self._look_closely)
 
     def _look_closely(self) -> None:
         """Something rare is about to be changed: know what it is now."""
@@ -210,7 +212,7 @@ class Ambient:
     def _tell_once(self, view: View, what: str, left_out: bool) -> None:
         if what not in view.told:
             view.told.add(what)
-            self._tell(what, left_out)
+            self._tell(view.worker, what, left_out)
 
 
 def _begin(state: Surrounding) -> Any:

@@ -184,13 +184,14 @@ class Guards:
         self.left_undone: list[str] = []
         self._thread = 0
         self._lenient = False
-        self.before: Callable[[], None] = _none  # is called before something rare is done
+        self._before: Callable[[], None] = _none
         self._real = [getattr(guard.owner, guard.name) for guard in self._guards]
         self._shims = [self._shim(*pair) for pair in zip(self._guards, self._real, strict=True)]
 
-    def up(self, lenient: bool) -> None:
-        """A worker is let in."""
+    def up(self, lenient: bool, before: Callable[[], None]) -> None:
+        """A worker is let in. ``before`` is called before it does something rare."""
         self.refused, self._lenient, self._thread = None, lenient, threading.get_ident()
+        self._before = before
         self.left_undone.clear()
         for number, guard in enumerate(self._guards):
             there = getattr(guard.owner, guard.name)
@@ -203,12 +204,13 @@ class Guards:
         for guard, real, shim in zip(self._guards, self._real, self._shims, strict=True):
             if getattr(guard.owner, guard.name) is shim:
                 setattr(guard.owner, guard.name, real)
+        self._before = _none
 
     def _shim(self, guard: _Guard, real: Any) -> Any:
         def call(*arguments: Any, **named: Any) -> Any:
             if threading.get_ident() != self._thread or not _lasts(guard, arguments, named):
                 if threading.get_ident() == self._thread:
-                    self.before()
+                    self._before()
                 return real(*arguments, **named)
             shown = [repr(one) for one in arguments if not isinstance(one, type(guard.owner))]
             owner = getattr(guard.owner, "__name__", "")

@@ -82,9 +82,8 @@ class InlineHost:
         self._before: tuple[object, States | None] = None, None  # the batch begun last, its worker's generators before
         self._changes: dict[int, Change] = {}  # by worker: what its dataset and functions hold, besides generators
         self._views: dict[int, View] = {}
-        self._in = -1
         self._kept = KeptMemory()
-        self._ambient = Ambient(lambda what, left_out: tell(self._in, what, left_out))
+        self._ambient = Ambient(tell)
 
     def host(self, place: WorkerPlace, lenient: bool) -> Worker | None:
         """Take a worker in. It is set up when it is first needed; at once, and returned, where it has an iterator
@@ -96,7 +95,7 @@ class InlineHost:
         """
         self._let_go(place.worker)  # of one that an interrupt kept from being hosted
         self._places[place.worker] = place
-        self._views[place.worker] = self._ambient.view(lenient)
+        self._views[place.worker] = self._ambient.view(place.worker, lenient)
         if not (self._load.iterable or place.digests or place.mark):
             return None
         return self._as_worker(place.worker, lambda hosted: hosted)
@@ -230,7 +229,6 @@ class InlineHost:
 
     def _as_worker(self, number: int, act: Callable[[Worker], T]) -> T:
         """Do something as a worker, in its own surroundings."""
-        self._in = number
         return self._ambient.inside(self._views[number], lambda: self._with_generators(number, act))
 
     def _with_generators(self, number: int, act: Callable[[Worker], T]) -> T:
