@@ -215,7 +215,7 @@ def violations(files: Mapping[str, Path]) -> list[str]:
     """What breaks the order, a line each.
 
     First imports that point up; then circles of files that are left without those; then inner parts of a package that
-    a file of another one touches.
+    a file of another one touches; then files that are too long.
     """
     graph = imports(files)
     up = upward(graph)
@@ -224,6 +224,11 @@ def violations(files: Mapping[str, Path]) -> list[str]:
         *(f"up: {_shown(one)} -> {_shown(other)}" for one, other in up),
         *(f"circle: {' '.join(map(_shown, group))}" for group in circles(rest)),
         *(f"reach: {_shown(name)} .{attribute}" for name, attribute in reaching(files)),
+        *(
+            f"long: {_shown(name)} {lines}"
+            for name, path in files.items()
+            if (lines := _lines([path])[path]) > MOST_LINES_OF_A_FILE
+        ),
     ]
 
 

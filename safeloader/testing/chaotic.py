@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from safeloader.runtime.child.generators import Generators
-    from safeloader.runtime.child.worker import LoadSpec, WorkerPlace
+    from safeloader.runtime.child.worker import LoadSpec
+    from safeloader.runtime.child.worker_place import WorkerPlace
 
 __all__ = ["ChaoticWorker"]
 

@@ -13,7 +13,7 @@ from safeloader.runtime.child import prepared
 from safeloader.runtime.child.birth import name_of
 from safeloader.runtime.child.heartbeat import Heartbeat
 from safeloader.runtime.child.states import Advanced
-from safeloader.runtime.child.worker import Marks, Worker, WorkerPlace
+from safeloader.runtime.child.worker import Marks, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from safeloader.runtime.channel import NonBlocking
     from safeloader.runtime.child.active_worker import ActiveWorker
     from safeloader.runtime.child.states import Base, States
+    from safeloader.runtime.child.worker_place import WorkerPlace
     from safeloader.runtime.memory.arena import Arena
     from safeloader.runtime.payload import HostConfig
     from safeloader.runtime.shadow.change_detection import Change

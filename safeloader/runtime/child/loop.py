@@ -25,7 +25,8 @@ from safeloader.runtime.child.main_script import Script
 from safeloader.runtime.child.script_settings import make_settings
 from safeloader.runtime.child.states import Base, States
 from safeloader.runtime.child.unsendable import unsendable
-from safeloader.runtime.child.worker import Ended, Loaded, Worker, WorkerPlace
+from safeloader.runtime.child.worker import Ended, Loaded, Worker
+from safeloader.runtime.child.worker_place import WorkerPlace
 from safeloader.runtime.memory.codec import Encoder
 from safeloader.runtime.memory.collate import collating_into
 from safeloader.runtime.memory.slot_writer import SlotWriter

@@ -7,7 +7,7 @@ What it loads again to come to its place is compared with what was delivered, as
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from safeloader import torch_private
 from safeloader.runtime.child import dataset_state, joint_beginnings
@@ -15,6 +15,7 @@ from safeloader.runtime.child.digest import SIZE
 from safeloader.runtime.child.fetch import Ended, Fetcher, Loaded, LoadSpec, Marks, SampleStopped
 from safeloader.runtime.child.own_generators import OwnGenerators
 from safeloader.runtime.child.sample_rng import Keyed, tell_epoch
+from safeloader.runtime.child.worker_place import Diverged, WorkerPlace
 from safeloader.runtime.shadow.change_detection import Change
 
 if TYPE_CHECKING:
@@ -23,39 +24,7 @@ if TYPE_CHECKING:
     from safeloader.runtime.child.generators import Advanced, Generators, States
     from safeloader.runtime.child.own_globals import OwnGlobals
 
-__all__ = ["Diverged", "Ended", "LoadSpec", "Loaded", "Marks", "SampleStopped", "Worker", "WorkerPlace"]
-
-
-class WorkerPlace(NamedTuple):
-    """Where a worker stood when it was hosted last."""
-
-    worker: int
-    epoch: int
-    position: int
-    ended: bool
-    epoch_snapshot: States | None
-    snapshot: States | None
-    shared_seed: int | None
-    told_epoch: int | None = None  # what the dataset's set_epoch was told last
-    mark: tuple[int, Any, States | None] | None = None  # position, what the dataset said, the generators then
-    replay: Sequence[tuple[Any, tuple[int, ...]]] = ()
-    digests: bytes = b""  # of the last of the batches that are loaded again
-    redo: Sequence[tuple[Any, ...]] | None = None  # it is here already, from a shadow: see ``Worker.redo``
-
-
-class Diverged(Exception):
-    """What a worker loaded again is not what it loaded before.
-
-    Args:
-        how: ``differs``, ``ended`` (there was nothing left), ``raised`` (an error came, or came no more), or
-            ``refused`` (the dataset did not take its own state).
-        at: the batch of this worker, from 0.
-        detail: words for people.
-    """
-
-    def __init__(self, how: str, at: int, detail: str = "") -> None:
-        super().__init__(how, at, detail)
-        self.how, self.at, self.detail = how, at, detail
+__all__ = ["Ended", "LoadSpec", "Loaded", "Marks", "SampleStopped", "Worker"]
 
 
 class Worker(Fetcher):

@@ -9,15 +9,15 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
 from safeloader import clock
 from safeloader.core import messages as m
-from safeloader.errors import ConcurrentUseError, LoaderClosedError, StartError
+from safeloader.errors import StartError
 from safeloader.runtime.memory import codec
 from safeloader.runtime.memory.arena import Arena
+from safeloader.runtime.trainer.callers import are_under_way, closed_error, in_use_error
 from safeloader.runtime.trainer.fork_views import Views, track
 from safeloader.runtime.trainer.inline import InlineBatch
 from safeloader.runtime.trainer.loop import Loop
@@ -26,7 +26,6 @@ from safeloader.runtime.trainer.shield import Shield
 if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable, Iterator
-    from types import FrameType
 
     from safeloader.core.policy import CoreSettings
     from safeloader.core.state import State
@@ -141,7 +140,7 @@ class Driver:
             while not self.told:
                 self.loop.wait()
                 if self._close_wanted:
-                    raise self._closed_error()
+                    raise closed_error(self._owner)
             return self.told.pop().state
 
     def rewind(self, draws: Draws, batches: int) -> bool:
@@ -181,7 +180,7 @@ class Driver:
                 while self.outcome is None:
                     self.loop.wait()
                     if self._close_wanted:
-                        raise self._closed_error()
+                        raise closed_error(self._owner)
             if self.launcher.complaints:
                 self._tell_complaints()
             outcome = self.outcome
@@ -229,19 +228,16 @@ class Driver:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         if self.closed:
-            raise self._closed_error()
+            raise closed_error(self._owner)
         if not self._lock.acquire(blocking=False) and self._in_use():
-            raise ConcurrentUseError(
-                "two threads asked the same iterator for a batch at the same time",
-                hint="give each thread its own loader, or guard next() with a lock",
-            )
+            raise in_use_error()
         try:
-            while not self._busy.acquire(timeout=_PATIENCE) and _is_at(self, _ATTENDING):
+            while not self._busy.acquire(timeout=_PATIENCE) and are_under_way(self, _ATTENDING):
                 pass  # else whoever attended was broken off
             try:
                 self.shield.settle()
                 if self.closed:
-                    raise self._closed_error()
+                    raise closed_error(self._owner)
                 if not self._whole:
                     self.loop.hear_again()
                 self._whole = False
@@ -257,19 +253,7 @@ class Driver:
 
     def _in_use(self) -> bool:
         """Whether some thread holds the lock, or an interrupt has kept its holder from releasing it."""
-        return _is_at(self, _ENTRIES, besides=1)
-
-    def _closed_error(self) -> LoaderClosedError:
-        if os.getpid() != self._owner:
-            return LoaderClosedError(
-                f"this iterator belongs to process {self._owner}, of which this process ({os.getpid()}) is a fork: "
-                "its batches are the parent's",
-                hint="begin an epoch of its own here with iter(loader), which starts processes of its own",
-            )
-        return LoaderClosedError(
-            "this iterator is closed",
-            hint="begin a new epoch with iter(loader), or make a new loader if the loader was closed",
-        )
+        return are_under_way(self, _ENTRIES, besides=1)
 
     # ------------------------------------------------------------ for the loop, and for the others of a pool
 
@@ -344,14 +328,3 @@ class Driver:
 
 _ENTRIES = frozenset(method.__code__ for method in (Driver.begin_epoch, Driver.state, Driver.next, Driver.close))
 _ATTENDING = frozenset({Driver.attend.__code__})
-
-
-def _is_at(driver: Driver, codes: frozenset[Any], besides: int = 0) -> bool:
-    """Whether more than so many calls of these methods of a driver are under way, in any thread."""
-    found = 0
-    for frame in sys._current_frames().values():
-        at: FrameType | None = frame
-        while at is not None:
-            found += at.f_code in codes and at.f_locals.get("self") is driver
-            at = at.f_back
-    return found > besides

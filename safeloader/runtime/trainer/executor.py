@@ -9,7 +9,7 @@ from safeloader.core import messages as m
 from safeloader.runtime import by_value, system
 from safeloader.runtime import protocol as p
 from safeloader.runtime.child.states import in_full
-from safeloader.runtime.child.worker import WorkerPlace
+from safeloader.runtime.child.worker_place import WorkerPlace
 from safeloader.runtime.memory import codec
 from safeloader.runtime.trainer.indices import pack
 from safeloader.runtime.trainer.inline import InlineBatch

@@ -17,7 +17,7 @@ from safeloader.runtime.child.generator_objects import is_generator
 from safeloader.runtime.child.generators import Generators, States
 from safeloader.runtime.child.own_globals import OwnGlobals
 from safeloader.runtime.child.unsendable import unsendable
-from safeloader.runtime.child.worker import Loaded, LoadSpec, Marks, Worker, WorkerPlace
+from safeloader.runtime.child.worker import Loaded, LoadSpec, Marks, Worker
 from safeloader.runtime.isolation import Ambient, Irreversible, View
 from safeloader.runtime.memory import codec
 from safeloader.runtime.memory.collate import collating_into
@@ -29,6 +29,7 @@ from safeloader.runtime.trainer.watchdog import watched
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from safeloader.runtime.child.worker_place import WorkerPlace
     from safeloader.runtime.payload import Payload
     from safeloader.runtime.shadow.change_detection import Change
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from safeloader.runtime.child.states import States
-    from safeloader.runtime.child.worker import WorkerPlace
+    from safeloader.runtime.child.worker_place import WorkerPlace
     from safeloader.runtime.trainer.journal import Key
     from safeloader.runtime.trainer.ports import Parts
 
