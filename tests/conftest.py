@@ -14,6 +14,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
@@ -124,13 +125,25 @@ class Belongings(NamedTuple):
 def _processes() -> Counter[str]:
     kinds: Counter[str] = Counter()
     multiprocessing.active_children()  # reaps those of torch's loaders, which they leave to Python
-    for child in psutil.Process().children(recursive=True):
+    for pid in _descendants(os.getpid()):
         try:
-            line = " ".join(child.cmdline())
-        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            line = Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0").replace("\0", " ") or "a zombie"
+        except OSError:
             line = "a zombie"
         kinds["safeloader's" if "from safeloader.runtime." in line else line] += 1
     return kinds
+
+
+def _descendants(pid: int) -> list[int]:
+    """The processes below one. Where the kernel lists a thread's children, no other process has to be looked at."""
+    try:
+        lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    except OSError:  # one has ended meanwhile
+        return []
+    if not lists:
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    children = [int(child) for line in lists for child in line.split()]
+    return children + [below for child in children for below in _descendants(child)]
 
 
 def _descriptors() -> Counter[str]:
@@ -151,10 +164,11 @@ def _mappings() -> Counter[str]:
 @pytest.fixture(autouse=True)
 def modules_of_a_test_end_with_it(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What a test imports from its own folder is not there for the next one, which would tell of its edits."""
+    before = set(sys.modules)
     yield
     folder = str(tmp_path_factory.getbasetemp())
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None)).startswith(folder):
+    for name in sys.modules.keys() - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(folder):
             del sys.modules[name]
 
 
