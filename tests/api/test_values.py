@@ -111,3 +111,57 @@ def test_a_batch_keeps_its_identities_is_writable_and_outlives_its_loader(max_pr
     assert torch.equal(leaf.grad, torch.full((3, 4), 2.0))
     assert batch["frozen"][0].detach_().add_(1).tolist() == [1.0, 1.0]
     assert (len(batch["frozen"][1]), len(batch["frozen"][2])) == (100_000, 100_000)
+
+
+def _one_memory() -> dict[str, Any]:
+    grid, part = torch.zeros(3, 4), torch.zeros(4, dtype=torch.int32)
+    array = np.zeros(4)
+    return {
+        "row before its tensor": [grid[1], grid, grid.T],
+        "columns": [*torch.zeros(2, 2).unbind(1)],
+        "parts of others": [part[1:3], part[2:], part.view(torch.uint8)[7:12]],
+        "with a storage": [(memory := torch.zeros(2)), memory.untyped_storage()],
+        "apart": [*torch.zeros(4).split(2)],
+        "arrays": [array, array[1:], torch.from_numpy(array)],
+    }
+
+
+def _collate_with_arrays(samples: list[torch.Tensor]) -> list[Any]:
+    together = torch.utils.data.default_collate(samples)
+    return [together, together[1:], together.numpy(), together.numpy()]
+
+
+@pytest.mark.parametrize("max_processes", [None, 0], ids=["process", "inline"])
+def test_tensors_over_one_memory_still_are_and_arrays_are_not_as_with_torch(max_processes: int | None) -> None:
+    batch = _load(_one_memory, max_processes)
+    row, grid, turned = batch["row before its tensor"]
+    turned[2, 1] = 5
+    assert (row.tolist(), grid[1, 2]) == ([0, 0, 5, 0], 5)
+    first, second = batch["columns"]
+    first.fill_(1)
+    assert (first.tolist(), second.tolist(), first.stride()) == ([1, 1], [0, 0], (2,))
+    early, late, octets = batch["parts of others"]
+    late[0] = 0x01020304
+    assert (early.tolist(), octets.tolist()) == ([0, 0x01020304], [0, 4, 3, 2, 1])
+    memory, storage = batch["with a storage"]
+    memory[1] = 1
+    assert storage.tolist() == [0, 0, 0, 0, 0, 0, 0x80, 0x3F]
+    left, right = batch["apart"]
+    left.fill_(1)
+    assert right.tolist() == [0, 0]
+    for number, one in enumerate(batch["arrays"]):
+        one[...] = number
+    assert [one.tolist() for one in batch["arrays"]] == [[0] * 4, [1] * 3, [2] * 4]
+
+
+@pytest.mark.parametrize("max_processes", [None, 0], ids=["process", "inline"])
+def test_arrays_of_a_tensor_that_default_collation_made_are_copies_as_with_torch(max_processes: int | None) -> None:
+    samples = [torch.full((2,), float(number)) for number in range(2)]
+    options = {"collate_fn": _collate_with_arrays, "policy": Policy(max_processes=max_processes)}
+    with DataLoader(samples, 2, num_workers=1, **options) as loader:  # type: ignore[arg-type]
+        tensor, view, array, other = next(iter(loader))
+    array += 5
+    view += 1
+    other[0] = 9
+    assert tensor.tolist() == [[0, 0], [2, 2]]
+    assert (array.tolist(), other.tolist()) == ([[5, 5], [6, 6]], [[9, 9], [1, 1]])

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy
 import torch
+from torch.multiprocessing.reductions import rebuild_typed_storage
 
 from safeloader import torch_private
+from safeloader.runtime.memory.pieces import Pieces, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,15 +38,6 @@ _ARRAY_KINDS = "biufcmMSUV"
 
 ClassTable = list[type]
 _tables: dict[str, ClassTable] = {}
-
-
-class Writer(Protocol):
-    """Memory that a batch is put into, piece after piece; pieces are named by their offset."""
-
-    def tensor(self, dtype: torch.dtype, count: int) -> tuple[torch.Tensor, int]: ...
-    def room(self, nbytes: int) -> tuple[memoryview, int]: ...
-    def write(self, data: memoryview | bytes) -> int: ...
-    def offset_of(self, address: int, nbytes: int) -> int | None: ...
 
 
 class Memory(Protocol):
@@ -74,59 +67,15 @@ class Encoder:
             Whatever pickling raises for what cannot be carried.
         """
         file = io.BytesIO()
-        places = _Places(self._writer)
-        _Pickler(file, places, self).dump(batch)
-        return file.getvalue(), places.pieces
-
-
-class _Places:
-    """Where the out-of-band pieces of one batch lie. Apart from the pickler, which would else refer to itself and keep
-    the batch until the next garbage collection."""
-
-    def __init__(self, writer: Writer) -> None:
-        self.pieces: list[tuple[int, int]] = []
-        self._writer = writer
-        self._placed: dict[int, tuple[int, int]] = {}
-
-    def add(self, buffer: pickle.PickleBuffer) -> bool:
-        """Pickle's callback for each buffer, in order: note where it lies, copying it there unless it does."""
-        piece = self._placed.pop(id(buffer), None)
-        if piece is None:
-            raw = buffer.raw()
-            piece = (self._writer.write(raw), len(raw))
-        self.pieces.append(piece)
-        return False
-
-    def place(self, tensor: torch.Tensor, span: int, contiguous: bool) -> pickle.PickleBuffer:
-        """Put a tensor's ``span`` elements into the lease, unless they are there; the buffer only marks the place."""
-        nbytes = span * tensor.dtype.itemsize
-        offset = self._writer.offset_of(tensor.data_ptr(), nbytes)
-        if offset is None:
-            flat, offset = self._writer.tensor(tensor.dtype, span)
-            source = tensor.detach()
-            flat.copy_(source.reshape(-1) if contiguous else source.as_strided((span,), (1,)))
-        return self._mark(offset, nbytes)
-
-    def place_array(self, array: numpy.ndarray[Any, Any], dtype: numpy.dtype[Any], order: Any) -> pickle.PickleBuffer:
-        """The same for an array, which becomes contiguous."""
-        offset = None
-        if dtype is array.dtype and (array.flags.c_contiguous or array.flags.f_contiguous):
-            offset = self._writer.offset_of(array.__array_interface__["data"][0], array.nbytes)
-        if offset is None:
-            memory, offset = self._writer.room(array.nbytes)
-            numpy.copyto(numpy.ndarray(array.shape, dtype, memory, order=order), array)
-        return self._mark(offset, array.nbytes)
-
-    def _mark(self, offset: int, nbytes: int) -> pickle.PickleBuffer:
-        buffer = pickle.PickleBuffer(bytearray())
-        self._placed[id(buffer)] = (offset, nbytes)
-        return buffer
+        pieces = Pieces(self._writer)
+        _Pickler(file, pieces, self).dump(batch)
+        return file.getvalue(), pieces.placed()
 
 
 class _Pickler(pickle.Pickler):
-    def __init__(self, file: io.BytesIO, places: _Places, encoder: Encoder) -> None:
-        super().__init__(file, protocol=5, buffer_callback=places.add)
-        self._places = places
+    def __init__(self, file: io.BytesIO, pieces: Pieces, encoder: Encoder) -> None:
+        super().__init__(file, protocol=5, buffer_callback=pieces.add)
+        self._pieces = pieces
         self._encoder = encoder
 
     def reducer_override(self, obj: Any) -> Any:
@@ -134,6 +83,10 @@ class _Pickler(pickle.Pickler):
             return self._tensor(obj)
         if type(obj) is numpy.ndarray:
             return self._array(obj)
+        if isinstance(obj, torch.UntypedStorage):
+            return _reduce_storage(obj)
+        if isinstance(obj, torch.TypedStorage):
+            return rebuild_typed_storage, (torch_private.untyped(obj), obj.dtype)
         if isinstance(obj, type):
             number = self._encoder.numbers.get(obj)
             if number is not None:
@@ -158,7 +111,7 @@ class _Pickler(pickle.Pickler):
             return _empty, (code, shape, stride, tensor.requires_grad)
         contiguous = tensor.is_contiguous()
         span = tensor.numel() if contiguous else 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
-        buffer = self._places.place(tensor, span, contiguous)
+        buffer = self._pieces.tensor(tensor, span)
         if tensor.requires_grad or not contiguous or 1 in shape:  # a dimension of one has any stride
             return _strided, (buffer, code, shape, stride, tensor.requires_grad)
         return _contiguous, (buffer, code, shape)
@@ -174,7 +127,7 @@ class _Pickler(pickle.Pickler):
         name = dtype if dtype.kind == "V" else dtype.str
         if array.nbytes == 0:
             return array.__reduce__()
-        return _array, (self._places.place_array(array, dtype, order), name, array.shape, order)
+        return _array, (self._pieces.array(array, dtype, order), name, array.shape, order)
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
@@ -195,6 +148,13 @@ def _reduce_sparse(tensor: torch.Tensor) -> Any:
     parts = tuple(getattr(plain, part)() for part in _PARTS[plain.layout])
     coalesced = plain.is_coalesced() if plain.layout is torch.sparse_coo else None
     return _sparse, (plain.layout, parts, tuple(plain.shape), coalesced, tensor.requires_grad)
+
+
+def _reduce_storage(storage: torch.UntypedStorage) -> Any:
+    """As a tensor over all of it, so that other tensors of the batch look into it still."""
+    if storage.device.type != "cpu":
+        return NotImplemented
+    return torch.Tensor.untyped_storage, (torch.empty(0, dtype=torch.uint8).set_(storage),)
 
 
 def _has_a_way_of_its_own(cls: type) -> bool:

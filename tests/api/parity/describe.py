@@ -34,6 +34,8 @@ def describe(value: Any) -> Any:
         return (name, *_tensor(value))
     if isinstance(value, np.ndarray):
         return (name, *_array(value))
+    if isinstance(value, (torch.UntypedStorage, torch.TypedStorage)):
+        return name, str(getattr(value, "dtype", "")), value.tolist()
     if isinstance(value, (np.generic, torch.Size)):
         return name, repr(getattr(value, "dtype", "")), repr(value)
     if isinstance(value, (str, bytes, bytearray)):

@@ -196,6 +196,8 @@ _add(
     quantized=lambda: _quietly(lambda: torch.quantize_per_tensor(_grid(4), 0.5, 3, torch.quint8)),
     views_of_one_tensor=lambda: _views(_grid(6, 4)),
     same_tensor_twice=lambda: [_grid(3)] * 2,
+    storage=lambda: _grid(3).untyped_storage(),
+    typed_storage=lambda: _quietly(lambda: _grid(3).storage()),
     two_hundred_tensors=lambda: [torch.full((i % 5,), i) for i in range(200)],
 )
 
