@@ -25,7 +25,7 @@ from torch.utils.data.dataloader import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from torch.utils.data import DataLoader
 
@@ -147,6 +147,33 @@ def plain_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """A detached view of a subclass's data as a plain tensor, past whatever the subclass overrides."""
     with torch._C.DisableTorchFunctionSubclass():
         return tensor.detach().as_subclass(torch.Tensor)
+
+
+_BY_ROW, _BY_COLUMN = ("crow_indices", "col_indices", "values"), ("ccol_indices", "row_indices", "values")
+SPARSE_PARTS = {
+    torch.sparse_coo: ("_indices", "_values"),
+    torch.sparse_csr: _BY_ROW,
+    torch.sparse_bsr: _BY_ROW,
+    torch.sparse_csc: _BY_COLUMN,
+    torch.sparse_bsc: _BY_COLUMN,
+}
+"""The methods that give the tensors of which a sparse one is made."""
+
+
+def parts_of(plain: torch.Tensor) -> Iterable[torch.Tensor]:
+    """The strided tensors of which any detached one is made."""
+    if plain.layout in SPARSE_PARTS:
+        return [getattr(plain, part)() for part in SPARSE_PARTS[plain.layout]]
+    if plain.is_nested:
+        return plain.unbind()
+    if plain.is_quantized:
+        return (plain.int_repr(),)
+    return (plain.resolve_conj().resolve_neg(),) if plain.is_conj() or plain.is_neg() else (plain,)
+
+
+def is_compiled_module(thing: object) -> bool:
+    """True for what lies under a module of TorchScript; its attributes are C++'s."""
+    return isinstance(thing, torch._C.ScriptModule)
 
 
 def profiling() -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import itertools
 import logging
 import sys
 import types
@@ -89,9 +88,14 @@ def is_leaf(value: Any) -> bool:
 def referents(value: Any) -> list[Any]:
     """What an object that is written in C refers to.
 
-    Not of `itertools.zip_longest`: an iterator that has ended leaves a hole in a tuple of it, at which Python crashes.
+    Without lists and tuples that are not filled, at whose holes Python crashes (`itertools.zip_longest` has such a
+    tuple once an iterator has ended, a parser of XML such a list): Python's own look at them passes holes by.
     """
-    return [] if type(value) is itertools.zip_longest else gc.get_referents(value)
+    return [item for item in gc.get_referents(value) if not _has_holes(item)]
+
+
+def _has_holes(value: Any) -> bool:
+    return type(value) in (list, tuple) and len(gc.get_referents(value)) < len(value)
 
 
 def steps_from(value: Any) -> list[Step]:

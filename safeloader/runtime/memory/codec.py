@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy
 import torch
@@ -26,14 +26,6 @@ _DTYPES: list[torch.dtype] = sorted({v for v in vars(torch).values() if isinstan
 _WAYS = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__slots__")
 _CODES = {dtype: code for code, dtype in enumerate(_DTYPES)}
 
-_BY_ROW, _BY_COLUMN = ("crow_indices", "col_indices", "values"), ("ccol_indices", "row_indices", "values")
-_PARTS = {
-    torch.sparse_coo: ("_indices", "_values"),
-    torch.sparse_csr: _BY_ROW,
-    torch.sparse_bsr: _BY_ROW,
-    torch.sparse_csc: _BY_COLUMN,
-    torch.sparse_bsc: _BY_COLUMN,
-}
 _ARRAY_KINDS = "biufcmMSUV"
 
 ClassTable = list[type]
@@ -101,7 +93,7 @@ class _Pickler(pickle.Pickler):
             )
         if type(tensor) is not torch.Tensor:
             return _reduce_subclass(tensor)
-        if tensor.layout in _PARTS:
+        if tensor.layout in torch_private.SPARSE_PARTS:
             return _reduce_sparse(tensor)
         if not _is_plain(tensor):
             return NotImplemented
@@ -123,7 +115,7 @@ class _Pickler(pickle.Pickler):
             return NotImplemented
         if dtype.byteorder not in "=|":
             dtype = dtype.newbyteorder("=")
-        order = "F" if array.flags.fnc else "C"
+        order: Literal["C", "F"] = "F" if array.flags.fnc else "C"
         name = dtype if dtype.kind == "V" else dtype.str
         if array.nbytes == 0:
             return array.__reduce__()
@@ -145,7 +137,7 @@ def _is_plain(tensor: torch.Tensor) -> bool:
 def _reduce_sparse(tensor: torch.Tensor) -> Any:
     """Not by torch's pickling, which keeps a sparse tensor that it rebuilt for ever, to validate it."""
     plain = tensor.detach()
-    parts = tuple(getattr(plain, part)() for part in _PARTS[plain.layout])
+    parts = tuple(torch_private.parts_of(plain))
     coalesced = plain.is_coalesced() if plain.layout is torch.sparse_coo else None
     return _sparse, (plain.layout, parts, tuple(plain.shape), coalesced, tensor.requires_grad)
 

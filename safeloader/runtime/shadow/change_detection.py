@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import collections
 import functools
-import gc
 import itertools
 import logging
 import marshal
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy
 
+from safeloader.runtime.child.reach import referents
 from safeloader.runtime.shadow.contents import HIDDEN, MOVES, Budget, Parts, content_of, is_pythons
 
 if TYPE_CHECKING:
@@ -132,6 +132,9 @@ class Change:
         return hash(tuple(walk.number(_item(large, at)) for large in self._before.large for at in self._samples))
 
 
+_ordered_items = collections.OrderedDict.items  # a dict's own order is another one, once something was moved
+
+
 def _item(container: Any, at: Any) -> Any:
     try:
         return dict.get(container, at) if isinstance(container, dict) else container[at]
@@ -196,7 +199,8 @@ class _Walk:
             return found
         inside: list[Any] = [self.number(part) for part in _attributes(thing) if self._counts(part)]
         if isinstance(thing, dict):
-            inside += self._elements(thing, dict.items(thing), lambda: reversed(dict.items(thing)))
+            items = _ordered_items(thing) if isinstance(thing, collections.OrderedDict) else dict.items(thing)
+            inside += self._elements(thing, items, lambda: reversed(items))
         elif isinstance(thing, (set, frozenset)):
             inside += [len(thing), sum(self.number(part) for part in itertools.islice(thing, _OF_EACH))]
         elif isinstance(thing, (list, tuple, collections.deque)):
@@ -286,7 +290,7 @@ def _attributes(thing: Any) -> list[Any]:
     except AttributeError:
         pass
     if not is_pythons(type(thing)) and not isinstance(thing, _OWN_ELEMENTS):
-        parts += [part for part in gc.get_referents(thing) if part is not type(thing)]
+        parts += [part for part in referents(thing) if part is not type(thing)]
     return parts
 
 

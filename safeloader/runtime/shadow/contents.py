@@ -13,6 +13,7 @@ other objects of C        `HIDDEN`: nothing tells
 from __future__ import annotations
 
 import collections
+import decimal
 import functools
 import io
 import itertools
@@ -23,12 +24,16 @@ import re
 import types
 import typing
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
 
+from safeloader import torch_private
 from safeloader.runtime.child.digest import sums_of_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["HIDDEN", "MOVES", "Budget", "content_of", "is_pythons"]
 
@@ -60,7 +65,7 @@ _CONSTANT: tuple[type, ...] = (
 )  # fmt: skip
 _CONSTANT_PACKAGES = frozenset(
     {"datetime", "decimal", "fractions", "uuid", "zoneinfo", "_thread", "_weakref", "weakref", "_abc", "numpy", "torch"}
-    | {"pandas", "pyarrow", "PIL", "tokenizers", "h5py", "torchvision", "_ssl", "_hashlib", "_struct", "_json"}
+    | {"pandas", "pyarrow", "PIL", "h5py", "torchvision", "_ssl", "_struct", "_json"}
 )
 """Whose objects written in C are not changed by being read, or hold no more than what Python objects of theirs show."""
 
@@ -107,8 +112,8 @@ def _of_python(thing: Any, budget: Budget) -> Any:
     if kind in (itertools.count, itertools.repeat) or isinstance(thing, _CONSTANT):
         return repr(thing)
     if isinstance(thing, (int, float, complex, str, bytes)):
-        return hash(thing)
-    return None
+        return Parts((hash(thing), getattr(thing, "__dict__", None)))
+    return repr(thing) if isinstance(thing, decimal.Context) else None
 
 
 def _of_file(thing: Any, budget: Budget) -> Any:
@@ -138,8 +143,10 @@ def _of_numpy(thing: Any, budget: Budget) -> Any:
         state: Any = thing.get_state()
         return state[0], state[1].tobytes(), *state[2:]
     if isinstance(thing, numpy.random.Generator):
-        return repr(thing.bit_generator.state)
-    return repr(thing.state) if isinstance(thing, numpy.random.BitGenerator) else None
+        thing = thing.bit_generator
+    if isinstance(thing, numpy.random.BitGenerator):
+        return repr(thing.state), getattr(thing.seed_seq, "n_children_spawned", 0)
+    return repr(thing.state) if isinstance(thing, numpy.random.SeedSequence) else None
 
 
 def _of_array(thing: numpy.ndarray[Any, Any], budget: Budget) -> Any:
@@ -156,27 +163,37 @@ def _of_array(thing: numpy.ndarray[Any, Any], budget: Budget) -> Any:
 
 def _of_torch(thing: Any, budget: Budget) -> Any:
     if isinstance(thing, torch.Tensor):
-        told = tuple(thing.shape), str(thing.dtype), thing._version
-        flat = thing.detach()
-        if flat.device.type != "cpu" or flat.layout is not torch.strided or flat.is_quantized:
-            return told
-        if not flat.is_contiguous() and flat.nbytes > budget.left:
-            return told
-        flat = flat.contiguous().reshape(-1)
-        return (*told, budget.of(flat.view(torch.uint8).numpy(), _ENDS) if flat.numel() else b"")
+        return _of_tensor(thing, budget)
+    if isinstance(thing, torch.UntypedStorage) and thing.device.type == "cpu":
+        return _of_tensor(torch.empty(0, dtype=torch.uint8).set_(thing), budget)
+    if torch_private.is_compiled_module(thing):
+        return HIDDEN
     return thing.get_state().numpy().tobytes() if isinstance(thing, torch.Generator) else None
+
+
+def _of_tensor(thing: torch.Tensor, budget: Budget) -> Any:
+    plain = thing.detach() if type(thing) is torch.Tensor else torch_private.plain_tensor(thing)
+    told = str(plain.dtype), thing._version, thing.requires_grad
+    if plain.device.type == "cpu":
+        told += tuple(_of_memory(part, budget) for part in torch_private.parts_of(plain))
+    besides = (thing.grad if thing.is_leaf else None), thing.__dict__
+    return Parts((told, *besides)) if besides != (None, {}) else told
+
+
+def _of_memory(plain: torch.Tensor, budget: Budget) -> Any:
+    told = tuple(plain.shape), plain.stride()
+    if not plain.is_contiguous() and plain.nbytes > budget.left:
+        return told
+    flat = plain.contiguous().reshape(-1)
+    return (*told, budget.of(flat.view(torch.uint8).numpy(), _ENDS) if flat.numel() else b"")
 
 
 def _of_others(thing: Any, budget: Budget) -> Any:
     """What is left: buffers of any kind, iterators, compiled functions, and what tells nothing."""
     kind = type(thing)
     package = kind.__module__.partition(".")[0]
-    if package == "numba":
-        return _of_compiled(thing)
-    if package == "pandas":
-        return _of_pandas(thing)
-    if package == "pyarrow":
-        return id(thing) if kind.__module__ == "pyarrow.lib" and not hasattr(kind, "__next__") else MOVES
+    if package in _BY_PACKAGE:
+        return _BY_PACKAGE[package](thing)
     if isinstance(thing, _WALKED) or is_pythons(kind):
         return None
     if package == "ctypes" and hasattr(thing, "_handle"):  # a library
@@ -204,13 +221,28 @@ _WALKED: tuple[type, ...] = (
 
 
 def _of_pandas(thing: Any) -> Any:
-    """The values alone: what is looked up is kept in many places, and an index never changes."""
-    blocks = getattr(getattr(thing, "_mgr", None), "blocks", None)
-    if blocks is not None:
-        return Parts(block.values for block in blocks)
-    return (
-        None if isinstance(thing, typing.Iterator) or hasattr(thing, "_ndarray") or hasattr(thing, "_pa_array") else 0
-    )
+    """Values, notes, and which labels: what is looked up is kept in many places, and an index never changes itself."""
+    manager: Any = getattr(thing, "_mgr", None)
+    if hasattr(manager, "blocks"):
+        labels = tuple(map(id, manager.axes))
+        return Parts((*(block.values for block in manager.blocks), labels, thing._attrs))
+    is_array = hasattr(type(thing), "_from_sequence")
+    return None if is_array or isinstance(thing, typing.Iterator) else id(getattr(thing, "_categories", None))
+
+
+def _of_arrow(thing: Any) -> Any:
+    kind = type(thing)
+    return id(thing) if kind.__module__ == "pyarrow.lib" and not hasattr(kind, "__next__") else MOVES
+
+
+def _of_tokenizer(thing: Any) -> Any:
+    """What a fast one of transformers is told about lengths it is told with each call; a bare one keeps it."""
+    if getattr(thing, "_tokenizer", None) is not None:
+        attributes = {name: value for name, value in vars(thing).items() if name != "_tokenizer"}
+        return Parts((attributes, thing._tokenizer.get_vocab_size()))
+    if hasattr(thing, "get_vocab_size") and hasattr(thing, "enable_padding"):
+        return thing.get_vocab_size(), repr(thing.truncation), repr(thing.padding)
+    return HIDDEN if type(thing).__name__ == "DecodeStream" else None
 
 
 def is_pythons(kind: type) -> bool:
@@ -233,6 +265,17 @@ def _has_no_hidden_field(kind: type) -> bool:
 
 
 def _of_compiled(thing: Any) -> Any:
-    """numba's functions draw from generators of their own, which nobody can read."""
+    """numba's functions draw from generators of their own, which nobody can read; its objects are memory of C."""
+    if type(thing).__module__.startswith(("numba.typed", "numba.experimental.jitclass.boxing")):
+        return HIDDEN
     code = getattr(getattr(thing, "py_func", None), "__code__", None)
     return MOVES if code is not None and not _DRAWS.isdisjoint(code.co_names) else "compiled"
+
+
+_BY_PACKAGE: dict[str, Callable[[Any], Any]] = {
+    "numba": _of_compiled,
+    "pandas": _of_pandas,
+    "pyarrow": _of_arrow,
+    "tokenizers": _of_tokenizer,
+    "transformers": _of_tokenizer,
+}
