@@ -200,6 +200,7 @@ class StandInBody(Spawned):
         likeness: node.Likeness, failback: bool = False,
     ) -> None:  # fmt: skip
         self.fell_back = False
+        self.host = ""
         self._failback = failback
         self._launcher = launcher
         self._place: Place | None = None
@@ -276,8 +277,8 @@ class StandInBody(Spawned):
             if told:
                 self._launcher.tell(told)
         elif what == stand_in.PLACED and place is not None:
-            host, pid = told
-            self._launcher.placed(host, pid, self.pid)
+            self.host, pid = told
+            self._launcher.placed(self.host, pid, self.pid)
         elif what == stand_in.LOST and place is not None:
             self._lost, self._failed = told, True
             self._forfeited = not self._launcher.is_first_loss(place.node)

@@ -90,6 +90,10 @@ class PoolHandle:
     def fell_back(self) -> bool:
         return False
 
+    @property
+    def host(self) -> str:
+        return ""
+
     # ------------------------------------------------------------ its end
 
     def exited(self) -> bool:

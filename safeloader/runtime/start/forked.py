@@ -105,6 +105,7 @@ class Forked:
 
     template = False  # it is to fork others
     fell_back = False
+    host = ""
 
     def __init__(
         self, launcher: Servers, given: Surroundings, channel: int, stacks: int, modules: tuple[str, ...]

@@ -52,6 +52,10 @@ class Body(Protocol):
     def fell_back(self) -> bool:
         """True if it was to be on another host, where there was no room."""
 
+    @property
+    def host(self) -> str:
+        """The other host that it is on, for people; "" if it is on this one."""
+
     def close(self) -> None:
         """Close what the trainer holds of it."""
 

@@ -42,6 +42,7 @@ class Spawned:
 
     why_lost = "how is not known, as the program ignores SIGCHLD"
     fell_back = False
+    host = ""
 
     def __init__(
         self,

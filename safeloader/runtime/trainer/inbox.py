@@ -11,6 +11,7 @@ from safeloader.core import messages as m
 from safeloader.runtime import protocol as p
 from safeloader.runtime.child.states import Advanced
 from safeloader.runtime.trainer.journal import ArrivedEvents
+from safeloader.runtime.trainer.missing_paths import on_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -161,6 +162,7 @@ class Inbox:
             said = m.WorkerMarked(process.number, record.worker, bytes(view[start : start + length]))
         batch = (stream, place, pieces, nbytes)
         times = clock.at(taken_at), clock.at(finished_at)
+        dropped = _with_host(process, dropped)
         loaded = m.TaskLoaded(process.number, task, batch, nbytes, states, *times, dropped, digest)
         return [loaded] if said is None else [loaded, said]
 
@@ -168,7 +170,7 @@ class Inbox:
         self, process: ProcessHandle, task: int, states: Any, taken_at: float, finished_at: float, dropped: Any,
         digest: bytes,
     ) -> list[m.Event]:  # fmt: skip
-        times = clock.at(taken_at), clock.at(finished_at)
+        times, dropped = (clock.at(taken_at), clock.at(finished_at)), _with_host(process, dropped)
         return [m.TaskLoaded(process.number, task, None, 0, self._states(process, states), *times, dropped, digest)]
 
     def _raised(
@@ -177,6 +179,9 @@ class Inbox:
     ) -> list[m.Event]:  # fmt: skip
         cause = "unpicklable" if unpicklable else "raised"
         states = self._states(process, states)
+        if process.host:
+            detail = f"{detail} ({on_host(process.host, detail)})"
+            self._reporter.errors.note_host(task, process.host)
         return [m.TaskRaised(process.number, task, error, cause, sample, states, clock.at(at), digest, detail)]
 
     # ------------------------------------------------------------ ends
@@ -235,3 +240,10 @@ class Inbox:
             text, before = process.read_stacks(), text
         self._parts.processes.forget(process.stacks)
         self._parts.journal.inbox.append(m.StacksCaptured(process.number, text))
+
+
+def _with_host(process: ProcessHandle, dropped: tuple[tuple[int, str], ...]) -> tuple[tuple[int, str], ...]:
+    """Samples that were left out, with the reasons as they are to be told."""
+    if not dropped or not process.host:
+        return dropped
+    return tuple((position, f"{why} ({on_host(process.host, why)})") for position, why in dropped)

@@ -109,6 +109,10 @@ class Process:
         return self._body.fell_back
 
     @property
+    def host(self) -> str:
+        return self._body.host
+
+    @property
     def pidfd(self) -> int:
         return self._body.pidfd
 

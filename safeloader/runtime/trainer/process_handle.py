@@ -59,6 +59,10 @@ class ProcessHandle(Protocol):
     def fell_back(self) -> bool:
         """True if it was to be on another host, where there was no room; known once it spoke."""
 
+    @property
+    def host(self) -> str:
+        """The other host that it is on, for people; "" if it is on this one."""
+
     # ------------------------------------------------------------ its end
 
     def exited(self) -> bool:

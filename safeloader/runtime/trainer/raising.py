@@ -12,6 +12,7 @@ from safeloader.observe.events import LOSSES
 from safeloader.observe.messages import line_for, replay_in_words
 from safeloader.observe.torch_words import in_torchs_words
 from safeloader.runtime import by_value
+from safeloader.runtime.trainer.missing_paths import on_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,12 +40,15 @@ class ErrorRaiser:
         self._recorder = recorder
         self._pid_of = pid_of
         self._notes: dict[int, str] = {}  # by task: where its error was raised
+        self._hosts: dict[int, str] = {}  # the same: on which other host
 
     def note(self, task: int, text: str) -> None:
         """Where the error of a task was raised; the error carries it as a note when it is raised here."""
-        self._notes[task] = text
-        if len(self._notes) > _KEPT:
-            del self._notes[next(iter(self._notes))]
+        _keep(self._notes, task, text)
+
+    def note_host(self, task: int, host: str) -> None:
+        """On which other host that was."""
+        _keep(self._hosts, task, host)
 
     def raise_error(self, task: int, error: Any, classes: list[type]) -> NoReturn:
         """Raise what the dataset raised: as torch would, or itself if it was raised in the trainer; with its note."""
@@ -54,6 +58,8 @@ class ErrorRaiser:
             by_value.loads(error, classes).reraise()
         except Exception as raised:
             add_note(raised, self._notes.get(task, ""))
+            if task in self._hosts:
+                add_note(raised, on_host(self._hosts[task], str(raised)))
             raise
         raise AssertionError("reraise returned")
 
@@ -183,3 +189,9 @@ class ErrorRaiser:
     def _process(self, number: int) -> str:
         pid = self._pid_of(number)
         return "the main process" if number == INLINE else "a process" if pid is None else f"process {pid}"
+
+
+def _keep(notes: dict[int, str], task: int, text: str) -> None:
+    notes[task] = text
+    if len(notes) > _KEPT:
+        del notes[next(iter(notes))]
