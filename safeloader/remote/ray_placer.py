@@ -3,7 +3,9 @@
 Ray ends every program that is connected to a cluster whose head has been gone for a minute. So the trainer is not
 connected; its *placer* is, a small process beside it, which asks for actors and ends them, for all its loaders. If the
 placer ends, Ray ends its actors, the loaders' processes are here, and another placer is started when one is needed
-again. (A program that has connected itself to Ray asks for itself: it shares the cluster's fate anyhow.)
+again. So it is where the cluster does not answer a placer any more, as one whose head was started anew does: that
+placer asks for nothing more, and stays as long as processes are with its actors.
+(A program that has connected itself to Ray asks for itself: it shares the cluster's fate anyhow.)
 """
 
 from __future__ import annotations
@@ -23,12 +25,13 @@ from time import monotonic
 from typing import Any
 
 from safeloader.remote.launcher import Place, Unplaceable
-from safeloader.remote.ray_placing import RayPlacing, Wanted
+from safeloader.remote.ray_placing import Disconnected, RayPlacing, Wanted
+from safeloader.runtime import system
+from safeloader.runtime.start.parent_watch import lifeline
 
 __all__ = ["Placer", "main"]
 
 _OPEN, _PLACE, _RELEASE, _CLOSE = range(4)
-_LOOK = 1.0  # seconds between two looks whether the trainer lives
 _START = 60.0  # seconds for the placer to start, besides what Ray is given
 _PAUSE = 60.0  # seconds until another placer is started
 _END = 10.0
@@ -45,19 +48,19 @@ class Placer:
 
     def __init__(self, wanted: Wanted) -> None:
         self.key, self.silence, self.local = os.urandom(32), wanted.silence, wanted.local
-        self._patience = 3 * wanted.patience + _START
+        self._patience = 4 * wanted.patience + _START
         self._wanted = wanted
         self._number = next(_numbers)
-        self._opened: _Process | None = None
+        self._opened: list[_Process] = []
         self._lock = threading.Lock()
 
     def place(self) -> Place:
         """Room for one process, as Ray says."""
         with self._lock:
-            process = _process(self)
-            if process is not self._opened:
+            process = _process(self, self._wanted.address)
+            if process not in self._opened:
                 process.tell(_OPEN, self._number, (self.key, tuple(self._wanted)))
-                self._opened = process
+                self._opened.append(process)
         place, why = process.ask(self._number, self._patience)
         if place is None:
             raise Unplaceable(why)
@@ -67,72 +70,84 @@ class Placer:
     def release(self, place: Place, usable: bool) -> None:
         """Its actor serves the next process, or is ended."""
         process, number = place.agent
-        process.tell(_RELEASE, number, usable)
+        process.release(number, usable)
 
     def close(self) -> None:
-        """End this loader's actors; with the last loader, the placer."""
+        """End this loader's actors; with the last loader, all placers."""
         with _lock:
             _users.discard(self)
-            process = _running[0] if _running else None
+            running = [process for process in _running if process.ours]
             last = not _users
-        if self._opened is not None and self._opened is process:
-            process.tell(_CLOSE, self._number, None)
-        if process is not None and last:
-            process.end()
+        for process in running:
+            if process in self._opened:
+                process.tell(_CLOSE, self._number, None)
+            if last:
+                process.end()
 
 
 _numbers = itertools.count()
 _lock = threading.RLock()  # a loader may be collected, and closed, at any time
 _users: set[Placer] = set()
-_running: list[_Process] = []  # the placer of this program, if there is one
-_not_before = [0.0]
+_running: list[_Process] = []  # the placers of this program; of a cluster's, the last one asks for what is new
+_paused: dict[str | None, tuple[float, str]] = {}  # by a cluster's address: until when it is not asked, and why
 
 
-def _process(user: Placer) -> _Process:
-    """The placer of this program, that lives.
+def _process(user: Placer, address: str | None) -> _Process:
+    """The placer of this program that asks this cluster.
 
     Raises:
         Unplaceable: there is none.
     """
     with _lock:
         _users.add(user)
-        if _running and _running[0].ours:
-            return _running[0]
+        _running[:] = [process for process in _running if process.ours]
+        for process in _running:
+            if process.address == address and not process.retired:
+                return process
         if importlib.util.find_spec("ray") is None:
             raise Unplaceable("Ray cannot be imported (No module named 'ray'): pip install 'safeloader[ray]'")
-        if monotonic() < _not_before[0]:
-            raise Unplaceable(_GONE)
+        until, why = _paused.get(address, (0.0, ""))
+        if monotonic() < until:
+            raise Unplaceable(why)
         try:
-            _running[:] = [_Process()]
+            _running.append(_Process(address))
         except OSError as error:
             raise Unplaceable(str(error)) from error
-        return _running[0]
+        return _running[-1]
 
 
 class _Process:
     """A placer, from the trainer's side.
 
+    Args:
+        address: of the cluster, as a user says it.
+
     Attributes:
-        ours: this process started it (a fork of it has none), and it has not ended.
+        retired: the cluster does not answer it any more; it ends with the last process that it found room for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, address: str | None) -> None:
+        self.address = address
+        self.retired = False
+        self._why_ended = _GONE
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main({theirs.fileno()})"
+        given = theirs.fileno(), lifeline()
+        code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main(*{given})"
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", code], pass_fds=[theirs.fileno()],
+                [sys.executable, "-c", code], pass_fds=given,
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
         self._trainer = os.getpid()
         self._ended = self._asked_to_end = False
         self._waiting: dict[int, queue.SimpleQueue[Any]] = {}
+        self._placed: set[int] = set()
         self._lock = threading.Lock()
-        self._socket.send(marshal.dumps(self._trainer))
         threading.Thread(target=self._hear, name="safeloader-placer", daemon=True).start()
 
     @property
     def ours(self) -> bool:
+        """This process started it (a fork of it has none), and it has not ended."""
         return self._trainer == os.getpid() and not self._ended and not self._asked_to_end
 
     def tell(self, *told: Any) -> None:
@@ -146,15 +161,37 @@ class _Process:
             number = next(_numbers)
             self._waiting[number] = answer
             if self._ended:
-                return None, _GONE
+                return None, self._why_ended
         self.tell(_PLACE, number, loader)
         try:
-            place, why = answer.get(timeout=seconds)
+            place, why, disconnected = answer.get(timeout=seconds)
         except queue.Empty:
-            place, why = None, "the Ray cluster does not answer"
+            place, why, disconnected = None, "the Ray cluster does not answer", True
         with self._lock:
-            self._waiting.pop(number, None)
+            del self._waiting[number]
+            if place is not None:
+                self._placed.add(number)
+        if disconnected:
+            self._retire(why)
         return (None if place is None else (place, number)), why
+
+    def release(self, number: int, usable: bool) -> None:
+        """See `Placer.release`."""
+        with self._lock:
+            self._placed.discard(number)
+        self.tell(_RELEASE, number, usable)
+        self._end_if_idle()
+
+    def _retire(self, why: str) -> None:
+        self.retired, self._why_ended = True, why
+        _paused[self.address] = monotonic() + _PAUSE, why
+        self._end_if_idle()
+
+    def _end_if_idle(self) -> None:
+        with self._lock:
+            idle = self.retired and not self._placed and not self._waiting
+        if idle and not self._asked_to_end:
+            threading.Thread(target=self.end, name="safeloader-placer", daemon=True).start()
 
     def _hear(self) -> None:
         """Until the placer ends."""
@@ -169,11 +206,11 @@ class _Process:
                     waiting.put(told)
         self._process.wait()
         if not self._asked_to_end:
-            _not_before[0] = monotonic() + _PAUSE
+            _paused[self.address] = monotonic() + _PAUSE, _GONE
         with self._lock:
             self._ended = True
             for waiting in self._waiting.values():
-                waiting.put((None, _GONE))
+                waiting.put((None, self._why_ended, False))
         self._socket.close()
 
     def end(self) -> None:
@@ -190,22 +227,16 @@ class _Process:
 # ---------------------------------------------------------------- the placer
 
 
-def main(descriptor: int) -> None:
-    """Until the trainer closes its end, or is gone."""
+def main(descriptor: int, line: int) -> None:
+    """Until the trainer closes its end, or is gone: then the kernel ends it where it can, and Ray ends its actors."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # a trainer that is asked to end may still want batches
+    for given in (descriptor, line):
+        os.set_inheritable(given, False)
+    system.die_with(line)
     trainer = socket.socket(fileno=descriptor)
-    os.set_inheritable(descriptor, False)
-    parent = marshal.loads(trainer.recv(_MOST))
-    trainer.settimeout(_LOOK)
     serves = _Serves(trainer)
-    while os.getppid() == parent:
-        try:
-            said = trainer.recv(_MOST)
-        except TimeoutError:
-            continue
-        if not said:
-            break
+    while said := trainer.recv(_MOST):
         serves.take(*marshal.loads(said))
     closing = threading.Thread(target=serves.close, daemon=True)
     closing.start()
@@ -231,7 +262,7 @@ class _Serves:
         elif what == _RELEASE and number in self._placed:
             placing, place = self._placed.pop(number)
             placing.release(place, told)
-        elif what == _CLOSE:
+        elif what == _CLOSE and number in self._placings:
             threading.Thread(target=self._placings.pop(number).close, daemon=True).start()
 
     def _place(self, placing: RayPlacing | None, number: int) -> None:
@@ -240,9 +271,9 @@ class _Serves:
                 raise Unplaceable("the loader is closed")
             place = placing.place()
         except Unplaceable as error:
-            told: Any = None, str(error)
+            told: Any = None, str(error), isinstance(error, Disconnected)
         else:
-            self._placed[number], told = (placing, place), ((place.address, place.node), "")
+            self._placed[number], told = (placing, place), ((place.address, place.node), "", False)
         with contextlib.suppress(OSError):
             self._trainer.send(marshal.dumps((number, *told)))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -19,11 +20,12 @@ from safeloader.remote.launcher import Place, Unplaceable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["HostAgent", "RayPlacing", "Wanted"]
+__all__ = ["Disconnected", "HostAgent", "RayPlacing", "Wanted"]
 
 T = TypeVar("T")
 _PAUSE = 60.0  # seconds until a cluster that did not answer, or had no room, is asked again
 _LOOK = 1.0  # seconds between two looks whether the node's raylet is there
+_END = 5.0  # seconds for Ray to take notice that actors are of no use any more
 _OF_CODE = ("working_dir", "py_modules", "pip", "conda", "uv", "image_uri")  # parts of a runtime_env that bring code
 
 
@@ -37,6 +39,13 @@ class Wanted(NamedTuple):
     address: str | None
     patience: float
     silence: float
+
+
+class Disconnected(Unplaceable):
+    """This program's connection to the cluster is of no use any more; that of another program may be.
+
+    A head that was started anew, at the same address or not, does not know who was connected to the one before it.
+    """
 
 
 class HostAgent:
@@ -89,19 +98,29 @@ class RayPlacing:
 
     def place(self) -> Place:
         """An actor that is free, or another."""
-        from time import monotonic
-
         with self._lock:
             if self._free:
                 return self._free.pop()
-            if monotonic() < self._not_before:
+            if time.monotonic() < self._not_before:
                 raise Unplaceable(self._why)
         try:
             return self._another()
         except Unplaceable as error:
             with self._lock:
-                self._not_before, self._why = monotonic() + _PAUSE, str(error)
+                self._not_before, self._why = time.monotonic() + _PAUSE, str(error)
+            if self._is_disconnected():
+                raise Disconnected(str(error)) from error
             raise
+
+    def _is_disconnected(self) -> bool:
+        ray: Any = sys.modules.get("ray")
+        if ray is None:
+            return False
+        try:
+            _within(self._wanted.patience, ray.nodes, "")
+        except Unplaceable:
+            return True
+        return False
 
     def _another(self) -> Place:
         wanted = self._wanted
@@ -139,14 +158,12 @@ class RayPlacing:
                 return
         self._end(place.agent)
 
-    def _end(self, actor: Any) -> None:
+    def _end(self, actor: Any) -> threading.Thread:
         with self._lock:
             self._actors.discard(actor)
-        import ray
-
-        with contextlib.suppress(Exception):  # it is gone, or the cluster is
-            if ray.is_initialized():
-                ray.kill(actor, no_restart=True)
+        thread = threading.Thread(target=_kill, args=(actor,), name="safeloader-ray", daemon=True)
+        thread.start()
+        return thread
 
     def close(self) -> None:
         """End all actors."""
@@ -154,8 +171,18 @@ class RayPlacing:
             self._closed = True
             self._free.clear()
             actors = list(self._actors)
-        for actor in actors:
-            self._end(actor)
+        end = time.monotonic() + _END
+        for thread in [self._end(actor) for actor in actors]:
+            thread.join(max(end - time.monotonic(), 0.0))
+
+
+def _kill(actor: Any) -> None:
+    """Takes as long as the cluster's head takes to answer."""
+    import ray
+
+    with contextlib.suppress(Exception):  # it is gone, or the cluster is
+        if ray.is_initialized():
+            ray.kill(actor, no_restart=True)
 
 
 def _connect(ray: Any, address: str | None) -> None:
@@ -191,4 +218,5 @@ def _within(seconds: float, act: Callable[[], T], too_late: str) -> T:
     if not failed:
         raise Unplaceable(f"{too_late} within {seconds:g} s")
     lines = str(failed[0]).strip().splitlines() or [""]
-    raise Unplaceable(f"{type(failed[0]).__name__}: {lines[-1]}") from failed[0]
+    said = lines[-1].partition(". ")[0]  # some of Ray's messages go on with advice about other errors
+    raise Unplaceable(f"{type(failed[0]).__name__}: {said}") from failed[0]

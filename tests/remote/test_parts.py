@@ -7,7 +7,6 @@ import copyreg
 import os
 import pickle
 import socket
-import threading
 from collections import OrderedDict, defaultdict
 from enum import Enum
 from fractions import Fraction
@@ -21,9 +20,8 @@ import pytest
 from benchmarks.hosts import simulated
 from safeloader import Policy, RayHosts, SettingsError
 from safeloader.config import resolve
-from safeloader.remote import node, ray_placer, ray_placing
+from safeloader.remote import node
 from safeloader.remote.glance import glance
-from safeloader.remote.launcher import Unplaceable
 from safeloader.remote.node_slots import NodeSlots
 from safeloader.remote.node_store import NodeStore
 from safeloader.remote.payloads import Payloads, digest_of
@@ -240,43 +238,6 @@ def test_a_dataset_is_sent_once_to_each_of_many_nodes_and_each_lost_node_is_one_
     assert simulated.copies_sent(5, 4) == 5
     assert simulated.faults_counted(5, 4) == 5
     assert simulated.heartbeat_bytes() < 200
-
-
-@pytest.mark.parametrize("error", [RuntimeError("Version mismatch:\nRay: 2.1 here, 2.60 there"), ImportError("no")])
-def test_whatever_ray_raises_is_no_room(error: Exception) -> None:
-    def act() -> None:
-        raise error
-
-    with pytest.raises(Unplaceable, match=str(error).splitlines()[-1]):
-        ray_placing._within(20, act, "")
-    answer = threading.Event()
-    with pytest.raises(Unplaceable, match=r"the cluster does not answer within 0\.05 s"):
-        ray_placing._within(0.05, answer.wait, "the cluster does not answer")
-    answer.set()
-
-
-def test_a_placer_that_has_ended_is_no_room_and_not_started_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_placer.importlib.util, "find_spec", lambda _: True)  # type: ignore[attr-defined]
-    monkeypatch.setattr(ray_placer, "_not_before", [0.0])
-    placer = ray_placer.Placer(ray_placing.Wanted(1.0, 0, "SPREAD", {}, None, 30.0, 15.0))
-    places: list[str] = []
-
-    def place() -> None:
-        try:
-            placer.place()
-        except Unplaceable as error:
-            places.append(str(error))
-
-    asking = threading.Thread(target=place)
-    asking.start()
-    running = until(lambda: next(iter(ray_placer._running), None))
-    running._process.kill()
-    asking.join(20)
-    assert places == [ray_placer._GONE]
-    with pytest.raises(Unplaceable, match="has ended"):
-        placer.place()
-    placer.close()
-    until(lambda: not [t for t in threading.enumerate() if t.name == "safeloader-placer"])
 
 
 def test_whoever_does_not_know_the_key_is_given_no_payload() -> None:

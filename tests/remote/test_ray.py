@@ -91,6 +91,16 @@ def test_a_trainer_outlives_the_head_of_its_cluster(told: dict[str, Any]) -> Non
     assert told["head killed"]["there"] == 2
 
 
+def test_processes_go_to_a_cluster_whose_head_was_started_again(told: dict[str, Any]) -> None:
+    restarted = told["head restarted"]
+    assert restarted["same"]
+    before, _, after = restarted["there"]
+    assert (before, after) == (2, 2)
+    assert all("is gone" in detail for _, detail in restarted["faults"])
+    lines = [line for line in told["log"].splitlines() if "head restarted: processes stay" in line]
+    assert len(lines) == 1, lines
+
+
 def test_with_the_trainer_everything_ends_there(told: dict[str, Any]) -> None:
     assert told["trainer killed"]["there before"] == 2
     assert told["trainer killed"]["there after"] == 0

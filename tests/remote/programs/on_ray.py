@@ -21,10 +21,12 @@ from ray.cluster_utils import Cluster
 
 import safeloader
 from safeloader import DataLoader, Policy, RayHosts
+from safeloader.remote import ray_placer
 from tests.fixtures_data import Draws
 from tests.until import until
 
 BATCHES = 40
+_MOST_EPOCHS = 60
 
 
 def agents() -> list[psutil.Process]:
@@ -157,6 +159,41 @@ def head_killed() -> None:
     until(lambda: not [p for p in psutil.Process().children() if "ray_placer" in _title(p)])
 
 
+def head_restarted(port: int, small: dict[str, Any]) -> dict[str, Any]:
+    """In the middle of an epoch the head is killed, another is started at its address, and the actors are lost."""
+    head = {"num_cpus": 0, "include_dashboard": False, "gcs_server_port": port, **small}
+    clusters = [Cluster(initialize_head=True, head_node_args=head)]
+    clusters[0].add_node(num_cpus=2, **small)
+    settings: dict[str, Any] = {"shuffle": True, "num_workers": 2, "persistent_workers": True}
+    plain = torch.utils.data.DataLoader(Draws(4 * BATCHES), 4, multiprocessing_context="spawn", **settings)
+    expected = [epoch(plain, {}) for _ in range(_MOST_EPOCHS)]
+    there: list[int] = []
+
+    def restart() -> None:
+        there.append(len(processes_there()))
+        clusters[0].head_node.kill_all_processes(check_alive=False, allow_graceful=False)
+        clusters.append(Cluster(initialize_head=True, head_node_args=head))
+        clusters[1].add_node(num_cpus=2, **small)
+        for agent in agents():
+            agent.kill()
+
+    ray_placer._PAUSE = 5.0
+    policy = Policy(hosts=RayHosts(address=clusters[0].address, patience=8), recover_after=5, max_restarts=100)
+    found = []
+    with DataLoader(Draws(4 * BATCHES), 4, policy=policy, name="head restarted", **settings) as loader:
+        pace = dict.fromkeys(range(BATCHES), lambda: time.sleep(0.05))  # a training step: the cluster does its part
+        found.append(epoch(loader, {**pace, 5: restart}))
+        there.append(len(processes_there()))
+        while len(processes_there()) < 2 and len(found) < _MOST_EPOCHS:
+            found.append(epoch(loader, pace))
+        there.append(len(processes_there()))
+        faults = [[fault.cause, fault.detail] for fault in loader.report().faults]
+    until(lambda: not agents())
+    for cluster in clusters[::-1]:
+        cluster.shutdown()
+    return {"same": found == expected[: len(found)], "there": there, "faults": faults}
+
+
 def main(folder: Path) -> None:
     """Everything."""
     os.environ["RAY_gcs_rpc_server_reconnect_timeout_s"] = "8"  # noqa: SIM112 - Ray's own spelling
@@ -189,6 +226,7 @@ def main(folder: Path) -> None:
         ray.shutdown()
         cluster.shutdown()
     told["dead head"] = run("dead head", RayHosts(address=address, patience=5))
+    told["head restarted"] = head_restarted(int(address.rpartition(":")[2]), small)
     (folder / "told.json").write_text(json.dumps(told))
 
 
