@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from safeloader.core import messages as m
+from safeloader.core import new_copy
 from safeloader.core.records import ProcessState, Resume, Rewind, Task, Work, WorkerRecord
 from safeloader.core.restoring import marked
+from safeloader.core.state import Redo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +58,7 @@ class Answers:
             m.WorkerDiverged: self._worker_diverged,
             m.WorkerResumed: self._worker_resumed,
             m.WorkerChanged: self._returning.changed,
+            m.WorkerUnchanged: self._returning.unchanged,
             m.TaskLoaded: self._task_loaded,
             m.TaskRaised: self._task_raised,
             m.TaskCancelled: self._task_passed,
@@ -124,7 +127,7 @@ class Answers:
         resume = worker.sent.popleft()
         if isinstance(resume, Rewind):
             worker.position, worker.snapshot = resume.to
-            self._shadows.log(worker, resume.to)
+            self._log(worker, Redo(None, back=resume.to))
             self._books.progressed = worker
             return
         assert isinstance(resume, Resume)
@@ -135,12 +138,17 @@ class Answers:
         worker.got, worker.got_snapshot, worker.got_end = 0, worker.snapshot, False
         worker.marks.clear()
         worker.log.clear()
-        self._shadows.log(worker, resume.epoch)
+        self._log(worker, Redo(resume.epoch))
         self._returning.begin(worker)
         if event.content is not None:
             marked(worker, event.content)
             worker.first = worker.marks[-1]
         self._books.progressed = worker
+
+    def _log(self, worker: WorkerRecord, done: Redo, seconds: float = 0.0) -> None:
+        new_copy.log(worker, done, seconds)
+        if self._shadows.behind:
+            self._shadows.log(worker, done)
 
     def _finish_task(self, event: m.TaskLoaded | m.TaskRaised | m.WorkerEnded) -> tuple[Task, WorkerRecord] | None:
         work = self._finish(event.process, "task", event.task, event.finished_at)
@@ -162,8 +170,10 @@ class Answers:
             if self._logs:
                 worker.log.append((task.indices, task.skip))
         task.place, task.before, task.snapshot = worker.position, before, worker.snapshot
-        if self._shadows.behind:
-            self._shadows.log(worker, task, digest)
+        if worker.done is not None or worker.unchanged or self._shadows.behind:
+            seconds = event.finished_at - event.taken_at if isinstance(event, m.TaskLoaded) else 0.0
+            skip = () if task.case is None else task.case.skip
+            self._log(worker, Redo(None, task.indices, skip, digest), seconds)
         self._books.faults.row = 0
         return task, worker
 

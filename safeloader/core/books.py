@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from safeloader.core import messages as m
+from safeloader.core import new_copy
 from safeloader.core.leases import Leases
 from safeloader.core.policy import RestartWindow
 from safeloader.core.records import ProcessRecord, ProcessState, WorkerRecord
@@ -46,6 +47,9 @@ class Books:
         self.closed = False
         self.epoch = -1
         self.workers = [WorkerRecord(number) for number in range(settings.num_workers)]
+        if settings.indexed and not settings.stateful:
+            for worker in self.workers:
+                new_copy.begin(worker)
         self.processes: dict[int, ProcessRecord] = {m.INLINE: ProcessRecord(m.INLINE, ProcessState.READY)}
         self.window = settings.prefetch_factor * settings.num_workers
         self.leases = Leases(keep=self.window + 8)

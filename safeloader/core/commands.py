@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, Union, get_args
 
 if TYPE_CHECKING:
     from safeloader.core.events import Lease
-    from safeloader.core.state import DatasetSnapshot, Redo, State, WorkerPosition
+    from safeloader.core.state import AsNew, DatasetSnapshot, Redo, State, WorkerPosition
 
 __all__ = [
     "COMMANDS", "AbandonProcess", "CancelBefore", "CaptureStacks", "Command", "Deliver", "DeliverBadSample",
@@ -52,6 +52,7 @@ class HostWorker(NamedTuple):
     ``lenient``: there is only the trainer for it; what could not be undone there is left out instead of broken off.
 
     With ``redo``, the process has the worker from its shadow, and does this again; of the rest, ``snapshot`` counts.
+    With ``as_new`` besides, it sets the worker up as it stood there, and does this again.
     """
 
     process: int
@@ -66,6 +67,7 @@ class HostWorker(NamedTuple):
     digests: bytes = b""
     lenient: bool = False
     redo: tuple[Redo, ...] | None = None
+    as_new: AsNew | None = None
 
 
 class DropWorker(NamedTuple):

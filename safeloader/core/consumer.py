@@ -11,6 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from safeloader.core import messages as m
+from safeloader.core import new_copy
 from safeloader.core.records import Resume, Task, WorkerRecord
 from safeloader.core.restoring import forget, marked, replayed
 from safeloader.core.state import DIGEST, KEPT, PlannedTask, State, WorkerCursor
@@ -195,6 +196,8 @@ class ConsumerProgress:
             worker.first = standing.mark
             if standing.mark is not None:
                 worker.marks.append(standing.mark)
+            if worker.done is not None:
+                new_copy.begin(worker)
 
 
 def _digests(worker: WorkerRecord) -> bytes:

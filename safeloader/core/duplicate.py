@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["duplicate"]
 
 _CARRIED = frozenset({
-    "settings", "story", "indices", "snapshot", "epoch_snapshot", "got_snapshot", "result", "stack", "cause",
+    "settings", "story", "indices", "snapshot", "epoch_snapshot", "got_snapshot", "result", "stack", "cause", "as_new",
 })  # fmt: skip
-_LISTED = frozenset({"log", "marks", "delivered"})  # lists of what is carried
+_LISTED = frozenset({"log", "marks", "delivered", "done"})  # lists of what is carried
 _TABLED = frozenset({"redo"})  # tables of such lists
 _PACKAGE = __name__.rpartition(".")[0]
 
@@ -88,7 +88,7 @@ class _Copier:
             return value
         if name in _TABLED:
             return {key: listed.copy() for key, listed in value.items()}
-        return value.copy() if name in _LISTED else self.copy(value)
+        return value.copy() if name in _LISTED and value is not None else self.copy(value)
 
 
 _slots: dict[type, tuple[str, ...]] = {}

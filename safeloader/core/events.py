@@ -12,7 +12,7 @@ __all__ = [
     "InlineInterrupted", "InlineRefused", "Lease", "LeaseReturned", "PlanEnded", "ProbeFinished", "ProcessExited",
     "ProcessInspected", "ProcessLostElsewhere", "ProcessReady", "RewindRequested", "ShadowLost", "ShadowTaken",
     "StacksCaptured", "StartRefused", "StateRequested", "TaskCancelled", "TaskLoaded", "TaskPlanned", "TaskRaised",
-    "WorkerChanged", "WorkerDiverged", "WorkerEnded", "WorkerMarked", "WorkerReady", "WorkerResumed",
+    "WorkerChanged", "WorkerDiverged", "WorkerEnded", "WorkerMarked", "WorkerReady", "WorkerResumed", "WorkerUnchanged",
 ]  # fmt: skip
 
 INLINE = 0
@@ -233,6 +233,16 @@ class WorkerChanged(NamedTuple):
     worker: int
 
 
+class WorkerUnchanged(NamedTuple):
+    """The dataset of a worker was looked at, and is as a new copy of it is: after the task that is answered next.
+
+    Told only of map-style datasets that do not tell a state of their own.
+    """
+
+    process: int
+    worker: int
+
+
 class ProcessInspected(NamedTuple):
     """What a process's progress page and the kernel say about it.
 
@@ -313,7 +323,8 @@ class ClockAdvanced(NamedTuple):
 Event = Union[  # noqa: UP007 - a bar between two dozen names is no easier to read
     EpochBegan, EpochResumed, StateRequested, RewindRequested, TaskPlanned, PlanEnded, BatchRequested, LeaseReturned,
     CloseRequested,
-    ProcessReady, WorkerReady, WorkerDiverged, WorkerResumed, WorkerMarked, WorkerChanged, ShadowTaken, ShadowLost,
+    ProcessReady, WorkerReady, WorkerDiverged, WorkerResumed, WorkerMarked, WorkerChanged, WorkerUnchanged,
+    ShadowTaken, ShadowLost,
     TaskLoaded, TaskRaised, TaskCancelled, WorkerEnded, ProbeFinished,
     ProcessInspected, ProcessLostElsewhere, StacksCaptured, StartRefused,
     ProcessExited, InlineInterrupted, InlineRefused, ClockAdvanced,

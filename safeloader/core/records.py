@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from safeloader.core.bisection import Bisection
     from safeloader.core.messages import Deliver, DeliverBadSample, DeliverError, Lease
-    from safeloader.core.state import DatasetSnapshot, WorkerPosition
+    from safeloader.core.state import AsNew, DatasetSnapshot, Redo, WorkerPosition
 
 __all__ = ["Case", "ProcessRecord", "ProcessState", "Resume", "Rewind", "Task", "TaskState", "Work", "WorkerRecord"]
 
@@ -149,6 +149,10 @@ class WorkerRecord:
     setup_hangs: int = 0  # how many of these hung: each doubles the deadline
     barred: bool = False  # from the trainer, which could not undo what it does
     changed: bool = False  # its dataset has changed itself where it is hosted: moving it would lose that
+    unchanged: bool = False  # it has not, after the task that is answered next (`new_copy`)
+    done: list[Redo] | None = None  # what a new copy of its dataset has to do again; None: not known
+    done_in: float = 0.0  # seconds that it took
+    as_new: AsNew | None = None  # where it stood before that
     lenient: bool = False  # the trainer is all there is for it, barred or not
     search: Bisection | None = None
 

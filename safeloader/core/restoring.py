@@ -7,6 +7,7 @@ turns out wrong is not taken again: the next one leads further back. Where none 
 says whether the loader ends or goes on with what comes.
 
 A map-style dataset that tells a state is brought to its last one; what it loaded since is loaded again, and compared.
+One that tells none is made anew, and does again what it may have been changed by (`new_copy`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from safeloader.core import messages as m
+from safeloader.core import new_copy
 from safeloader.core.state import DIGEST, DatasetSnapshot
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from safeloader.core.books import Books
     from safeloader.core.records import WorkerRecord
     from safeloader.core.shadows import Shadows
-    from safeloader.core.state import Redo
+    from safeloader.core.state import AsNew, Redo
 
 __all__ = ["Returning", "forget", "marked", "replayed"]
 
@@ -57,7 +59,9 @@ class Returning:
                 process, worker.id, worker.epoch, worker.position, worker.exhausted,
                 worker.epoch_snapshot, worker.snapshot, redo=redo,
             )  # fmt: skip
-        self._tell_of_loss(worker)
+        as_new = None
+        if self._indexed and not self._books.settings.stateful and worker.search is None:
+            redo, as_new = self._in_a_new_copy(worker)
         mark, again = self._way(worker), self._again(worker)
         replay = replayed(worker, mark, worker.position) if self._indexed else ()
         digests = bytes(worker.digests[-DIGEST * again :]) if again else b""
@@ -65,7 +69,7 @@ class Returning:
         worker.checking = again > 0 or mark is not None or anew
         return m.HostWorker(
             process, worker.id, worker.epoch, worker.position, worker.exhausted,
-            worker.epoch_snapshot, worker.snapshot, mark, replay, digests, worker.lenient,
+            worker.epoch_snapshot, worker.snapshot, mark, replay, digests, worker.lenient, redo, as_new,
         )  # fmt: skip
 
     def changed(self, event: m.WorkerChanged) -> None:
@@ -75,11 +79,22 @@ class Returning:
         if worker.host == event.process and not self._books.settings.stateful:
             worker.changed = self._books.changing = True
 
-    def _tell_of_loss(self, worker: WorkerRecord) -> None:
-        """It is set up with a new copy of its dataset."""
-        if worker.changed:
-            worker.changed = False
+    def unchanged(self, event: m.WorkerUnchanged) -> None:
+        """What a worker's dataset holds is what a new copy of it would."""
+        worker = self._books.workers[event.worker]
+        if worker.host == event.process and not self._books.settings.stateful:
+            worker.unchanged = True
+
+    def _in_a_new_copy(self, worker: WorkerRecord) -> tuple[tuple[Redo, ...] | None, AsNew | None]:
+        """What is done again in a new copy of a worker's dataset, and from where on; None where that is nothing."""
+        worker.unchanged = False
+        if worker.done is None and worker.changed:
             self._report(worker, "lost", worker.position, 0, "", "goes on", "dataset")
+        if not worker.done:
+            worker.changed = False
+            new_copy.begin(worker)
+            return None, None
+        return tuple(worker.done), worker.as_new
 
     def _ways(self, worker: WorkerRecord) -> list[DatasetSnapshot | None]:
         """The states to begin with, best first; None: the dataset as it was at first."""

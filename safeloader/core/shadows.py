@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from safeloader.core import messages as m
-from safeloader.core.records import ProcessRecord, Task, WorkerRecord
-from safeloader.core.state import Redo, WorkerPosition
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
     from safeloader.core.books import Books
+    from safeloader.core.records import ProcessRecord, WorkerRecord
+    from safeloader.core.state import Redo
 
 __all__ = ["Shadow", "Shadows"]
 
@@ -94,16 +94,13 @@ class Shadows:
 
     # ------------------------------------------------------------ what has to be redone
 
-    def log(self, worker: WorkerRecord, item: Task | int | WorkerPosition, digest: bytes = b"") -> None:
-        """A worker has finished a task, or begun an epoch, or gone back."""
+    def log(self, worker: WorkerRecord, done: Redo) -> None:
+        """A worker has finished something."""
         shadow = self.behind.get(worker.host) if worker.host is not None else None
         if shadow is None or worker.id not in shadow.redo:
             return
         redo = shadow.redo[worker.id]
-        if isinstance(item, Task):
-            redo.append(Redo(None, item.indices, item.skip, digest))
-        else:
-            redo.append(Redo(item) if isinstance(item, int) else Redo(None, back=item))
+        redo.append(done)
         if len(redo) > _LONGEST:
             del self.behind[worker.host]  # type: ignore[arg-type]
             self._drop(shadow)

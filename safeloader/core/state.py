@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 __all__ = [
-    "DIGEST", "KEPT", "DatasetSnapshot", "PlannedTask", "Redo", "State", "WorkerCursor", "WorkerPosition", "beginning",
+    "DIGEST", "KEPT", "AsNew", "DatasetSnapshot", "PlannedTask", "Redo", "State", "WorkerCursor",
+    "WorkerPosition", "beginning",
 ]  # fmt: skip
 
 
@@ -35,9 +36,18 @@ class WorkerPosition(NamedTuple):
     snapshot: object
 
 
+class AsNew(NamedTuple):
+    """Where a worker stood when its dataset was last known to be as a new copy of it is: its epoch, the tasks finished
+    in that, and its generators."""
+
+    epoch: int
+    position: int
+    snapshot: object
+
+
 class Redo(NamedTuple):
-    """Something that a worker finished after its process was copied: a task, or (``epoch``) the beginning of one, or
-    (``back``) going back."""
+    """Something that a worker finished, and that may have to be done again: a task, or (``epoch``) the beginning of
+    one, or (``back``) going back."""
 
     epoch: int | None
     indices: object = None

@@ -23,7 +23,8 @@ wherever they come, or None if no generator moved;
 on for others, ``(LEFT,)``.
 ``(SHADOWED, pid, private, seconds)`` comes with two descriptors: where the shadow listens, and its pidfd; ``private``
 are the bytes that the shadow before it had to itself, ``seconds`` what taking it cost. ``(UNSHADOWED, why)``: none can
-be taken. ``(CHANGED, worker)``: the dataset of a worker was seen to change itself, once since the worker was set up.
+be taken. ``(CHANGED, worker)``: the dataset of a worker was seen to change itself, once since the worker was set up;
+``(UNCHANGED, worker)``: it is as a new copy of it, after the task whose answer follows.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ HOST, DROP, RESUME, TASK, PROBE, JOIN, MORE, REWIND = range(8)
 READY, HOSTED, RESUMED, LOADED, EMPTY, RAISED, ENDED, PROBED, REFUSED, LEFT, CANCELLED, DIFFERS, DIVERGED = range(
     10, 23
 )
-SHADOWED, UNSHADOWED, CHANGED = range(23, 26)
+SHADOWED, UNSHADOWED, CHANGED, UNCHANGED = range(23, 27)
 
 WorkerStates = tuple[int, Any]
 """A worker, and its ``States`` or ``Advanced``: the latter without ``base`` where the process told it before."""

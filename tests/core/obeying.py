@@ -262,8 +262,8 @@ class Obeying(Shadowing):
         event = result(self.nature, m.INLINE, c.task, outcome, taken_at, self.now)
         if isinstance(event, m.TaskLoaded) and outcome.content is not None:
             event = event._replace(snapshot=worker.state)
-        if isinstance(event, m.TaskLoaded) and worker.notices_change():
-            self._events.append(m.WorkerChanged(m.INLINE, c.worker))
+        if isinstance(event, m.TaskLoaded):
+            self._events += worker.looked(m.INLINE)
         self._events.append(event)
         if isinstance(event, m.TaskLoaded) and worker.tells:
             self._events.append(m.WorkerMarked(m.INLINE, c.worker, worker.content))
@@ -497,6 +497,7 @@ class Obeying(Shadowing):
             if not self.nature.hidden or c.worker not in self.changed:
                 raise Broken(f"{c}, and nothing was")
             self.changed.discard(c.worker)
+            self.inexact.add(c.worker)
             return
         if (c.outcome == "same") != (c.compared > 0):
             raise Broken(f"{c}, and {c.compared} were compared")

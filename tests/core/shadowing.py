@@ -108,18 +108,18 @@ class Shadowing:
     def hosting(self, c: m.HostWorker) -> None:
         """A worker is set up: its shadow must be used where there is one."""
         worker = c.worker
-        if c.process == m.INLINE or c.redo is None:
+        if c.process == m.INLINE or c.redo is None or c.as_new is not None:
             if (
                 c.process != m.INLINE
                 and self.rung == self.sup.fleet.rungs[0]
                 and any(self._could_serve(s, c) for s in self.living_shadows())
             ):
                 raise Broken(f"{c}, and there is a shadow of worker {worker}")
-            if worker in self.changed:
-                raise Broken(f"{c}, and what its dataset had changed in itself is lost without a word")
+            if c.as_new is None and self.sup.workers[worker].search is None:
+                self.changed.discard(worker)  # nothing of it is missing, or that was told
             for shadow in self.shadows.values():
                 shadow.released.add(worker)
-            if c.position or c.epoch:
+            if self.nature.iterable and (c.position or c.epoch):
                 self.inexact.add(worker)
         else:
             self.adopted += 1

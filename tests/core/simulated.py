@@ -86,7 +86,19 @@ class SimWorker:
         self._make_iterator()
 
     @classmethod
+    def as_new(cls, nature: Nature, command: m.HostWorker) -> SimWorker:
+        """A new copy, which does again what the lost one did since it was like that."""
+        worker, began = cls(nature, command.worker), command.as_new
+        assert began is not None
+        worker.epoch, worker.position = began.epoch, began.position
+        if isinstance(began.snapshot, int):
+            worker.state = began.snapshot
+        return worker.redo(command)
+
+    @classmethod
     def hosted(cls, nature: Nature, command: m.HostWorker) -> SimWorker:
+        if command.as_new is not None:
+            return cls.as_new(nature, command)
         worker = cls.__new__(cls)
         worker.nature, worker.id, worker.position, worker.ended = nature, command.worker, 0, False
         worker.epoch, worker.seen = command.epoch, False
@@ -112,7 +124,7 @@ class SimWorker:
         return worker
 
     def redo(self, command: m.HostWorker) -> SimWorker:
-        """Out of a shadow: do again what was done since."""
+        """Out of a shadow, or a new copy: do again what was done since."""
         for done in command.redo or ():
             if done.back is not None:
                 self.go_back(done.back)
@@ -167,10 +179,13 @@ class SimWorker:
         """Whether it says so after this task."""
         return self.nature.stateful and self.state % 3 == 0
 
-    def notices_change(self) -> bool:
-        """Whether its dataset is seen to have changed itself, the first time."""
-        seen, self.seen = self.seen, self.nature.hidden and not self.nature.iterable
-        return self.seen and not seen
+    def looked(self, process: int) -> list[m.Event]:
+        """What is told of its dataset before a task's answer, after some tasks: that it changed itself, for the first
+        time, or that it did not yet."""
+        if self.seen or self.nature.iterable or self.nature.stateful or mix(self.state, self.position) % 3 == 0:
+            return []
+        self.seen = self.memory != 0
+        return [m.WorkerChanged(process, self.id) if self.seen else m.WorkerUnchanged(process, self.id)]
 
     def first_state(self, command: m.HostWorker) -> int | None:
         """What WorkerReady tells of the generators."""
@@ -225,7 +240,8 @@ class SimWorker:
         if self.nature.stateless:
             before = self.nature.seed
         content = mix(before, self.order, self.memory, self.epoch * self.nature.keyed, *good) if good else None
-        if self.nature.stateful or self.nature.hidden:
+        sleeps = self.nature.hidden and not self.nature.iterable and not self.memory and all(s % 3 for s in good)
+        if self.nature.stateful or (self.nature.hidden and not sleeps):
             self.memory = mix(self.memory, *good)
         return Outcome("loaded", content, None, tuple((i, "boom") for i, _ in raising), self._moved(before))
 
@@ -366,9 +382,7 @@ class SimProcess:
         else:
             if isinstance(self.job.event, m.TaskLoaded):
                 worker = self.workers[self.job.command.worker]  # type: ignore[union-attr]
-                if worker.notices_change():
-                    self.outbox.append(m.WorkerChanged(self.id, worker.id))
-                self.outbox.append(self.job.event)
+                self.outbox += [*worker.looked(self.id), self.job.event]
                 if worker.tells:
                     self.outbox.append(m.WorkerMarked(self.id, worker.id, worker.content))
             else:
@@ -430,7 +444,7 @@ class SimProcess:
             self.die("SIGSEGV")
 
     def _finish(self, command: m.Command, now: float) -> m.Event:
-        if isinstance(command, m.HostWorker) and command.redo is not None:
+        if isinstance(command, m.HostWorker) and command.redo is not None and command.as_new is None:
             self.workers[command.worker].redo(command)
             return m.WorkerReady(self.id, command.worker, now)
         if isinstance(command, m.HostWorker):

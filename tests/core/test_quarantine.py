@@ -102,6 +102,16 @@ def test_a_hunt_is_no_reason_for_fewer_processes() -> None:
     assert not only(m.ReportRung, stage.commands)
 
 
+def test_a_copy_that_is_only_probed_does_nothing_again() -> None:
+    stage = Stage(num_workers=1, size=8, prefetch_factor=1, bad_sample_attempts=1)
+    stage.begin()
+    stage.load(0)
+    stage.ask()
+    said = kill_while_loading(stage, 1, sample=None, times=2)
+    assert only(m.SendProbe, said)
+    assert [len(host.redo or ()) for host in only(m.HostWorker, stage.commands)] == [0, 1, 0]
+
+
 def test_after_a_hunt_the_worker_is_set_up_again_with_its_generators() -> None:
     stage, said = hunt(set(), on_bad_sample="skip")
     host = only(m.HostWorker, said)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from safeloader.core import messages as m
+from safeloader.core import new_copy
 from safeloader.core.deadlines import FORK_TIMEOUT
-from safeloader.core.state import Redo
+from safeloader.core.state import AsNew, Redo
 from tests.core.stage import Stage, only
 
 
@@ -70,7 +73,7 @@ def test_a_shadow_lost_with_its_process_leaves_the_ordinary_way() -> None:
     again = started(stage.die(made.process, detail="how is not known"))
     assert again.shadow is None
     (host,) = only(m.HostWorker, stage.ready(again.process))
-    assert (host.redo, host.snapshot) == (None, "after 0")
+    assert (host.redo, host.as_new) == ((Redo(None, [0, 1, 2, 3]),), AsNew(0, 0, None))
 
 
 def test_a_successor_that_was_made_needs_its_shadow_no_more() -> None:
@@ -148,7 +151,7 @@ def test_a_worker_that_moves_leaves_its_shadow() -> None:
     assert only(m.StartProcess, said) == []
     assert m.DropShadow(7) in said
     (host,) = only(m.HostWorker, said)
-    assert (host.worker, host.process, host.redo) == (0, 2, None)
+    assert (host.worker, host.process, host.as_new) == (0, 2, AsNew(0, 0, None)), "in a new copy"
 
 
 def test_two_lost_processes_are_each_followed_by_their_own_shadow() -> None:
@@ -230,8 +233,8 @@ def changed(**settings: object) -> Stage:
     """Two workers in two processes; the dataset of worker 0 is seen to have changed itself."""
     stage = Stage(**settings)
     stage.begin()
-    stage.load(0)
-    stage.tell(m.WorkerChanged(1, 0))
+    sent = stage.tasks[0]
+    stage.tell(m.WorkerChanged(1, 0), m.TaskLoaded(sent.process, 0, "batch 0", 64, None, 0.0, 1.0))
     return stage
 
 
@@ -254,7 +257,8 @@ def test_faults_without_a_batch_in_between_lower_it_all_the_same() -> None:
     assert stage.rung == 1
 
 
-def test_short_memory_lowers_it_and_what_is_lost_is_told() -> None:
+def test_short_memory_lowers_it_and_what_is_lost_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(new_copy, "MOST", 0)
     stage = changed()
     said = stage.die(1, memory_short=True)
     assert stage.rung == 1
@@ -268,13 +272,73 @@ def test_a_shadow_that_short_memory_leaves_unused_is_not_promised() -> None:
     assert fault.action != "restored"
 
 
-def test_a_change_is_lost_and_told_once() -> None:
+@pytest.mark.parametrize(("limit", "value"), [("MOST", 0), ("LONGEST", 0.9)])
+def test_a_change_is_lost_and_told_once(monkeypatch: pytest.MonkeyPatch, limit: str, value: float) -> None:
+    monkeypatch.setattr(new_copy, limit, value)
     stage = changed()
     said = stage.die(1)
     said += stage.bring_up(said)
     assert [c.outcome for c in only(m.ReportReplay, said)] == ["lost"]
     process = only(m.HostWorker, said)[0].process
     assert only(m.ReportReplay, stage.bring_up(stage.die(process))) == []
+
+
+def test_a_change_is_made_again_in_a_new_copy() -> None:
+    stage = changed()
+    stage.load(2, snapshot="after 2")
+    said = stage.die(1)
+    said += stage.bring_up(said)
+    assert only(m.ReportReplay, said) == []
+    (host,) = only(m.HostWorker, said)
+    assert [done.indices for done in host.redo or ()] == [[0, 1, 2, 3], [8, 9, 10, 11]]
+    assert (host.as_new, host.snapshot, host.position) == (AsNew(0, 0, None), "after 2", 2)
+
+
+def test_what_was_done_before_a_look_that_saw_no_change_is_not_done_again() -> None:
+    stage = Stage()
+    stage.begin()
+    stage.load(0, snapshot="after 0")
+    stage.ask()
+    stage.tell(m.WorkerUnchanged(1, 0))
+    stage.load(2, snapshot="after 2")
+    stage.ask()
+    stage.load(4, snapshot="after 4")
+    said = stage.die(1)
+    (host,) = only(m.HostWorker, said + stage.bring_up(said))
+    assert [done.indices for done in host.redo or ()] == [[16, 17, 18, 19]]
+    assert (host.as_new, host.snapshot) == (AsNew(0, 2, "after 2"), "after 4")
+
+
+def test_where_nothing_was_done_since_the_last_look_nothing_is_done_again() -> None:
+    stage = Stage()
+    stage.begin()
+    stage.tell(m.WorkerUnchanged(1, 0))
+    stage.load(0, snapshot="after 0")
+    said = stage.die(1)
+    (host,) = only(m.HostWorker, said + stage.bring_up(said))
+    assert (host.redo, host.as_new, host.snapshot) == (None, None, "after 0")
+
+
+def test_a_look_of_a_process_that_the_worker_has_left_does_not_count() -> None:
+    stage = Stage()
+    stage.begin()
+    stage.tell(m.WorkerUnchanged(2, 0))
+    stage.load(0)
+    said = stage.die(1)
+    assert [len(host.redo or ()) for host in only(m.HostWorker, said + stage.bring_up(said))] == [1]
+
+
+def test_a_look_whose_task_was_never_answered_does_not_count() -> None:
+    stage = Stage()
+    stage.begin()
+    stage.load(0)
+    stage.tell(m.WorkerUnchanged(1, 0))
+    said = stage.die(1, task=2)
+    said += stage.bring_up(said)
+    assert [len(host.redo or ()) for host in only(m.HostWorker, said)] == [1]
+    stage.load(2)
+    said = stage.die(only(m.HostWorker, said)[0].process)
+    assert [len(host.redo or ()) for host in only(m.HostWorker, said + stage.bring_up(said))] == [2]
 
 
 def test_without_fallback_a_change_puts_nothing_off() -> None:

@@ -104,7 +104,7 @@ def test_every_event_is_handled_open_and_closed() -> None:
         m.ProcessLostElsewhere: (7,), m.StacksCaptured: (7, ""), m.StartRefused: (7, None),
         m.ProcessExited: (7, "", None, None, None, None, False), m.InlineInterrupted: (0, None, None),
         m.InlineRefused: (0, ""), m.WorkerDiverged: (7, 0, 0.0, "differs", 0),
-        m.ShadowTaken: (7, 1), m.ShadowLost: (1,), m.WorkerChanged: (7, 0),
+        m.ShadowTaken: (7, 1), m.ShadowLost: (1,), m.WorkerChanged: (7, 0), m.WorkerUnchanged: (7, 0),
         m.ClockAdvanced: (), m.CloseRequested: (), m.StateRequested: (True,), m.RewindRequested: (1, True), m.WorkerMarked: (7, 0, None),
     }  # fmt: skip
     assert set(samples) == set(m.EVENTS) - {m.EpochResumed}  # that can only come first

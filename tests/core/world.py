@@ -162,13 +162,17 @@ class World(Obeying):
             raise Broken(f"process {process.id} is used, and nobody makes room for it")
         process.failback, self.good_since_failback = False, 0
 
+    @property
+    def _may_keep_changes(self) -> bool:
+        return self.plot.shadows > 0 or self.nature.hidden
+
     def _check_limits(self) -> None:
         """What policy says must have happened by now."""
         settings = self.plot.settings
         if self.closed:
             return
         if (
-            self.plot.shadows == 0
+            not self._may_keep_changes
             and self.rung < self.sup.fleet.rungs[0]
             and self.consumer.received_since_rung >= settings.recover_after
         ):
@@ -231,7 +235,7 @@ class World(Obeying):
         there = [p for p in self.processes.values() if p.failback and not (p.gone or p.told_to_end or p.condemned)]
         if there and self.rung != self.sup.fleet.rungs[0]:
             raise Broken(f"a failback at rung {self.rung}")
-        if self.good_since_failback > 8 * self.plot.settings.recover_after and not self.plot.shadows:
+        if self.good_since_failback > 8 * self.plot.settings.recover_after and not self._may_keep_changes:
             raise Broken(f"processes {self.fallen_back()} fell back, and stay where they are")
 
     def _before(self, event: m.Event) -> None:
@@ -313,7 +317,15 @@ class World(Obeying):
                 process.condemned = False
         elif process.asked and not isinstance(
             event,
-            (m.ProcessExited, m.ProcessLostElsewhere, m.StartRefused, m.WorkerMarked, m.WorkerChanged, m.ShadowTaken),
+            (
+                m.ProcessExited,
+                m.ProcessLostElsewhere,
+                m.StartRefused,
+                m.WorkerMarked,
+                m.WorkerChanged,
+                m.WorkerUnchanged,
+                m.ShadowTaken,
+            ),
         ):
             process.asked.popleft()
             process.sent_at.popleft()

@@ -67,9 +67,7 @@ def check_monai(init: bool, deed: str, policy: dict[str, Any]) -> None:
     got, report = disturbed(dataset, (3,), deed, policy=policy, **options)
     assert got == torchs(dataset, **options)
     assert report.faults
-    assert {replay.outcome for replay in report.replays} <= {
-        "lost"
-    }  # transforms keep what they drew last in attributes
+    assert report.replays == []  # transforms keep what they drew last in attributes: that is made again
 
 
 @pytest.mark.timeout(600)  # importing monai takes each process ten seconds, on a busy machine a minute

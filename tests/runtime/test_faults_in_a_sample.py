@@ -90,7 +90,9 @@ def test_two_faults_in_one_epoch_are_two_rows_of_the_report(rig: Rig) -> None:
     rig.orders.give("sample", 7, "SIGKILL")
     rig.orders.give("sample", 31, "exit 0")
     faults = rig.check_epoch()
-    assert sorted((fault.sample, fault.detail) for fault in faults) == [(7, "SIGKILL"), (31, "exit code 0")]
+    assert sorted(fault.detail for fault in faults) == ["SIGKILL", "exit code 0"]
+    # A new copy may load sample 7 of the epoch before once more, and be killed there.
+    assert {fault.sample for fault in faults} in ({7, 31}, {None, 31}, {7, None})
 
 
 @pytest.mark.usefixtures("forked")

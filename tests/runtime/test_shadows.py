@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch.utils.data import DataLoader as TorchLoader
 
 from safeloader import DataLoader, Policy, WorkerPool
+from safeloader.core import new_copy
 from safeloader.runtime.shadow.taker import Pace
 from tests.changing_data import MAPS, OUTSIDE, Everything, Map, Streamed, write_files
-from tests.fixtures_data import Orders
+from tests.fixtures_data import Draws, Orders
 from tests.hidden_data import HIDDEN, Hidden, set_up
 from tests.runtime.harness import TORCHS, Epoch, driver_of, end, gone, play, processes_of, program, seed, start_script
 from tests.until import until
@@ -221,28 +223,77 @@ def test_a_process_and_its_shadow_killed_together_leave_the_ordinary_way(forked:
 
 
 LOST = "what the dataset had changed in itself (a cache, a counter) is lost with its process"
+WITHOUT = ["no shadow", "killed together", "pool"]
 
 
-@pytest.mark.parametrize("how", ["no shadow", "killed together", "pool"])
-def test_what_a_map_style_dataset_had_changed_is_not_lost_without_a_word(
-    forked: None, files: Path, caplog: pytest.LogCaptureFixture, how: str
-) -> None:
-    dataset = Map("Counter", files)
-    seed()
-    undisturbed = play(make(dataset)).batches
+def _without_shadows(files: Path, how: str, deeds: dict[int, Callable[[DataLoader[Any]], object]]) -> tuple[Any, Any]:
+    """An epoch of a counter whose process is lost after some batches, and its report."""
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(WorkerPool(2, start_method="forkserver")) if how == "pool" else None
         policy = Policy(max_restarts=9, shadow=False if how == "no shadow" else "auto", pool=pool)
+        dataset = Map("Counter", files)
         loader = stack.enter_context(DataLoader(dataset, batch_size=4, num_workers=2, shuffle=True, policy=policy))
-
-        def kill() -> None:
-            for pid in shadow_pids(loader):
-                os.kill(pid, signal.SIGKILL)
-            processes_of(loader)[0].kill()
-
         seed()
-        batches = play(_with(loader, {6: kill})).batches
-        report = loader.report()
+        batches = play(_with(loader, {number: functools.partial(deed, loader) for number, deed in deeds.items()}))
+        return batches.batches, loader.report()
+
+
+def _kill_with_shadows(loader: DataLoader[Any]) -> None:
+    for pid in shadow_pids(loader):
+        os.kill(pid, signal.SIGKILL)
+    processes_of(loader)[0].kill()
+
+
+def _kill_the_first(loader: DataLoader[Any]) -> None:
+    processes_of(loader)[0].kill()
+
+
+@pytest.mark.parametrize("how", WITHOUT)
+def test_without_a_shadow_a_new_copy_is_brought_to_what_the_lost_one_was(
+    forked: None, files: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    undisturbed, _ = _without_shadows(files, how, {})
+    batches, report = _without_shadows(files, how, {1: _kill_with_shadows, 6: _kill_with_shadows})
+    assert batches == undisturbed
+    assert report.faults and report.replays == []
+    assert LOST not in caplog.text
+
+
+class Late(Draws):
+    """It begins to change after a while: its process has looked before, and seen nothing.
+
+    What it holds is much, so that the next look is far off.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.seen, self.names = 0, [f"image {number}" for number in range(60_000)]
+
+    def __getitem__(self, index: int) -> Any:
+        if index >= 34:
+            self.seen += 1
+        return torch.tensor([index, self.seen])
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_a_change_that_nobody_has_seen_yet_is_made_again(forked: None, pool: bool) -> None:
+    undisturbed = [batch.tolist() for batch in TorchLoader(Late(80), 4, num_workers=1, multiprocessing_context=TORCHS)]
+    with contextlib.ExitStack() as stack:
+        shared = stack.enter_context(WorkerPool(1, start_method="forkserver")) if pool else None
+        policy = Policy(max_restarts=99, pool=shared)
+        loader = stack.enter_context(DataLoader(Late(80), 4, num_workers=1, prefetch_factor=1, policy=policy))
+        kills = dict.fromkeys((9, 10, 12, 15), functools.partial(_kill_the_first, loader))
+        assert [batch.tolist() for batch in _with(loader, kills)] == undisturbed
+        assert loader.report().faults and loader.report().replays == []
+
+
+@pytest.mark.parametrize("how", WITHOUT)
+def test_what_a_map_style_dataset_had_changed_is_not_lost_without_a_word(
+    forked: None, files: Path, caplog: pytest.LogCaptureFixture, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(new_copy, "MOST", 1)
+    undisturbed, _ = _without_shadows(files, how, {})
+    batches, report = _without_shadows(files, how, {6: _kill_with_shadows})
     assert batches != undisturbed, "the case shows nothing"
     assert ("lost", "dataset") in [(replay.outcome, replay.source) for replay in report.replays]
     assert LOST in caplog.text

@@ -93,14 +93,15 @@ class Copied:
 
     def _redo(self, worker: Worker, place: WorkerPlace) -> None:
         """Bring a worker that came with this process to where it stands."""
-        classes = self._tables[worker.id]
-        redo = [(begins, self._read(what, classes), *more) for begins, what, *more in place.redo or ()]
-        worker.redo(redo, place.snapshot)
+        worker.redo(self._to_redo(place, self._tables[worker.id]), place.snapshot)
         if (found := worker.diverged) is not None:
             self._link.send((p.DIVERGED, worker.id, self._page.rest(), found.how, found.at, found.detail))
             return
         states = self._states(worker)
         self._link.send((p.HOSTED, worker.id, states, self._page.rest(), None, worker.compared, ()))
+
+    def _to_redo(self, place: WorkerPlace, classes: list[type]) -> list[tuple[Any, ...]]:
+        return [(begins, self._read(what, classes), *more) for begins, what, *more in place.redo or ()]
 
     def _states(self, worker: Worker) -> p.WorkerStates | None:
         """The generators of a worker, if they moved."""

@@ -19,7 +19,6 @@ from safeloader.runtime.channel import Blocking
 from safeloader.runtime.child import lookahead, prepared
 from safeloader.runtime.child.active_worker import ActiveWorker
 from safeloader.runtime.child.copied import Copied, PageMarks
-from safeloader.runtime.child.generator_objects import is_generator
 from safeloader.runtime.child.heartbeat import Heartbeat
 from safeloader.runtime.child.main_script import Script
 from safeloader.runtime.child.script_settings import make_settings
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
     from safeloader.runtime.channel import NonBlocking
     from safeloader.runtime.memory.arena import Arena
-    from safeloader.runtime.shadow.change_detection import Change
 
 __all__ = ["WorkerHost"]
 
@@ -79,7 +77,6 @@ class WorkerHost(Copied):
         self._generators = self._active.generators
         self._workers: dict[int, Worker] = {}
         self._recalls: dict[int, Callable[[], None]] = {}  # by slot: whose lease the dataset writes into already
-        self._changes: dict[int, Change] = {}  # by worker, until its dataset is seen to change itself
         self._bases: dict[int, Base | None] = {}  # by worker: what the trainer knows of its generators' words
         self._tables: dict[int, list[type]] = {}  # each worker has its own classes of the main script
         self._closing: dict[int, Callable[[], None]] = {}  # by worker: closes what was opened for it
@@ -136,7 +133,7 @@ class WorkerHost(Copied):
     def _host(self, place: WorkerPlace) -> None:
         place = WorkerPlace(*place)
         self._page.take_setup(place.worker)
-        if place.redo is not None:
+        if place.redo is not None and place.as_new is None:
             worker = self._workers[place.worker]
             self._active.run(worker, self._redo, worker, place)
             return
@@ -146,7 +143,8 @@ class WorkerHost(Copied):
         script.know(classes)
         if failed := make_settings(script):
             self._link.send((p.DIFFERS, failed))
-        place = place._replace(replay=[(self._read(indices, classes), skip) for indices, skip in place.replay])
+        replay = [(self._read(indices, classes), skip) for indices, skip in place.replay]
+        place = place._replace(replay=replay, redo=self._to_redo(place, classes))
         if place.mark is not None:
             position, said, states = place.mark
             place = place._replace(mark=(position, by_value.loads(said, classes), states and States(*states)))
@@ -160,8 +158,6 @@ class WorkerHost(Copied):
         self._workers[place.worker] = worker = self._active.set_up(make, given, script)
         self._bases.pop(worker.id, None)
         self._closing[worker.id] = parts.close
-        if not self._config.load.iterable:
-            self._changes[worker.id] = worker.watch(is_generator)
         if (found := worker.diverged) is not None:
             self._link.send((p.DIVERGED, worker.id, self._page.rest(), found.how, found.at, found.detail))
             return
@@ -191,7 +187,6 @@ class WorkerHost(Copied):
 
     def _drop(self, worker: int) -> None:
         gone = self._workers.pop(worker, None)
-        self._changes.pop(worker, None)
         if gone is self._active.holder:
             self._active.give(None)
         self._closing.pop(worker, _nothing)()
@@ -227,9 +222,9 @@ class WorkerHost(Copied):
             message = self._load(worker, task, indices, skip, slot, taken_at)
         finally:
             self._writer.close()
-        if (change := self._changes.get(number)) is not None and change.seen():
-            del self._changes[number]
-            self._link.send((p.CHANGED, number))  # first: after the answer the worker may be moved
+        changed = worker.looked(self._keeper is None or self._keeper.refused)
+        if changed is not None:  # first: after the answer the worker may be moved
+            self._link.send((p.CHANGED if changed else p.UNCHANGED, number))
         self._link.send(message)
 
     def _load(self, worker: Worker, task: int, indices: Any, skip: tuple[int, ...], slot: int, taken_at: float) -> Any:

@@ -1,7 +1,5 @@
 """A worker: one copy of the dataset, its fetching state and its generators. Child processes and the trainer (at rung 0)
-run the same code.
-
-What it loads again to come to its place is compared with what was delivered, as far as there are digests of that.
+run the same code. How it comes to its place is in `catches_up`.
 """
 
 from __future__ import annotations
@@ -11,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from safeloader import torch_private
 from safeloader.runtime.child import dataset_state, joint_beginnings
-from safeloader.runtime.child.digest import SIZE
-from safeloader.runtime.child.fetch import Ended, Fetcher, Loaded, LoadSpec, Marks, SampleStopped
+from safeloader.runtime.child.catches_up import CatchesUp
+from safeloader.runtime.child.fetch import Ended, Loaded, LoadSpec, Marks, SampleStopped
+from safeloader.runtime.child.generator_objects import is_generator
 from safeloader.runtime.child.own_generators import OwnGenerators
 from safeloader.runtime.child.sample_rng import Keyed, tell_epoch
 from safeloader.runtime.child.worker_place import Diverged, WorkerPlace
 from safeloader.runtime.shadow.change_detection import Change
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from safeloader.runtime.child.generators import Advanced, Generators, States
     from safeloader.runtime.child.own_globals import OwnGlobals
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Ended", "LoadSpec", "Loaded", "Marks", "SampleStopped", "Worker"]
 
 
-class Worker(Fetcher):
+class Worker(CatchesUp):
     """One worker. Its generators are the process's own while it works: see ``enter``.
 
     Args:
@@ -55,6 +54,7 @@ class Worker(Fetcher):
         *,
         own_globals: OwnGlobals,
     ) -> None:
+        place = place.to_begin_with
         self.id, self._epoch = place.worker, place.epoch
         self._generators = generators
         self.states: States | None = None  # while another worker is in
@@ -63,6 +63,7 @@ class Worker(Fetcher):
         self.compared = 0  # batches that came again as they were
         self.begin: States | None = None  # the generators before the first iterator was made, where they may matter
         self.lost: list[str] = []  # generator objects that could not be put back
+        self.change: Change | None = None  # what is seen of that, until it is seen; of map-style datasets
         self._seed = torch_private.seed_worker(spec.base_seed, self.id)
         generators.mark()
         super().__init__(spec, torch_private.apply_shared_seed(dataset, place.shared_seed), collate_fn, marks)
@@ -86,12 +87,17 @@ class Worker(Fetcher):
                 self.begin = self.capture()
             self._take_place(place)
             self._tells = dataset_state.is_stateful(self._dataset) or dataset_state.is_stateful(self._iterator)
+            if place.as_new is not None:
+                self.change = self.watch(is_generator)
+                self._redo_in_new_copy(place)
         except Diverged as diverged:
             self.failure = self.diverged = diverged
         except Exception as error:
             self.failure = error
         if place.snapshot is not None:
             self._restore(place.snapshot)
+        if self.change is None and not spec.iterable:
+            self.change = self.watch(is_generator)
 
     # ------------------------------------------------------------ generators
 
@@ -161,123 +167,27 @@ class Worker(Fetcher):
             except Exception:
                 pass
 
-    # ------------------------------------------------------------ its place
-
-    def _take_place(self, place: WorkerPlace) -> None:
-        if self._spec.iterable and place.epoch_snapshot is not None:
-            self._restore(place.epoch_snapshot)
-        made = iter if self._spec.iterable else _none
-        position, said, states = place.mark or (0, {}, None)
-        try:
-            self._iterator = dataset_state.load(said, self._dataset, made)
-        except Exception as error:
-            if not said:
-                raise
-            raise Diverged("refused", position, f"{type(error).__name__}: {error}") from error
-        if states is not None:
-            self._restore(states)
-        again: Sequence[tuple[Any, ...]] = place.replay
-        if self._spec.iterable:
-            again = [()] * (place.position - position)
-        self._load_again(again, position, place.digests)
-        if self._spec.iterable and "dataset" in said and "iterator" not in said and not again:
-            self._try_first(position, place.snapshot)
-        if self._spec.iterable:
-            self._ended = self._ended or place.ended or "ended" in said
-
-    def _try_first(self, position: int, before: States | None) -> None:
-        """Some datasets take a state only when the first sample is asked for: see whether this one does.
-
-        The sample is given when it is asked for, and the generators are then what drawing it made of them.
-        """
-        if before is not None:
-            self._restore(before)
-        iterator: Any = self._iterator
-        try:
-            first = [next(iterator)]
-        except StopIteration:
-            first = []
-        except Exception as error:
-            raise Diverged("refused", position, f"{type(error).__name__}: {error}") from error
-        after, put = self.capture(), self._restore
-
-        def held_back() -> Iterator[Any]:
-            put(after)
-            yield from first
-            yield from iterator
-
-        self._iterator = held_back()
-        if before is not None:
-            self._restore(before)
-
-    def _load_again(self, tasks: Sequence[tuple[Any, ...]], position: int, digests: bytes) -> None:
-        """Load what was delivered long ago, for what that does to dataset, iterator and generators; compare it."""
-        known = len(tasks) - len(digests) // SIZE  # so many of the first have no digest
-        for number, task in enumerate(tasks):
-            self._marks.replayed(number, len(tasks))
-            try:
-                self._fetch(*task)
-            except Ended:
-                if digests:
-                    raise Diverged("ended", position + number) from None
-                break
-            except Exception as error:  # it was raised and delivered then
-                detail = f"{type(error).__name__}: {error}"
-            else:
-                detail = ""
-            if number >= known:
-                start = (number - known) * SIZE
-                if self.digest != digests[start : start + SIZE]:
-                    raise Diverged("raised" if detail else "differs", position + number, detail)
-                self.compared += 1
-        self._marks.replayed(0, 0)
-
-    def redo(self, done: Sequence[tuple[Any, ...]], snapshot: States | None) -> None:
-        """Do again what was done since this process was copied: tasks (False, indices, skip, digest), beginnings of
-        epochs (True, and the arguments of ``resume``), and going back (None, states). The generators that the dataset
-        holds are as they were."""
-        self.diverged, self.compared, self.lost, self.begin = None, 0, [], None
-        position = 0
-        try:
-            for number, (begins, *again) in enumerate(done):
-                self._marks.replayed(number, len(done))
-                if begins:
-                    self._resume_quietly(*again)
-                    position = 0
-                elif begins is None:
-                    self.go_back(*again)
-                elif self.failure is None:
-                    self._load_once_more(position, *again)
-                    position += 1
-        except Diverged as diverged:
-            self.failure = self.diverged = diverged
-        self._marks.replayed(0, 0)
-        if snapshot is not None:
-            self._generators.restore(snapshot)
-
-    def _resume_quietly(self, *epoch: Any) -> None:
-        try:
-            self.resume(*epoch)
-        except Exception as error:
-            self.failure = error
-
-    def _load_once_more(self, position: int, indices: Any, skip: tuple[int, ...], digest: bytes) -> None:
-        how, detail = "differs", ""
-        try:
-            self._fetch(indices, skip)
-        except Ended:
-            how = "ended"
-        except Exception as error:
-            how, detail = "raised", f"{type(error).__name__}: {error}"
-        if digest and self.digest != digest:
-            raise Diverged(how, position, detail)
-        self.compared += bool(digest)
+    # ------------------------------------------------------------ tasks and epochs
 
     def watch(self, besides: Callable[[Any], bool] | None = None) -> Change:
         """Looks from now on whether what it has of the user's changes; not at what ``besides`` is true of."""
         change = Change((self._dataset, self._collate, self._iterator), self._globals.values, besides)
         self._watched.add(change)
         return change
+
+    def looked(self, trusting: bool) -> bool | None:
+        """Count a task. True if after it what the worker has of the user's is seen to have changed, for the first time;
+        False if it was looked at and is as new; else None.
+
+        Args:
+            trusting: what hides its changes is taken for unchanged.
+        """
+        if self.change is None:
+            return None
+        if self.change.seen():
+            self.change = None
+            return True
+        return False if self.change.looked and (trusting or not self.change.hidden) else None
 
     def load(self, indices: Any, skip: tuple[int, ...] = ()) -> Loaded:
         """Load one batch, with an eye on what that changes."""
@@ -316,7 +226,3 @@ class Worker(Fetcher):
     def noted(self) -> None:
         """What was said is on its way: that is what it cost."""
         self._pace.done()
-
-
-def _none(dataset: Any) -> None:
-    """A map-style dataset has no iterator."""

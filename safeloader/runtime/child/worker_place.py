@@ -26,7 +26,17 @@ class WorkerPlace(NamedTuple):
     mark: tuple[int, Any, States | None] | None = None  # position, what the dataset said, the generators then
     replay: Sequence[tuple[Any, tuple[int, ...]]] = ()
     digests: bytes = b""  # of the last of the batches that are loaded again
-    redo: Sequence[tuple[Any, ...]] | None = None  # it is here already, from a shadow: see ``Worker.redo``
+    redo: Sequence[tuple[Any, ...]] | None = None  # what was done since: see ``Worker.redo``
+    as_new: tuple[int | None, int, int | None, States | None] | None = None
+    """Since when: the arguments of ``Worker.resume``, and the generators then. None: it is here, from a shadow."""
+
+    @property
+    def to_begin_with(self) -> WorkerPlace:
+        """Where it is set up, if something is done again after that."""
+        if self.as_new is None:
+            return self
+        shared_seed, epoch, told_epoch, _ = self.as_new
+        return self._replace(shared_seed=shared_seed, epoch=epoch, told_epoch=told_epoch)
 
 
 class Diverged(Exception):

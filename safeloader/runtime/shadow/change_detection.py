@@ -87,6 +87,7 @@ class Change:
         self._samples: Any = None
         self._at_samples: int | None = None
         self._seen = False
+        self.looked = False  # after the task that was counted last
 
     @property
     def hidden(self) -> bool:
@@ -102,7 +103,8 @@ class Change:
     def seen(self) -> bool:
         """Count a task. True if a change is seen after it."""
         self._tasks += 1
-        if not self._is_time(self._tasks):
+        self.looked = self._is_time(self._tasks)
+        if not self.looked:
             return False
         began = self._clock()
         if self._tasks >= self._next:

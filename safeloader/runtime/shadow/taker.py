@@ -101,6 +101,11 @@ class ShadowTaker:
         self._threads_stay = False
         self._said = ""
 
+    @property
+    def refused(self) -> bool:
+        """True once no shadow could be taken."""
+        return self._said != ""
+
     def wait(self) -> None:
         """Until there is a message: reap shadows that end meanwhile."""
         link = self._host.channel

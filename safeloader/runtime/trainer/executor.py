@@ -19,7 +19,7 @@ from safeloader.runtime.trainer.outcome import Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from safeloader.core.state import Redo
+    from safeloader.core.state import AsNew, Redo
     from safeloader.runtime.trainer.fork_views import Views
     from safeloader.runtime.trainer.inbox import Inbox
     from safeloader.runtime.trainer.journal import Key
@@ -184,17 +184,20 @@ class Executor:
         return WorkerPlace(
             c.worker, c.epoch, c.position, c.ended, in_full(c.epoch_snapshot), in_full(c.snapshot), self._shared_seed,
             self._told_epoch, c.mark and (c.mark.position, c.mark.content, in_full(c.mark.snapshot)), c.replay,
-            c.digests,
+            c.digests, self._redo(c.redo), self._as_new(c.as_new),
         )  # fmt: skip
 
     def _host_worker(self, c: m.HostWorker, key: Key) -> None:
         replay = [(self._carried(indices), skip) for indices, skip in c.replay]
-        self._send(c.process, key, p.HOST, self._place(c)._replace(replay=replay, redo=self._redo(c.redo)))
+        self._send(c.process, key, p.HOST, self._place(c)._replace(replay=replay))
 
     def _redo(self, redo: tuple[Redo, ...] | None) -> list[tuple[Any, ...]] | None:
         if redo is None:
             return None
         return [self._done(done) for done in redo]
+
+    def _as_new(self, where: AsNew | None) -> tuple[Any, ...] | None:
+        return None if where is None else (*self._epochs[where.epoch], in_full(where.snapshot))
 
     def _done(self, done: Redo) -> tuple[Any, ...]:
         if done.back is not None:

@@ -48,6 +48,7 @@ class Inbox:
             p.SHADOWED: self._shadowed,
             p.UNSHADOWED: self._unshadowed,
             p.CHANGED: lambda q, worker: [m.WorkerChanged(q.number, worker)],
+            p.UNCHANGED: lambda q, worker: [m.WorkerUnchanged(q.number, worker)],
             p.DIFFERS: self._differs,
         }
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from safeloader import torch_private
 from safeloader.runtime import by_value
 from safeloader.runtime.by_value.script_settings import repeat_settings
-from safeloader.runtime.child.generator_objects import is_generator
 from safeloader.runtime.child.generators import Generators, States
 from safeloader.runtime.child.own_globals import OwnGlobals
 from safeloader.runtime.child.unsendable import unsendable
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
     from safeloader.runtime.child.worker_place import WorkerPlace
     from safeloader.runtime.payload import Payload
-    from safeloader.runtime.shadow.change_detection import Change
 
 __all__ = ["InlineBatch", "InlineHost", "Irreversible", "NotEncodable"]
 
@@ -81,7 +79,6 @@ class InlineHost:
         self._closing: dict[int, Callable[[], None]] = {}  # closes what was opened for a worker
         self._trainers: tuple[States, Any] | None = None  # generators and worker info, while a worker is in
         self._before: tuple[object, States | None] = None, None  # the batch begun last, its worker's generators before
-        self._changes: dict[int, Change] = {}  # by worker: what its dataset and functions hold, besides generators
         self._views: dict[int, View] = {}
         self._kept = KeptMemory()
         self._ambient = Ambient(tell)
@@ -97,14 +94,13 @@ class InlineHost:
         self._let_go(place.worker)  # of one that an interrupt kept from being hosted
         self._places[place.worker] = place
         self._views[place.worker] = self._ambient.view(place.worker, lenient)
-        if not (self._load.iterable or place.digests or place.mark):
+        if not (self._load.iterable or place.digests or place.mark or place.redo):
             return None
         return self._as_worker(place.worker, lambda hosted: hosted)
 
     def drop(self, worker: int) -> None:
         self._places.pop(worker, None)
         self._let_go(worker)
-        self._changes.pop(worker, None)
         self._views.pop(worker, None)
 
     def _let_go(self, worker: int) -> None:
@@ -191,13 +187,15 @@ class InlineHost:
             self._let_go(worker)  # it is set up anew
         elif hosted is not None:
             hosted.rewind(self._before[1])
-            self._tell_of_change(worker)
+            self._tell_of_change(worker, hosted)
         return True
 
-    def _tell_of_change(self, worker: int) -> None:
+    def _tell_of_change(self, worker: int, hosted: Worker) -> None:
         """Generators are put back; what else a dataset changes in itself while it loads is not."""
         told = self._views[worker].told
-        if worker in self._changes and _CHANGE not in told and self._changes[worker].there():
+        if self._load.iterable or _CHANGE in told:
+            return
+        if hosted.change is None or hosted.change.there():
             told.add(_CHANGE)
             self._tell(worker, _CHANGE, False)
 
@@ -210,9 +208,9 @@ class InlineHost:
             f"{what} cannot be undone, and no process can be started to read again"
         )
 
-    def changes(self, worker: int) -> bool:
-        """True if what a worker's dataset holds is seen to have changed after its last batch."""
-        return worker in self._changes and self._changes[worker].seen()
+    def looked(self, worker: int) -> bool | None:
+        """Whether a worker's dataset has changed after its last batch (see ``Worker.looked``)."""
+        return self._workers[worker].looked(trusting=True) if worker in self._workers else None
 
     def states(self, worker: int) -> States | None:
         """The generators of a worker after its last batch."""
@@ -270,7 +268,5 @@ class InlineHost:
             self._load, parts.dataset, parts.collate_fn, parts.worker_init_fn, place, generators, Marks(),
             parts.generators, own_globals=own_globals,
         )  # fmt: skip
-        if not self._load.iterable:
-            self._changes[number] = worker.watch(is_generator)
         self._workers[number] = worker
         return worker

@@ -104,8 +104,10 @@ class InlineExecutor:
 
     def _tell_loaded(self, worker: int, event: m.TaskLoaded, key: Key, again: bool) -> None:
         """Tell of a batch; before that whether the dataset has changed, and after it what it says of itself."""
-        if self._inline.changes(worker):
-            self._journal.later(key, m.WorkerChanged(m.INLINE, worker), again)
+        changed = self._inline.looked(worker)
+        if changed is not None:
+            told = m.WorkerChanged if changed else m.WorkerUnchanged
+            self._journal.later(key, told(m.INLINE, worker), again)
         self._journal.later(key, event, again)
         with self._refusing(worker, key, again):
             said = self._inline.said(worker)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from safeloader.core.answers import Answers
 from safeloader.core.consumer import ConsumerProgress
 from safeloader.core.records import Rewind, Task, WorkerRecord
 from safeloader.core.rewinding import Rewinding
 from safeloader.core.schedule import Schedule
 from safeloader.core.shadows import Shadows
-from safeloader.core.state import WorkerPosition
+from safeloader.core.state import Redo
 
 from . import mutant
 
@@ -98,6 +99,15 @@ class WhatIsNotWantedIsLoadedAgainAfterALoss(Schedule):
 
 @mutant
 class AShadowDoesNotLearnOfIt(Shadows):
-    def log(self, worker: WorkerRecord, item: Task | int | WorkerPosition, digest: bytes = b"") -> None:
-        if not isinstance(item, WorkerPosition):
-            super().log(worker, item, digest)
+    def log(self, worker: WorkerRecord, done: Redo) -> None:
+        if done.back is None:
+            super().log(worker, done)
+
+
+@mutant
+class ANewCopyDoesNotLearnOfIt(Answers):
+    def _log(self, worker: WorkerRecord, done: Redo, seconds: float = 0.0) -> None:
+        if done.back is None:
+            super()._log(worker, done, seconds)
+        else:
+            self._shadows.log(worker, done)

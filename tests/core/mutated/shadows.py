@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from safeloader.core import messages as m
+from safeloader.core.answers import Answers
 from safeloader.core.dispatch import Dispatch
 from safeloader.core.fleet import Fleet
-from safeloader.core.records import ProcessRecord, Task, WorkerRecord
+from safeloader.core.records import ProcessRecord, WorkerRecord
 from safeloader.core.restoring import Returning
 from safeloader.core.shadows import Shadow, Shadows
-from safeloader.core.state import Redo, WorkerPosition
+from safeloader.core.state import AsNew, Redo
 
 from . import mutant, without
 
@@ -28,9 +29,9 @@ class WhatWasDoneSinceAShadowIsNotRedone(Shadows):
 
 @mutant
 class AnEpochIsNotRedone(Shadows):
-    def log(self, worker: WorkerRecord, item: Task | int | WorkerPosition, digest: bytes = b"") -> None:
-        if not isinstance(item, int):
-            super().log(worker, item, digest)
+    def log(self, worker: WorkerRecord, done: Redo) -> None:
+        if done.epoch is None:
+            super().log(worker, done)
 
 
 @mutant
@@ -125,15 +126,40 @@ class AWorkerLeavesWhatOnlyItsShadowKeeps(Shadows):
 
 @mutant
 class WhatADatasetHasChangedIsLostWithoutAWord(Returning):
-    def _tell_of_loss(self, worker: WorkerRecord) -> None:
-        worker.changed = False
+    def _in_a_new_copy(self, worker: WorkerRecord) -> tuple[tuple[Redo, ...] | None, AsNew | None]:
+        worker.done = []
+        return super()._in_a_new_copy(worker)
 
 
 @mutant
-class ALossIsToldOfADatasetThatDidNotChange(Returning):
-    def _tell_of_loss(self, worker: WorkerRecord) -> None:
+class ALossIsToldWhereNothingIsLost(Returning):
+    def _in_a_new_copy(self, worker: WorkerRecord) -> tuple[tuple[Redo, ...] | None, AsNew | None]:
+        worker.done = None
         worker.changed = worker.changed or worker.position > 0
-        super()._tell_of_loss(worker)
+        return super()._in_a_new_copy(worker)
+
+
+@mutant
+class OnlyWhatIsKnownToHaveChangedIsDoneAgain(Returning):
+    def _in_a_new_copy(self, worker: WorkerRecord) -> tuple[tuple[Redo, ...] | None, AsNew | None]:
+        worker.done = worker.done if worker.changed else []
+        return super()._in_a_new_copy(worker)
+
+
+@mutant
+class WhatIsDoneAgainBeginsWithTheLastGenerators(Returning):
+    def _in_a_new_copy(self, worker: WorkerRecord) -> tuple[tuple[Redo, ...] | None, AsNew | None]:
+        redo, as_new = super()._in_a_new_copy(worker)
+        return redo, as_new and as_new._replace(snapshot=worker.snapshot)
+
+
+@mutant
+class AnEpochIsNotDoneAgainInANewCopy(Answers):
+    def _log(self, worker: WorkerRecord, done: Redo, seconds: float = 0.0) -> None:
+        if done.epoch is None:
+            super()._log(worker, done, seconds)
+        else:
+            self._shadows.log(worker, done)
 
 
 @mutant

@@ -1,0 +1,42 @@
+"""What has to be done again in a new copy of a dataset, so that it is as the lost one was.
+
+A map-style dataset that tells no state of its own may change itself while it loads (a counter, a cache). Its process
+looks now and then whether it has. What its worker has finished since the last look that saw nothing is logged: whoever
+sets the worker up with a new copy begins where it stood then, and does that again. So what a dataset had changed is not
+lost before its process has a shadow, nor where there can be none; and of one that does not change, next to nothing is
+done again. After too many tasks, or too long a time of loading, the log is given up.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from safeloader.core.state import AsNew
+
+if TYPE_CHECKING:
+    from safeloader.core.records import WorkerRecord
+    from safeloader.core.state import Redo
+
+__all__ = ["LONGEST", "MOST", "begin", "log"]
+
+MOST = 1000
+"""Tasks that a new copy may have to do again."""
+LONGEST = 60.0
+"""Seconds that they may have taken."""
+
+
+def begin(worker: WorkerRecord) -> None:
+    """Its dataset is as a new copy of it is."""
+    worker.unchanged, worker.done, worker.done_in = False, [], 0.0
+    worker.as_new = AsNew(worker.epoch, worker.position, worker.snapshot)
+
+
+def log(worker: WorkerRecord, done: Redo, seconds: float = 0.0) -> None:
+    """It has finished something, in so many seconds. Its record says already where it stands after that."""
+    if worker.unchanged:
+        begin(worker)
+    elif worker.done is not None:
+        worker.done.append(done)
+        worker.done_in += seconds
+        if len(worker.done) > MOST or worker.done_in > LONGEST:
+            worker.done = None
