@@ -14,6 +14,6 @@ Messages go through untouched; the bytes of a batch are received straight into t
 
 ``launcher`` starts stand-ins and has them placed; ``stand_in`` is such a process, ``trainer_side`` its half here;
 ``agent`` and ``relay`` are the other side, ``node_store`` what agents of a node share. ``ray_hosts`` (with
-``ray_placer`` and ``ray_placing``) and ``plain_hosts`` say where there is room; ``wire`` and ``handshake`` are between
-both.
+``ray_placer`` and ``ray_placing``) and ``plain_hosts`` say where there is room; ``wire``, ``handshake`` and ``tls`` are
+between both.
 """

@@ -3,6 +3,7 @@
 Ray runs it as an actor; this file runs it alone::
 
     python -m safeloader.remote.agent 10.0.0.7          the key comes in the first line of its input, in hex
+    python -m safeloader.remote.agent 10.0.0.7 /etc/tls     the same, encrypted: the directory of ``tls.tls_files``
 
 It writes its address as one line, and ends with its input.
 """
@@ -14,11 +15,15 @@ import socket
 import sys
 import threading
 from multiprocessing import resource_tracker
+from typing import TYPE_CHECKING
 
 from safeloader.remote import handshake
 from safeloader.remote.node_store import NodeStore
 from safeloader.remote.payloads import Payloads
 from safeloader.remote.relay import Relay
+
+if TYPE_CHECKING:
+    from safeloader.remote.tls import TlsFiles
 
 __all__ = ["SILENCE", "Agent"]
 
@@ -37,13 +42,23 @@ class Agent:
         address: of this host, in the network of the cluster.
         silence: see `SILENCE`.
         own_first: this program's ``sys.path`` goes before the trainer's.
+        tls: certificate, key and CA on this host, if nobody is to be heard who shows no certificate of that CA.
 
     Attributes:
         address: host and port.
     """
 
-    def __init__(self, key: bytes, address: str, silence: float = SILENCE, own_first: bool = False) -> None:
+    def __init__(
+        self, key: bytes, address: str, silence: float = SILENCE, own_first: bool = False,
+        tls: tuple[str, str, str] | None = None,
+    ) -> None:  # fmt: skip
         self._key = key
+        self._tls: TlsFiles | None = None
+        if tls is not None:
+            from safeloader.remote.tls import TlsFiles, server_context
+
+            self._tls = TlsFiles(*tls)
+            server_context(self._tls)  # what is wrong with the files is told here
         self._silence = silence
         self._own_first = own_first
         self._store = NodeStore(key, Payloads())
@@ -66,13 +81,26 @@ class Agent:
     def _serve(self, connection: socket.socket) -> None:
         try:
             try:
-                handshake.accept(connection, self._key, _PROOF)
+                connection = self._prove(connection)
             finally:
                 self._unproved.release()
         except OSError:
-            connection.close()
             return
         Relay(connection, self._store, self._silence, self._own_first).serve()
+
+    def _prove(self, connection: socket.socket) -> socket.socket:
+        binding = b""
+        try:
+            if self._tls is not None:
+                from safeloader.remote import tls
+
+                connection.settimeout(_PROOF)
+                connection, binding = tls.accept(connection, self._tls)
+            handshake.accept(connection, self._key, _PROOF, binding)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def close(self) -> None:
         """No further process is started."""
@@ -84,7 +112,13 @@ def main() -> None:
     """Run until the input ends. A process ends with this program, however it ends."""
     key = bytes.fromhex(sys.stdin.readline())
     silence = float(os.environ.get("_SAFELOADER_SILENCE", SILENCE))
-    agent = Agent(key, sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1", silence)
+    address, *directory = sys.argv[1:] or ["127.0.0.1"]
+    encrypts = None
+    if directory:
+        from safeloader.remote.tls import tls_files
+
+        encrypts = tls_files(directory[0])
+    agent = Agent(key, address, silence, tls=encrypts)
     sys.stdout.write(f"{agent.address[0]} {agent.address[1]}\n")
     sys.stdout.flush()
     sys.stdin.read()

@@ -26,9 +26,15 @@ class NotProved(OSError):
     """The other end does not know the key, or does not speak this protocol."""
 
 
-def connect(connection: socket.socket, key: bytes, seconds: float) -> None:
+def connect(connection: socket.socket, key: bytes, seconds: float, binding: bytes = b"") -> None:
     """A stand-in's side.
 
+    Args:
+        connection: to an agent.
+        key: the job's.
+        seconds: how long it may take.
+        binding: what both ends know the connection by, if it is encrypted: a proof is worth nothing in another one.
+
     Raises:
         OSError: the other end is gone, is silent, or does not know the key (`NotProved`).
     """
@@ -36,12 +42,12 @@ def connect(connection: socket.socket, key: bytes, seconds: float) -> None:
     own = os.urandom(_RANDOM)
     connection.sendall(_GREETING + own)
     other = _number(connection, end)
-    connection.sendall(_proof(key, b"trainer", own, other))
-    _check(connection, end, _proof(key, b"agent", own, other))
+    connection.sendall(_proof(key, b"trainer", own, other, binding))
+    _check(connection, end, _proof(key, b"agent", own, other, binding))
 
 
-def accept(connection: socket.socket, key: bytes, seconds: float) -> None:
-    """An agent's side.
+def accept(connection: socket.socket, key: bytes, seconds: float, binding: bytes = b"") -> None:
+    """An agent's side; arguments as for ``connect``.
 
     Raises:
         OSError: the other end is gone, is silent, or does not know the key (`NotProved`).
@@ -50,12 +56,12 @@ def accept(connection: socket.socket, key: bytes, seconds: float) -> None:
     own = os.urandom(_RANDOM)
     other = _number(connection, end)
     connection.sendall(_GREETING + own)
-    _check(connection, end, _proof(key, b"trainer", other, own))
-    connection.sendall(_proof(key, b"agent", other, own))
+    _check(connection, end, _proof(key, b"trainer", other, own, binding))
+    connection.sendall(_proof(key, b"agent", other, own, binding))
 
 
-def _proof(key: bytes, who: bytes, connecting: bytes, accepting: bytes) -> bytes:
-    return hmac.new(key, who + connecting + accepting, hashlib.sha256).digest()
+def _proof(key: bytes, who: bytes, connecting: bytes, accepting: bytes, binding: bytes) -> bytes:
+    return hmac.new(key, who + connecting + accepting + binding, hashlib.sha256).digest()
 
 
 def _check(connection: socket.socket, end: float, expected: bytes) -> None:

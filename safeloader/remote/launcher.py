@@ -53,11 +53,13 @@ class Placing(Protocol):
         key: what its agents and this job's stand-ins know, and nobody else.
         silence: seconds without a word after which a link counts as cut.
         local: so many processes at a time stay on the trainer's host.
+        tls: the files that its links are encrypted with (`tls.tls_files`), if they are.
     """
 
     key: bytes
     silence: float
     local: int
+    tls: tuple[str, str, str] | None
 
     def place(self) -> Place:
         """Room for one process; may take a while.
@@ -223,7 +225,7 @@ class StandInBody(Spawned):
         placing = self._launcher.placing
         try:
             place = placing.place()
-            order: Any = (place.address, placing.key, placing.silence, likeness), "", self._failback
+            order: Any = (place.address, placing.key, placing.silence, likeness, placing.tls), "", self._failback
         except Unplaceable as error:
             place, order = None, (None, str(error), self._failback)
         with self._lock:

@@ -24,12 +24,14 @@ class PlainHosts:
         key: What they were given.
         silence: Seconds without a word after which a link counts as cut.
         workers_local: So many processes at a time stay on this host.
+        tls: The files that connections are encrypted with (`tls.tls_files`), if they are.
     """
 
     agents: tuple[tuple[str, int], ...]
     key: bytes = field(repr=False)
     silence: float = SILENCE
     workers_local: int = 0
+    tls: tuple[str, str, str] | None = None
 
     def launcher(self, name: str, accelerators: bool, strict: bool) -> HostLauncher:
         """As `RayHosts` gives one."""
@@ -40,7 +42,7 @@ class _Turns:
     """A `Placing`: one agent after the other, but for those that have just failed."""
 
     def __init__(self, hosts: PlainHosts) -> None:
-        self.key, self.silence, self.local = hosts.key, hosts.silence, hosts.workers_local
+        self.key, self.silence, self.local, self.tls = hosts.key, hosts.silence, hosts.workers_local, hosts.tls
         self._agents = [Place((host, port), host, (host, port)) for host, port in hosts.agents]
         self._turn = itertools.count()
         self._failed: dict[tuple[str, int], float] = {}

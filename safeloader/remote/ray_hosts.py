@@ -33,6 +33,9 @@ class RayHosts:
         address: Of the cluster, if the program is not connected: None is ``RAY_ADDRESS``, or the cluster of this host.
         patience: Seconds that Ray may take to find room.
         silence: Seconds without a word from the other host after which the link counts as cut.
+        tls: Encrypts the links, both ends of which show a certificate: the paths of a certificate, its key, and the CA
+            that the other end's is signed by; or a directory with ``tls.crt``, ``tls.key`` and ``ca.crt``. The same
+            paths on all hosts. None: the cluster's network is trusted.
 
     Raises:
         SettingsError: A value is out of range.
@@ -45,6 +48,7 @@ class RayHosts:
     address: str | None = None
     patience: float = _PATIENCE
     silence: float = SILENCE
+    tls: str | os.PathLike[str] | tuple[str, str, str] | None = None
 
     def __post_init__(self) -> None:
         wrong = {
@@ -59,6 +63,7 @@ class RayHosts:
                 raise SettingsError(
                     f"{name}={getattr(self, name)!r} is not accepted", where="RayHosts", hint="see hosts.md"
                 )
+        _tls(self.tls)
 
     def launcher(self, name: str, accelerators: bool, strict: bool) -> HostLauncher:
         """What starts one loader's processes; the loader asks for it.
@@ -71,11 +76,29 @@ class RayHosts:
         return HostLauncher(_placing(self), name, accelerators, strict)
 
 
+def _tls(given: Any) -> tuple[str, str, str] | None:
+    """The files, which are there, and what they should be.
+
+    Raises:
+        SettingsError: they are not.
+    """
+    if given is None:
+        return None
+    from safeloader.remote.tls import TlsError, server_context, tls_files
+
+    try:
+        files = tls_files(given)
+        server_context(files)
+    except (TlsError, ValueError, TypeError) as error:
+        raise SettingsError(f"tls={given!r} is not accepted: {error}", where="RayHosts", hint="see hosts.md") from error
+    return files.certificate, files.key, files.ca
+
+
 def _placing(hosts: RayHosts) -> Placing:
     """Through this program's own connection to Ray where it has one; else it is kept apart from the cluster's fate."""
     wanted = Wanted(
         hosts.num_cpus_per_worker, hosts.workers_local, hosts.strategy, dict(hosts.resources), hosts.address,
-        hosts.patience, hosts.silence,
+        hosts.patience, hosts.silence, _tls(hosts.tls),
     )  # fmt: skip
     ray: Any = sys.modules.get("ray")
     return RayPlacing(wanted, os.urandom(32)) if ray is not None and ray.is_initialized() else Placer(wanted)

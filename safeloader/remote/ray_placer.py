@@ -25,7 +25,7 @@ from time import monotonic
 from typing import Any
 
 from safeloader.remote.launcher import Place, Unplaceable
-from safeloader.remote.ray_placing import Disconnected, RayPlacing, Wanted
+from safeloader.remote.ray_placing import GONE, Disconnected, RayPlacing, Wanted
 from safeloader.runtime import system
 from safeloader.runtime.start.parent_watch import lifeline
 
@@ -36,7 +36,6 @@ _START = 60.0  # seconds for the placer to start, besides what Ray is given
 _PAUSE = 60.0  # seconds until another placer is started
 _END = 10.0
 _MOST = 1 << 16
-_GONE = "what asks the Ray cluster has ended, as it does when the cluster's head is gone"
 
 
 class Placer:
@@ -47,7 +46,7 @@ class Placer:
     """
 
     def __init__(self, wanted: Wanted) -> None:
-        self.key, self.silence, self.local = os.urandom(32), wanted.silence, wanted.local
+        self.key, self.silence, self.local, self.tls = os.urandom(32), wanted.silence, wanted.local, wanted.tls
         self._patience = 4 * wanted.patience + _START
         self._wanted = wanted
         self._number = next(_numbers)
@@ -129,7 +128,7 @@ class _Process:
     def __init__(self, address: str | None) -> None:
         self.address = address
         self.retired = False
-        self._why_ended = _GONE
+        self._why_ended = GONE
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         given = theirs.fileno(), lifeline()
         code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main(*{given})"
@@ -206,7 +205,7 @@ class _Process:
                     waiting.put(told)
         self._process.wait()
         if not self._asked_to_end:
-            _paused[self.address] = monotonic() + _PAUSE, _GONE
+            _paused[self.address] = monotonic() + _PAUSE, GONE
         with self._lock:
             self._ended = True
             for waiting in self._waiting.values():

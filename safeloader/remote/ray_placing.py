@@ -20,7 +20,9 @@ from safeloader.remote.launcher import Place, Unplaceable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Disconnected", "HostAgent", "RayPlacing", "Wanted"]
+__all__ = ["GONE", "Disconnected", "HostAgent", "RayPlacing", "Wanted"]
+
+GONE = "the head of the Ray cluster is gone, or was started again"
 
 T = TypeVar("T")
 _PAUSE = 60.0  # seconds until a cluster that did not answer, or had no room, is asked again
@@ -39,6 +41,7 @@ class Wanted(NamedTuple):
     address: str | None
     patience: float
     silence: float
+    tls: tuple[str, str, str] | None = None
 
 
 class Disconnected(Unplaceable):
@@ -53,10 +56,10 @@ class HostAgent:
 
     Args:
         key: the job's; Ray carries it.
-        silence: see `Wanted`.
+        silence, tls: see `Wanted`.
     """
 
-    def __init__(self, key: bytes, silence: float) -> None:
+    def __init__(self, key: bytes, silence: float, tls: tuple[str, str, str] | None) -> None:
         import ray
 
         context = ray.get_runtime_context()
@@ -64,7 +67,7 @@ class HostAgent:
         self._node = context.get_node_id()
         brings_code = any(environment.get(part) for part in _OF_CODE)
         threading.Thread(target=_end_with, args=(os.getppid(),), name="safeloader-parent", daemon=True).start()
-        self._agent = Agent(key, ray.util.get_node_ip_address(), silence, own_first=brings_code)
+        self._agent = Agent(key, ray.util.get_node_ip_address(), silence, brings_code, tls)
 
     def about(self) -> tuple[tuple[str, int], str]:
         """Its address, and its node."""
@@ -87,7 +90,7 @@ class RayPlacing:
     """
 
     def __init__(self, wanted: Wanted, key: bytes) -> None:
-        self.key, self.silence, self.local = key, wanted.silence, wanted.local
+        self.key, self.silence, self.local, self.tls = key, wanted.silence, wanted.local, wanted.tls
         self._wanted = wanted
         self._free: list[Place] = []
         self._actors: set[Any] = set()
@@ -103,13 +106,14 @@ class RayPlacing:
                 return self._free.pop()
             if time.monotonic() < self._not_before:
                 raise Unplaceable(self._why)
+        connected = _is_connected()
         try:
             return self._another()
         except Unplaceable as error:
             with self._lock:
                 self._not_before, self._why = time.monotonic() + _PAUSE, str(error)
             if self._is_disconnected():
-                raise Disconnected(str(error)) from error
+                raise Disconnected(GONE if connected else str(error)) from error
             raise
 
     def _is_disconnected(self) -> bool:
@@ -148,7 +152,7 @@ class RayPlacing:
             num_cpus=wanted.num_cpus, resources=dict(wanted.resources), scheduling_strategy=wanted.strategy,
             max_restarts=0,
         )  # fmt: skip
-        return remote(HostAgent).remote(self.key, self.silence)
+        return remote(HostAgent).remote(self.key, self.silence, self.tls)
 
     def release(self, place: Place, usable: bool) -> None:
         """It serves the next process, or is ended."""
@@ -183,6 +187,11 @@ def _kill(actor: Any) -> None:
     with contextlib.suppress(Exception):  # it is gone, or the cluster is
         if ray.is_initialized():
             ray.kill(actor, no_restart=True)
+
+
+def _is_connected() -> bool:
+    ray: Any = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 def _connect(ray: Any, address: str | None) -> None:

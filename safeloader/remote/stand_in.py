@@ -44,12 +44,14 @@ class Order(NamedTuple):
         key: the job's.
         silence: seconds without a word after which the link counts as cut.
         likeness: of the trainer (`node.Likeness`).
+        tls: what the link is encrypted with, if it is (`tls.TlsFiles`).
     """
 
     address: tuple[str, int]
     key: bytes
     silence: float
     likeness: tuple[dict[str, str], dict[str, str]]
+    tls: tuple[str, str, str] | None
 
 
 def main(
@@ -78,9 +80,7 @@ def main(
     order, why, failback = _order(teller)
     if order is not None:
         try:
-            connection = socket.create_connection(order.address, timeout=_CONNECT)
-            with contextlib.closing(connection):
-                handshake.connect(connection, order.key, _CONNECT)
+            with contextlib.closing(_connection(order)) as connection:
                 stand_in = StandIn(connection, order, channel, stacks, teller, mark, modules)
                 with contextlib.closing(stand_in):
                     stand_in.serve()
@@ -103,6 +103,25 @@ def _order(teller: socket.socket) -> tuple[Order | None, str, bool]:
     except (OSError, EOFError, ValueError):
         return None, "", False
     return None if order is None else Order(*order), why, failback
+
+
+def _connection(order: Order) -> socket.socket:
+    """To an agent that has proved itself.
+
+    Raises:
+        OSError: there is none.
+    """
+    connection, binding = socket.create_connection(order.address, timeout=_CONNECT), b""
+    try:
+        if order.tls is not None:
+            from safeloader.remote import tls
+
+            connection, binding = tls.connect(connection, tls.TlsFiles(*order.tls))
+        handshake.connect(connection, order.key, _CONNECT, binding)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 class _NotThere(Exception):

@@ -39,6 +39,7 @@ FRAME_HEAD = struct.Struct("<Q")
 PIECE = 1 << 20  # bytes of one record; words on the page come between two
 _HEAD = struct.Struct("<BIQQ")  # kind, slot, offset, length
 _AT_ONCE = 16  # buffers for one system call
+_SMALL = 1 << 12  # bytes that are copied behind their head
 _LARGEST = 1 << 31  # bytes of a record that is not known to be larger
 
 
@@ -66,7 +67,7 @@ class Stream:
     """One end.
 
     Args:
-        connection: a TCP connection; non-blocking from now on.
+        connection: a TCP connection, or an encrypted one (`tls`); non-blocking from now on.
 
     Attributes:
         ended: the other end is gone.
@@ -77,6 +78,12 @@ class Stream:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket = connection
         self.ended = False
+        self._pending: Callable[[], int] | None = getattr(connection, "pending", None)  # of an encrypted one
+        self._blocked: tuple[type[Exception], ...] = (BlockingIOError,)
+        if self._pending is not None:
+            from ssl import SSLWantReadError, SSLWantWriteError
+
+            self._blocked = SSLWantReadError, SSLWantWriteError
         self._queue: deque[_Queued] = deque()
         self._begun = False  # the first record in the queue is on its way
         self._head = bytearray(_HEAD.size)
@@ -116,8 +123,11 @@ class Stream:
             offset: which part.
             done: called when its last byte is with the system.
         """
-        head = memoryview(_HEAD.pack(kind, slot, offset, len(data)))
-        self._queue.append(_Queued([head, memoryview(data).cast("B")] if len(data) else [head], done))
+        head = _HEAD.pack(kind, slot, offset, len(data))
+        if len(data) <= _SMALL:
+            self._queue.append(_Queued([memoryview(head + data)], done))
+        else:
+            self._queue.append(_Queued([memoryview(head), memoryview(data).cast("B")], done))
 
     def put_next(self, kind: int, data: bytes) -> None:
         """The same, before all that waits."""
@@ -127,15 +137,21 @@ class Stream:
     def flush(self) -> None:
         """Send what there is room for."""
         while self._queue and not self.ended:
-            records = itertools.islice(self._queue, _AT_ONCE // 2)
             try:
-                sent = self.socket.sendmsg([buffer for record in records for buffer in record.buffers])
-            except BlockingIOError:
+                sent = self._send()
+            except self._blocked:
+                self._begun = self._begun or self._pending is not None  # a part of it is encrypted: it has to be next
                 return
             except OSError:
                 self.ended = True
                 return
             self._sent(sent)
+
+    def _send(self) -> int:
+        if self._pending is not None:
+            return self.socket.send(self._queue[0].buffers[0])
+        records = itertools.islice(self._queue, _AT_ONCE // 2)
+        return self.socket.sendmsg([buffer for record in records for buffer in record.buffers])
 
     def _sent(self, count: int) -> None:
         while count:
@@ -154,10 +170,10 @@ class Stream:
     def receive(self, receiver: Receiver) -> int:
         """Take what has come, at most a few pieces; returns how many bytes that was."""
         count = 0
-        while not self.ended and count < 4 * PIECE:
+        while not self.ended and (count < 4 * PIECE or (self._pending is not None and self._pending())):
             try:
                 received = self.socket.recv_into(self._into)
-            except BlockingIOError:
+            except self._blocked:
                 break
             except OSError:
                 received = 0

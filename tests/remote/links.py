@@ -9,11 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 from typing_extensions import Self
 
 from safeloader.remote.plain_hosts import PlainHosts
+from safeloader.remote.tls import TlsFiles
 from tests.programs import environment
 
 KEY = bytes(range(32))
@@ -26,11 +28,13 @@ class AgentProgram:
     Args:
         prefix: what it is started with (``ip netns exec NAME``).
         address: where it listens.
+        tls: what it encrypts with: those of a directory.
     """
 
-    def __init__(self, prefix: tuple[str, ...] = (), address: str = "127.0.0.1") -> None:
+    def __init__(self, prefix: tuple[str, ...] = (), address: str = "127.0.0.1", tls: TlsFiles | None = None) -> None:
+        directory = () if tls is None else (str(Path(tls.certificate).parent),)
         self._running = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "safeloader.remote.agent", address],
+            [*prefix, sys.executable, "-m", "safeloader.remote.agent", address, *directory],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(_SAFELOADER_SILENCE=str(SILENCE)),
         )  # fmt: skip
         assert self._running.stdin is not None
@@ -171,6 +175,6 @@ def linked(agent: AgentProgram) -> Iterator[Link]:
         link.close()
 
 
-def hosts(*addresses: tuple[str, int], key: bytes = KEY, local: int = 0) -> PlainHosts:
+def hosts(*addresses: tuple[str, int], key: bytes = KEY, local: int = 0, tls: TlsFiles | None = None) -> PlainHosts:
     """For a policy."""
-    return PlainHosts(addresses, key, SILENCE, local)
+    return PlainHosts(addresses, key, SILENCE, local, None if tls is None else (tls.certificate, tls.key, tls.ca))

@@ -136,7 +136,7 @@ def test_where_the_cluster_does_not_know_a_placer_any_more_another_one_asks(
     assert (place.address, place.node) == (("127.0.0.1", 7), "first")
     cluster.start_head("second")
     for _ in range(2):  # the second time without a question
-        with pytest.raises(Unplaceable, match=r"^AuthenticationError: WrongClusterID: it was started anew$"):
+        with pytest.raises(Unplaceable, match=f"^{ray_placing.GONE}$"):
             placer.place()
     (first,) = _processes()  # its process may still be of use
     monkeypatch.setattr(ray_placer, "_paused", {})
@@ -172,7 +172,7 @@ def test_a_placer_that_has_ended_is_no_room_and_not_started_again_at_once(
     first = placer.place()
     first.agent[0]._process.kill()
     until(lambda: first.agent[0]._ended)
-    with pytest.raises(Unplaceable, match="has ended"):
+    with pytest.raises(Unplaceable, match="is gone"):
         placer.place()
 
 
@@ -190,7 +190,7 @@ def test_whoever_waits_for_a_placer_that_ends_is_told(cluster: Cluster, placer: 
     asking.start()
     until(lambda: ray_placer._running)[0]._process.kill()
     asking.join(20)
-    assert places == [ray_placer._GONE]
+    assert places == [ray_placing.GONE]
 
 
 def test_with_the_trainer_a_placer_ends_even_if_it_is_stopped(cluster: Cluster) -> None:

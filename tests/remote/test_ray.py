@@ -16,7 +16,7 @@ import pytest
 
 from tests.programs import ROOT
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1000)]
 
 PROGRAM = ROOT / "tests" / "remote" / "programs" / "on_ray.py"
 
@@ -28,7 +28,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         pytest.skip("ray is not installed: make test-ray")
     folder = tmp_path_factory.mktemp("ray")
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(PROGRAM), str(folder)], capture_output=True, text=True, timeout=480,
+        [sys.executable, "-W", "ignore", str(PROGRAM), str(folder)], capture_output=True, text=True, timeout=960,
         check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-6000:]
@@ -46,6 +46,12 @@ def test_an_epoch_on_the_cluster_is_torchs(told: dict[str, Any]) -> None:
 def test_a_killed_process_there_costs_no_batch(told: dict[str, Any]) -> None:
     assert told["process killed"]["bytes"] == told["torch"]["bytes"]
     assert told["process killed"]["faults"] == [["died", "SIGKILL"]]
+
+
+def test_a_killed_process_at_the_end_of_an_encrypted_link_costs_no_batch(told: dict[str, Any]) -> None:
+    assert told["encrypted"]["bytes"] == told["torch"]["bytes"]
+    assert told["encrypted"]["faults"] == [["died", "SIGKILL"]]
+    assert told["encrypted"]["there"] == 2
 
 
 def test_a_killed_actor_costs_no_batch_and_is_replaced(told: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ import safeloader
 from safeloader import DataLoader, Policy, RayHosts
 from safeloader.remote import ray_placer
 from tests.fixtures_data import Draws
+from tests.remote.certificates import CA
 from tests.until import until
 
 BATCHES = 40
@@ -178,7 +179,7 @@ def head_restarted(port: int, small: dict[str, Any]) -> dict[str, Any]:
             agent.kill()
 
     ray_placer._PAUSE = 5.0
-    policy = Policy(hosts=RayHosts(address=clusters[0].address, patience=8), recover_after=5, max_restarts=100)
+    policy = Policy(hosts=RayHosts(address=clusters[0].address), recover_after=5, max_restarts=100)
     found = []
     with DataLoader(Draws(4 * BATCHES), 4, policy=policy, name="head restarted", **settings) as loader:
         pace = dict.fromkeys(range(BATCHES), lambda: time.sleep(0.05))  # a training step: the cluster does its part
@@ -212,6 +213,8 @@ def main(folder: Path) -> None:
         told["torch"] = {"bytes": epoch(plain, {})}
         told["calm"] = run("calm", hosts)
         told["process killed"] = run("process killed", hosts, {5: lambda: processes_there()[0].kill()})
+        encrypted = RayHosts(address=address, tls=str(Path(CA(folder).host("one").certificate).parent))
+        told["encrypted"] = run("encrypted", encrypted, {5: lambda: processes_there()[0].kill()})
         told["actor killed"] = run("actor killed", hosts, {5: lambda: agents()[0].kill()})
         cluster.add_node(num_cpus=2, **small)
         told["node removed"] = run("node removed", hosts, {5: lambda: cluster.remove_node(first)})
