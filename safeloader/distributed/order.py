@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from safeloader.runtime.child.sample_rng import mix_all
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Integers = NDArray[np.int64]
     Words = NDArray[np.uint64]
 
-__all__ = ["Feistel", "Order", "Sequence", "Sorted", "WeightedDraws", "order_of", "weighted_order_of"]
+__all__ = ["Feistel", "Order", "Sequence", "Sorted", "WeightedDraws", "mix_words", "order_of", "weighted_order_of"]
 
 SORTED_UP_TO = 1 << 20
 _GAMMA = 0x9E3779B97F4A7C15
@@ -37,11 +39,9 @@ class Order(Protocol):
         ...
 
 
-def _mix(words: Words) -> Words:
+def mix_words(words: Words) -> Words:
     """SplitMix64's finaliser on each word."""
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: Words = words ^ (words >> np.uint64(31))
+    mixed: Words = mix_all(words, np)
     return mixed
 
 
@@ -49,14 +49,14 @@ def _key(*parts: int) -> np.uint64:
     """One word out of several numbers."""
     state = np.zeros(1, np.uint64)
     for part in parts:
-        state = _mix(state + np.uint64((part + _GAMMA) & _MASK))
+        state = mix_words(state + np.uint64((part + _GAMMA) & _MASK))
     word: np.uint64 = state[0]
     return word
 
 
 def _hashed(key: np.uint64, positions: Integers) -> Words:
     """A random word for each position: SplitMix64 at that position of its stream."""
-    return _mix(_mix(positions.astype(np.uint64) * np.uint64(_GAMMA) + key) ^ key)
+    return mix_words(mix_words(positions.astype(np.uint64) * np.uint64(_GAMMA) + key) ^ key)
 
 
 class Sequence:
@@ -104,9 +104,9 @@ class Feistel:
         low, high = words & self._low_mask, words >> self._low
         for number, key in enumerate(self._keys):
             if number % 2 == 0:
-                high = high ^ (_mix(low + key) & self._high_mask)
+                high = high ^ (mix_words(low + key) & self._high_mask)
             else:
-                low = low ^ (_mix(high + key) & self._low_mask)
+                low = low ^ (mix_words(high + key) & self._low_mask)
         joined: Words = (high << self._low) | low
         return joined
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from safeloader.distributed.order import mix_words
+
 if TYPE_CHECKING:
     from safeloader.ffcv.beton import Beton
 
@@ -135,9 +137,6 @@ def mixed(seed: int, epoch: int, numbers: np.ndarray[Any, Any]) -> np.ndarray[An
     with np.errstate(over="ignore"):
         z = numbers.astype(np.uint64) + np.uint64((seed * 0x9E3779B97F4A7C15 + epoch * 0xD1B54A32D192ED03) % 2**64)
         for _ in range(2):
-            z = z + np.uint64(0x9E3779B97F4A7C15)
-            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            z = z ^ (z >> np.uint64(31))
+            z = mix_words(z + np.uint64(0x9E3779B97F4A7C15))
     keys: np.ndarray[Any, Any] = z >> np.uint64(32)
     return keys

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Keyed", "key", "mix64", "seed_sample"]
+__all__ = ["Keyed", "key", "mix64", "mix_all", "seed_sample"]
 
 _MASK = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15
@@ -86,11 +86,9 @@ class Keyed:
             return self
         state = mix64(mix64(self.seed + _GAMMA) + _GAMMA + (self.epoch & _MASK))
         states = numpy.array(indices, numpy.uint64)
-        states = _mix_all(
-            _mix_all(states + numpy.uint64((state + _GAMMA) & _MASK), numpy) + numpy.uint64(_GAMMA), numpy
-        )
-        python = _mix_all(states + numpy.uint64(_GAMMA), numpy)
-        low = _mix_all(states + numpy.uint64(2 * _GAMMA & _MASK), numpy) & numpy.uint64(0xFFFFFFFF)
+        states = mix_all(mix_all(states + numpy.uint64((state + _GAMMA) & _MASK), numpy) + numpy.uint64(_GAMMA), numpy)
+        python = mix_all(states + numpy.uint64(_GAMMA), numpy)
+        low = mix_all(states + numpy.uint64(2 * _GAMMA & _MASK), numpy) & numpy.uint64(0xFFFFFFFF)
         self._seeds = dict(zip(indices, zip(states.tolist(), python.tolist(), low.tolist(), strict=True), strict=True))
         return self
 
@@ -103,7 +101,7 @@ class Keyed:
         return self.dataset[index]
 
 
-def _mix_all(values: Any, numpy: Any) -> Any:
+def mix_all(values: Any, numpy: Any) -> Any:
     """`mix64` of each number of an array."""
     shift = numpy.uint64
     values = (values ^ (values >> shift(30))) * shift(0xBF58476D1CE4E5B9)
