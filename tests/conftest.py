@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,12 +127,20 @@ def _processes() -> Counter[str]:
     kinds: Counter[str] = Counter()
     multiprocessing.active_children()  # reaps those of torch's loaders, which they leave to Python
     for pid in _descendants(os.getpid()):
-        try:
-            line = Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0").replace("\0", " ") or "a zombie"
-        except OSError:
-            line = "a zombie"
+        line = _command_line(pid)
         kinds["safeloader's" if "from safeloader.runtime." in line else line] += 1
     return kinds
+
+
+def _command_line(pid: int) -> str:
+    try:
+        while not (line := Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0").replace("\0", " ")):
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX":
+                return "a zombie"
+            time.sleep(0.001)  # it is in the middle of its exec
+    except OSError:
+        return "a zombie"
+    return line
 
 
 def _descendants(pid: int) -> list[int]:
