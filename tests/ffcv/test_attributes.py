@@ -109,7 +109,7 @@ def test_attributes_of_python_operations_and_modules(at: Make, ops: Any, way: st
     assert sums(loader) == ALL + 120 * 110, "a value that is set back is back"
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", PLAIN_SLOW)
 def test_what_running_changed_is_read_afterwards(at: Make, ops: Any, way: str) -> None:
     counts, shift = ops.Counts(), ops.Shift()
     seen = counts.seen
