@@ -27,7 +27,8 @@ from safeloader.runtime.start import import_slots, phases
 from safeloader.runtime.start.launcher import Launcher
 from safeloader.runtime.start.parent_watch import lifeline
 from safeloader.runtime.trainer import fork_views, shield, watchdog
-from tests import shared
+from tests import shared, warm
+from tests.programs import environment
 from tests.timing import Timing
 from tests.until import until
 
@@ -53,6 +54,8 @@ def pytest_configure(config: pytest.Config) -> None:
         # torch's own loaders, which are the reference: where a test says "forkserver", their processes cost no import.
         multiprocessing.set_forkserver_preload(["numpy", "pytest", "torch.utils.data"])
         multiprocessing.forkserver.ensure_running()
+        warm.begin(environment())
+        config.add_cleanup(warm.end)
     lifeline()
     stall.start()
     import_slots.place()

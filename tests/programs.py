@@ -9,10 +9,12 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 from typing_extensions import Self
+
+from tests import warm
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 60.0
@@ -47,12 +49,22 @@ class Ended(NamedTuple):
     err: str
 
 
-def start(*command: str, cwd: Path = ROOT, **variables: str) -> subprocess.Popen[str]:
-    """Start this Python with a command line, as the leader of its own session; the caller ends it."""
-    return subprocess.Popen(
-        [sys.executable, *command], cwd=cwd, env=environment(**variables), stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+def start(*command: str, cwd: Path = ROOT, fresh: bool = False, **variables: str) -> subprocess.Popen[str]:
+    """Start this Python with a command line, as the leader of its own session; the caller ends it.
+
+    Args:
+        command: what follows the name of the interpreter.
+        cwd: its working directory.
+        fresh: an interpreter of its own, where the fact under test depends on how it started. Else it may be the fork of
+            one that has imported torch.
+        variables: of its environment, besides this process's.
+    """
+    given = environment(**variables)
+    streams: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    warmed = None if fresh else warm.start(command, given, cwd=cwd, **streams)
+    if warmed is not None:
+        return warmed
+    return subprocess.Popen([sys.executable, *command], cwd=cwd, env=given, start_new_session=True, **streams)
 
 
 def end(running: subprocess.Popen[str], seconds: float) -> Ended:
@@ -102,9 +114,9 @@ def _described(process: psutil.Process) -> str:
         return f"{process.pid}: {error}"
 
 
-def run(*command: str, seconds: float = 90, cwd: Path = ROOT, **variables: str) -> Ended:
-    """Run this Python with a command line, to its end."""
-    return end(start(*command, cwd=cwd, **variables), seconds)
+def run(*command: str, seconds: float = 90, cwd: Path = ROOT, fresh: bool = False, **variables: str) -> Ended:
+    """Run this Python with a command line, to its end. ``fresh`` as in ``start``."""
+    return end(start(*command, cwd=cwd, fresh=fresh, **variables), seconds)
 
 
 # ---------------------------------------------------------------- scripts
@@ -117,14 +129,14 @@ def program(folder: Path, text: str, name: str = "train.py") -> Path:
     return path
 
 
-def start_script(path: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
-    """Start a script; its first lines can be read from ``stdout``."""
-    return start("-u", str(path), *arguments, cwd=Path.cwd(), **variables)
+def start_script(path: Path, *arguments: str, fresh: bool = False, **variables: str) -> subprocess.Popen[str]:
+    """Start a script; its first lines can be read from ``stdout``. ``fresh`` as in ``start``."""
+    return start("-u", str(path), *arguments, cwd=Path.cwd(), fresh=fresh, **variables)
 
 
-def run_script(path: Path, *arguments: str, timeout: float = 90, **variables: str) -> str:
-    """Run a script to its end, which must be a good one. Returns what it printed."""
-    code, out, err = end(start_script(path, *arguments, **variables), timeout)
+def run_script(path: Path, *arguments: str, timeout: float = 90, fresh: bool = False, **variables: str) -> str:
+    """Run a script to its end, which must be a good one. Returns what it printed. ``fresh`` as in ``start``."""
+    code, out, err = end(start_script(path, *arguments, fresh=fresh, **variables), timeout)
     assert code == 0, f"exit code {code}\n{out}\n{err}"
     return out
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,24 +13,17 @@ import torch.distributed.checkpoint as dcp
 
 from safeloader import DataLoader, StateError
 from safeloader.resume import distributed_checkpoint
+from tests.programs import end, start
 
 PROGRAM = Path(__file__).with_name("checkpointed.py")
-ROOT = PROGRAM.parents[2]
 pytestmark = pytest.mark.filterwarnings("default")  # of torch's own making
 
 
 def _ranks(folder: Path, world: int, style: str, deed: str) -> list[Any]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    running = [
-        subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(folder), str(rank), str(world), style, deed],
-            env=environment, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(world)
-    ]  # fmt: skip
+    running = [start(str(PROGRAM), str(folder), str(rank), str(world), style, deed) for rank in range(world)]
     for process in running:
-        _, said = process.communicate(timeout=200)
-        assert process.returncode == 0, said[-3000:]
+        code, _, said = end(process, 200)
+        assert code == 0, said[-3000:]
     name = {"save": "saved", "load": "loaded"}[deed]
     return [json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in range(world)]
 

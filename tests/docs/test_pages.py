@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import click
@@ -16,6 +13,7 @@ import pytest
 from benchmarks.hangs.scenario import names
 from safeloader.cli import main
 from tests.docs.pages import ROOT, commands, pages, read
+from tests.programs import run
 
 _WITH_PROGRAM = [page for page in pages() if read(page).program]
 _WITH_COMMANDS = [page for page in pages() if commands(page)]
@@ -36,19 +34,15 @@ def test_the_programs_of_a_page_run(path: str, tmp_path: Path) -> None:
     page = read(path)
     program = tmp_path / "page.py"
     program.write_text(page.program, encoding="utf-8")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SAFELOADER_")}
-    done = subprocess.run(
-        [sys.executable, *([] if path in _WARNS else _STRICT), str(program)],
-        capture_output=True, text=True, timeout=110, check=False, cwd=tmp_path,
-        env=environment | {
-            "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path), "PYTHONIOENCODING": "utf-8",
-            "SAFELOADER_MAX_PROCESSES": "2",  # a page may show eight; the bytes are the same
-            **({} if path in _FIRST else {"SAFELOADER_START_METHOD": "forkserver"}),
-        },
+    done = run(
+        *([] if path in _WARNS else _STRICT), str(program),
+        seconds=110, cwd=tmp_path, TMPDIR=str(tmp_path),
+        SAFELOADER_MAX_PROCESSES="2",  # a page may show eight; the bytes are the same
+        **({} if path in _FIRST else {"SAFELOADER_START_METHOD": "forkserver"}),
     )  # fmt: skip
-    assert done.returncode == 0, f"{path}, where line numbers are the page's:\n{done.stderr}"
+    assert done.code == 0, f"{path}, where line numbers are the page's:\n{done.err}"
     for text in page.prints:
-        assert text in done.stdout, f"{path} says that {text!r} is printed; it prints:\n{done.stdout}"
+        assert text in done.out, f"{path} says that {text!r} is printed; it prints:\n{done.out}"
 
 
 def test_a_program_that_is_not_run_says_why() -> None:

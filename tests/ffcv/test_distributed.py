@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from safeloader import SettingsError
-from tests.runtime.harness import environment
+from tests.programs import end, environment, kill, start
 
 pytestmark = pytest.mark.timeout(280)  # interpreters that import torch and FFCV, two at a time
 
@@ -22,20 +22,17 @@ def ranks(beton: Path, case: str) -> list[dict[str, Any]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
+    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.ffcv.rank", str(beton), case], stdout=subprocess.PIPE, text=True,
-            env=environment(RANK=str(n), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port, LOCAL_RANK=str(n)),
-        )
-        for n in range(2)
-    ]  # fmt: skip
+        start("-m", "tests.ffcv.rank", str(beton), case, RANK=str(n), LOCAL_RANK=str(n), **where) for n in range(2)
+    ]
     try:
-        said = [process.communicate(timeout=250)[0] for process in running]
+        ended = [end(process, 250) for process in running]
     finally:
         for process in running:
-            process.kill()
-            process.communicate()
-    return sorted((json.loads(text.strip().splitlines()[-1]) for text in said), key=lambda told: int(told["rank"]))
+            kill(process)
+    told = [json.loads(one.out.strip().splitlines()[-1]) for one in ended]
+    return sorted(told, key=lambda rank: int(rank["rank"]))
 
 
 def test_ranks_share_the_samples_and_change_size_in_step(beton: Path) -> None:

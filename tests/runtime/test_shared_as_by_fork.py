@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -13,19 +11,16 @@ import torch
 
 from safeloader import DataLoader
 from safeloader.runtime import by_value
-from tests.programs import ROOT
+from tests import programs
 from tests.runtime.carrying import through, written
 
 pytestmark = pytest.mark.timeout(300)
 
 
 def run(*how: str) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.runtime.shared_as_by_fork", *how],
-        capture_output=True, text=True, timeout=200, check=False, cwd=ROOT,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    done = programs.run("-W", "ignore", "-m", "tests.runtime.shared_as_by_fork", *how, seconds=200)
+    assert done.code == 0, done.err
+    return json.loads(done.out.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from safeloader.training import CheckpointStore
-from tests.programs import end, environment
+from tests.programs import end, start
 
-ROOT = Path(__file__).resolve().parents[2]
 KILLED_AFTER = 14
 
 
 def _start(how: str, folder: Path, *more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.training.mid_epoch", how, str(folder), *more], cwd=ROOT, env=environment(SAFELOADER_START_METHOD="forkserver"),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    return start("-m", "tests.training.mid_epoch", how, str(folder), *more, SAFELOADER_START_METHOD="forkserver")
 
 
 def _said(running: subprocess.Popen[str], status: int = 0) -> list[str]:

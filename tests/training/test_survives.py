@@ -6,7 +6,6 @@ import json
 import os
 import resource
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,17 +14,13 @@ import torch
 from torch import nn
 
 from safeloader.training import CheckpointError, CheckpointStore, resume
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.programs import run
 
 
 def _kill(folder: Path, kills: int, seed: int, limit: float) -> dict[str, int]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.training.killing", str(folder), str(kills), str(seed)],
-        cwd=ROOT, capture_output=True, text=True, timeout=limit, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    told: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    done = run("-m", "tests.training.killing", str(folder), str(kills), str(seed), seconds=limit)
+    assert done.code == 0, done.out + done.err
+    told: dict[str, int] = json.loads(done.out.splitlines()[-1])
     return told
 
 

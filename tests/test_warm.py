@@ -1,0 +1,67 @@
+"""A program that is the fork of a process with torch finds what an interpreter of its own finds, and ends alike."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import programs
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="such programs are forked on Linux alone")
+
+TELLS = """
+import atexit, multiprocessing, os, signal, sys, threading, warnings
+import torch
+atexit.register(print, "the end")
+print(sys.argv, __name__, vars().get("__file__"), __spec__ and __spec__.name, sys.path, sys.orig_argv)
+print(os.getcwd(), os.environ["OF_THE_TEST"], os.getsid(0) == os.getpid(), threading.active_count())
+print(multiprocessing.parent_process(), signal.getsignal(signal.SIGCHLD), sorted(os.listdir("/proc/self/fd")))
+print(sys.warnoptions, [one[:3] for one in warnings.filters], "tests" in sys.modules, sys.stdin.read())
+print("error", file=sys.stderr)
+threading.Timer(0.1, print, ["a thread"]).start()
+sys.exit(int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("command", [("-W", "ignore", "tells.py"), ("-u", "-W", "error", "-m", "tells")], ids=str)
+def test_it_finds_what_a_fresh_one_finds(tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "tells.py").write_text(TELLS)
+
+    def started(fresh: bool) -> subprocess.Popen[str]:
+        return programs.start(*command, "3", cwd=tmp_path, fresh=fresh, OF_THE_TEST="here")
+
+    forked, own = started(False), started(True)
+    assert type(forked) is not type(own)
+    found = programs.end(forked, 60)
+    assert found == programs.end(own, 60)
+    assert found.code == 3 and found.out.endswith("a thread\nthe end\n")
+
+
+def test_each_draws_what_no_other_one_draws(tmp_path: Path) -> None:
+    draws = (
+        "import random, numpy, torch; print(random.random(), numpy.random.rand(), torch.rand(1), torch.initial_seed())"
+    )
+    script = programs.program(tmp_path, draws)
+    told = [programs.run_script(script).split() for _ in range(2)]
+    assert not set(told[0]) & set(told[1])
+
+
+def test_its_end_is_told_whatever_it_is(tmp_path: Path) -> None:
+    script = programs.program(tmp_path, "print('ready', flush=True)\nimport time; time.sleep(100)")
+    running = programs.start_script(script)
+    assert running.stdout is not None and running.stdout.readline() == "ready\n"
+    assert running.poll() is None
+    running.send_signal(signal.SIGINT)
+    code, _, said = programs.end(running, 60)
+    assert code == -signal.SIGINT and "KeyboardInterrupt" in said
+
+
+def test_what_an_interpreter_reads_when_it_starts_asks_for_one_of_its_own() -> None:
+    for command, variables in ((("-O", "-m", "platform"), {}), (("-m", "platform"), {"PYTHONHASHSEED": "1"})):
+        running = programs.start(*command, **variables)
+        assert type(running) is subprocess.Popen
+        assert programs.end(running, 60).code == 0

@@ -1,0 +1,124 @@
+"""Programs that need not import torch: forks of a process that has. For tests of what a program does once it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+from typing import Any
+
+_CODE = "from tests.warm_server import serve; exec(*serve({}))"
+_READ_AT_THE_START = (
+    "PYTHON", "LD_", "OMP_", "MKL_", "KMP_", "OPENBLAS", "GLIBC", "MALLOC", "TORCH", "CUDA", "NUMBA", "LANG", "LC_", "PATH"
+)  # fmt: skip
+"""Prefixes of variables that the interpreter, or a library that is loaded by now, has read."""
+
+
+class _Server:
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.environment = {name: value for name, value in environment.items() if name.startswith(_READ_AT_THE_START)}
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-u", "-c", _CODE.format(theirs.fileno())], env=environment,
+                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+
+    def serves(self, environment: dict[str, str]) -> bool:
+        read = {name: value for name, value in environment.items() if name.startswith(_READ_AT_THE_START)}
+        return read == self.environment and self.process.poll() is None
+
+    def close(self) -> None:
+        self.channel.close()
+        self.process.wait()
+
+
+_servers: list[_Server] = []  # none, or the one
+
+
+def begin(environment: dict[str, str]) -> None:
+    """Have the server import torch meanwhile.
+
+    Args:
+        environment: what programs have; those that differ in what is read at the start are no forks.
+    """
+    if sys.platform == "linux":
+        _servers.append(_Server(environment))
+
+
+def end() -> None:
+    """No further program is asked for."""
+    while _servers:
+        _servers.pop().close()
+
+
+def start(command: tuple[str, ...], environment: dict[str, str], **options: Any) -> subprocess.Popen[str] | None:
+    """Start a program as ``python *command`` would; None where that needs an interpreter of its own.
+
+    Args:
+        command: options ``-u`` and ``-W``, then a script or ``-m`` and a module, then its arguments.
+        environment: its variables.
+        options: of ``subprocess.Popen``: ``cwd``, and where its output goes.
+    """
+    request = _request(command)
+    server = next((one for one in _servers if one.serves(environment)), None)
+    if request is None or server is None:
+        return None
+    request |= {"environment": environment, "cwd": str(options.pop("cwd", os.getcwd()))}
+    return _Forked(request, server.channel, **options)
+
+
+def _request(command: tuple[str, ...]) -> dict[str, Any] | None:
+    rest, warnings, module = list(command), [], ""
+    while rest and rest[0].startswith("-"):
+        option = rest.pop(0)
+        if option == "-W":
+            warnings.append(rest.pop(0))
+        elif option == "-m":
+            module = rest[0]
+            break
+        elif option != "-u":
+            return None
+    if not rest:
+        return None
+    return {"command": list(command), "argv": rest, "module": module, "warnings": warnings}
+
+
+class _Forked(subprocess.Popen[str]):
+    """A program that another process has forked, which tells how it ended."""
+
+    def __init__(self, request: dict[str, Any], channel: socket.socket, **options: Any) -> None:
+        self._request, self._channel = request, channel
+        super().__init__(request["command"], **options)
+
+    def _execute_child(self, *given: Any) -> None:
+        pipes = given[10:16]
+        stdin, _, _, stdout, _, stderr = pipes
+        self._told, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        streams = [number if pipe == -1 else pipe for number, pipe in enumerate((stdin, stdout, stderr))]
+        with theirs:
+            socket.send_fds(self._channel, [json.dumps(self._request).encode()], [*streams, theirs.fileno()])
+        self.pid = int.from_bytes(self._told.recv(8), "big")
+        self._child_created = True
+        self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+
+    def _try_wait(self, wait_flags: int) -> tuple[int, int]:
+        if wait_flags & os.WNOHANG and not select.select([self._told], [], [], 0)[0]:
+            return 0, 0
+        with self._told:
+            return self.pid, int.from_bytes(self._told.recv(8), "big")
+
+    def _internal_poll(self, *_: Any, **__: Any) -> int | None:
+        lock: threading.Lock = self._waitpid_lock  # type: ignore[attr-defined]
+        if self.returncode is None and lock.acquire(blocking=False):  # else another thread waits for it
+            try:
+                pid, status = self._try_wait(os.WNOHANG)
+                if pid:
+                    self._handle_exitstatus(status)  # type: ignore[attr-defined]
+            finally:
+                lock.release()
+        return self.returncode

@@ -1,0 +1,118 @@
+"""A process that has imported torch, and forks for each program that a test asks it for. Started by ``tests.warm``.
+
+It runs nothing itself: in a fork ``serve`` returns what the program's interpreter runs next, in its ``__main__``.
+"""
+
+from __future__ import annotations
+
+import builtins
+import gc
+import json
+import os
+import random
+import select
+import signal
+import socket
+import sys
+import warnings
+from importlib.machinery import SourceFileLoader
+from types import CodeType
+from typing import Any
+
+_MODULE = "import runpy; runpy._run_module_as_main({!r})"
+
+
+def serve(channel: int) -> tuple[CodeType, dict[str, Any]]:
+    """Fork for each request until the other end is closed; returns in the forks only.
+
+    Args:
+        channel: a socket. A request is JSON, with the descriptors of standard input, output and error, and of a socket
+            that is told the pid, and at the end the status that ``waitpid`` gave.
+    """
+    by_python = len(warnings.filters)
+    import numpy
+    import torch.utils.data  # what nearly all programs import
+
+    gc.collect()
+    gc.freeze()  # else the end of each fork writes to all that is shared
+    asked = socket.socket(fileno=channel)
+    ended, told = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(told)
+    running: dict[int, socket.socket] = {}
+    while True:
+        ready, _, _ = select.select([asked, ended], [], [])
+        if ended in ready:
+            os.read(ended, 1 << 16)
+            _reap(running)
+        if asked not in ready:
+            continue
+        data, descriptors, _, _ = socket.recv_fds(asked, 1 << 20, 4)
+        if not data:
+            os._exit(0)
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for other in (asked, *running.values()):
+                other.close()
+            os.close(ended)
+            os.close(told)
+            for generator in (random, numpy.random, torch.default_generator):
+                generator.seed()
+            return _become(json.loads(data), descriptors, by_python)
+        for descriptor in descriptors[:3]:
+            os.close(descriptor)
+        running[pid] = socket.socket(fileno=descriptors[3])
+        running[pid].send(pid.to_bytes(8, "big"))
+
+
+def _reap(running: dict[int, socket.socket]) -> None:
+    for pid, told in list(running.items()):
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            del running[pid]
+            with told:
+                try:
+                    told.send(status.to_bytes(8, "big"))
+                except OSError:
+                    pass  # nobody asks for it any more
+
+
+def _become(request: dict[str, Any], descriptors: list[int], by_python: int) -> tuple[CodeType, dict[str, Any]]:
+    """Be the program: what an interpreter that starts with this command line would be.
+
+    Args:
+        request: the program.
+        descriptors: its standard streams, and one that it does not need.
+        by_python: so many of the last filters of warnings are there in each interpreter, behind those of ``-W``.
+    """
+    os.setsid()
+    for number, descriptor in enumerate(descriptors):
+        if number < 3:
+            os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.warnoptions[:] = request["warnings"]
+    by_modules, last = warnings.filters[:-by_python], warnings.filters[-by_python:]
+    warnings.resetwarnings()
+    warnings._processoptions(request["warnings"])  # type: ignore[attr-defined]
+    warnings.filters[:] = [*by_modules, *warnings.filters, *last]
+    names = vars(sys.modules["__main__"])
+    names.clear()
+    names |= {"__name__": "__main__", "__doc__": None, "__package__": None, "__spec__": None, "__builtins__": builtins}
+    for name in ("tests.warm_server", "tests"):
+        del sys.modules[name]
+    sys.argv = list(request["argv"])
+    sys.orig_argv = [sys.executable, *request["command"]]
+    if module := request["module"]:
+        sys.path[0] = request["cwd"]
+        names["__loader__"] = None
+        return compile(_MODULE.format(module), "<string>", "exec"), names
+    path = os.path.abspath(sys.argv[0])
+    sys.path[0] = os.path.dirname(os.path.realpath(path))
+    names |= {"__file__": path, "__cached__": None, "__loader__": SourceFileLoader("__main__", path)}
+    with open(path, "rb") as file:
+        return compile(file.read(), path, "exec"), names
