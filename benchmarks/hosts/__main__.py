@@ -20,54 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.hosts import plain
 from benchmarks.hosts.data import KINDS, Made
+from benchmarks.hosts.network import INSIDE, THERE, agent, certificates, network
 from safeloader import DataLoader, Policy
 from safeloader.remote.plain_hosts import PlainHosts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_NAMESPACE, _HERE, _THERE = "safeloader-bench", "10.201.7.1", "10.201.7.2"
-_INSIDE = ("ip", "netns", "exec", _NAMESPACE)
 _BATCHES = {"9.6 MB": 60, "32 × 8 floats": 2000}
 _WARM = 10
-
-
-@contextlib.contextmanager
-def _network() -> Iterator[None]:
-    """A namespace, and a pair of interfaces that leads to it."""
-
-    def do(*words: str) -> None:
-        subprocess.run(words, check=True)
-
-    do("ip", "netns", "add", _NAMESPACE)
-    try:
-        do("ip", "link", "add", "slbench0", "type", "veth", "peer", "name", "slbench1", "netns", _NAMESPACE)
-        do("ip", "addr", "add", f"{_HERE}/24", "dev", "slbench0")
-        do("ip", "link", "set", "slbench0", "up")
-        do(*_INSIDE, "ip", "addr", "add", f"{_THERE}/24", "dev", "slbench1")
-        do(*_INSIDE, "ip", "link", "set", "slbench1", "up")
-        do(*_INSIDE, "ip", "link", "set", "lo", "up")
-        yield
-    finally:
-        subprocess.run(("ip", "link", "del", "slbench0"), check=False)
-        do("ip", "netns", "del", _NAMESPACE)
-
-
-@contextlib.contextmanager
-def _agent(key: bytes) -> Iterator[tuple[str, int]]:
-    with subprocess.Popen(
-        [*_INSIDE, sys.executable, "-m", "safeloader.remote.agent", _THERE],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as running:  # fmt: skip
-        assert running.stdin is not None
-        assert running.stdout is not None
-        running.stdin.write(key.hex() + "\n")
-        running.stdin.flush()
-        host, port = running.stdout.readline().split()
-        try:
-            yield host, int(port)
-        finally:
-            running.stdin.close()
 
 
 def _loader(kind: str, hosts: Any) -> float:
@@ -88,11 +49,11 @@ def _loader(kind: str, hosts: Any) -> float:
 def _plain(kind: str) -> float:
     size, shape = KINDS[kind]
     with subprocess.Popen(
-        [*_INSIDE, sys.executable, "-m", "benchmarks.hosts.plain", _THERE], stdout=subprocess.PIPE, text=True
+        [*INSIDE, sys.executable, "-m", "benchmarks.hosts.plain", THERE], stdout=subprocess.PIPE, text=True
     ) as running:
         assert running.stdout is not None
         port = int(running.stdout.readline())
-        return _BATCHES[kind] / plain.receive((_THERE, port), 4 * size * math.prod(shape), _BATCHES[kind])
+        return _BATCHES[kind] / plain.receive((THERE, port), 4 * size * math.prod(shape), _BATCHES[kind])
 
 
 def _ray(kind: str) -> float:
@@ -152,12 +113,17 @@ def main() -> None:
     parser.add_argument("--ray", action="store_true")
     asked = parser.parse_args()
     key = os.urandom(32)
-    with _network(), _agent(key) as address, _cluster(asked.ray):
-        hosts = PlainHosts((address,), key)
+    with contextlib.ExitStack() as held:
+        held.enter_context(network())
+        hosts = PlainHosts((held.enter_context(agent(key)),), key)
+        files = held.enter_context(certificates())
+        encrypted = PlainHosts((held.enter_context(agent(key, files)),), key, tls=files)
+        held.enter_context(_cluster(asked.ray))
         ways: dict[str, Any] = {
             "a process here": lambda kind: _loader(kind, None),
             "plain TCP": _plain,
             "a process there": lambda kind: _loader(kind, hosts),
+            "a process there, encrypted": lambda kind: _loader(kind, encrypted),
             **({"Ray's object store": _ray} if asked.ray else {}),
         }
         found: dict[tuple[str, str], list[float]] = {}
