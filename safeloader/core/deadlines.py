@@ -131,10 +131,11 @@ class DeadlineWatch:
         now = self._books.now
         if process.deadline > now:
             return False
-        if process.state is _READY or (process.state is _STARTING and self._books.settings.shared):
+        starting = process.state is _STARTING
+        if process.state is _READY or (starting and (self._books.settings.shared or self._is_in_time(process))):
             process.deadline = now + self._books.settings.capture_timeout  # should nobody answer
             self._books.emit(m.InspectProcess(process.id))
-        elif process.state is _STARTING:
+        elif starting:
             self._start_is_late(process)
         elif process.state is ProcessState.KILLING:
             self._books.emit(m.AbandonProcess(process.id))
@@ -149,7 +150,7 @@ class DeadlineWatch:
             if event.elsewhere:
                 process.deadline = self._books.now + self.deadlines.start(self._slow_starts)
             else:
-                self._start_is_late(process)
+                self._start_is_late(process, stopped=event.state == "T")
             return
         if process is None or process.state is not _READY:
             return
@@ -185,12 +186,16 @@ class DeadlineWatch:
                 return work
         return None
 
-    def _start_is_late(self, process: ProcessRecord) -> None:
-        """Tell so once, and give it up when its time is over."""
-        if process.kept:  # there is only a fork to be done
+    def _is_in_time(self, process: ProcessRecord) -> bool:
+        """It still starts, which takes longer than it should, and may go on: unless somebody has stopped it."""
+        return not process.kept and self._books.now < process.since + self.deadlines.start(self._slow_starts)
+
+    def _start_is_late(self, process: ProcessRecord, stopped: bool = False) -> None:
+        """Tell so once, and give it up when its time is over; at once where somebody has stopped it."""
+        if process.kept or stopped:  # by a shadow, which has only to fork
             self._condemn(process, "failed_start", self._books.now - process.since)
             return
-        if self._books.now < process.since + self.deadlines.start(self._slow_starts):
+        if self._is_in_time(process):
             if not process.slow_start_told and self._books.now >= process.since + self.deadlines.slow_start():
                 process.slow_start_told = True
                 self._books.emit(m.ReportSlowStart(process.id, self._books.now - process.since))

@@ -191,7 +191,8 @@ def test_starts_that_time_out_rarely_are_too_many_in_the_end() -> None:
 def until_given_up(stage: Stage) -> float:
     """When a start is over that was told to be slow before."""
     stage.now = stage.sup.next_deadline()
-    assert only(m.ReportSlowStart, stage.tell(m.ClockAdvanced()))
+    process = stage.sup.fleet.staff()[0].id
+    assert only(m.ReportSlowStart, stage.look(process))
     return stage.sup.next_deadline()
 
 
@@ -211,7 +212,7 @@ def test_a_start_that_stands_is_given_up_by_the_time_that_others_took() -> None:
     stage.tell(m.ProcessReady(1, 2.0))
     assert stage.sup.next_deadline() == 10.0
     stage.now = 10.0
-    assert stage.tell(m.ClockAdvanced()) == [m.ReportSlowStart(2, 10.0)]
+    assert stage.look(2) == [m.InspectProcess(2), m.ReportSlowStart(2, 10.0)]
     assert stage.sup.next_deadline() == 60.0
     stage.now = 59.0
     assert stage.tell(m.ClockAdvanced()) == []
@@ -223,10 +224,23 @@ def test_a_start_that_stands_is_given_up_by_the_time_that_others_took() -> None:
     assert only(m.StartProcess, said) == [m.StartProcess(3, False)]
 
 
+def test_a_start_that_somebody_has_stopped_is_given_up_as_soon_as_it_is_slow() -> None:
+    stage = Stage(num_workers=2, startup_timeout=300.0)
+    stage.begin(ready=False)
+    stage.now = 2.5
+    stage.tell(m.ProcessReady(1, 2.0))
+    stage.now = 10.0
+    assert stage.look(2, state="T") == [m.InspectProcess(2), m.CaptureStacks(2)]
+    said = stage.die(2)
+    assert [(c.cause, c.stalled) for c in only(m.ReportFault, said)] == [("failed_start", 10.0)]
+    assert stage.sup.fleet.processes[3].deadline == 20.0, "it says nothing of how long a start takes"
+
+
 def test_a_machine_that_is_ten_times_as_busy_raises_no_alarm() -> None:
     stage = Stage(num_workers=1, startup_timeout=300.0, slowest_start=9.0)
     stage.begin(ready=False)
-    stage.tell(m.ClockAdvanced(), after=90.0)
+    stage.now = 90.0
+    stage.look(1)
     assert not only(m.CaptureStacks, stage.commands)
     assert stage.sup.next_deadline() == 270.0
     stage.ready(1)

@@ -564,14 +564,40 @@ def test_a_batch_larger_than_limited_memory_is_told_why(monkeypatch: pytest.Monk
 # ---------------------------------------------------------------- starts that take long
 
 
+ONCE = """
+import os, time
+try:
+    os.close(os.open({first!r}, os.O_CREAT | os.O_EXCL))
+except FileExistsError:
+    pass
+else:
+    time.sleep(100_000)
+"""
+
+
 def test_a_start_that_stands_is_told_with_its_place_and_replaced(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
+    (tmp_path / "sitecustomize.py").write_text(ONCE.format(first=str(tmp_path / "first")))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setattr(Deadlines, "START_FLOOR", 8.0)
     monkeypatch.setattr(Deadlines, "START_FACTOR", 0.0)
     monkeypatch.setattr(Deadlines, "SLOW_FLOOR", 0.5)
     monkeypatch.setattr(Deadlines, "SLOW_FACTOR", 0.0)
     with make(Draws(COUNT), policy=Policy(start_method="spawn")) as loader:
+        seed()
+        assert play(loader) == persistent_epochs()[0]
+        (fault,) = loader.report().faults
+        assert fault.cause == "failed_start"
+        assert fault.stalled is not None
+        assert 8.0 <= fault.stalled < 120.0
+    assert [line for line in caplog.messages if f"process {fault.process} is not ready after" in line]
+
+
+def test_a_start_that_somebody_has_stopped_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Deadlines, "SLOW_FLOOR", 0.5)
+    monkeypatch.setattr(Deadlines, "SLOW_FACTOR", 0.0)
+    with make(Draws(COUNT), policy=Policy(start_method="spawn", startup_timeout=3000)) as loader:
         seed()
         stream = iter(loader)
         victim = processes_of(loader)[1]
@@ -579,9 +605,6 @@ def test_a_start_that_stands_is_told_with_its_place_and_replaced(
         assert play(stream) == persistent_epochs()[0]
         (fault,) = loader.report().faults
         assert (fault.cause, fault.process) == ("failed_start", victim.pid)
-        assert fault.stalled is not None
-        assert 8.0 <= fault.stalled < 120.0
-    assert [line for line in caplog.messages if f"process {victim.pid} is not ready after" in line]
 
 
 def test_a_start_that_waits_for_its_turn_says_so(

@@ -117,17 +117,26 @@ class ASlowStartIsTakenForOneThatStands(Deadlines):
 
 
 @mutant
+class AStartThatWasStoppedIsNoLongerMeasured(DeadlineWatch):
+    def _start_is_late(self, process: ProcessRecord, stopped: bool = False) -> None:
+        if stopped:
+            process.deadline = math.inf
+        else:
+            super()._start_is_late(process, stopped)
+
+
+@mutant
 class ASlowStartIsKilledWhenItIsTold(DeadlineWatch):
-    def _start_is_late(self, process: ProcessRecord) -> None:
-        super()._start_is_late(process)
+    def _start_is_late(self, process: ProcessRecord, stopped: bool = False) -> None:
+        super()._start_is_late(process, stopped)
         if process.slow_start_told and process.state is ProcessState.STARTING:
             self._condemn(process, "failed_start", 0.0)
 
 
 @mutant
 class ASlowStartIsToldAgainAndAgain(DeadlineWatch):
-    def _start_is_late(self, process: ProcessRecord) -> None:
-        super()._start_is_late(process)
+    def _start_is_late(self, process: ProcessRecord, stopped: bool = False) -> None:
+        super()._start_is_late(process, stopped)
         process.slow_start_told = False
 
 
