@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from safeloader.core.records import WorkerRecord
     from safeloader.core.state import Redo
 
-__all__ = ["LONGEST", "MOST", "begin", "log"]
+__all__ = ["LONGEST", "MOST", "MOST_SAMPLES", "begin", "log"]
 
 MOST = 1000
 """Tasks that a new copy may have to do again."""
+MOST_SAMPLES = 250_000
+"""Samples that these may have: their indices are kept, 9 MB of them."""
 LONGEST = 60.0
 """Seconds that they may have taken."""
 
@@ -28,6 +30,7 @@ LONGEST = 60.0
 def begin(worker: WorkerRecord) -> None:
     """Its dataset is as a new copy of it is."""
     worker.unchanged, worker.done, worker.done_in = False, [], 0.0
+    worker.done_samples = 0
     worker.as_new = AsNew(worker.epoch, worker.position, worker.snapshot)
 
 
@@ -38,5 +41,9 @@ def log(worker: WorkerRecord, done: Redo, seconds: float = 0.0) -> None:
     elif worker.done is not None:
         worker.done.append(done)
         worker.done_in += seconds
-        if len(worker.done) > MOST or worker.done_in > LONGEST:
+        try:
+            worker.done_samples += len(done.indices)  # type: ignore[arg-type]
+        except TypeError:  # one sample, or a beginning
+            worker.done_samples += 1
+        if len(worker.done) > MOST or worker.done_samples > MOST_SAMPLES or worker.done_in > LONGEST:
             worker.done = None

@@ -152,6 +152,7 @@ class WorkerRecord:
     unchanged: bool = False  # it has not, after the task that is answered next (`new_copy`)
     done: list[Redo] | None = None  # what a new copy of its dataset has to do again; None: not known
     done_in: float = 0.0  # seconds that it took
+    done_samples: int = 0  # in how many samples
     as_new: AsNew | None = None  # where it stood before that
     lenient: bool = False  # the trainer is all there is for it, barred or not
     search: Bisection | None = None

@@ -272,7 +272,7 @@ def test_a_shadow_that_short_memory_leaves_unused_is_not_promised() -> None:
     assert fault.action != "restored"
 
 
-@pytest.mark.parametrize(("limit", "value"), [("MOST", 0), ("LONGEST", 0.9)])
+@pytest.mark.parametrize(("limit", "value"), [("MOST", 0), ("MOST_SAMPLES", 3), ("LONGEST", 0.9)])
 def test_a_change_is_lost_and_told_once(monkeypatch: pytest.MonkeyPatch, limit: str, value: float) -> None:
     monkeypatch.setattr(new_copy, limit, value)
     stage = changed()
