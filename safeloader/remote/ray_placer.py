@@ -24,6 +24,7 @@ import threading
 from time import monotonic
 from typing import Any
 
+from safeloader.notes import in_one_line
 from safeloader.remote.launcher import Place, Unplaceable
 from safeloader.remote.ray_placing import GONE, Disconnected, RayPlacing, Wanted
 from safeloader.runtime import system
@@ -271,6 +272,8 @@ class _Serves:
             place = placing.place()
         except Unplaceable as error:
             told: Any = None, str(error), isinstance(error, Disconnected)
+        except BaseException as error:  # whoever asked is told in any case
+            told = None, in_one_line(error), False
         else:
             self._placed[number], told = (placing, place), ((place.address, place.node), "", False)
         with contextlib.suppress(OSError):

@@ -106,7 +106,7 @@ class RayPlacing:
                 return self._free.pop()
             if time.monotonic() < self._not_before:
                 raise Unplaceable(self._why)
-        connected = _is_connected()
+        connected = _was_connected.is_set()
         try:
             return self._another()
         except Unplaceable as error:
@@ -189,19 +189,16 @@ def _kill(actor: Any) -> None:
             ray.kill(actor, no_restart=True)
 
 
-def _is_connected() -> bool:
-    ray: Any = sys.modules.get("ray")
-    return ray is not None and bool(ray.is_initialized())
-
-
 def _connect(ray: Any, address: str | None) -> None:
     with _connecting:
         if not ray.is_initialized():
             where = address or os.environ.get("RAY_ADDRESS") or "auto"
             ray.init(address=where, log_to_driver=False, configure_logging=False)
+        _was_connected.set()
 
 
 _connecting = threading.Lock()
+_was_connected = threading.Event()  # Ray cannot be asked at any time: another thread may be about to import it
 
 
 def _within(seconds: float, act: Callable[[], T], too_late: str) -> T:

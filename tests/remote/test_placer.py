@@ -12,13 +12,15 @@ import psutil
 import pytest
 
 from safeloader.remote import ray_placer, ray_placing
-from safeloader.remote.launcher import Unplaceable
+from safeloader.remote.launcher import Place, Unplaceable
 from tests.programs import ROOT, start
 from tests.until import until
 
 RAY = """
 import os
+import time
 
+time.sleep(0.3)  # whoever looks at it now finds it half imported
 FOLDER = os.path.dirname(__file__)
 connected = []
 
@@ -156,6 +158,18 @@ def test_where_the_cluster_only_has_no_room_the_same_placer_asks_again(
     with pytest.raises(Unplaceable, match=r"^RuntimeError: no room$"):
         placer.place()
     assert [process.retired for process in ray_placer._running] == [False]
+
+
+def test_whoever_asks_while_another_asks_for_the_first_time_is_answered(
+    cluster: Cluster, placer: ray_placer.Placer
+) -> None:
+    places: list[Place] = []
+    asking = [threading.Thread(target=lambda: places.append(placer.place())) for _ in range(3)]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join(30)
+    assert [place.node for place in places] == ["first"] * 3
 
 
 @pytest.mark.slow
