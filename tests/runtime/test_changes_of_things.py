@@ -106,6 +106,18 @@ SEEN = {
         lambda d: (d["labels"].cat.codes, d["labels"][0], d["labels"].value_counts()),
         "pandas",
     ),
+    "labels that are dates": Row(
+        _pandas("pandas.DataFrame({'a': range(9)}, index=pandas.date_range('2020', periods=9))"),
+        lambda f: setattr(f, "index", f.index.shift(1)),
+        lambda f: (f.describe(), f.loc[f.index[2]], f.sort_index(), f.reset_index()),
+        "pandas",
+    ),
+    "labels of several levels": Row(
+        lambda: [_pandas("pandas.DataFrame({'a': [1, 2], 'b': [3, 4]}).set_index(['a', 'b'])")()],
+        lambda frames: frames.append(frames.pop().reset_index(level=0)),
+        lambda frames: (frames[0].index.values, frames[0].loc[(1, 3)]),
+        "pandas",
+    ),
     "notes of a table": Row(_pandas("pandas.DataFrame({'a': [1]})"), lambda f: f.attrs.update(a=1), len, "pandas"),
     "lengths of a tokenizer": Row(
         _tokenizer, lambda t: t.enable_truncation(2), lambda t: t.encode("a b"), "tokenizers"

@@ -221,13 +221,23 @@ _WALKED: tuple[type, ...] = (
 
 
 def _of_pandas(thing: Any) -> Any:
-    """Values, notes, and which labels: what is looked up is kept in many places, and an index never changes itself."""
+    """Values, notes and labels: what is looked up is kept in many places besides."""
     manager: Any = getattr(thing, "_mgr", None)
     if hasattr(manager, "blocks"):
-        labels = tuple(map(id, manager.axes))
-        return Parts((*(block.values for block in manager.blocks), labels, thing._attrs))
+        return Parts((*(block.values for block in manager.blocks), *map(_labels, manager.axes), thing._attrs))
+    if getattr(thing, "_categories", None) is not None:
+        return Parts((_labels(thing._categories), thing.ordered))
+    if (values := getattr(thing, "_ndarray", None)) is not None:
+        return Parts((values, thing.dtype))
     is_array = hasattr(type(thing), "_from_sequence")
-    return None if is_array or isinstance(thing, typing.Iterator) else id(getattr(thing, "_categories", None))
+    return None if is_array or isinstance(thing, typing.Iterator) else 0
+
+
+def _labels(index: Any) -> Any:
+    """An index never changes itself; another one can take its place, maybe at the same address."""
+    if hasattr(index, "levels"):
+        return len(index), *map(_labels, index.levels)
+    return (index.start, index.stop, index.step) if hasattr(index, "step") else index._values
 
 
 def _of_arrow(thing: Any) -> Any:
