@@ -144,7 +144,9 @@ def apply_shared_seed(dataset: Any, shared_seed: int | None) -> Any:
 
 
 def plain_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """A detached view of a subclass's data as a plain tensor, past whatever the subclass overrides."""
+    """A detached view of a tensor as a plain one, past whatever a subclass overrides."""
+    if type(tensor) is torch.Tensor:
+        return tensor.detach()
     with torch._C.DisableTorchFunctionSubclass():
         return tensor.detach().as_subclass(torch.Tensor)
 

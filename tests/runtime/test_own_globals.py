@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import itertools
 import sys
 import types
@@ -260,4 +261,37 @@ def test_an_exchange_that_is_broken_off_is_ended_later(
     assert _seen(module) == before
     worker.enter()
     assert _seen(module) == changed
+    worker.leave()
+
+
+def _counting() -> Any:
+    seen = 0
+
+    def count() -> int:
+        nonlocal seen
+        seen += 1
+        return seen
+
+    return count
+
+
+def test_variables_that_functions_of_a_module_share_are_too(module: Any) -> None:
+    module.counting = _counting()
+    exec("def get(): return counting()", vars(module))
+    workers = [OwnGlobals([module.get], first=first) for first in (True, False)]
+    workers[0].leave()
+    seen = []
+    for worker in (0, 1, 1, 0):
+        workers[worker].enter()
+        seen.append(module.get())
+        workers[worker].leave()
+    assert seen == [1, 1, 2, 2]
+    assert module.get() == 1
+
+
+def test_what_a_package_keeps_itself_stays_the_same(module: Any) -> None:
+    module.thing = missing = dataclasses.MISSING
+    worker = OwnGlobals([module.get], first=False)
+    worker.enter()
+    assert module.thing is missing
     worker.leave()

@@ -90,9 +90,18 @@ def put_state(core: Any, state: dict[str, Any]) -> None:
         core.set_state(state)
     else:
         core.state = {name: value for name, value in state.items() if name != "spawned"}
-        more = state.get("spawned", 0) - getattr(core.seed_seq, "n_children_spawned", 0)
-        if more > 0:
-            core.seed_seq.spawn(more)
+        _put_spawned(core, state.get("spawned", 0))
+
+
+def _put_spawned(core: Any, wanted: int) -> None:
+    """Let a bit generator have so many children. Seeds that have more cannot forget them: they are made anew."""
+    seeds = core.seed_seq
+    more = wanted - getattr(seeds, "n_children_spawned", 0)
+    if more > 0:
+        seeds.spawn(more)
+    elif more < 0:
+        anew = type(seeds)(**{**seeds.state, "n_children_spawned": wanted})
+        core.__setstate__((core.state, anew))
 
 
 def _words(state: dict[str, Any]) -> tuple[int, ...]:

@@ -31,6 +31,8 @@ _IN_C: dict[str, tuple[object, frozenset[str]]] = {
 }
 """Names in modules whose state is C's: generators that cannot be read, and libraries of any kind."""
 _SCRIPT = ("__main__", "__mp_main__")
+_CELL = "cell_contents"
+_EMPTY = types.CellType()
 _DEFAULTS = ("__defaults__", "__kwdefaults__")
 _CODE = (
     type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, staticmethod, classmethod, property,
@@ -42,23 +44,27 @@ class Namespace:
     """A module, class or function that holds values of the user's.
 
     Args:
-        holder: the variables of a module; or a class, or a function.
+        holder: the variables of a module; or a class, a function, or a variable that functions of a module share.
+        module: to which it belongs.
     """
 
-    def __init__(self, holder: Any) -> None:
+    def __init__(self, holder: Any, module: str | None = None) -> None:
         self.holder = holder
+        self._module = module  # where a class, a function or its variable belongs
         self.names: set[str] = set()  # of a module: those that the user's code uses
 
     @property
     def is_of_script(self) -> bool:
         """True if it belongs to the main script."""
-        name = self.holder.get("__name__") if isinstance(self.holder, dict) else self.holder.__module__
+        name = self.holder.get("__name__") if isinstance(self.holder, dict) else self._module
         return name in _SCRIPT
 
     def read(self) -> dict[str, Any]:
         """Its values by name."""
         if isinstance(self.holder, dict):
             return {name: self.holder[name] for name in self.names if name in self.holder}
+        if isinstance(self.holder, types.CellType):
+            return {} if self.holder == _EMPTY else {_CELL: self.holder.cell_contents}
         found = {name: value for name, value in vars(self.holder).items() if not name.startswith("__")}
         if isinstance(self.holder, types.FunctionType):
             found |= {name: getattr(self.holder, name) for name in _DEFAULTS}
@@ -111,7 +117,7 @@ def namespaces(roots: Iterable[Any]) -> list[Namespace]:
     """Those that the code of some objects can reach."""
     found: dict[int, Namespace] = {}
     installed: dict[str, bool] = {}
-    for _, value, _ in walk((("", root) for root in roots), most=_MOST):
+    for _, value, shared in walk((("", root) for root in roots), most=_MOST):
         if not isinstance(value, (types.FunctionType, type)) or isinstance(value, enum.EnumMeta):
             continue
         module = value.__module__ or ""
@@ -119,10 +125,21 @@ def namespaces(roots: Iterable[Any]) -> list[Namespace]:
             installed[module] = is_installed(module)
         if installed[module]:
             continue
-        found[id(value)] = Namespace(value)
+        found[id(value)] = Namespace(value, module)
         if isinstance(value, types.FunctionType):
             _add(found, value.__globals__, set(names_of_code(value.__code__)))
+            if shared or _is_at_its_name(value):
+                cells = [cell for cell in value.__closure__ or () if cell != _EMPTY and not is_code(cell.cell_contents)]
+                found.update((id(cell), Namespace(cell, module)) for cell in cells)
     return list(found.values())
+
+
+def _is_at_its_name(function: types.FunctionType) -> bool:
+    """True for a function that is there once in a process, and not once in each dataset."""
+    there: Any = sys.modules.get(function.__module__)
+    for name in function.__qualname__.split("."):
+        there = getattr(there, name, None)
+    return there is function
 
 
 def _add(found: dict[int, Namespace], holder: dict[str, Any], names: set[str]) -> None:

@@ -172,7 +172,7 @@ def _of_torch(thing: Any, budget: Budget) -> Any:
 
 
 def _of_tensor(thing: torch.Tensor, budget: Budget) -> Any:
-    plain = thing.detach() if type(thing) is torch.Tensor else torch_private.plain_tensor(thing)
+    plain = torch_private.plain_tensor(thing)
     told = str(plain.dtype), thing._version, thing.requires_grad
     if plain.device.type == "cpu":
         told += tuple(_of_memory(part, budget) for part in torch_private.parts_of(plain))
