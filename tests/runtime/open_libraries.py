@@ -31,6 +31,15 @@ def _use_of_one_file(found: Any) -> Any:
     return values[3:5].tolist(), list(group), same, file.id.get_access_plist().get_cache()[1]
 
 
+def _attributes(folder: Path) -> Any:
+    import h5py
+
+    _hdf5(folder).close()
+    with h5py.File(folder / "a.h5", "r+") as file:
+        file["group/values"].attrs["unit"] = 5
+    return h5py.File(folder / "a.h5", "r")["group/values"].attrs
+
+
 def _lmdb(folder: Path) -> Any:
     import lmdb
 
@@ -184,6 +193,7 @@ def _use_frame(image: Any) -> Any:
 ROWS: dict[str, tuple[str, Row]] = {
     "h5py file": ("h5py", Row(_hdf5, lambda f: f["group/values"][3:5].tolist(), [3, 4], "a.h5")),
     "h5py parts of one file": ("h5py", Row(_of_one_file, _use_of_one_file, ([3, 4], ["values"], True, 7), "a.h5")),
+    "h5py attributes": ("h5py", Row(_attributes, lambda a: int(a["unit"]), 5, "a.h5")),
     "lmdb": ("lmdb", Row(_lmdb, _use_lmdb, (b"value", b"in part"), "data.mdb")),
     "parquet": ("pyarrow", Row(_parquet, lambda f: f.read().column("x").to_pylist(), [1, 2, 3], "a.parquet")),
     "parquet, mapped": (

@@ -26,6 +26,22 @@ def reduce_object(pickler: Pickler, found: Any) -> Any:
     return member, (type(found), file, found.name)
 
 
+def reduce_attributes(pickler: Pickler, found: Any) -> Any:
+    """The attributes of a file, group or dataset, which know it by its identifier."""
+    import h5py
+
+    if not found._id.valid:
+        refuse("its file is closed", _OPENING)
+    identifier = h5py.h5i.get_file_id(found._id)
+    file = pickler.same(("h5py", identifier.id), h5py.File(identifier))
+    pickler.holds(found, file)
+    return attributes_of, (file, h5py.h5i.get_name(found._id))
+
+
+def attributes_of(file: Any, name: str) -> Any:
+    return file[name].attrs
+
+
 def _key(found: Any) -> Any:
     import h5py
 

@@ -55,6 +55,7 @@ _BY_CLASS = {
     "sqlite3.Connection": "sqlite:reduce_connection",
     "sqlite3.Cursor": "sqlite:reduce_cursor",
     "h5py._hl.base.HLObject": "hdf5:reduce_object",
+    "h5py._hl.attrs.AttributeManager": "hdf5:reduce_attributes",
     "builtins.Environment": "lmdb_environments:reduce_environment",
     "lmdb.cffi.Environment": "lmdb_environments:reduce_environment",
     "builtins.Transaction": "lmdb_environments:refuse_part",

@@ -242,6 +242,8 @@ def _labels(index: Any) -> Any:
 
 def _of_arrow(thing: Any) -> Any:
     kind = type(thing)
+    if getattr(thing, "is_mutable", False):  # a buffer over somebody's memory
+        return HIDDEN
     return id(thing) if kind.__module__ == "pyarrow.lib" and not hasattr(kind, "__next__") else MOVES
 
 
