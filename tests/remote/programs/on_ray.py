@@ -179,6 +179,7 @@ def head_restarted(port: int, small: dict[str, Any]) -> dict[str, Any]:
             agent.kill()
 
     ray_placer._PAUSE = 5.0
+    ray_placer._paused.clear()  # there was nobody at this address before
     policy = Policy(hosts=RayHosts(address=clusters[0].address), recover_after=5, max_restarts=100)
     found = []
     with DataLoader(Draws(4 * BATCHES), 4, policy=policy, name="head restarted", **settings) as loader:
