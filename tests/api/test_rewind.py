@@ -212,8 +212,16 @@ class Late(Own):
         return super().__getitem__(index) + torch.rand((), generator=self.late)
 
 
-def test_generators_that_the_dataset_holds_go_back_as_well() -> None:
-    with DataLoader(Own(COUNT), 4, num_workers=2) as loader:
+def draw(worker: int) -> None:
+    """A ``worker_init_fn`` that moves the worker's generators, and the one that its dataset holds."""
+    torch.utils.data.get_worker_info().dataset[worker]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("init", [None, draw])
+@pytest.mark.parametrize("processes", [None, 1, 0])
+def test_generators_that_the_dataset_holds_go_back_as_well(processes: int | None, init: Any) -> None:
+    policy = Policy(max_processes=processes)
+    with DataLoader(Own(COUNT), 4, num_workers=2, worker_init_fn=init, policy=policy) as loader:
         torch.manual_seed(0)
         batches = iter(loader)
         first = got(next(batches) for _ in range(6))
@@ -221,8 +229,9 @@ def test_generators_that_the_dataset_holds_go_back_as_well() -> None:
         assert got(next(batches) for _ in range(6)) == first
 
 
-def test_one_that_was_made_since_is_told() -> None:
-    with DataLoader(Late(COUNT), 4, num_workers=1) as loader:
+@pytest.mark.parametrize("processes", [1, 0])
+def test_one_that_was_made_since_is_told(processes: int) -> None:
+    with DataLoader(Late(COUNT), 4, num_workers=1, policy=Policy(max_processes=processes)) as loader:
         torch.manual_seed(0)
         batches = iter(loader)
         first = got(next(batches) for _ in range(3))

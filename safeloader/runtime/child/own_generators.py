@@ -104,7 +104,7 @@ class OwnGenerators:
         if id(core) in self._ids or is_global(core):
             return
         try:
-            found = _Found(WatchedGenerator(core), shared, generator is not core, self._settled and not shared)
+            found = _Found(WatchedGenerator(core), shared, generator is not core, self._settled)
         except Exception:  # a subclass that cannot tell its state
             return
         if hasattr(core, "set_state") and hasattr(core, "_bit_generator"):
@@ -118,7 +118,7 @@ class OwnGenerators:
         if shared:
             self._outside[path] = state_of(core)
 
-    def _look_again(self) -> None:
+    def look_again(self) -> None:
         """Look again if it is time to, or if something near has another shape."""
         self._tasks += 1
         if self._tasks >= self._next:
@@ -142,7 +142,7 @@ class OwnGenerators:
     def moved(self) -> bool:
         """True if one of them moved, or appeared, since this was asked last."""
         before = self._count
-        self._look_again()
+        self.look_again()
         moved = [found.watched.moved() for found in self._found.values()]  # each is to be asked
         return any(moved) or self._count != before
 
@@ -184,7 +184,7 @@ class OwnGenerators:
     def made_since(self, own: dict[str, Any] | None) -> list[str]:
         """The paths of those that loading has made since `capture` told ``own``."""
         then = {} if own is None else own["states"]
-        return [path for path, found in self._found.items() if found.late and path not in then]
+        return [path for path, found in self._found.items() if found.late and not found.shared and path not in then]
 
     def known(self, states: dict[str, Any]) -> dict[str, Any]:
         """Of these states, those of generators that are here."""

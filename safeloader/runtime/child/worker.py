@@ -64,6 +64,7 @@ class Worker(CatchesUp):
         self.begin: States | None = None  # the generators before the first iterator was made, where they may matter
         self.lost: list[str] = []  # generator objects that could not be put back
         self.change: Change | None = None  # what is seen of that, until it is seen; of map-style datasets
+        self._born: States | None = None  # the generators before the first task
         self._seed = torch_private.seed_worker(spec.base_seed, self.id)
         generators.mark()
         super().__init__(spec, torch_private.apply_shared_seed(dataset, place.shared_seed), collate_fn, marks)
@@ -83,6 +84,7 @@ class Worker(CatchesUp):
             if place.told_epoch is not None:
                 tell_epoch(self._dataset, place.told_epoch)
             self._own.settle()
+            self._born = self.capture()
             if self._own and spec.iterable and place.epoch_snapshot is None and not place.position:
                 self.begin = self.capture()
             self._take_place(place)
@@ -119,17 +121,17 @@ class Worker(CatchesUp):
         self.states, self._rewound = states, True
 
     def go_back(self, states: States | None) -> None:
-        """Have the generators as they were after an earlier task; None: as seeding left them. It is in."""
-        self.lost = self._own.made_since(None if states is None else states.own)
-        if states is None:
-            torch_private.seed_worker(self._spec.base_seed, self.id)
-            self._generators.mark()
-        else:
-            self.lost += self._own.restore(states.own)
-            self._generators.restore(states)
+        """Have the generators as they were after an earlier task; None: before the first one. It is in."""
+        states = states or self._born
+        if states is None:  # it could not be set up
+            return
+        self.lost = self._own.made_since(states.own)
+        self.lost += self._own.restore(states.own)
+        self._generators.restore(states)
 
     def leave(self) -> None:
         """Keep the generators for the next ``enter``."""
+        self._own.look_again()  # in the trainer nobody asks whether they moved
         self.states = self.capture()
         self._own.leave()
         joint_beginnings.leave()

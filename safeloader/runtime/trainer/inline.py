@@ -79,6 +79,7 @@ class InlineHost:
         self._closing: dict[int, Callable[[], None]] = {}  # closes what was opened for a worker
         self._trainers: tuple[States, Any] | None = None  # generators and worker info, while a worker is in
         self._before: tuple[object, States | None] = None, None  # the batch begun last, its worker's generators before
+        self._looked: bool | None = None
         self._views: dict[int, View] = {}
         self._kept = KeptMemory()
         self._ambient = Ambient(tell)
@@ -171,7 +172,13 @@ class InlineHost:
                 raise NotEncodable(unsendable(error, loaded.batch, indices, self._spec.classes)) from error
             return loaded._replace(batch=encoded)
 
-        loaded = self._as_worker(worker, lambda hosted: watched(timeout, lambda: work(hosted)))
+        def act(hosted: Worker) -> Loaded:
+            self._looked = None
+            loaded = watched(timeout, lambda: work(hosted))
+            self._looked = hosted.looked(trusting=True)  # while its own globals are there
+            return loaded
+
+        loaded = self._as_worker(worker, act)
         if loaded.empty:
             return loaded
         stream, pieces = loaded.batch
@@ -187,15 +194,15 @@ class InlineHost:
             self._let_go(worker)  # it is set up anew
         elif hosted is not None:
             hosted.rewind(self._before[1])
-            self._tell_of_change(worker, hosted)
+            self._tell_of_change(worker)
         return True
 
-    def _tell_of_change(self, worker: int, hosted: Worker) -> None:
+    def _tell_of_change(self, worker: int) -> None:
         """Generators are put back; what else a dataset changes in itself while it loads is not."""
         told = self._views[worker].told
         if self._load.iterable or _CHANGE in told:
             return
-        if hosted.change is None or hosted.change.there():
+        if self._as_worker(worker, lambda hosted: hosted.change is None or hosted.change.there()):
             told.add(_CHANGE)
             self._tell(worker, _CHANGE, False)
 
@@ -208,9 +215,10 @@ class InlineHost:
             f"{what} cannot be undone, and no process can be started to read again"
         )
 
-    def looked(self, worker: int) -> bool | None:
-        """Whether a worker's dataset has changed after its last batch (see ``Worker.looked``)."""
-        return self._workers[worker].looked(trusting=True) if worker in self._workers else None
+    @property
+    def looked(self) -> bool | None:
+        """Whether the worker's dataset had changed after the batch that was loaded last (see ``Worker.looked``)."""
+        return self._looked
 
     def states(self, worker: int) -> States | None:
         """The generators of a worker after its last batch."""

@@ -104,7 +104,7 @@ class InlineExecutor:
 
     def _tell_loaded(self, worker: int, event: m.TaskLoaded, key: Key, again: bool) -> None:
         """Tell of a batch; before that whether the dataset has changed, and after it what it says of itself."""
-        changed = self._inline.looked(worker)
+        changed = self._inline.looked
         if changed is not None:
             told = m.WorkerChanged if changed else m.WorkerUnchanged
             self._journal.later(key, told(m.INLINE, worker), again)
