@@ -30,6 +30,7 @@ sys.exit(int(sys.argv[1]))
 @pytest.mark.parametrize("command", [("-W", "ignore", "tells.py"), ("-u", "-W", "error", "-m", "tells")], ids=str)
 def test_it_finds_what_a_fresh_one_finds(tmp_path: Path, command: tuple[str, ...]) -> None:
     (tmp_path / "tells.py").write_text(TELLS)
+    pytest.importorskip("cv2")  # it changes this process's environment
 
     def started(fresh: bool) -> subprocess.Popen[str]:
         return programs.start(*command, "3", cwd=tmp_path, fresh=fresh, OF_THE_TEST="here")

@@ -16,11 +16,13 @@ _READ_AT_THE_START = (
     "PYTHON", "LD_", "OMP_", "MKL_", "KMP_", "OPENBLAS", "GLIBC", "MALLOC", "TORCH", "CUDA", "NUMBA", "LANG", "LC_", "PATH"
 )  # fmt: skip
 """Prefixes of variables that the interpreter, or a library that is loaded by now, has read."""
+_SET_BY_IMPORTS = ("LD_LIBRARY_PATH", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
+"""By OpenCV and scikit-learn, in the process that imports them: no test sets them."""
 
 
 class _Server:
     def __init__(self, environment: dict[str, str]) -> None:
-        self.environment = {name: value for name, value in environment.items() if name.startswith(_READ_AT_THE_START)}
+        self.environment = _read_at_the_start(environment)
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.process = subprocess.Popen(
@@ -29,12 +31,16 @@ class _Server:
             )  # fmt: skip
 
     def serves(self, environment: dict[str, str]) -> bool:
-        read = {name: value for name, value in environment.items() if name.startswith(_READ_AT_THE_START)}
-        return read == self.environment and self.process.poll() is None
+        return _read_at_the_start(environment) == self.environment and self.process.poll() is None
 
     def close(self) -> None:
         self.channel.close()
         self.process.wait()
+
+
+def _read_at_the_start(environment: dict[str, str]) -> dict[str, str]:
+    names = [name for name in environment if name.startswith(_READ_AT_THE_START) and name not in _SET_BY_IMPORTS]
+    return {name: environment[name] for name in names}
 
 
 _servers: list[_Server] = []  # none, or the one
