@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import programs
+from tests import programs, warm
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="such programs are forked on Linux alone")
 
@@ -27,10 +27,16 @@ sys.exit(int(sys.argv[1]))
 """
 
 
+@pytest.fixture(autouse=True, scope="module")
+def server() -> None:
+    """One that knows this process's environment as it is now: what other tests import changes it."""
+    warm.end()
+    warm.begin(programs.environment())
+
+
 @pytest.mark.parametrize("command", [("-W", "ignore", "tells.py"), ("-u", "-W", "error", "-m", "tells")], ids=str)
 def test_it_finds_what_a_fresh_one_finds(tmp_path: Path, command: tuple[str, ...]) -> None:
     (tmp_path / "tells.py").write_text(TELLS)
-    pytest.importorskip("cv2")  # it changes this process's environment
 
     def started(fresh: bool) -> subprocess.Popen[str]:
         return programs.start(*command, "3", cwd=tmp_path, fresh=fresh, OF_THE_TEST="here")
