@@ -287,6 +287,32 @@ def test_a_change_that_nobody_has_seen_yet_is_made_again(forked: None, pool: boo
         assert loader.report().faults and loader.report().replays == []
 
 
+class Named(Draws):
+    """Its samples have names, of any kind, and it counts them."""
+
+    seen = 0
+
+    def __getitem__(self, name: Any) -> Any:
+        self.seen += 1
+        return torch.tensor([int(name[0]), self.seen])
+
+
+@pytest.mark.parametrize("name", [lambda number: (number, "left"), str], ids=["tuples", "strings"])
+def test_a_change_is_made_again_in_the_trainer_whatever_samples_are_called(forked: None, name: Any) -> None:
+    names = [name(number % 10) for number in range(40)]
+    torchs_own = TorchLoader(Named(40), 4, sampler=names, num_workers=2, multiprocessing_context=TORCHS)
+    undisturbed = [batch.tolist() for batch in torchs_own]
+    policy = Policy(max_restarts=0, shadow=False, bad_sample_attempts=99)  # some are killed while they are set up
+    with DataLoader(Named(40), 4, sampler=names, num_workers=2, policy=policy) as loader:
+        iterator = iter(loader)
+        batches = [next(iterator) for _ in range(4)]
+        while loader.report().rung:
+            kill_processes(iterator)
+            driver_of(iterator).loop.look(0.01)
+        assert [batch.tolist() for batch in [*batches, *iterator]] == undisturbed
+        assert loader.report().replays == []
+
+
 @pytest.mark.parametrize("how", WITHOUT)
 def test_what_a_map_style_dataset_had_changed_is_not_lost_without_a_word(
     forked: None, files: Path, caplog: pytest.LogCaptureFixture, how: str, monkeypatch: pytest.MonkeyPatch

@@ -11,7 +11,7 @@ from safeloader.runtime import protocol as p
 from safeloader.runtime.child.states import in_full
 from safeloader.runtime.child.worker_place import WorkerPlace
 from safeloader.runtime.memory import codec
-from safeloader.runtime.trainer.indices import pack
+from safeloader.runtime.trainer.indices import own_copy, pack
 from safeloader.runtime.trainer.inline import InlineBatch
 from safeloader.runtime.trainer.inline_executor import InlineExecutor
 from safeloader.runtime.trainer.outcome import Outcome
@@ -92,7 +92,9 @@ class Executor:
             m.GiveState: lambda c, *_: self._consumer.told.append(c),
         }
         self._inlined: dict[type, Callable[[Any, Key, bool], None]] = {
-            m.HostWorker: lambda c, *at: self._inline.host(c, self._place(c), *at),
+            m.HostWorker: lambda c, *at: self._inline.host(
+                c, self._place(c)._replace(redo=self._redo(c.redo, own_copy)), *at
+            ),
             m.DropWorker: lambda c, *_: self._inline.drop(c),
             m.ResumeWorker: lambda c, *at: self._inline.resume(c, self._shared_seed, self._told_epoch, *at),
             m.RewindWorker: lambda c, *at: self._inline.rewind(c, in_full(c.to.snapshot), *at),
@@ -184,27 +186,28 @@ class Executor:
         return WorkerPlace(
             c.worker, c.epoch, c.position, c.ended, in_full(c.epoch_snapshot), in_full(c.snapshot), self._shared_seed,
             self._told_epoch, c.mark and (c.mark.position, c.mark.content, in_full(c.mark.snapshot)), c.replay,
-            c.digests, self._redo(c.redo), self._as_new(c.as_new),
+            c.digests, as_new=self._as_new(c.as_new),
         )  # fmt: skip
 
     def _host_worker(self, c: m.HostWorker, key: Key) -> None:
         replay = [(self._carried(indices), skip) for indices, skip in c.replay]
-        self._send(c.process, key, p.HOST, self._place(c)._replace(replay=replay))
+        self._send(
+            c.process, key, p.HOST, self._place(c)._replace(replay=replay, redo=self._redo(c.redo, self._carried))
+        )
 
-    def _redo(self, redo: tuple[Redo, ...] | None) -> list[tuple[Any, ...]] | None:
-        if redo is None:
-            return None
-        return [self._done(done) for done in redo]
+    def _redo(self, redo: tuple[Redo, ...] | None, given: Callable[[Any], Any]) -> list[tuple[Any, ...]] | None:
+        """What is to be done again, with the indices as they are given to who does it."""
+        return None if redo is None else [self._done(done, given) for done in redo]
 
     def _as_new(self, where: AsNew | None) -> tuple[Any, ...] | None:
         return None if where is None else (*self._epochs[where.epoch], in_full(where.snapshot))
 
-    def _done(self, done: Redo) -> tuple[Any, ...]:
+    def _done(self, done: Redo, given: Callable[[Any], Any]) -> tuple[Any, ...]:
         if done.back is not None:
             return None, in_full(done.back.snapshot)
         if done.epoch is not None:
             return True, *self._epochs[done.epoch]
-        return False, self._carried(done.indices), done.skip, done.digest
+        return False, given(done.indices), done.skip, done.digest
 
     def _resume_worker(self, c: m.ResumeWorker, key: Key) -> None:
         self._send(c.process, key, p.RESUME, c.worker, self._shared_seed, c.epoch, self._told_epoch)
