@@ -192,7 +192,7 @@ class DeadlineWatch:
 
     def _start_is_late(self, process: ProcessRecord, stopped: bool = False) -> None:
         """Tell so once, and give it up when its time is over; at once where somebody has stopped it."""
-        if process.kept or stopped:  # by a shadow, which has only to fork
+        if process.kept or stopped:  # one that a shadow makes has only to be forked
             self._condemn(process, "failed_start", self._books.now - process.since)
             return
         if self._is_in_time(process):

@@ -44,6 +44,7 @@ class Returning:
         self._give_up = give_up
         self._indexed = books.settings.indexed
         self._exact = books.settings.exact_state
+        self._made_anew = self._indexed and not books.settings.stateful
 
     def begin(self, worker: WorkerRecord) -> None:
         """It begins a new epoch."""
@@ -60,7 +61,7 @@ class Returning:
                 worker.epoch_snapshot, worker.snapshot, redo=redo,
             )  # fmt: skip
         as_new = None
-        if self._indexed and not self._books.settings.stateful and worker.search is None:
+        if self._made_anew and worker.search is None:
             redo, as_new = self._in_a_new_copy(worker)
         mark, again = self._way(worker), self._again(worker)
         replay = replayed(worker, mark, worker.position) if self._indexed else ()
@@ -121,7 +122,7 @@ class Returning:
     def again(self, workers: list[WorkerRecord]) -> int | None:
         """How many batches are loaded again for workers that lost their process; None where it is known that none
         has to be: a map-style dataset's batches are loaded by their indices."""
-        if self._indexed and not self._books.settings.stateful:
+        if self._made_anew:
             return None
         return sum([self._again(worker) for worker in workers])
 

@@ -10,6 +10,7 @@ import collections
 import copyreg
 import functools
 import io
+import operator
 import sys
 import threading
 import types
@@ -102,7 +103,7 @@ class Copier:
 
     def _tuple(self, value: Any) -> Any:
         parts = tuple(self._all(value))
-        return value if all(map(_is, parts, value)) else self._note(value, parts)
+        return value if all(map(operator.is_, parts, value)) else self._note(value, parts)
 
     def _partial(self, value: Any) -> Any:
         args, keywords = self.copy(value.args), self.copy(value.keywords)
@@ -214,10 +215,6 @@ _KINDS: dict[type, Callable[[Copier, Any], Any]] = {
     functools._lru_cache_wrapper: Copier._cached, threading.local: Copier._local,
     weakref.WeakValueDictionary: Copier._weak_values, weakref.WeakKeyDictionary: Copier._weak_keys,
 }  # fmt: skip
-
-
-def _is(one: Any, other: Any) -> bool:
-    return one is other
 
 
 def _reduce(value: Any) -> Any:

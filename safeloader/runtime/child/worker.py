@@ -86,7 +86,7 @@ class Worker(CatchesUp):
             self._own.settle()
             self._born = self.capture()
             if self._own and spec.iterable and place.epoch_snapshot is None and not place.position:
-                self.begin = self.capture()
+                self.begin = self._born
             self._take_place(place)
             self._tells = dataset_state.is_stateful(self._dataset) or dataset_state.is_stateful(self._iterator)
             if place.as_new is not None:
@@ -131,7 +131,6 @@ class Worker(CatchesUp):
 
     def leave(self) -> None:
         """Keep the generators for the next ``enter``."""
-        self._own.look_again()  # in the trainer nobody asks whether they moved
         self.states = self.capture()
         self._own.leave()
         joint_beginnings.leave()
@@ -140,6 +139,10 @@ class Worker(CatchesUp):
     def capture(self) -> States:
         """The generators now: the process's, and those that the dataset holds."""
         return self._generators.capture()._replace(own=self._own.capture(self._last_sample))
+
+    def look_again(self) -> None:
+        """Find generators that the last task has made, where nobody asks whether they moved."""
+        self._own.look_again()
 
     def moved(self) -> States | Advanced | None:
         """The generators, if any moved since the last look; else None."""

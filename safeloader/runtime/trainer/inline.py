@@ -66,6 +66,9 @@ class InlineHost:
         load: plain values for this loader.
         spec: where the workers' copies come from.
         tell: is told what a worker did, or would have done, that cannot be undone (see ``Ambient``).
+
+    Attributes:
+        looked: of the batch that was loaded last, whether its worker's dataset had changed (see ``Worker.looked``).
     """
 
     def __init__(self, load: LoadSpec, spec: Payload, tell: Callable[[int, str, bool], None]) -> None:
@@ -79,7 +82,7 @@ class InlineHost:
         self._closing: dict[int, Callable[[], None]] = {}  # closes what was opened for a worker
         self._trainers: tuple[States, Any] | None = None  # generators and worker info, while a worker is in
         self._before: tuple[object, States | None] = None, None  # the batch begun last, its worker's generators before
-        self._looked: bool | None = None
+        self.looked: bool | None = None
         self._views: dict[int, View] = {}
         self._kept = KeptMemory()
         self._ambient = Ambient(tell)
@@ -173,9 +176,9 @@ class InlineHost:
             return loaded._replace(batch=encoded)
 
         def act(hosted: Worker) -> Loaded:
-            self._looked = None
+            self.looked = None
             loaded = watched(timeout, lambda: work(hosted))
-            self._looked = hosted.looked(trusting=True)  # while its own globals are there
+            self.looked = hosted.looked(trusting=True)  # while its own globals are there
             return loaded
 
         loaded = self._as_worker(worker, act)
@@ -215,11 +218,6 @@ class InlineHost:
             f"{what} cannot be undone, and no process can be started to read again"
         )
 
-    @property
-    def looked(self) -> bool | None:
-        """Whether the worker's dataset had changed after the batch that was loaded last (see ``Worker.looked``)."""
-        return self._looked
-
     def states(self, worker: int) -> States | None:
         """The generators of a worker after its last batch."""
         hosted = self._workers.get(worker)
@@ -251,6 +249,7 @@ class InlineHost:
                 try:
                     return act(hosted)
                 finally:
+                    hosted.look_again()
                     hosted.leave()
         except SystemExit as end:
             what = f"sys.exit({end.code!r})"
