@@ -95,10 +95,16 @@ def _tls(given: Any) -> tuple[str, str, str] | None:
 
 
 def _placing(hosts: RayHosts) -> Placing:
-    """Through this program's own connection to Ray where it has one; else it is kept apart from the cluster's fate."""
+    """Ray is asked beside this program, not in it: of some questions to a head that was started again, Ray aborts."""
     wanted = Wanted(
         hosts.num_cpus_per_worker, hosts.workers_local, hosts.strategy, dict(hosts.resources), hosts.address,
         hosts.patience, hosts.silence, _tls(hosts.tls),
     )  # fmt: skip
     ray: Any = sys.modules.get("ray")
-    return RayPlacing(wanted, os.urandom(32)) if ray is not None and ray.is_initialized() else Placer(wanted)
+    if not getattr(ray, "is_initialized", bool)():  # another thread may be about to import it
+        return Placer(wanted)
+    context = ray.get_runtime_context()
+    try:
+        return Placer(wanted._replace(address=context.gcs_address, runtime_env=context.get_runtime_env_string()))
+    except AttributeError:  # a client of a cluster that this host is not in (``ray://``) knows no such address
+        return RayPlacing(wanted, os.urandom(32))

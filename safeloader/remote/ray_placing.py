@@ -8,6 +8,7 @@ is ended, and another is asked for, which may be anywhere.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import threading
@@ -42,6 +43,7 @@ class Wanted(NamedTuple):
     patience: float
     silence: float
     tls: tuple[str, str, str] | None = None
+    runtime_env: str = ""  # that of the program's job, as Ray writes it
 
 
 class Disconnected(Unplaceable):
@@ -110,18 +112,16 @@ class RayPlacing:
         try:
             return self._another()
         except Unplaceable as error:
+            told = Disconnected(GONE if connected else str(error)) if self._is_disconnected() else error
             with self._lock:
-                self._not_before, self._why = time.monotonic() + _PAUSE, str(error)
-            if self._is_disconnected():
-                raise Disconnected(GONE if connected else str(error)) from error
-            raise
+                self._not_before, self._why = time.monotonic() + _PAUSE, str(told)
+            raise told from error.__cause__
 
     def _is_disconnected(self) -> bool:
-        ray: Any = sys.modules.get("ray")
-        if ray is None:
+        if sys.modules.get("ray") is None:
             return False
         try:
-            _within(self._wanted.patience, ray.nodes, "")
+            _within(self._wanted.patience, _look_up, "")
         except Unplaceable:
             return True
         return False
@@ -148,9 +148,10 @@ class RayPlacing:
 
     def _make(self, ray: Any) -> Any:
         wanted = self._wanted
+        environment = {"runtime_env": json.loads(wanted.runtime_env)} if wanted.runtime_env else {}
         remote = ray.remote(
             num_cpus=wanted.num_cpus, resources=dict(wanted.resources), scheduling_strategy=wanted.strategy,
-            max_restarts=0,
+            max_restarts=0, **environment,
         )  # fmt: skip
         return remote(HostAgent).remote(self.key, self.silence, self.tls)
 
@@ -178,6 +179,13 @@ class RayPlacing:
         end = time.monotonic() + _END
         for thread in [self._end(actor) for actor in actors]:
             thread.join(max(end - time.monotonic(), 0.0))
+
+
+def _look_up() -> None:
+    """Ask the cluster's head for something. ``ray.nodes()`` would end the program where the head was started again."""
+    from ray.experimental import internal_kv
+
+    internal_kv._internal_kv_list(b"safeloader")
 
 
 def _kill(actor: Any) -> None:
@@ -223,6 +231,12 @@ def _within(seconds: float, act: Callable[[], T], too_late: str) -> T:
         return done[0]
     if not failed:
         raise Unplaceable(f"{too_late} within {seconds:g} s")
-    lines = str(failed[0]).strip().splitlines() or [""]
-    said = lines[-1].partition(". ")[0]  # some of Ray's messages go on with advice about other errors
-    raise Unplaceable(f"{type(failed[0]).__name__}: {said}") from failed[0]
+    raise Unplaceable(f"{type(failed[0]).__name__}: {_last_words(failed[0])}") from failed[0]
+
+
+def _last_words(error: BaseException) -> str:
+    """Of Ray's messages, which begin with a traceback, or go on with advice about other errors."""
+    text = str(error).strip()
+    if "version mismatch" in text.lower():
+        return " ".join(text.split())
+    return (text.splitlines() or [""])[-1].partition(". ")[0]

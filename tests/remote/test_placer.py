@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from safeloader import RayHosts
 from safeloader.remote import ray_placer, ray_placing
 from safeloader.remote.launcher import Place, Unplaceable
 from tests.programs import ROOT, start
@@ -29,6 +30,11 @@ class AuthenticationError(Exception):
     pass
 
 
+def look_up():
+    if head() != connected[0]:
+        raise AuthenticationError("WrongClusterID: it was started anew. Ensure that something else is right.")
+
+
 def head():
     with open(os.path.join(FOLDER, "head")) as file:
         return file.read()
@@ -42,12 +48,23 @@ def init(address, **_):
     connected.append(head())
 
 
+def get_runtime_context():
+    return Context()
+
+
+class Context:
+    gcs_address = "10.0.0.9:6379"
+
+    def get_runtime_env_string(self):
+        return '{"env_vars": {"A": "1"}}'
+
+
 def nodes():
-    if head() != connected[0]:
-        raise AuthenticationError("WrongClusterID: it was started anew. Ensure that something else is right.")
+    os.abort()  # as Ray does where the head is another
 
 
-def remote(**_):
+def remote(**wanted):
+    Remote.wanted = wanted
     return Remote
 
 
@@ -56,12 +73,12 @@ class Remote:
         self.about = self
 
     def remote(self, *given):
-        nodes()
+        look_up()
         if given:
             if "full" in connected[0]:
                 raise RuntimeError("no room")
             return self
-        return ("127.0.0.1", 7), connected[0]
+        return ("127.0.0.1", 7), connected[0] + Remote.wanted.get("runtime_env", {}).get("env_vars", {}).get("A", "")
 
 
 def get(what):
@@ -70,6 +87,14 @@ def get(what):
 
 def kill(actor, no_restart):
     pass
+"""
+
+INTERNAL_KV = """
+import ray
+
+
+def _internal_kv_list(prefix):
+    ray.look_up()
 """
 
 
@@ -92,6 +117,9 @@ class Cluster:
         self._head = folder / "ray" / "head"
         self._head.parent.mkdir()
         (folder / "ray" / "__init__.py").write_text(RAY)
+        (folder / "ray" / "experimental").mkdir()
+        (folder / "ray" / "experimental" / "__init__.py").touch()
+        (folder / "ray" / "experimental" / "internal_kv.py").write_text(INTERNAL_KV)
         self.start_head("first")
 
     def start_head(self, name: str) -> None:
@@ -172,6 +200,24 @@ def test_whoever_asks_while_another_asks_for_the_first_time_is_answered(
     assert [place.node for place in places] == ["first"] * 3
 
 
+def test_a_program_that_is_connected_to_a_cluster_has_it_asked_by_another_with_its_runtime_env(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    ray.init(None)
+    placing = RayHosts().launcher("train", accelerators=False, strict=False).placing
+    assert isinstance(placing, ray_placer.Placer)
+    place = placing.place()
+    assert place.node == "first1"
+    assert place.agent[0].address == "10.0.0.9:6379"
+    placing.close()
+    monkeypatch.delattr(ray.Context, "gcs_address")
+    placing = RayHosts().launcher("train", accelerators=False, strict=False).placing
+    assert isinstance(placing, ray_placing.RayPlacing)  # a client of a cluster that this host is not in
+    until(lambda: not [t for t in threading.enumerate() if t.name == "safeloader-placer"])
+
+
 @pytest.mark.slow
 def test_each_cluster_is_asked_by_a_placer_of_its_own(cluster: Cluster, placer: ray_placer.Placer) -> None:
     other = _placer("10.0.0.7:6379")
@@ -215,12 +261,22 @@ def test_with_the_trainer_a_placer_ends_even_if_it_is_stopped(cluster: Cluster) 
         until(lambda: not stopped.is_running())
 
 
-@pytest.mark.parametrize("error", [RuntimeError("Version mismatch:\nRay: 2.1 here, 2.60 there"), ImportError("no")])
-def test_whatever_ray_raises_is_no_room(error: Exception) -> None:
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            RuntimeError("Version mismatch: It is:\n    Ray: 2.1\n    Python: 3.11"),
+            "mismatch: It is: Ray: 2.1 Python: 3.11$",
+        ),
+        (ValueError('The actor died.\n  File "a.py", line 1\nKeyError: 1'), "^ValueError: KeyError: 1$"),
+        (ImportError("no"), "^ImportError: no$"),
+    ],
+)
+def test_whatever_ray_raises_is_no_room(error: Exception, said: str) -> None:
     def act() -> None:
         raise error
 
-    with pytest.raises(Unplaceable, match=str(error).splitlines()[-1]):
+    with pytest.raises(Unplaceable, match=said):
         ray_placing._within(20, act, "")
     answer = threading.Event()
     with pytest.raises(Unplaceable, match=r"the cluster does not answer within 0\.05 s"):
