@@ -197,5 +197,11 @@ COURSE = (
         "A process works on another host; the first number is that of the small process here that stands in for it.",
         "Nothing.",
     ),
+    (
+        "SL041", "log", "what the dataset names is not on ...: ...",
+        "A process works on another host, on which paths do not exist that the dataset holds and that exist on the "
+        "trainer's. A sample that needs one will fail there, with an error of its own; one that nobody needs there costs nothing.",
+        "Have the files under the same names on all hosts, or leave out that host: `RayHosts(resources=...)`.",
+    ),
     ("SL035", "log", "goes on, after standing still for ...", "A stall (SL030 to SL034) is over.", "Nothing."),
 )  # fmt: skip

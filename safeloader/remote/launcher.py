@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from safeloader.codes import log_info, log_warning
 from safeloader.remote import node, stand_in
+from safeloader.remote.named_paths import named_paths
 from safeloader.runtime.start.launcher import LOST, Launcher
 from safeloader.runtime.start.spawned import Spawned
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HostLauncher", "Place", "Placing", "Unplaceable"]
 
+_SHOWN = 5  # paths
 _TOGETHER = 10.0  # seconds: what is lost on one host within that time is lost by one cause
 
 
@@ -90,6 +92,7 @@ class HostLauncher(Launcher):
         self._name = name
         self._likeness: node.Likeness | None = None
         self._stays = ""
+        self._paths: tuple[str, ...] = ()
         self._local = 0  # processes that were left on this host on purpose
         self._lost: dict[str, float] = {}
         self._slowest = 0.0
@@ -99,6 +102,7 @@ class HostLauncher(Launcher):
         """Its processes will get this payload."""
         self._likeness = node.likeness(with_sources=True)
         self._stays = spec.tied
+        self._paths = named_paths(spec.dataset)
         if self._stays:
             self.tell(f"the dataset holds {self._stays}, which cannot leave this host")
 
@@ -120,7 +124,7 @@ class HostLauncher(Launcher):
             self._local += stays
         if stays:
             return _Here(self, given, channel, stacks, modules)
-        return StandInBody(self, given, channel, stacks, modules, self._likeness)
+        return StandInBody(self, given, channel, stacks, modules, (self._likeness, self._paths))
 
     @property
     def failback(self) -> Starter:
@@ -130,7 +134,7 @@ class HostLauncher(Launcher):
     def begin_failback(self, given: Surroundings, channel: int, stacks: int, modules: tuple[str, ...]) -> Body:
         """Start a process there, or none."""
         assert self._likeness is not None
-        return StandInBody(self, given, channel, stacks, modules, self._likeness, failback=True)
+        return StandInBody(self, given, channel, stacks, modules, (self._likeness, self._paths), failback=True)
 
     def left(self) -> None:
         """A process that was left on this host on purpose is gone."""
@@ -139,17 +143,24 @@ class HostLauncher(Launcher):
 
     def tell(self, why: str) -> None:
         """A process is on this host, for this reason; each reason is told once."""
-        with self._lock:
-            if why in self._said:
-                return
-            self._said.add(why)
+        if not self._is_new(why):
+            return
         log_warning("SL039", "%s: processes stay on this host: %s", self._name, why)
         if self.strict:
             self.complaints.append(f"processes stay on this host: {why}")
 
-    def placed(self, host: str, pid: int, own: int) -> None:
-        """A process is there."""
+    def _is_new(self, said: str) -> bool:
+        with self._lock:
+            is_new = said not in self._said
+            self._said.add(said)
+            return is_new
+
+    def placed(self, own: int, host: str, pid: int, absent: list[str]) -> None:
+        """A process is there, and some of the paths that the dataset names are not."""
         log_info("SL040", "%s: process %d stands in for process %d on %s", self._name, own, pid, host)
+        names = ", ".join(map(repr, absent[:_SHOWN])) + (", ..." if len(absent) > _SHOWN else "")
+        if names and self._is_new(f"{host}: {names}"):
+            log_warning("SL041", "%s: what the dataset names is not on %s: %s", self._name, host, names)
 
     def is_first_loss(self, node_name: str) -> bool:
         """Whether a loss on this host is no part of one that was seen just before."""
@@ -193,13 +204,13 @@ class StandInBody(Spawned):
     Args:
         launcher: whose.
         given, channel, stacks, modules: as a launcher is given them.
-        likeness: what its host is compared with.
+        compared: what its host is compared with: the likeness of this one, and paths that exist here.
         failback: where there is no room it ends, and is missed by nobody.
     """
 
     def __init__(
         self, launcher: HostLauncher, given: Surroundings, channel: int, stacks: int, modules: tuple[str, ...],
-        likeness: node.Likeness, failback: bool = False,
+        compared: tuple[node.Likeness, tuple[str, ...]], failback: bool = False,
     ) -> None:  # fmt: skip
         self.fell_back = False
         self.host = ""
@@ -217,15 +228,15 @@ class StandInBody(Spawned):
             raise
         finally:
             theirs.close()
-        threading.Thread(
-            target=self._find_place, args=(tuple(likeness),), name="safeloader-placing", daemon=True
-        ).start()
+        threading.Thread(target=self._find_place, args=(compared,), name="safeloader-placing", daemon=True).start()
 
-    def _find_place(self, likeness: tuple[Any, ...]) -> None:
+    def _find_place(self, compared: tuple[node.Likeness, tuple[str, ...]]) -> None:
         placing = self._launcher.placing
+        likeness, paths = tuple(compared[0]), compared[1]
         try:
             place = placing.place()
-            order: Any = (place.address, placing.key, placing.silence, likeness, placing.tls), "", self._failback
+            told = place.address, placing.key, placing.silence, likeness, placing.tls, paths
+            order: Any = told, "", self._failback
         except Unplaceable as error:
             place, order = None, (None, str(error), self._failback)
         with self._lock:
@@ -279,8 +290,8 @@ class StandInBody(Spawned):
             if told:
                 self._launcher.tell(told)
         elif what == stand_in.PLACED and place is not None:
-            self.host, pid = told
-            self._launcher.placed(self.host, pid, self.pid)
+            self.host = told[0]
+            self._launcher.placed(self.pid, *told)
         elif what == stand_in.LOST and place is not None:
             self._lost, self._failed = told, True
             self._forfeited = not self._launcher.is_first_loss(place.node)

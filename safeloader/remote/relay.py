@@ -15,7 +15,7 @@ from multiprocessing import resource_tracker
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
-from safeloader.remote import node, wire
+from safeloader.remote import named_paths, node, wire
 from safeloader.remote.glance import glance
 from safeloader.remote.node_slots import NodeSlots
 from safeloader.runtime import protocol as p
@@ -133,7 +133,7 @@ class Relay:
             self._body.send_signal(system.STACK_SIGNAL)
 
     def _start(self, asked: tuple[Any, ...]) -> None:
-        facts, modules, (versions, sources), self._shift = asked
+        facts, modules, (versions, sources), self._shift, paths = asked
         here = node.Here(Facts(*facts), self._own_first)
         differs = node.differences(node.Likeness(versions, sources), here.facts.path)
         if differs:
@@ -149,7 +149,8 @@ class Relay:
         self._theirs.close()
         os.close(self._stack_writer)
         self._stack_writer = -1
-        self._stream.put(wire.STARTED, marshal.dumps((node.host_name(), self._body.pid)))
+        absent = named_paths.missing(paths, here.facts.directory[0])
+        self._stream.put(wire.STARTED, marshal.dumps((node.host_name(), self._body.pid, absent)))
 
     def _refuse(self, why: str) -> None:
         self._stream.put(wire.REFUSED, why.encode())

@@ -26,11 +26,13 @@ from safeloader.runtime.start import phases
 
 __all__ = ["HERE", "LOST", "PLACED", "Order", "main"]
 
-# What it says to whoever placed it.
-PLACED, HERE, LOST = range(3)  # (host, pid there); why it is the process itself; why the link is gone
+# What it says to whoever placed it: (host, pid there, paths that are not there); why it is the process itself; why the
+# link is gone.
+PLACED, HERE, LOST = range(3)
 
 _CONNECT = 10.0  # seconds for an agent to answer, and for a process to be started
 _BEAT = 0.5  # seconds between two questions how the process is
+_UNSURE = 3 * _BEAT  # seconds without an answer after which the link may be what is slow
 _SAYS = struct.Struct("<ddIB")  # time of ASKS, time there, state, phase; then the words
 _ASKED = struct.Struct("<dd")  # time, what the clock there lacks; then the words
 _OLDER = 1.02  # by how much the best round trip so far counts as slower with each beat
@@ -45,6 +47,7 @@ class Order(NamedTuple):
         silence: seconds without a word after which the link counts as cut.
         likeness: of the trainer (`node.Likeness`).
         tls: what the link is encrypted with, if it is (`tls.TlsFiles`).
+        paths: that the dataset names.
     """
 
     address: tuple[str, int]
@@ -52,6 +55,7 @@ class Order(NamedTuple):
     silence: float
     likeness: tuple[dict[str, str], dict[str, str]]
     tls: tuple[str, str, str] | None
+    paths: tuple[str, ...]
 
 
 def main(
@@ -204,7 +208,7 @@ class StandIn:
             poller.poll(100)
             self._stream.receive(self)
             if facts is not None and self._trip < float("inf"):  # the clocks are compared
-                asked = tuple(facts), self._modules, tuple(self._order.likeness), self._shift
+                asked = tuple(facts), self._modules, tuple(self._order.likeness), self._shift, self._order.paths
                 self._stream.put(wire.START, marshal.dumps(asked))
                 facts = None
 
@@ -227,9 +231,12 @@ class StandIn:
         where = f"{self._order.address[0]} port {self._order.address[1]}"
         if self._stream.ended:
             self._lose(f"the agent at {where} is gone")
-        elif monotonic() - self._heard_at > self._order.silence:
-            if self._trainer.page is not None:
-                self._trainer.page.disown()  # a cable that was cut is no sample's fault
+        page, silent = self._trainer.page, monotonic() - self._heard_at
+        if silent > _UNSURE and page is not None:
+            page.excuse()  # a cable that was cut is no sample's fault
+        if silent > self._order.silence:
+            if page is not None:
+                page.disown()
             self._lose(f"nothing was heard from {where} for {self._order.silence:g} s")
 
     def _lose(self, why: str) -> NoReturn:

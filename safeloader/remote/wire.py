@@ -5,6 +5,7 @@ What a record means is said beside its number. Times are seconds of ``time.monot
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import select
 import socket
@@ -26,7 +27,7 @@ SHUT = 5  # the trainer closed that side
 ASKS = 6  # the trainer's words on the page, the time, and what the process's clock lacks; answered by SAYS
 STACKS_WANTED = 7
 # From a relay.
-STARTED = 20  # (host, pid) (marshal)
+STARTED = 20  # (host, pid, paths that are not there) (marshal)
 REFUSED = 21  # why this host is not used (text)
 NEED = 22  # the payload is not here
 SAYS = 23  # the process's words on the page, its state, how far it is, the time of ASKS, the time here
@@ -39,6 +40,8 @@ FRAME_HEAD = struct.Struct("<Q")
 PIECE = 1 << 20  # bytes of one record; words on the page come between two
 _HEAD = struct.Struct("<BIQQ")  # kind, slot, offset, length
 _AT_ONCE = 16  # buffers for one system call
+_TCP_RTO_MAX_MS = 44
+_SEND_AGAIN = 1000  # milliseconds at most until TCP tries a link that is cut once more; else it doubles each time
 _SMALL = 1 << 12  # bytes that are copied behind their head
 _LARGEST = 1 << 31  # bytes of a record that is not known to be larger
 
@@ -76,6 +79,8 @@ class Stream:
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(OSError):  # Linux before 6.15
+            connection.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, _SEND_AGAIN)
         self.socket = connection
         self.ended = False
         self._pending: Callable[[], int] | None = getattr(connection, "pending", None)  # of an encrypted one

@@ -114,6 +114,11 @@ class Payload:
         return [self.descriptor, *self._packed.fds]
 
     @property
+    def dataset(self) -> Any:
+        """The trainer's own."""
+        return self._kept[0]
+
+    @property
     def is_large(self) -> bool:
         """Whether processes should share what one of them has read, rather than read for themselves."""
         return self.size >= _LARGE and len(self._packed.fds) <= _MOST_SHARED

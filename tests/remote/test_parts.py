@@ -158,6 +158,17 @@ def test_a_page_says_there_what_it_says_here_by_this_host_s_clock() -> None:
     there.close()
 
 
+def test_what_a_process_does_that_nobody_hears_of_counts_from_now_on() -> None:
+    arena = Arena()
+    page = Heartbeat(arena.page(0))
+    page.take_task(3)
+    before = page.read()
+    page.excuse()
+    assert page.read()._replace(progressed_at=0.0) == before._replace(progressed_at=0.0)
+    assert page.progressed_at > before.progressed_at
+    arena.close()
+
+
 def test_a_payload_is_fetched_once_and_by_another_if_who_fetches_it_is_gone() -> None:
     packed = by_value.pack(os.urandom(100_000))
     descriptor = os.memfd_create("test")

@@ -153,6 +153,10 @@ class Heartbeat:
         """Whatever was in work, it has nothing to do with the process's end."""
         self._ints[_WORK] = IDLE
 
+    def excuse(self) -> None:
+        """Nobody knows what the process does: the time of what is in work counts from now on."""
+        self._times[_PROGRESSED] = monotonic()
+
     @property
     def progressed_at(self) -> float:
         """When something was finished last."""
