@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["INSIDE", "THERE", "agent", "certificates", "network", "switch"]
+__all__ = ["HERE", "INSIDE", "THERE", "agent", "certificates", "network", "ports_blocked", "switch"]
 
-_NAMESPACE, _HERE, THERE = "safeloader-bench", "10.201.7.1", "10.201.7.2"
+_NAMESPACE, HERE, THERE = "safeloader-bench", "10.201.7.1", "10.201.7.2"
 INSIDE = ("ip", "netns", "exec", _NAMESPACE)
 
 
@@ -28,7 +28,7 @@ def network() -> Iterator[None]:
     _do("ip", "netns", "add", _NAMESPACE)
     try:
         _do("ip", "link", "add", "slbench0", "type", "veth", "peer", "name", "slbench1", "netns", _NAMESPACE)
-        _do("ip", "addr", "add", f"{_HERE}/24", "dev", "slbench0")
+        _do("ip", "addr", "add", f"{HERE}/24", "dev", "slbench0")
         _do("ip", "link", "set", "slbench0", "up")
         _do(*INSIDE, "ip", "addr", "add", f"{THERE}/24", "dev", "slbench1")
         _do(*INSIDE, "ip", "link", "set", "slbench1", "up")
@@ -42,6 +42,24 @@ def network() -> Iterator[None]:
 def switch(state: str) -> None:
     """The link is ``"up"`` or ``"down"``."""
     _do("ip", "link", "set", "slbench0", state)
+
+
+@contextlib.contextmanager
+def ports_blocked(first: int) -> Iterator[None]:
+    """As a firewall does it: who opens a connection to a port from there on (a power of two) is not answered."""
+    change = ("qdisc", "add", "dev", "slbench0")
+    _do("tc", *change, "root", "handle", "1:", "htb", "default", "1")
+    try:
+        for number, rate in ((1, "10gbit"), (3, "8bit")):
+            _do("tc", "class", "add", "dev", "slbench0", "parent", "1:", "classid", f"1:{number}", "htb", "rate", rate)
+        _do("tc", *change, "parent", "1:3", "pfifo", "limit", "0")
+        syn = "match", "u8", "0x02", "0x12", "at", "33"
+        ports = "match", "ip", "dport", f"{first:#x}", f"{first:#x}"
+        where = "dev", "slbench0", "parent", "1:", "protocol", "ip"
+        _do("tc", "filter", "add", *where, "u32", "match", "ip", "protocol", "6", "0xff", *ports, *syn, "flowid", "1:3")
+        yield
+    finally:
+        _do("tc", "qdisc", "del", "dev", "slbench0", "root")
 
 
 @contextlib.contextmanager

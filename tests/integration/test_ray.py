@@ -70,3 +70,12 @@ def test_a_checkpoint_of_two_ranks_goes_on_with_one_and_no_sample_comes_twice(tm
     assert before[0]["causes"] == {"died": 1}  # its worker was killed inside of Ray Train's
     assert sorted([*before[0]["rows"], *before[1]["rows"], *after["rows"]]) == list(range(64))
     assert json.loads((tmp_path / "data.json").read_text()) == [list(range(32))] * 2
+
+
+def test_the_board_names_the_rank_that_stalls_on_another_node(tmp_path: Path) -> None:
+    _run("ray_board.py", tmp_path)
+    nodes = {(tmp_path / f"{rank}.json").read_text() for rank in range(2)}
+    assert len(nodes) == 2
+    told = (tmp_path / "0.told").read_text()
+    assert "rank 1 waits for batch 3 of train: worker 0 has worked on sample 13 for " in told
+    assert "rank 0 waits in the step" in told

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -21,47 +20,12 @@ from ray.cluster_utils import Cluster
 
 import safeloader
 from safeloader import DataLoader, Policy, RayHosts
-from safeloader.remote import ray_placer
 from tests.fixtures_data import Draws
 from tests.remote.certificates import CA
+from tests.remote.programs.seen import agents, epoch, processes_there, title
 from tests.until import until
 
 BATCHES = 40
-_MOST_EPOCHS = 60
-
-
-def agents() -> list[psutil.Process]:
-    """The actors, wherever they are."""
-    return [process for process in psutil.process_iter() if "ray::HostAgent" in _title(process)]
-
-
-def processes_there() -> list[psutil.Process]:
-    """Those that serve loaders, children of actors."""
-    return [child for agent in agents() for child in _children(agent) if "process_main" in _title(child)]
-
-
-def _children(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return list(process.children())
-    except psutil.Error:
-        return []
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline()) if process.status() != psutil.STATUS_ZOMBIE else ""
-    except psutil.Error:
-        return ""
-
-
-def epoch(loader: Any, at: dict[int, Callable[[], object]]) -> str:
-    """An epoch, with something done after so many batches."""
-    torch.manual_seed(7)
-    found = hashlib.sha256()
-    for number, batch in enumerate(loader):
-        found.update(batch.numpy().tobytes())
-        at.get(number, int)()
-    return found.hexdigest()
 
 
 def run(name: str, hosts: RayHosts | None, at: dict[int, Callable[[], object]] | None = None) -> dict[str, Any]:
@@ -74,6 +38,26 @@ def run(name: str, hosts: RayHosts | None, at: dict[int, Callable[[], object]] |
     until(lambda: not agents())
     faults = [[fault.cause, fault.detail] for fault in report.faults]
     return {"bytes": found, "faults": faults, "restarts": report.restarts, "there": there[0]}
+
+
+def unedited(folder: Path, address: str) -> dict[str, Any]:
+    """A program that knows nothing of safeloader, with one process of two on this host."""
+    program = folder / "main.py"
+    program.write_text(
+        "import os, torch\nfrom torch.utils.data import DataLoader\n"
+        "class Parents(torch.utils.data.Dataset):\n"
+        "    def __len__(self): return 8\n"
+        "    def __getitem__(self, index): return index, os.getppid()\n"
+        "if __name__ == '__main__':\n"
+        "    print([[column.tolist() for column in batch] for batch in DataLoader(Parents(), 4, num_workers=2)])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "safeloader", "run", "--hosts", "ray", str(program)], env={**os.environ, "RAY_ADDRESS": address},
+        stdout=subprocess.PIPE, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    batches = json.loads(done.stdout)
+    until(lambda: not agents())
+    return {"samples": [batch[0] for batch in batches], "processes": len({batch[1][0] for batch in batches})}
 
 
 def trainer_killed(address: str) -> dict[str, int]:
@@ -92,7 +76,7 @@ def trainer_killed(address: str) -> dict[str, int]:
         assert running.stdout.readline() == b"here\n"
         before = until(processes_there)
         running.kill()
-    until(lambda: not any(process.is_running() and _title(process) for process in before), 30)
+    until(lambda: not any(process.is_running() and title(process) for process in before), 30)
     until(lambda: not agents(), 30)
     return {"there before": len(before), "there after": len(processes_there())}
 
@@ -157,43 +141,7 @@ def head_killed() -> None:
     """SIGKILL to the head's server; Ray ends everybody that is connected, in the time that it is told to wait."""
     (server,) = [process for process in psutil.Process().children(recursive=True) if process.name() == "gcs_server"]
     server.kill()
-    until(lambda: not [p for p in psutil.Process().children() if "ray_placer" in _title(p)])
-
-
-def head_restarted(port: int, small: dict[str, Any]) -> dict[str, Any]:
-    """In the middle of an epoch the head is killed, another is started at its address, and the actors are lost."""
-    head = {"num_cpus": 0, "include_dashboard": False, "gcs_server_port": port, **small}
-    clusters = [Cluster(initialize_head=True, head_node_args=head)]
-    clusters[0].add_node(num_cpus=2, **small)
-    settings: dict[str, Any] = {"shuffle": True, "num_workers": 2, "persistent_workers": True}
-    plain = torch.utils.data.DataLoader(Draws(4 * BATCHES), 4, multiprocessing_context="spawn", **settings)
-    expected = [epoch(plain, {}) for _ in range(_MOST_EPOCHS)]
-    there: list[int] = []
-
-    def restart() -> None:
-        there.append(len(processes_there()))
-        clusters[0].head_node.kill_all_processes(check_alive=False, allow_graceful=False)
-        clusters.append(Cluster(initialize_head=True, head_node_args=head))
-        clusters[1].add_node(num_cpus=2, **small)
-        for agent in agents():
-            agent.kill()
-
-    ray_placer._PAUSE = 5.0
-    ray_placer._paused.clear()  # there was nobody at this address before
-    policy = Policy(hosts=RayHosts(address=clusters[0].address), recover_after=5, max_restarts=100)
-    found = []
-    with DataLoader(Draws(4 * BATCHES), 4, policy=policy, name="head restarted", **settings) as loader:
-        pace = dict.fromkeys(range(BATCHES), lambda: time.sleep(0.05))  # a training step: the cluster does its part
-        found.append(epoch(loader, {**pace, 5: restart}))
-        there.append(len(processes_there()))
-        while len(processes_there()) < 2 and len(found) < _MOST_EPOCHS:
-            found.append(epoch(loader, pace))
-        there.append(len(processes_there()))
-        faults = [[fault.cause, fault.detail] for fault in loader.report().faults]
-    until(lambda: not agents())
-    for cluster in clusters[::-1]:
-        cluster.shutdown()
-    return {"same": found == expected[: len(found)], "there": there, "faults": faults}
+    until(lambda: not [p for p in psutil.Process().children() if "ray_placer" in title(p)])
 
 
 def main(folder: Path) -> None:
@@ -213,6 +161,7 @@ def main(folder: Path) -> None:
         )
         told["torch"] = {"bytes": epoch(plain, {})}
         told["calm"] = run("calm", hosts)
+        told["unedited"] = unedited(folder, address)
         told["process killed"] = run("process killed", hosts, {5: lambda: processes_there()[0].kill()})
         encrypted = RayHosts(address=address, tls=str(Path(CA(folder).host("one").certificate).parent))
         told["encrypted"] = run("encrypted", encrypted, {5: lambda: processes_there()[0].kill()})
@@ -230,7 +179,6 @@ def main(folder: Path) -> None:
         ray.shutdown()
         cluster.shutdown()
     told["dead head"] = run("dead head", RayHosts(address=address, patience=5))
-    told["head restarted"] = head_restarted(int(address.rpartition(":")[2]), small)
     (folder / "told.json").write_text(json.dumps(told))
 
 
