@@ -101,7 +101,7 @@ class Answers:
             return
         worker = self._books.workers[work.worker]
         if event.begin is not None:
-            worker.epoch_snapshot = event.begin
+            new_copy.born(worker, event.begin)
         if event.snapshot is not None:
             worker.snapshot = event.snapshot
         self._books.proven = self._books.proven or event.process != m.INLINE

@@ -47,7 +47,7 @@ class Books:
         self.closed = False
         self.epoch = -1
         self.workers = [WorkerRecord(number) for number in range(settings.num_workers)]
-        if settings.indexed and not settings.stateful:
+        if not (settings.indexed and settings.stateful):
             for worker in self.workers:
                 new_copy.begin(worker)
         self.processes: dict[int, ProcessRecord] = {m.INLINE: ProcessRecord(m.INLINE, ProcessState.READY)}

@@ -243,9 +243,9 @@ class ReportReplay(NamedTuple):
     """Tell what came of a worker's coming to its place again.
 
     ``outcome`` is ``same`` (``compared`` batches came as they had been delivered), ``unknown`` (there was nothing to
-    compare), or as in WorkerDiverged. ``source`` is ``state`` (the dataset's own), ``shadow`` or ``beginning``;
-    ``of`` how many batches the worker had loaded; ``action`` what is done: ``goes on``, ``reads again`` from further
-    back, or ``raises``.
+    compare), or as in WorkerDiverged. ``source`` is ``state`` (the dataset's own), ``shadow``,
+    ``beginning`` (of this epoch) or ``first`` (of all epochs); ``of`` how many batches the worker had loaded;
+    ``action`` what is done: ``goes on``, ``reads again`` from further back, or ``raises``.
     """
 
     worker: int

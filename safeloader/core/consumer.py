@@ -196,8 +196,7 @@ class ConsumerProgress:
             worker.first = standing.mark
             if standing.mark is not None:
                 worker.marks.append(standing.mark)
-            if worker.done is not None:
-                new_copy.begin(worker)
+            new_copy.adopt(worker, self._indexed)
 
 
 def _digests(worker: WorkerRecord) -> bytes:

@@ -5,19 +5,21 @@ looks now and then whether it has. What its worker has finished since the last l
 sets the worker up with a new copy begins where it stood then, and does that again. So what a dataset had changed is not
 lost before its process has a shadow, nor where there can be none; and of one that does not change, next to nothing is
 done again. After too many tasks, or too long a time of loading, the log is given up.
+
+An iterable dataset is read again, which does again what it was changed by in this epoch. What earlier epochs left in it
+is as much a part of it: so all that its worker has done is logged, from the first epoch on, within the same limits.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from safeloader.core.state import AsNew
+from safeloader.core.state import DIGEST, AsNew, Redo
 
 if TYPE_CHECKING:
     from safeloader.core.records import WorkerRecord
-    from safeloader.core.state import Redo
 
-__all__ = ["LONGEST", "MOST", "MOST_SAMPLES", "begin", "log"]
+__all__ = ["LONGEST", "MOST", "MOST_SAMPLES", "adopt", "begin", "born", "log"]
 
 MOST = 1000
 """Tasks that a new copy may have to do again."""
@@ -32,6 +34,27 @@ def begin(worker: WorkerRecord) -> None:
     worker.unchanged, worker.done, worker.done_in = False, [], 0.0
     worker.done_samples = 0
     worker.as_new = AsNew(worker.epoch, worker.position, worker.snapshot)
+
+
+def born(worker: WorkerRecord, snapshot: object) -> None:
+    """Its generators, before an iterator was made of its dataset for the first time."""
+    worker.epoch_snapshot = snapshot
+    if worker.as_new is not None and not worker.begun:
+        worker.as_new = worker.as_new._replace(snapshot=snapshot)
+
+
+def adopt(worker: WorkerRecord, indexed: bool) -> None:
+    """It goes on from a state, with a new copy: an iterable dataset is read to its place there, or told its state."""
+    if worker.done is None:
+        return
+    begin(worker)
+    if worker.marks:
+        worker.done = None
+    elif not indexed:
+        worker.as_new = AsNew(worker.epoch, 0, worker.epoch_snapshot)
+        known = [bytes(worker.digests[i : i + DIGEST]) for i in range(0, len(worker.digests), DIGEST)]
+        for digest in [*[b""] * (worker.position - len(known)), *known]:
+            log(worker, Redo(None, digest=digest))
 
 
 def log(worker: WorkerRecord, done: Redo, seconds: float = 0.0) -> None:

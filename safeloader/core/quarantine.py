@@ -99,6 +99,7 @@ class Quarantine:
         if not self._books.settings.indexed:  # its iterator cannot get past this point
             worker = self._books.workers[task.worker]
             worker.exhausted = task.last = True
+            worker.done = None  # what its log leads to would not have ended here
             self._schedule.worker_ended(worker)
         error = m.DeliverBadSample(
             task.id, task.worker, task.epoch, task.batch, task.names(positions), case.cause, case.attempts, case.stack,

@@ -4,7 +4,8 @@ A dataset's own state is only the second best witness: the most used ones are no
 again from where this reading of the epoch began, and each batch is compared with the one that was delivered; its own
 state is taken where it is known to be exact. What was loaded since that state is compared as well, and a way that
 turns out wrong is not taken again: the next one leads further back. Where none leads to what was delivered, policy
-says whether the loader ends or goes on with what comes.
+says whether the loader ends or goes on with what comes. From the second epoch on, earlier ones may have left something
+in it: the first way is then to do all again from the first epoch on (`new_copy`), while that is known.
 
 A map-style dataset that tells a state is brought to its last one; what it loaded since is loaded again, and compared.
 One that tells none is made anew, and does again what it may have been changed by (`new_copy`).
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from safeloader.core import messages as m
 from safeloader.core import new_copy
-from safeloader.core.state import DIGEST, DatasetSnapshot
+from safeloader.core.state import DIGEST, AsNew, DatasetSnapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from safeloader.core.books import Books
     from safeloader.core.records import WorkerRecord
     from safeloader.core.shadows import Shadows
-    from safeloader.core.state import AsNew, Redo
+    from safeloader.core.state import Redo
 
 __all__ = ["Returning", "forget", "marked", "replayed"]
 
@@ -63,7 +64,14 @@ class Returning:
         as_new = None
         if self._made_anew and worker.search is None:
             redo, as_new = self._in_a_new_copy(worker)
-        mark, again = self._way(worker), self._again(worker)
+        way, again = self._way(worker), self._again(worker)
+        if isinstance(way, AsNew):
+            worker.checking = True
+            return m.HostWorker(
+                process, worker.id, worker.epoch, worker.position, worker.exhausted, worker.epoch_snapshot,
+                worker.snapshot, lenient=worker.lenient, redo=tuple(worker.done or ()), as_new=way,
+            )  # fmt: skip
+        mark = way
         replay = replayed(worker, mark, worker.position) if self._indexed else ()
         digests = bytes(worker.digests[-DIGEST * again :]) if again else b""
         anew = worker.way > 0 or (worker.begun and not self._indexed)  # what earlier epochs left in it may be missing
@@ -83,7 +91,7 @@ class Returning:
     def unchanged(self, event: m.WorkerUnchanged) -> None:
         """What a worker's dataset holds is what a new copy of it would."""
         worker = self._books.workers[event.worker]
-        if worker.host == event.process and not self._books.settings.stateful:
+        if worker.host == event.process and self._made_anew:
             worker.unchanged = True
 
     def _in_a_new_copy(self, worker: WorkerRecord) -> tuple[tuple[Redo, ...] | None, AsNew | None]:
@@ -97,24 +105,28 @@ class Returning:
             return None, None
         return tuple(worker.done), worker.as_new
 
-    def _ways(self, worker: WorkerRecord) -> list[DatasetSnapshot | None]:
-        """The states to begin with, best first; None: the dataset as it was at first."""
-        ways: list[DatasetSnapshot | None] = []
+    def _ways(self, worker: WorkerRecord) -> list[DatasetSnapshot | AsNew | None]:
+        """The states to begin with, best first; AsNew: as it was in the first epoch; None: as it is at first."""
+        ways: list[DatasetSnapshot | AsNew | None] = []
         if worker.marks and (self._exact or self._indexed):
             ways.append(worker.marks[-1])
+        if worker.begun and not self._indexed and worker.done is not None:
+            ways.append(worker.as_new)
         if worker.first is not None and not self._indexed and worker.first not in ways:
             ways.append(worker.first)
         if not self._indexed or len(worker.log) == worker.position:
             ways.append(None)
         return ways
 
-    def _way(self, worker: WorkerRecord) -> DatasetSnapshot | None:
+    def _way(self, worker: WorkerRecord) -> DatasetSnapshot | AsNew | None:
         ways = self._ways(worker)
         return ways[min(worker.way, len(ways) - 1)] if ways else None
 
     def _again(self, worker: WorkerRecord) -> int:
         """How many batches are loaded again."""
         mark = self._way(worker)
+        if isinstance(mark, AsNew):
+            return sum(bool(done.digest) for done in worker.done or ())
         if self._indexed:
             return len(replayed(worker, mark, worker.position))
         return worker.position - (mark.position if mark is not None else 0)
@@ -149,24 +161,29 @@ class Returning:
             return True
         if worker.way + 1 < len(self._ways(worker)):
             self._report(worker, event.how, event.at, 0, event.detail, "reads again")
-            worker.way += 1
+            if isinstance(self._way(worker), AsNew):
+                worker.done = None  # it is no way any more, nor will it be
+            else:
+                worker.way += 1
             return True
         if self._books.settings.on_divergence == "raise" or event.how == "refused":
             said = self._report(worker, event.how, event.at, 0, event.detail, "raises")
             self._give_up("diverged", said, "")
             return False
         self._report(worker, event.how, event.at, 0, event.detail, "goes on")
-        worker.taken = True
+        worker.taken, worker.done = True, worker.done if self._indexed else None
         worker.digests.clear()
         return True
 
     def _report(
         self, worker: WorkerRecord, outcome: str, at: int, compared: int, detail: str, action: str, source: str = ""
     ) -> m.ReportReplay:
-        source = source or ("beginning" if self._way(worker) is None else "state")
-        said = m.ReportReplay(
-            worker.id, worker.epoch, outcome, source, at, worker.position, compared, detail, action
-        )  # fmt: skip
+        way, of = self._way(worker), worker.position
+        if not source:
+            source = "beginning" if way is None else "first" if isinstance(way, AsNew) else "state"
+        if source == "first":
+            of = self._again(worker)
+        said = m.ReportReplay(worker.id, worker.epoch, outcome, source, at, of, compared, detail, action)
         self._books.emit(said)
         return said
 

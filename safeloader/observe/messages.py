@@ -52,10 +52,16 @@ def _replayed(event: h.Replayed) -> str:
 
 def replay_in_words(worker: int, outcome: str, source: str, at: int, of: int, detail: str, compared: int = 0) -> str:
     """What is known about a worker that was brought to its place again."""
-    begun = {"state": "from its dataset's own state", "shadow": "from its sleeping copy"}.get(source, "its epoch")
+    begun = {
+        "state": "from its dataset's own state",
+        "shadow": "from its sleeping copy",
+        "first": "all its epochs",
+    }.get(source, "its epoch")
     why = f" ({inline(detail)})" if detail else ""
     if outcome == "same":
-        sure = ", no batch is lost" if source == "shadow" or (source == "beginning" and compared == of) else ""
+        sure = (
+            ", no batch is lost" if source in ("shadow", "first") or (source == "beginning" and compared == of) else ""
+        )
         share = f"all {of}" if compared >= of else f"the last {compared} of {of}"
         return f"worker {worker} stands where it stood: {share} batches that it had loaded came again the same{sure}"
     if outcome == "unknown":

@@ -89,7 +89,7 @@ def random_plot(rng: random.Random) -> Plot:
     settings = replace(settings, standby=rng.choice((0, 0, 1, 1, 2)))
     shadows = (0.0, 0.1, 0.4, 0.4)[nature.seed // 15 % 4] if not settings.shared else 0.0
     no_room = (None, 0.3, 0.6, 1.0)[nature.seed // 240 % 4] if not settings.shared else None
-    if (shadows or not iterable) and nature.seed // 60 % 2 and not (stateful or settings.stateless):
+    if nature.seed // 60 % 2 and not (stateful or settings.stateless):
         nature = replace(nature, hidden=True)
     return Plot(
         settings, nature, batches, size,

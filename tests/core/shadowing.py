@@ -119,7 +119,9 @@ class Shadowing:
                 self.changed.discard(worker)  # nothing of it is missing, or that was told
             for shadow in self.shadows.values():
                 shadow.released.add(worker)
-            if self.nature.iterable and (c.position or c.epoch):
+            if self.nature.iterable and c.as_new is None and (c.position or c.epoch):
+                if self.sup.workers[worker].begun and self.sup.workers[worker].done is not None and self.nature.hidden:
+                    raise Broken(f"{c}, and what earlier epochs left in it is known")
                 self.inexact.add(worker)
         else:
             self.adopted += 1

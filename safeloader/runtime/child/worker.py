@@ -90,7 +90,7 @@ class Worker(CatchesUp):
             self._take_place(place)
             self._tells = dataset_state.is_stateful(self._dataset) or dataset_state.is_stateful(self._iterator)
             if place.as_new is not None:
-                self.change = self.watch(is_generator)
+                self.change = None if spec.iterable else self.watch(is_generator)
                 self._redo_in_new_copy(place)
         except Diverged as diverged:
             self.failure = self.diverged = diverged

@@ -35,8 +35,10 @@ class WorkerPlace(NamedTuple):
         """Where it is set up, if something is done again after that."""
         if self.as_new is None:
             return self
-        shared_seed, epoch, told_epoch, _ = self.as_new
-        return self._replace(shared_seed=shared_seed, epoch=epoch, told_epoch=told_epoch)
+        shared_seed, epoch, told_epoch, states = self.as_new
+        return self._replace(
+            shared_seed=shared_seed, epoch=epoch, told_epoch=told_epoch, epoch_snapshot=states, position=0, ended=False
+        )
 
 
 class Diverged(Exception):

@@ -9,10 +9,33 @@ from safeloader.core import messages as m
 from safeloader.core.answers import Answers
 from safeloader.core.consumer import ConsumerProgress
 from safeloader.core.dispatch import Dispatch
-from safeloader.core.records import WorkerRecord
+from safeloader.core.quarantine import Quarantine
+from safeloader.core.records import Task, WorkerRecord
 from safeloader.core.restoring import Returning
-from safeloader.core.state import DatasetSnapshot, Redo, WorkerCursor
+from safeloader.core.state import AsNew, DatasetSnapshot, Redo, WorkerCursor
 from tests.core.mutated import mutant
+
+
+@mutant
+class WhatEarlierEpochsLeftIsMissing(Returning):
+    def _ways(self, worker: WorkerRecord) -> list[DatasetSnapshot | AsNew | None]:
+        return [way for way in super()._ways(worker) if not isinstance(way, AsNew)]
+
+
+@mutant
+class AllEpochsAreTakenForThisOne(Returning):
+    def host(self, worker: WorkerRecord, process: int, redo: tuple[Redo, ...] | None = None) -> m.HostWorker:
+        command = super().host(worker, process, redo)
+        return command._replace(as_new=command.as_new and command.as_new._replace(epoch=worker.epoch))
+
+
+@mutant
+class AllEpochsAreDoneAgainAlthoughOneWasBrokenOff(Quarantine):
+    def _fail(self, task: Task, positions: tuple[int, ...], unresolved: bool = False) -> None:
+        worker = self._books.workers[task.worker]
+        done = worker.done
+        super()._fail(task, positions, unresolved)
+        worker.done = done
 
 
 @mutant
@@ -23,7 +46,7 @@ class WhatIsLoadedAgainIsNotCompared(Returning):
 
 @mutant
 class ADatasetIsBelieved(Returning):
-    def _ways(self, worker: WorkerRecord) -> list[DatasetSnapshot | None]:
+    def _ways(self, worker: WorkerRecord) -> list[DatasetSnapshot | AsNew | None]:
         return [*([worker.marks[-1]] if worker.marks else []), *super()._ways(worker)]
 
 
