@@ -61,14 +61,16 @@ def test_workers_in_the_trainer_know_who_they_are() -> None:
     assert run_epoch(loader, 1) == reference("facts", 2, worker_init_fn=worker_facts)[1]
 
 
-def test_an_exception_out_of_a_worker_in_the_trainer_is_the_datasets_own(orders: Orders) -> None:
+def test_an_exception_out_of_a_worker_in_the_trainer_is_that_out_of_a_torch_worker(orders: Orders) -> None:
+    """Its class, which a loop may catch, does not depend on where the worker is; what the dataset raised is its cause."""
     orders.give("sample", 24, "OddError")
     loader = make(Draws(COUNT, orders), shuffle=False, policy=Policy(max_processes=0))
     stream = iter(loader)
     delivered = [next(stream) for _ in range(6)]
-    with pytest.raises(Exception, match="7: odd") as caught:
+    with pytest.raises(RuntimeError, match=r"(?s)Caught OddError in DataLoader worker process 0\..*7: odd") as caught:
         next(stream)
-    assert type(caught.value).__name__ == "OddError"
+    assert type(caught.value) is RuntimeError
+    assert type(caught.value.__cause__).__name__ == "OddError"
     assert len(delivered) + len(list(stream)) == 11
 
 

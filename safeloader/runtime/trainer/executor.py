@@ -238,7 +238,7 @@ class Executor:
         error = c.error
         if isinstance(error, InlineBatch):
             self._consumer.here, error = error, error.value
-        self._fail_with(lambda: self._reporter.errors.raise_error(c.task, error, self._parts.spec.classes))
+        self._fail_with(lambda: self._reporter.errors.raise_error(c.task, c.worker, error, self._parts.spec.classes))
 
     def _fail_with(self, act: Callable[[], Any]) -> None:
         if self._consumer.outcome is None:

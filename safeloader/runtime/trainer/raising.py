@@ -13,6 +13,7 @@ from safeloader.observe.messages import line_for, replay_in_words
 from safeloader.observe.torch_words import in_torchs_words
 from safeloader.runtime import by_value
 from safeloader.runtime.trainer.missing_paths import on_host
+from safeloader.torch_private import wrap_exception
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,11 +51,15 @@ class ErrorRaiser:
         """On which other host that was."""
         _keep(self._hosts, task, host)
 
-    def raise_error(self, task: int, error: Any, classes: list[type]) -> NoReturn:
-        """Raise what the dataset raised: as torch would, or itself if it was raised in the trainer; with its note."""
+    def raise_error(self, task: int, worker: int, error: Any, classes: list[type]) -> NoReturn:
+        """Raise what the dataset raised as torch would, wherever that was; with its note."""
         try:
-            if isinstance(error, BaseException):
-                raise error
+            if isinstance(error, Exception):  # raised in the trainer: the error that a process would have sent
+                wrapper: Any = wrap_exception(error, f"in DataLoader worker process {worker}")
+                try:
+                    wrapper.reraise()
+                except Exception as raised:
+                    raise raised from error
             by_value.loads(error, classes).reraise()
         except Exception as raised:
             add_note(raised, self._notes.get(task, ""))
