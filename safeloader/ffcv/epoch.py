@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from safeloader.loader_state import LoaderState
     from safeloader.observe import Recorder, Report
 
-__all__ = ["Epoch"]
+__all__ = ["Epoch", "Standing"]
 
 
 class Iterated(Protocol):
@@ -44,6 +44,25 @@ class Iterated(Protocol):
         """What happened so far."""
 
 
+class Standing:
+    """Where an epoch stands. It outlives the iterator, which a loop that is left lets go.
+
+    Attributes:
+        place: What is due.
+        order: The order of its samples.
+    """
+
+    def __init__(self, place: EnginePlace, order: SampleOrder) -> None:
+        self.place, self.order = place, order
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """(epoch, batch) that is due; after the last batch the beginning of the next epoch."""
+        if self.place.batch >= len(self.order):
+            return self.place.epoch + 1, 0
+        return self.place.epoch, self.place.batch
+
+
 class Epoch(Iterator[tuple[Any, ...]]):
     """The batches of one epoch.
 
@@ -51,20 +70,17 @@ class Epoch(Iterator[tuple[Any, ...]]):
         loader: Whose.
         place: Where it begins.
         order: The order of its samples.
+
+    Attributes:
+        standing: Where it stands.
     """
 
     def __init__(self, loader: Iterated, place: EnginePlace, order: SampleOrder) -> None:
-        self._loader, self._place, self.order = loader, place, order
+        self._loader, self.order = loader, order
+        self.standing = Standing(place, order)
         self._first = place.batch
         self._ended = self._busy = False
         loader._ladder.begin(place)
-
-    @property
-    def position(self) -> tuple[int, int]:
-        """(epoch, batch) that is due; after the last batch the beginning of the next epoch."""
-        if self._place.batch >= len(self.order):
-            return self._place.epoch + 1, 0
-        return self._place.epoch, self._place.batch
 
     def __len__(self) -> int:
         return len(self.order) - self._first
@@ -95,7 +111,7 @@ class Epoch(Iterator[tuple[Any, ...]]):
     def _next(self) -> tuple[Any, ...]:
         loader = self._loader
         while True:
-            place = self._place
+            place = self.standing.place
             if place.batch >= len(self.order):
                 self._ended = True
                 loader._recorder.epoch(place.epoch, len(self.order) - self._first)
@@ -105,10 +121,10 @@ class Epoch(Iterator[tuple[Any, ...]]):
             except StopIteration:
                 self._ended = True
                 raise RuntimeError(f"{loader.name} ended before batch {place.batch}") from None
-            except Exception:
-                self._place = replace(place, batch=place.batch + 1)  # raised at its turn; the next ones still come
+            except Exception:  # raised at its turn; the next ones still come
+                self.standing.place = replace(place, batch=place.batch + 1)
                 raise
-            self._place = replace(place, batch=place.batch + 1)
+            self.standing.place = replace(place, batch=place.batch + 1)
             values = self._good(place, arrived)
             if values is not None:
                 loader._recorder.batches += 1
@@ -153,7 +169,7 @@ class Epoch(Iterator[tuple[Any, ...]]):
         """End it; what was handed out stays valid."""
         if not self._ended:
             self._ended = True
-            if self._place.batch < len(self.order):
+            if self.standing.place.batch < len(self.order):
                 self._loader._state.end_pass("left early")
                 self._loader._state.failed(StopIteration())
             self._loader._ladder.stop()

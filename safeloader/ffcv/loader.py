@@ -21,7 +21,7 @@ from safeloader.ffcv.attributes import FFCVNames
 from safeloader.ffcv.backends import Step, steps
 from safeloader.ffcv.checking import CheckReport, examine
 from safeloader.ffcv.engine import threading_layer
-from safeloader.ffcv.epoch import Epoch
+from safeloader.ffcv.epoch import Epoch, Standing
 from safeloader.ffcv.ladder import Ladder
 from safeloader.ffcv.operation_watch import OperationWatch, frozen, travels
 from safeloader.ffcv.order import SampleOrder
@@ -136,6 +136,7 @@ class Loader(FFCVNames):
         self._ladder = Ladder(self._rungs(), self._recipe, self._settings, self._recorder)
         self._epoch, self._batch, self._anew = 0, 0, 0  # where the next iteration begins
         self._iterator: weakref.ref[Epoch] | None = None
+        self._standing: Standing | None = None  # of the last iteration, unless the next one begins elsewhere
         self._delivered: deque[tuple[int, int, SampleOrder, set[int]]] = deque(maxlen=16)
         self._orders: dict[tuple[int, SampleOrder], np.ndarray[Any, Any]] = {}
         self._closed = False
@@ -211,7 +212,7 @@ class Loader(FFCVNames):
         self._state.begin_pass(self, epoch)
         self._state.epochs = epoch + 1
         iterator = Epoch(self, EnginePlace(epoch, batch, size, anew=self._anew), self._order)
-        self._iterator = weakref.ref(iterator)
+        self._iterator, self._standing = weakref.ref(iterator), iterator.standing
         return iterator
 
     def set_epoch(self, epoch: int) -> None:
@@ -224,12 +225,14 @@ class Loader(FFCVNames):
             raise SettingsError(f"there is no epoch {epoch}", where=self.name)
         if self._epoch != epoch:
             self._epoch, self._batch = int(epoch), 0
+        if self._iterator is None or self._iterator() is None:
+            self._standing = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Where this loader stands: plain values. The batch handed out last counts as done."""
-        iterator = self._iterator() if self._iterator is not None else None
-        place = (self._epoch, self._batch) if iterator is None else iterator.position
-        order = self._order if iterator is None or place[1] == 0 else iterator.order
+        """Where this loader stands: plain values. The batch handed out last counts as done, also after a ``break``."""
+        standing = self._standing
+        place = (self._epoch, self._batch) if standing is None else standing.position
+        order = self._order if standing is None or place[1] == 0 else standing.order
         return {**state_of(order, self._beton), "epoch": place[0], "batch": place[1]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -243,7 +246,7 @@ class Loader(FFCVNames):
         """
         epoch, batch = checked_state(state, state_of(self._order, self._beton), len(self), self.name)
         self._leave_iterator()
-        self._epoch, self._batch = epoch, batch
+        self._epoch, self._batch, self._standing = epoch, batch, None
 
     @property
     def _safe(self) -> LoaderState:

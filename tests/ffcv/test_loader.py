@@ -155,6 +155,22 @@ def test_resume_in_the_middle_is_exact_and_goes_on_into_the_next_epoch(make: Mak
     assert same(head + list(resumed) + list(resumed), expected)
 
 
+def test_a_state_after_a_break_goes_on_where_the_loop_was_left(make: Make) -> None:
+    whole = make()
+    expected = list(whole) + list(whole)
+    broken = make()
+    head = []
+    for batch in broken:
+        head.append(batch)
+        if len(head) == 5:
+            break
+    resumed = make()
+    resumed.load_state_dict(broken.state_dict())
+    assert same(head + list(resumed) + list(resumed), expected)
+    broken.set_epoch(1)
+    assert (broken.state_dict()["epoch"], broken.state_dict()["batch"]) == (1, 0)
+
+
 def test_the_end_of_an_epoch_is_a_state_like_any_other(make: Make) -> None:
     loader = make()
     iterator = iter(loader)
