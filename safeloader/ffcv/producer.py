@@ -110,6 +110,8 @@ class Producer(EpochIterator):  # type: ignore[misc,unused-ignore]
                 events[(slot + 1) % slots] = event
 
     def _make(self, number: int, samples: Any, slot: int, event: Any) -> Made:
+        if IS_CUDA:  # FFCV has the device wait, but writes to the host's half of a slot that is still being copied
+            self.cuda_streams[slot].synchronize()
         _seed(int(mixed(self._seed, self.place.epoch, np.array([self.place.batch + number]))[0]))
         lent = self._lent.pop(number, [])
         for which, slots in enumerate(self._leased):
