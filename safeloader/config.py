@@ -84,6 +84,7 @@ class Policy:
         stall_report: Seconds without a step, of the loader or of the program, until a line says who holds the run.
         rank_check: What differences between ranks are: ``"auto"``, ``"warn"``, ``"raise"`` or ``"off"``.
         accelerators: Leave CUDA and HIP devices visible in worker processes.
+        pin_in_place: With ``pin_memory``, pin batches where the processes wrote them, instead of copying them.
         ffcv_mode: Where FFCV runs: ``"auto"``, ``"trainer"`` or ``"process"``.
         strict: Warnings are errors.
         pool: A `WorkerPool` whose processes serve this loader, together with others; None: processes of its own. It is
@@ -114,6 +115,7 @@ class Policy:
     stall_report: float | None = None
     rank_check: Literal["auto", "warn", "raise", "off"] | None = None
     accelerators: bool | None = None
+    pin_in_place: bool | None = None
     ffcv_mode: Literal["auto", "trainer", "process"] | None = None
     strict: bool | None = None
     pool: Pool | None = None
@@ -168,6 +170,7 @@ class Settings:
     board: bool
     board_interval: float
     accelerators: bool
+    pin_in_place: bool
     ffcv_mode: Literal["auto", "trainer", "process"]
     ffcv_cache: str | None
     strict: bool

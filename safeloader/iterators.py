@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from safeloader.config import Pool
     from safeloader.loader_state import LoaderState
+    from safeloader.runtime.memory.pinned import PinnedSlots
     from safeloader.runtime.pool.shared_pool import SharedPool
     from safeloader.runtime.trainer.driver import Driver
     from safeloader.runtime.trainer.staff import Post
@@ -107,7 +108,16 @@ class ProcessIterator(Unprofiled, TorchIdioms):
         slowest, neighbours = (0.0, False) if reads else (launcher.slowest_start, core.neighbours)
         core = dataclasses.replace(core, slowest_start=slowest, neighbours=neighbours)
         core = state.group_timeout.fit(core)
-        return Driver(spec, launcher, core, state.recorder, self._finish(), starting.prestarted, shared_pool)
+        return Driver(
+            spec, launcher, core, state.recorder, self._finish(), starting.prestarted, shared_pool, self._pinned(state)
+        )
+
+    def _pinned(self, state: LoaderState) -> PinnedSlots | None:
+        if not self._pin_memory or not state.settings.pin_in_place:
+            return None
+        from safeloader.runtime.memory import pinned
+
+        return pinned.made_for(state.name, self._pin_memory_device)
 
     def _finish(self) -> Callable[[Any], Any] | None:
         if not self._pin_memory:

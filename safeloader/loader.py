@@ -62,7 +62,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         num_workers: as torch's: how many workers there are, with an id, a seed and a copy of the dataset each. How many
             processes serve them is another number, which falls after faults (`Policy(max_processes=...)`).
         collate_fn: as torch's; the default one collates straight into shared memory.
-        pin_memory: as torch's, but the copy is made by the thread that asks for the batch.
+        pin_memory: as torch's, but the copy is made by the thread that asks for the batch; with
+            ``Policy(pin_in_place=True)`` there is none.
         drop_last: as torch's.
         timeout: seconds; above 0 it is the ``batch_timeout``: a process that finishes no sample for so long is
             replaced, where torch raises an error.

@@ -193,6 +193,13 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting("accelerators", flag(), False, "Leave CUDA and HIP devices visible in worker processes."),
     Setting(
+        "pin_in_place",
+        flag(),
+        False,
+        "With pin_memory, batches are pinned where the processes wrote them, and not copied (CUDA 12.5 or later; not "
+        "where another thread captures CUDA graphs while batches are asked for).",
+    ),
+    Setting(
         "ffcv_mode",
         choice("auto", "trainer", "process"),
         "auto",

@@ -72,6 +72,11 @@ LOADER = (
         "longer, and each process has its own copy.",
         "Leave such things to the first `__getitem__`, or to `worker_init_fn`; or nothing.",
     ),
+    (
+        "SL157", "log", "batches are copied into pinned memory, as they cannot be pinned in place: ...",
+        "`pin_in_place` was asked for, and there is no CUDA device, its driver is older than CUDA 12.5, or no more memory can be pinned.",
+        "Nothing: batches are pinned all the same, by a copy each. A newer driver makes it possible.",
+    ),
 )  # fmt: skip
 
 RANKS = (

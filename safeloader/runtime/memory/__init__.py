@@ -6,5 +6,6 @@
     trainer:  batch ◀─ codec.decode: views into the slot ────────────┘   the lease returns when the last view dies
 
 ``mapping`` is a piece of a file as memory, unmapped when the last view dies; ``heap_memory`` stands in for the arena
-where the trainer loads itself, and ``kept_memory`` has what large batches need there.
+where the trainer loads itself, and ``kept_memory`` has what large batches need there. ``pinned`` is the arena whose
+slots devices read by themselves, and ``cuda_driver`` what that asks of CUDA.
 """

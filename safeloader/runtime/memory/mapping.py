@@ -6,10 +6,15 @@ import ctypes
 import functools
 import itertools
 import mmap
+import operator
 import os
 import weakref
+from typing import TYPE_CHECKING
 
 from safeloader.runtime.system import libc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["MAP_FAILED", "Mapping"]
 
@@ -48,9 +53,10 @@ class Mapping:
     Attributes:
         address: where it lies.
         array: the bytes, writable; views of it (numpy, torch, memoryview) keep it mapped.
+        before_unmap: calls into C that come before, one after another; if one returns anything but 0, it stays mapped.
     """
 
-    __slots__ = ("address", "array", "length")
+    __slots__ = ("address", "array", "before_unmap", "length")
 
     def __init__(self, descriptor: int, length: int, offset: int) -> None:
         self.length = length
@@ -58,7 +64,10 @@ class Mapping:
         region, addresses = _Region(), []  # type: tuple[_Region, list[int | None]]
         # An exception can arrive between any two lines (Ctrl-C), but not within a call that runs no Python code. So the
         # address is noted by the call that maps, and unmapping is one such call too: it is prepared before.
-        unmap = functools.partial(next, map(libc.munmap, addresses, (length,)))
+        self.before_unmap: list[Callable[[], int]] = []
+        before = map(operator.methodcaller("__call__"), self.before_unmap)
+        calls = itertools.chain(before, map(libc.munmap, addresses, (length,)))
+        unmap = functools.partial(next, filter(None, calls))
         _regions.difference_update([known for known in list(_regions) if known() is None])
         _regions.add(weakref.ref(region, unmap))
         wanted = None, length, protection, mmap.MAP_SHARED, descriptor, offset

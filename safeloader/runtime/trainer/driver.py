@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from safeloader.core.state import State
     from safeloader.core.supervisor import Supervisor
     from safeloader.observe.recorder import Recorder
+    from safeloader.runtime.memory.pinned import PinnedSlots
     from safeloader.runtime.payload import Payload
     from safeloader.runtime.pool.shared_pool import SharedPool
     from safeloader.runtime.start.launcher import Launcher
@@ -54,6 +55,7 @@ class Driver:
         finish: turns a batch into what the consumer gets (pinning), or None.
         prestarted: processes that were started beforehand; they go first.
         shared_pool: the pool whose processes it uses; None for processes of its own.
+        pinned: slots that are pinned where they lie; None for slots that are not.
     """
 
     def __init__(
@@ -65,15 +67,16 @@ class Driver:
         finish: Callable[[Any], Any] | None = None,
         prestarted: Prestarted | None = None,
         shared_pool: SharedPool | None = None,
+        pinned: PinnedSlots | None = None,
     ) -> None:
         self.spec = spec
         self.launcher = launcher
         try:
-            self.arena = Arena(slots=2 * settings.num_workers * settings.prefetch_factor + 8)
+            self.arena = _arena(2 * settings.num_workers * settings.prefetch_factor + 8, pinned)
         except BaseException:
             spec.close()
             raise
-        self.views = Views()
+        self.views = Views(pinned)
         self.outcome: Outcome | None = None  # what the consumer gets next; it stays until that is certain
         self.here = InlineBatch(None)  # what the trainer made and the consumer has not got, as far as is known
         self.told: list[m.GiveState] = []
@@ -324,6 +327,14 @@ class Driver:
         self.closed = True
         self.loop.leave()
         self.arena.close()
+
+
+def _arena(slots: int, pinned: PinnedSlots | None) -> Arena:
+    if pinned is None:
+        return Arena(slots=slots)
+    from safeloader.runtime.memory.pinned import PinnedArena
+
+    return PinnedArena(pinned, slots)
 
 
 _ENTRIES = frozenset(method.__code__ for method in (Driver.begin_epoch, Driver.state, Driver.next, Driver.close))

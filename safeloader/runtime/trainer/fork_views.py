@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from safeloader.core.messages import Lease
+    from safeloader.runtime.memory.pinned import PinnedSlots
 
 __all__ = ["ForkSensitive", "Views", "track"]
 
@@ -40,15 +41,22 @@ class _Seen(NamedTuple):
 
 
 class Views:
-    """The leases that are with one loader's consumer."""
+    """The leases that are with one loader's consumer.
 
-    def __init__(self) -> None:
+    Args:
+        pinned: slots that devices may read even when the last view of them is dead.
+    """
+
+    def __init__(self, pinned: PinnedSlots | None = None) -> None:
         self.returned: deque[Lease] = deque()  # the last view is dead
         self.kept: list[Lease] = []  # those of them that a fork may see
         self._anchors: dict[int, weakref.ref[Any]] = {}
         self._open: tuple[int, Any] | None = None  # a batch that is being made: its lease must not come back meanwhile
         self._forks: list[_Seen] = []
         self._forking: set[int] = set()  # threads that are about to fork
+        self._pinned = pinned
+        if pinned is not None:
+            pinned.watch(self.returned)
 
     def anchor(self, lease: Lease, memory: memoryview, nbytes: int) -> Any:
         """An array over the lease that all views refer to: when it dies, the lease comes back.
@@ -80,14 +88,15 @@ class Views:
         """Tell the leases that came back and that nobody can see any more. If interrupted, some may be told again."""
         if self._forking:
             return
+        free = self.returned if self._pinned is None else self._pinned.land()
         if not self._forks and not self.kept:
-            back = list(self.returned)
+            back = list(free)
             tell(back)
             for _ in back:
-                self.returned.popleft()
+                free.popleft()
             return
-        while self.returned:
-            self.kept.extend(map(deque.popleft, (self.returned,)))
+        while free:
+            self.kept.extend(map(deque.popleft, (free,)))
         self.forget_ended()
         visible: set[int] = set().union(*(seen.serials for seen in self._forks))
         tell([lease for lease in self.kept if lease.serial not in visible])
@@ -101,9 +110,19 @@ class Views:
             self._forks.remove(seen)
 
     @property
+    def have_come_back(self) -> bool:
+        """Whether there are leases whose last view is dead, and that the core does not know to be free."""
+        return bool(self.returned or self.kept or (self._pinned is not None and self._pinned.is_waiting))
+
+    @property
+    def _come_back(self) -> list[Lease]:
+        """Those leases."""
+        return [*self.returned, *self.kept, *(self._pinned.waiting if self._pinned is not None else ())]
+
+    @property
     def alive(self) -> bool:
         """Whether a fork made now would see a batch."""
-        return bool(self._anchors or self.returned or self.kept)
+        return bool(self._anchors or self.have_come_back)
 
     def hold(self) -> None:
         """A fork begins: what comes back from now on, it may see."""
@@ -113,7 +132,7 @@ class Views:
         """The fork is made (or failed); in the parent."""
         if witness is not None:
             self.forget_ended()  # a loader that stands idle while others fork must not gather witnesses
-            serials = {*self._anchors, *(lease.serial for lease in (*self.returned, *self.kept))}
+            serials = {*self._anchors, *(lease.serial for lease in self._come_back)}
             if serials:
                 self._forks.append(_Seen(witness, frozenset(serials)))
         self._forking.discard(threading.get_ident())

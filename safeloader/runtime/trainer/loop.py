@@ -147,7 +147,7 @@ class Loop:
 
     def tell(self, event: m.Event) -> None:
         """Tell an event, carry out the commands, and whatever follows from that, in order."""
-        if self._views.returned or self._views.kept:
+        if self._views.have_come_back:
             self._views.tell_free(self._leases_returned)
         self.journal.inbox.append(event)
         self.journal.run()
