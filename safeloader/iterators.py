@@ -182,7 +182,8 @@ class ProcessIterator(Unprofiled, TorchIdioms):
         driver, number = self._driver, self._num_yielded
         # fmt: off
         try:
-            super().__next__()
+            if torch_private.profiling() or torch_private.length_was_asked(self): super().__next__()  # noqa: E701
+            else: self._next_data()  # noqa: E701
         except BaseException as error:
             if error is driver.raised: driver.outcome = driver.raised = driver.shield.job = driver.here.value = None; raise  # noqa: E501, E701, E702 - nothing can come between
             raise

@@ -70,6 +70,8 @@ class ConsumerProgress:
         self._end_told = True
 
     def _batch_requested(self, event: m.BatchRequested) -> None:
+        for lease in event.leases:
+            self._schedule.give_back(lease)
         self.confirm()
         self._schedule.requested = True
 

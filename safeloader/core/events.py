@@ -71,11 +71,13 @@ class PlanEnded(NamedTuple):
 
 
 class BatchRequested(NamedTuple):
-    """The consumer waits for its next batch."""
+    """The consumer waits for its next batch. ``leases``: the last views into these delivered batches died."""
+
+    leases: tuple[Lease, ...] = ()
 
 
 class LeaseReturned(NamedTuple):
-    """The last view into a delivered batch died."""
+    """The last view into a delivered batch died, and something else than a batch is asked for, or due."""
 
     lease: Lease
 

@@ -40,7 +40,10 @@ class Entry(NamedTuple):
 
 
 class Story:
-    """A ring of the last ``length`` events and what was decided on each."""
+    """A ring of the last ``length`` events and what was decided on each.
+
+    A batch that lies in its lease is not heavy: what is kept only says where it lies.
+    """
 
     __slots__ = ("_ring", "total")
 
@@ -50,9 +53,11 @@ class Story:
 
     def add(self, now: float, event: m.Event, commands: list[m.Command]) -> None:
         self.total += 1
-        if type(event) in _MAYBE_HEAVY:
+        if type(event) in _MAYBE_HEAVY and not (type(event) is m.TaskLoaded and event.nbytes):
             event = _lightened(event)
         for command in commands:
+            if type(command) is m.Deliver and command.lease is not None:
+                continue
             if type(command) in _MAYBE_HEAVY and _lightened(command) is not command:
                 commands = [_lightened(c) for c in commands]
                 break
@@ -78,8 +83,8 @@ def _lightened(message: Any) -> Any:
         return message._replace(state=_without_contents(message.state)) if message.state is not None else message
     if kind not in _HEAVY:
         return message
-    if (kind is m.TaskLoaded and message.nbytes) or (kind is m.Deliver and message.lease is not None):
-        return message  # the batch lies in its lease: this only says where
+    if kind is m.Deliver and message.lease is not None:  # beside one that is heavy
+        return message
     field = _HEAVY[kind]
     return message if getattr(message, field) is None else message._replace(**{field: field})
 

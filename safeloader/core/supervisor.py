@@ -196,6 +196,8 @@ class Supervisor:
         self.close()
 
     def _refuse(self, event: m.BatchRequested) -> None:
+        for lease in event.leases:
+            self.schedule.give_back(lease)
         if self._given_up is not None:
             self._books.emit(self._given_up)
 

@@ -6,6 +6,7 @@ Two clock readings a batch; nobody else writes here. The watch (``observe.stall`
 from __future__ import annotations
 
 import threading
+from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +19,7 @@ __all__ = ["READY", "Pulse", "Waits"]
 
 READY = 0.001
 """Seconds: a batch that came sooner was ready when it was asked for."""
+_BLOCK = 512
 
 
 class Waits(NamedTuple):
@@ -53,7 +55,8 @@ class Pulse:
     """
 
     __slots__ = (
-        "__weakref__", "_ready", "_seconds", "_spread", "busy", "since", "stalled", "thread", "waiting",
+        "__weakref__", "_counting", "_ready", "_seconds", "_spread", "_uncounted", "busy", "since", "stalled",
+        "thread", "waiting",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -65,6 +68,8 @@ class Pulse:
         self._seconds = 0.0
         self._ready = 0
         self._spread = Spread()
+        self._uncounted: deque[float] = deque()
+        self._counting = threading.RLock()  # a signal handler may ask for the figures
 
     def asks(self) -> None:
         """The consumer asks for a batch."""
@@ -86,7 +91,9 @@ class Pulse:
         self.waiting = False
         self._seconds += waited
         self._ready += waited < READY
-        self._spread.add(waited)
+        self._uncounted.append(waited)
+        if len(self._uncounted) >= _BLOCK:
+            self._count()
         return waited
 
     def ended(self) -> None:
@@ -104,8 +111,13 @@ class Pulse:
         if tell is not None:
             tell(now - self.since)
 
+    def _count(self) -> None:
+        with self._counting:
+            self._spread.add(*[self._uncounted.popleft() for _ in range(len(self._uncounted))])
+
     def waits(self) -> Waits:
         """The figures so far."""
+        self._count()
         asked = self._spread.count
         if not asked:
             return Waits()

@@ -17,6 +17,8 @@ import math
 import threading
 from typing import Any, NamedTuple
 
+import numpy
+
 __all__ = ["STAGES", "Costs", "Quantiles", "Spread", "Timings", "WorkerTimes"]
 
 STAGES = ("load", "collate", "transfer", "wait")
@@ -25,6 +27,7 @@ STAGES = ("load", "collate", "transfer", "wait")
 _PER_OCTAVE = 4 / math.log(2.0)
 _LEAST = 1e-6
 _BLOCK = 512
+_FEW = 32
 _MOST_PENDING = 4096
 
 
@@ -97,12 +100,20 @@ class Spread:
         self.seconds = 0.0
         self._buckets: dict[int, int] = {}
 
-    def add(self, seconds: float) -> None:
-        """Count one."""
-        bucket = int(math.log(seconds if seconds > _LEAST else _LEAST) * _PER_OCTAVE)
-        self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
-        self.count += 1
-        self.seconds += seconds
+    def add(self, *seconds: float) -> None:
+        """Count them. At once is cheaper: a number costs a tenth then."""
+        if len(seconds) < _FEW:
+            for one in seconds:
+                self._count(int(math.log(one if one > _LEAST else _LEAST) * _PER_OCTAVE), 1)
+        else:
+            buckets = (numpy.log(numpy.maximum(seconds, _LEAST)) * _PER_OCTAVE).astype(numpy.int64)
+            for bucket, count in zip(*numpy.unique(buckets, return_counts=True), strict=True):
+                self._count(int(bucket), int(count))
+        self.count += len(seconds)
+        self.seconds += sum(seconds)
+
+    def _count(self, bucket: int, count: int) -> None:
+        self._buckets[bucket] = self._buckets.get(bucket, 0) + count
 
     def quantiles(self) -> Quantiles:
         """Of what was counted; zeros if nothing was."""
@@ -143,7 +154,7 @@ class Timings:
         self._besides = Spread()
         self._block: list[tuple[int, float, float | None, float, float, float]] = []
         self._spreads: dict[int, tuple[Spread, Spread, Spread, Spread]] = {}
-        self._counting = threading.Lock()
+        self._counting = threading.RLock()  # a signal handler may ask for the figures
 
     def loaded(self, task: int, worker: int, load: float, collate: float | None) -> None:
         """A batch was loaded and collated in so many seconds; None where collating was not told apart."""
@@ -175,15 +186,14 @@ class Timings:
 
     def _count_block(self) -> None:
         block, self._block = self._block, []
-        for worker, *seconds, drawn in block:
-            _, _, transfer, waited = seconds
-            self._besides.add(max((waited or 0.0) - (transfer or 0.0) - drawn, 0.0))
-            spreads = self._spreads.get(worker)
+        self._besides.add(*[max(waited - transfer - drawn, 0.0) for *_, transfer, waited, drawn in block])
+        for number in {given[0] for given in block}:
+            spreads = self._spreads.get(number)
             if spreads is None:
-                spreads = self._spreads[worker] = (Spread(), Spread(), Spread(), Spread())
-            for spread, value in zip(spreads, seconds, strict=True):
-                if value is not None:
-                    spread.add(value)
+                spreads = self._spreads[number] = (Spread(), Spread(), Spread(), Spread())
+            stages = zip(*[given[1:5] for given in block if given[0] == number], strict=True)
+            for spread, stage in zip(spreads, stages, strict=True):
+                spread.add(*[seconds for seconds in stage if seconds is not None])
 
     def costs(self) -> Costs:
         """What a batch costs, over all workers."""

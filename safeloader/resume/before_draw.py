@@ -44,7 +44,8 @@ class BeforeDraw:
             self._takes = pickle.dumps(program) != pickle.dumps(self._first)
         self._first = program if self._draws == 1 else self._first
         self._draws += 1
-        self._noted = program, {place: generator.get_state() for place, generator in self._own.items()}
+        own = {place: generator.get_state() for place, generator in self._own.items()} if self._own else {}
+        self._noted = program, own
 
     def moment(self, now: Moment, drawn: Moment) -> Moment:
         """How the generators are to stand for the draw to be made again.

@@ -105,14 +105,14 @@ class _Received(NamedTuple):
 
 
 class _Sending(NamedTuple):
-    """A frame on its way, and how many bytes of it each call has sent."""
+    """Frames on their way, the number of the last, and how many bytes of them each call has sent."""
 
     number: Any
     data: memoryview
     sent: list[int]
 
     def rest(self) -> memoryview:
-        return self.data[sum(self.sent) :] if self.sent else self.data
+        return self.data[sum(self.sent) :]
 
 
 _NOTHING = _Sending((), memoryview(b""), [])
@@ -136,7 +136,7 @@ class NonBlocking:
         self.heard = 0
         self._received = _Received([])
         self._sending = _NOTHING
-        self._backlog: deque[tuple[Any, memoryview]] = deque()
+        self._backlog: deque[tuple[Any, bytes]] = deque()
         self._count = 0
 
     def fileno(self) -> int:
@@ -160,7 +160,7 @@ class NonBlocking:
             number = (self._count,)
         last = self._backlog[-1][0] if self._backlog else self._sending.number
         if number > last:
-            self._backlog.append((number, memoryview(frame(message))))
+            self._backlog.append((number, frame(message)))
         return self.flush()
 
     def send_descriptors(self, message: object, more: object, descriptors: list[int]) -> None:
@@ -177,23 +177,24 @@ class NonBlocking:
 
     def flush(self) -> bool:
         """Send what waits. Returns True if something still waits."""
+        backlog = self._backlog
         while True:
-            rest = self._sending.rest()
-            if rest:
+            sending = self._sending
+            if rest := sending.rest():
                 try:
-                    self._sending.sent.extend(map(self.socket.send, (rest,)))
+                    sending.sent.extend(map(self.socket.send, (rest,)))
                 except BlockingIOError:
                     return True
                 except OSError:
-                    self._backlog.clear()
-                    self._sending = self._sending._replace(data=memoryview(b""), sent=[])
+                    backlog.clear()
+                    self._sending = sending._replace(data=memoryview(b""), sent=[])
                     return False
-            elif not self._backlog:
-                return False
-            elif self._backlog[0][0] > self._sending.number:
-                self._sending = _Sending(*self._backlog[0], [])
+            elif backlog and backlog[-1][0] > sending.number:
+                data = b"".join([data for number, data in backlog if number > sending.number])
+                self._sending = _Sending(backlog[-1][0], memoryview(data), [])
             else:
-                self._backlog.popleft()
+                backlog.clear()
+                return False
 
     def receive(self) -> list[Any]:
         """Everything that has arrived; ``ended`` is set when the peer is gone."""

@@ -31,6 +31,7 @@ class Consumer:
         self.received_since_rung = 0
         self.held: list[tuple[m.Lease, int]] = []
         self.returned: deque[m.Lease] = deque(maxlen=20)
+        self._coming_back: list[m.Lease] = []  # with the next request
         self._plan: list[object] = []
         self._next = 0  # in order: the first of the plan that has not come
         self._left: set[object] = set()  # out of order: those that have not come
@@ -57,7 +58,7 @@ class Consumer:
         drawn = list(self._plan if self.epoch == state.epoch else self._plans[state.epoch])
         vars(self).update(_copied(saved))  # another program may go on from the same state
         self.waiting, self.before, self.received_since_rung = False, None, 0
-        self.held, self._plan = [], drawn
+        self.held, self._coming_back, self._plan = [], [], drawn
         self.returned.clear()
         if self.epoch != state.epoch or self.over != state.over:
             raise Broken(f"{state}, and it is epoch {self.epoch}, over: {self.over}")
@@ -150,7 +151,12 @@ class Consumer:
 
     def request(self) -> None:
         self.waiting, self.before = True, None
-        self._world.tell(m.BatchRequested())
+        self._world.tell(self.asking())
+
+    def asking(self) -> m.BatchRequested:
+        """A request, with what comes back with it, and something that came back before."""
+        back, self._coming_back = self._coming_back, []
+        return m.BatchRequested((*list(self.returned)[-1:], *back) if back else ())
 
     def receive(self, c: m.Deliver | m.DeliverError | m.DeliverBadSample) -> None:
         if not self.waiting:
@@ -232,10 +238,13 @@ class Consumer:
     def release(self, number: int) -> None:
         lease, _ = self.held.pop(number)
         self.returned.append(lease)
-        self._world.tell(m.LeaseReturned(lease))
+        if lease.serial % 2:
+            self._world.tell(m.LeaseReturned(lease))
+        else:
+            self._coming_back.append(lease)
 
 
-_NOT_SAVED = ("_world", "_settings", "_plans", "held", "returned", "before")
+_NOT_SAVED = ("_world", "_settings", "_plans", "_coming_back", "held", "returned", "before")
 Saved = dict[str, Any]
 
 

@@ -246,6 +246,7 @@ class Walk:
         world.check_shadows_gone()
         while world.consumer.held:
             world.consumer.release(0)
+        sup.handle(world.consumer.asking(), world.now)
         sup.validate()
         if sup.leases.held:
             raise Broken(f"{sup.leases.held} leases are left")

@@ -6,7 +6,6 @@ write, and no mapping.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import threading
@@ -17,7 +16,8 @@ from safeloader.core import messages as m
 from safeloader.errors import StartError
 from safeloader.runtime.memory import codec
 from safeloader.runtime.memory.arena import Arena
-from safeloader.runtime.trainer.callers import are_under_way, closed_error, in_use_error
+from safeloader.runtime.trainer.alone import Alone
+from safeloader.runtime.trainer.callers import are_under_way, closed_error
 from safeloader.runtime.trainer.fork_views import Views, track
 from safeloader.runtime.trainer.inline import InlineBatch
 from safeloader.runtime.trainer.loop import Loop
@@ -25,7 +25,7 @@ from safeloader.runtime.trainer.shield import Shield
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from safeloader.core.policy import CoreSettings
     from safeloader.core.state import State
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from safeloader.runtime.trainer.planner import Draws
 
 __all__ = ["Driver"]
-
-_PATIENCE = 1.0  # seconds until it is looked whether the holder of a lock still lives
 
 
 class Driver:
@@ -84,6 +82,7 @@ class Driver:
         self.shield = Shield()
         self.raised: BaseException | None = None  # what ``next`` raised in the place of a batch
         self._whole = True  # the last call came to its end
+        self.pooled = shared_pool is not None
         self._lock = threading.Lock()  # of the consumer: one at a time
         self._busy = threading.Lock()  # of the books: the consumer, or whoever looks after this loader for a moment
         self._attended_by = 0
@@ -111,12 +110,12 @@ class Driver:
         state: State | None = None,
     ) -> None:
         """Start, or start over, or go on from a state. ``draws`` is its sampler."""
-        with self._alone():
+        with Alone(self):
             self.loop.journal.run()  # what an interrupt has left undone is the last epoch's
             self.outcome = None
             drawn = 0 if state is None or state.over else state.drawn
             self.loop.executor.new_epoch(epoch, shared_seed, told_epoch, drawn)
-        with self._alone(), self.loop.planner.drawing(draws):
+        with Alone(self, draws):
             self.loop.look(0.0)
             if state is not None:
                 self.loop.tell(m.EpochResumed(state))
@@ -135,7 +134,7 @@ class Driver:
         if self.closed:
             told = [] if self.loop.journal.torn else self.supervisor.handle(request, clock.now())
             return next((c.state for c in told if isinstance(c, m.GiveState)), None)
-        with self._alone(), self.loop.planner.drawing(draws):
+        with Alone(self, draws):
             self.loop.journal.run()
             request = m.StateRequested(self.outcome is None)
             self.told.clear()
@@ -148,7 +147,7 @@ class Driver:
 
     def rewind(self, draws: Draws, batches: int) -> bool:
         """The consumer wants so many of the last batches that it got again. False: so many are not known."""
-        with self._alone(), self.loop.planner.drawing(draws):
+        with Alone(self, draws):
             self.loop.journal.run()
             if batches > self.supervisor.rewinding.known(received=self.outcome is None):
                 return False
@@ -174,19 +173,17 @@ class Driver:
             SafeLoaderError: no further batch can be had, or this one is bad.
             Exception: what loading this batch raised.
         """
-        with self._alone(), self.loop.planner.drawing(draws):
+        with Alone(self, draws):
             self.loop.journal.run()
             if self.outcome is None:  # else an interrupt came between a batch and its consumer
                 self.here.value = None  # the consumer has got it: nothing here keeps it any more
-                self.loop.tell(m.BatchRequested())
-            with self._awaiting():
-                while self.outcome is None:
-                    self.loop.wait()
-                    if self._close_wanted:
-                        raise closed_error(self._owner)
+                self.loop.ask()
+                if self.outcome is None:
+                    self._await()
             if self.launcher.complaints:
                 self._tell_complaints()
             outcome = self.outcome
+            assert outcome is not None
             error = None if outcome.fail is None else self._error(outcome.fail)
         if error is None:
             return outcome.batch
@@ -221,42 +218,27 @@ class Driver:
         """(epoch, batch, worker, indices) of the last batches, newest last."""
         return self.supervisor.schedule.delivered
 
-    @contextlib.contextmanager
-    def _awaiting(self) -> Iterator[None]:
+    def _await(self) -> None:
         try:
-            yield
+            while self.outcome is None:
+                self.loop.wait()
+                if self._close_wanted:
+                    raise closed_error(self._owner)
         finally:
             self.loop.hurry(False)
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        if self.closed:
-            raise closed_error(self._owner)
-        if not self._lock.acquire(blocking=False) and self._in_use():
-            raise in_use_error()
-        try:
-            while not self._busy.acquire(timeout=_PATIENCE) and are_under_way(self, _ATTENDING):
-                pass  # else whoever attended was broken off
-            try:
-                self.shield.settle()
-                if self.closed:
-                    raise closed_error(self._owner)
-                if not self._whole:
-                    self.loop.hear_again()
-                self._whole = False
-                yield
-                self.due, self._whole = self.supervisor.next_deadline(), True
-                self.shield.forget()
-            finally:
-                self._busy.release()
-        finally:
-            self._lock.release()
-            if self._close_wanted:
-                self.close()
+    def _let_go(self) -> None:
+        self._lock.release()
+        if self._close_wanted:
+            self.close()
 
     def _in_use(self) -> bool:
         """Whether some thread holds the lock, or an interrupt has kept its holder from releasing it."""
         return are_under_way(self, _ENTRIES, besides=1)
+
+    def _is_attended(self) -> bool:
+        """Whether somebody looks after this loader; else whoever had its books was broken off."""
+        return are_under_way(self, _ATTENDING)
 
     # ------------------------------------------------------------ for the loop, and for the others of a pool
 

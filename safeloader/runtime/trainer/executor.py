@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 from safeloader import clock
 from safeloader.core import messages as m
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from safeloader.runtime.trainer.process_handle import ProcessHandle
 
 __all__ = ["Executor"]
-
-_Batch = tuple[bytes, "tuple[int, int] | None", "list[tuple[int, int]]", int]
 
 
 class Executor:
@@ -245,7 +244,7 @@ class Executor:
             self._consumer.outcome = Outcome(None, act)
 
     def _deliver(self, c: m.Deliver, key: Key, again: bool) -> None:
-        consumer, begun = self._consumer, clock.now()
+        consumer, begun = self._consumer, monotonic()
         if again and consumer.outcome is not None:
             self._views.handed_over()
             return
@@ -262,7 +261,7 @@ class Executor:
             if consumer.outcome is None:
                 consumer.outcome = Outcome(batch, None)
         self._views.handed_over()
-        self._reporter.delivered(c.task, clock.now() - begun)
+        self._reporter.delivered(c.task, monotonic() - begun)
 
     def _was_interrupted(self, c: m.Deliver) -> bool:
         """Whether a batch can be decoded, so that what was raised meanwhile came from outside: a signal, say."""
@@ -273,10 +272,11 @@ class Executor:
         return True
 
     def _decode(self, c: m.Deliver) -> Any:
-        if isinstance(c.batch, InlineBatch):
-            self._consumer.here = c.batch
-            return c.batch.value
-        stream, place, pieces, nbytes = cast("_Batch", c.batch)
+        batch: Any = c.batch
+        if type(batch) is InlineBatch:
+            self._consumer.here = batch
+            return batch.value
+        stream, place, pieces, nbytes = batch
         if c.lease is None:
             return codec.decode(stream, pieces, None)
         anchor = self._views.anchor(c.lease, self._parts.arena.map(c.lease.slot, nbytes).view(), nbytes)

@@ -25,7 +25,7 @@ import numpy
 from safeloader.runtime.trainer.fork_witness import Witness
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
 
     from safeloader.core.messages import Lease
     from safeloader.runtime.memory.pinned import PinnedSlots
@@ -84,9 +84,10 @@ class Views:
         """Only the batch keeps its lease from now on."""
         self._open = None
 
-    def tell_free(self, tell: Callable[[Iterable[Lease]], None]) -> None:
+    def tell_free(self, tell: Callable[[Sequence[Lease]], None]) -> None:
         """Tell the leases that came back and that nobody can see any more. If interrupted, some may be told again."""
         if self._forking:
+            tell(())
             return
         free = self.returned if self._pinned is None else self._pinned.land()
         if not self._forks and not self.kept:

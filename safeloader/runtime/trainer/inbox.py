@@ -153,7 +153,7 @@ class Inbox:
         taken_at: float, finished_at: float, dropped: Any, said_at: Any, collated_at: float, digest: bytes,
     ) -> list[m.Event]:  # fmt: skip
         self._reporter.loaded(process, task, taken_at, collated_at, finished_at, nbytes)
-        states, said = self._states(process, told), None
+        states, said = told and self._states(process, told), None
         if said_at is not None:
             record = self._parts.journal.supervisor.tasks.get(task)
             if record is None or record.lease is None:
@@ -162,9 +162,10 @@ class Inbox:
             view = self._parts.arena.map(record.lease.slot, start + length).view()
             said = m.WorkerMarked(process.number, record.worker, bytes(view[start : start + length]))
         batch = (stream, place, pieces, nbytes)
-        times = clock.at(taken_at), clock.at(finished_at)
-        dropped = _with_host(process, dropped)
-        loaded = m.TaskLoaded(process.number, task, batch, nbytes, states, *times, dropped, digest)
+        loaded = m.TaskLoaded(
+            process.number, task, batch, nbytes, states, clock.at(taken_at), clock.at(finished_at),
+            dropped and _with_host(process, dropped), digest,
+        )  # fmt: skip
         return [loaded] if said is None else [loaded, said]
 
     def _empty(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ArrivedEvents", "Journal", "Key"]
 
-_LONG = 512
+_LONG = 1024
 """Events after which the supervisor is copied anew."""
 
 Key = tuple[int, int]
@@ -112,30 +112,51 @@ class Journal:
 
     def run(self) -> None:
         """Until nothing is left to be told or carried out."""
-        while True:
-            page = self._page
-            if page.cursor[0] < len(page.answers):
-                self._carry_out(page)
-            elif len(page.told) > len(page.answers):
-                self._answer(page)
-            elif not self._take(page):
-                return
+        page = self._page
+        if not len(page.taken) == len(page.told) == len(page.answers) == page.cursor[0]:
+            self._go_on()
+        while self.inbox:
+            self._take()
 
-    def _carry_out(self, page: _Page) -> None:
-        at, first = page.cursor
-        number = page.number + at
-        commands = page.answers[at]
-        for step in range(first, len(commands)):
-            key = number, step
-            again, page.tried = page.tried == key, key
-            self._execute(commands[step], key, again)
-            page.cursor = at, step + 1
-        page.cursor = at + 1, 0
+    def _go_on(self) -> None:
+        """Do to its end what an exception has broken off."""
+        page = self._page
+        if page.cursor[0] < len(page.answers):
+            self._carry_out(page)
+        if len(page.taken) > len(page.told):
+            self._tell(page)
+        elif page.taken and type(last := page.taken[-1]) is ArrivedEvents:
+            last.process.channel.heard = last.number
+        if len(page.told) > len(page.answers):
+            if page.begun == len(page.told):
+                self._shield.run(("rebuild", page.number + page.begun), self._rebuild)
+                page = self._page
+            else:
+                self._answer(page)
+            self._carry_out(page)
+
+    def _take(self) -> None:
+        """Tell the first of what waits, and carry out what follows."""
+        page, inbox = self._page, self.inbox
+        if len(page.told) >= _LONG:
+            self._page = page = _Page(duplicate(self.supervisor), page.number + len(page.answers))
+        if type(item := inbox[0]) is ArrivedEvents and item.number <= item.process.channel.heard:
+            inbox.popleft()  # it was put there twice
+            return
+        page.taken.extend(map(deque.popleft, (inbox,)))  # one step: it is in the one or in the other
+        self._tell(page)
+        self._answer(page)
+        self._carry_out(page)
+
+    def _tell(self, page: _Page) -> None:
+        item = page.taken[-1]
+        kind = type(item)
+        events = [item.event] if kind is _Produced else self._events(item) if kind is ArrivedEvents else [item]
+        page.told.append((events, clock.now()))
+        if kind is ArrivedEvents:
+            item.process.channel.heard = item.number
 
     def _answer(self, page: _Page) -> None:
-        if page.begun == len(page.told):
-            self._shield.run(("rebuild", page.number + page.begun), self._rebuild)
-            return
         events, now = page.told[-1]
         page.begun = len(page.told)
         if len(events) == 1:
@@ -144,24 +165,16 @@ class Journal:
             commands = [command for event in events for command in self.supervisor.handle(event, now)]
         page.answers.append(commands)
 
-    def _take(self, page: _Page) -> bool:
-        if len(page.taken) == len(page.told):
-            inbox = self.inbox
-            if not inbox:
-                return False
-            if page.taken and type(last := page.taken[-1]) is ArrivedEvents:
-                last.process.channel.heard = last.number
-            if len(page.told) >= _LONG:
-                self._page = page = _Page(duplicate(self.supervisor), page.number + len(page.answers))
-            if type(item := inbox[0]) is ArrivedEvents and item.number <= item.process.channel.heard:
-                inbox.popleft()  # it was put there twice
-                return True
-            page.taken.extend(map(deque.popleft, (inbox,)))  # one step: it is in the one or in the other
-        item = page.taken[-1]
-        kind = type(item)
-        events = [item.event] if kind is _Produced else self._events(item) if kind is ArrivedEvents else [item]
-        page.told.append((events, clock.now()))
-        return True
+    def _carry_out(self, page: _Page) -> None:
+        at, step = page.cursor
+        number = page.number + at
+        for command in page.answers[at][step:]:
+            key = number, step
+            again, page.tried = page.tried == key, key
+            self._execute(command, key, again)
+            step += 1
+            page.cursor = at, step
+        page.cursor = at + 1, 0
 
     def _rebuild(self) -> None:
         """The supervisor was broken off: make it again from its copy. Runs in the shield's thread."""

@@ -24,7 +24,7 @@ from safeloader.runtime.trainer.process_table import ProcessTable
 from safeloader.runtime.trainer.reporting import Reporter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
 
     from safeloader.core.policy import CoreSettings
     from safeloader.observe.recorder import Recorder
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Loop"]
 
 _LONGEST_SLEEP = 3600.0
+_NEXT = m.BatchRequested()
 
 
 class _Loader(Consumer, PoolClient, Protocol):
@@ -145,6 +146,17 @@ class Loop:
         for process in list(self.processes.values()):
             self._inbox.hear(process)
 
+    def ask(self) -> None:
+        """The consumer wants the next batch. What it has let go of of others comes back with that."""
+        if self._views.returned or self._views.kept:
+            self._views.tell_free(self._ask)
+        else:
+            self.journal.inbox.append(_NEXT)
+        self.journal.run()
+
+    def _ask(self, leases: Sequence[m.Lease]) -> None:
+        self.journal.inbox.append(m.BatchRequested(tuple(leases)))
+
     def tell(self, event: m.Event) -> None:
         """Tell an event, carry out the commands, and whatever follows from that, in order."""
         if self._views.have_come_back:
@@ -152,7 +164,7 @@ class Loop:
         self.journal.inbox.append(event)
         self.journal.run()
 
-    def _leases_returned(self, leases: Iterable[m.Lease]) -> None:
+    def _leases_returned(self, leases: Sequence[m.Lease]) -> None:
         self.journal.inbox.extend(map(m.LeaseReturned, leases))
 
     # ------------------------------------------------------------ processes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,8 +9,6 @@ from safeloader.core import messages as m
 from safeloader.runtime.trainer.indices import own_copy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from safeloader.runtime.trainer.journal import Journal, Key
     from safeloader.runtime.trainer.shield import Shield
 
@@ -33,13 +30,14 @@ class Planner:
 
     Attributes:
         asking: the sampler is asked now.
+        draws: the sampler, while it can be asked; beyond that, nothing here keeps the iterator alive.
     """
 
     def __init__(self, journal: Journal, shield: Shield) -> None:
         self.asking = False
+        self.draws: Draws | None = None
         self._journal = journal
         self._shield = shield
-        self._draws: Draws | None = None
         self._broken = False  # an exception came while the sampler was asked
         self._counted: tuple[Key, int] = (0, -1), 0  # draws in this epoch, the last of them included
         self._error: Exception | None = None
@@ -52,23 +50,22 @@ class Planner:
         self._broken, self._counted = False, (self._counted[0], drawn)
         self._owed.clear()
 
-    @contextlib.contextmanager
-    def drawing(self, draws: Draws) -> Iterator[None]:
-        """Within this context the sampler can be asked; beyond it, nothing here keeps the iterator alive.
+    def begin(self, draws: Draws) -> None:
+        """The sampler can be asked from now on, until ``draws`` is None again.
 
-        Draws that fall due in between, when another loader of the pool looks after this one, are made up for.
+        Draws that fell due in between, when another loader of the pool looked after this one, are made up for.
         """
-        self._draws = draws
+        self.draws = draws
         try:
             while self._owed:
                 self.plan(m.PlanTask(), self._owed[0], True)
                 self._owed.popleft()
-            yield
-        finally:
-            self._draws = None
+        except BaseException:
+            self.draws = None
+            raise
 
     def plan(self, c: m.PlanTask, key: Key, again: bool) -> None:
-        if self._draws is None:
+        if self.draws is None:
             if not self._owed or self._owed[-1] != key:
                 self._owed.append(key)
             return
@@ -88,12 +85,12 @@ class Planner:
         if self._drawn[0] != key:
             self._drawn = key, []
         drawn = self._drawn[1]
-        if self._error is not None or self._draws is None:
+        if self._error is not None or self.draws is None:
             return m.PlanEnded()
         if not drawn:
             self.asking = True
             try:
-                self._draw(self._draws, key, drawn)
+                self._draw(self.draws, key, drawn)
             finally:
                 self.asking = False
         if drawn and self._counted[0] != key:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from safeloader.core import messages as m
 from safeloader.core.answers import Answers
+from safeloader.core.consumer import ConsumerProgress
 from safeloader.core.deadlines import DeadlineWatch
 from safeloader.core.dispatch import Dispatch
 from safeloader.core.leases import Leases
@@ -239,6 +240,18 @@ class WhatWasPassedOverKeepsItsMemory(Answers):
 
 
 # ---------------------------------------------------------------- the end
+
+
+@mutant
+class WhatComesBackWithARequestIsLost(ConsumerProgress):
+    def _batch_requested(self, event: m.BatchRequested) -> None:
+        super()._batch_requested(m.BatchRequested())
+
+
+@mutant
+class WhatComesBackAfterTheEndIsLost(Supervisor):
+    def _refuse(self, event: m.BatchRequested) -> None:
+        super()._refuse(m.BatchRequested())
 
 
 @mutant
