@@ -98,6 +98,7 @@ class ShadowTaker:
         self._begun: set[int] = set()  # workers that have finished a task of their epoch
         self._iterable = host.iterable
         self._shadows: dict[int, int] = {}  # pids of those that are not reaped, by pidfd
+        self._poll, self._polled = select.poll(), ()  # type: tuple[select.poll, tuple[int, ...]]
         self._threads_stay = False
         self._said = ""
 
@@ -110,15 +111,21 @@ class ShadowTaker:
         """Until there is a message: reap shadows that end meanwhile."""
         link = self._host.channel
         while self._shadows and not link.has_more:
-            poller = select.poll()
-            for descriptor in (link.fileno(), *self._shadows):
-                poller.register(descriptor, select.POLLIN)
-            ready = {descriptor for descriptor, _ in poller.poll()}
-            for pidfd in ready.intersection(self._shadows):
-                os.waitpid(self._shadows.pop(pidfd), 0)
-                os.close(pidfd)
+            ready = [descriptor for descriptor, _ in self._poller(link.fileno(), *self._shadows).poll()]
+            for pidfd in ready:
+                if pidfd in self._shadows:
+                    os.waitpid(self._shadows.pop(pidfd), 0)
+                    os.close(pidfd)
             if link.fileno() in ready:
                 return
+
+    def _poller(self, *descriptors: int) -> select.poll:
+        """The same as last time, as a rule."""
+        if descriptors != self._polled:
+            self._poll, self._polled = select.poll(), descriptors
+            for descriptor in descriptors:
+                self._poll.register(descriptor, select.POLLIN)
+        return self._poll
 
     def look(self, message: Any) -> None:
         """A message was answered: is this the moment for a shadow?"""
