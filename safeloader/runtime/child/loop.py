@@ -28,6 +28,7 @@ from safeloader.runtime.child.worker import Ended, Loaded, Worker
 from safeloader.runtime.child.worker_place import WorkerPlace
 from safeloader.runtime.memory.codec import Encoder
 from safeloader.runtime.memory.collate import collating_into
+from safeloader.runtime.memory.skeletons import Skeletons
 from safeloader.runtime.memory.slot_writer import SlotWriter
 from safeloader.runtime.payload import HostConfig, Parts, open_parts, open_script
 
@@ -73,7 +74,7 @@ class WorkerHost(Copied):
         self._page = Heartbeat(arena.page(process))
         self._marks = PageMarks(self._page)
         self.writer = self._writer = SlotWriter(arena)
-        self._encoder = Encoder(self._writer, config.token)
+        self._encoder = Encoder(self._writer, config.token, skeletons=Skeletons())
         self._generators = self._active.generators
         self._workers: dict[int, Worker] = {}
         self._recalls: dict[int, Callable[[], None]] = {}  # by slot: whose lease the dataset writes into already

@@ -1,11 +1,13 @@
 """A batch becomes bytes in a lease and a short pickle stream; the stream and the lease become the batch again.
 
 Tensors and arrays go out of band (pickle protocol 5): what the collate function already put into the lease stays where
-it is, the rest is copied there once. Reading makes views of the lease; a view keeps it alive.
+it is, the rest is copied there once. Reading makes views of the lease; a view keeps it alive. Where all of a batch is
+usual, its stream is a skeleton that was pickled before (``skeletons``).
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -20,11 +22,17 @@ from safeloader.runtime.memory.pieces import Pieces, Writer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from safeloader.runtime.memory.skeletons import Skeletons
+
 __all__ = ["ClassTable", "Decoded", "Encoder", "decode"]
 
 _DTYPES: list[torch.dtype] = sorted({v for v in vars(torch).values() if isinstance(v, torch.dtype)}, key=str)
 _WAYS = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__slots__")
+_OF_NUMPY = {
+    "bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "complex64", "complex128",
+}  # fmt: skip
 _CODES = {dtype: code for code, dtype in enumerate(_DTYPES)}
+_NUMPYS = [numpy.dtype(name) if (name := str(dtype).removeprefix("torch.")) in _OF_NUMPY else None for dtype in _DTYPES]
 
 _ARRAY_KINDS = "biufcmMSUV"
 
@@ -45,23 +53,64 @@ class Encoder:
         writer: where large pieces go.
         token: names the table of classes.
         classes: classes of the main script that this process got by value; the trainer knows them by number.
+        skeletons: of batches that go to another process, where what is no tensor is another object.
     """
 
-    def __init__(self, writer: Writer, token: str = "", classes: Sequence[type] = ()) -> None:
+    def __init__(
+        self, writer: Writer, token: str = "", classes: Sequence[type] = (), skeletons: Skeletons | None = None
+    ) -> None:
         self._writer = writer
+        self._skeletons = skeletons
         self.token = token
         self.numbers = {cls: number for number, cls in enumerate(classes)}
 
-    def encode(self, batch: Any) -> tuple[bytes, list[tuple[int, int]]]:
-        """Returns the stream and, for each out-of-band piece in order, its (offset, bytes) in the lease.
+    def encode(self, batch: Any) -> tuple[bytes, list[Any]]:
+        """Returns the stream and, for each out-of-band piece in order, its (offset, bytes) in the lease; of a skeleton,
+        tensors with the code of their dtype and their shape, and what else is out of band there as it is.
 
         Raises:
             Whatever pickling raises for what cannot be carried.
         """
+        found = None if self._skeletons is None else self._skeletons.of(batch)
+        if found is not None:
+            stream, leaves = found
+            tensors = [leaf for leaf in leaves if type(leaf) is torch.Tensor]
+            if all(map(_is_usual, tensors)):
+                places = iter(self._placed(tensors))
+                return stream, [next(places) if type(leaf) is torch.Tensor else leaf for leaf in leaves]
         file = io.BytesIO()
         pieces = Pieces(self._writer)
         _Pickler(file, pieces, self).dump(batch)
         return file.getvalue(), pieces.placed()
+
+    def _placed(self, tensors: list[torch.Tensor]) -> list[tuple[int, int, int, tuple[int, ...]]]:
+        """Where usual tensors lie; what does not lie in the lease yet is put there."""
+        writer = self._writer
+        offsets: list[Any] = [writer.offset_of(tensor.data_ptr(), tensor.nbytes) for tensor in tensors]
+        if None in offsets:
+            pieces = Pieces(writer)
+            for tensor in tensors:
+                pieces.add(pieces.tensor(tensor, tensor.numel()))
+            offsets = [offset for offset, _ in pieces.placed()]
+        return [
+            (offset, tensor.nbytes, _CODES[tensor.dtype], tuple(tensor.shape))
+            for offset, tensor in zip(offsets, tensors, strict=True)
+        ]
+
+
+def _is_usual(tensor: torch.Tensor) -> bool:
+    """True if its dtype and shape say all of it."""
+    if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized or not tensor.is_cpu:
+        return False
+    if tensor.requires_grad or tensor.is_conj() or tensor.is_neg() or not tensor.is_contiguous() or not tensor.nbytes:
+        return False
+    shape = tensor.shape
+    return 1 not in shape or tensor.stride() == _strides(shape)  # a dimension of one has any stride
+
+
+@functools.lru_cache(64)
+def _strides(shape: torch.Size) -> tuple[int, ...]:
+    return torch.empty(shape, device="meta").stride()
 
 
 class _Pickler(pickle.Pickler):
@@ -125,7 +174,7 @@ class _Pickler(pickle.Pickler):
 def _is_plain(tensor: torch.Tensor) -> bool:
     return (
         tensor.layout is torch.strided
-        and tensor.device.type == "cpu"
+        and tensor.is_cpu
         and not tensor.is_quantized
         and not tensor.is_nested
         and not tensor.is_conj()
@@ -180,13 +229,21 @@ class Decoded:
         _tables.pop(token, None)
 
 
-def decode(stream: bytes | memoryview, pieces: Sequence[tuple[int, int]], memory: Memory | None) -> Any:
+def decode(stream: bytes | memoryview, pieces: Sequence[Any], memory: Memory | None) -> Any:
     """Make the batch again; its tensors and arrays are views of ``memory``."""
     if not pieces:
         return pickle.loads(stream)
     if memory is None:
         memory = memoryview(bytearray())  # all pieces are empty
-    return pickle.loads(stream, buffers=[memory[start : start + length] for start, length in pieces])
+    return pickle.loads(stream, buffers=[_piece(piece, memory) for piece in pieces])
+
+
+def _piece(piece: Any, memory: Memory) -> Any:
+    kind = type(piece)
+    if kind is not tuple:
+        return piece[:] if kind is list else piece
+    start, length, *tensor = piece
+    return _contiguous(memory[start : start + length], *tensor) if tensor else memory[start : start + length]
 
 
 def _known_class(token: str, number: int) -> type:
@@ -194,6 +251,9 @@ def _known_class(token: str, number: int) -> type:
 
 
 def _contiguous(buffer: memoryview, code: int, shape: tuple[int, ...]) -> torch.Tensor:
+    dtype = _NUMPYS[code]
+    if dtype is not None:
+        return torch.from_numpy(numpy.ndarray(shape, dtype, buffer))
     # Changed in place, not viewed: a view could not be detached in place, as a tensor of torch's workers can.
     return torch.frombuffer(buffer, dtype=_DTYPES[code]).resize_(shape)
 
