@@ -13,14 +13,12 @@ import contextlib
 import math
 import os
 import statistics
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.hosts import plain
 from benchmarks.hosts.data import KINDS, Made
-from benchmarks.hosts.network import INSIDE, THERE, agent, certificates, network
+from benchmarks.hosts.network import agent, certificates, network
+from benchmarks.hosts.plain import Plain
 from safeloader import DataLoader, Policy
 from safeloader.remote.plain_hosts import PlainHosts
 
@@ -48,12 +46,13 @@ def _loader(kind: str, hosts: Any) -> float:
 
 def _plain(kind: str) -> float:
     size, shape = KINDS[kind]
-    with subprocess.Popen(
-        [*INSIDE, sys.executable, "-m", "benchmarks.hosts.plain", THERE], stdout=subprocess.PIPE, text=True
-    ) as running:
-        assert running.stdout is not None
-        port = int(running.stdout.readline())
-        return _BATCHES[kind] / plain.receive((THERE, port), 4 * size * math.prod(shape), _BATCHES[kind])
+    with Plain(4 * size * math.prod(shape)) as plain:
+        plain.ask(_WARM + _BATCHES[kind])
+        for number in range(_WARM + _BATCHES[kind]):
+            if number == _WARM:
+                begun = time.perf_counter()
+            plain.receive()
+        return _BATCHES[kind] / (time.perf_counter() - begun)
 
 
 def _ray(kind: str) -> float:

@@ -67,7 +67,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     key = os.urandom(32)
     with network(), agent(key) as address:
-        here, there = "local", PlainHosts((address,), key, SILENCE)
+        here, there, patient = "local", PlainHosts((address,), key, SILENCE), PlainHosts((address,), key)
 
         def kill_process() -> None:
             next(p for p in _processes("process_main") if p.parent() != psutil.Process()).kill()
@@ -89,6 +89,7 @@ def main() -> None:
             "a process here, SIGKILL": lambda: _wait(here, kill_own),
             "a process there, SIGKILL": lambda: _wait(there, kill_process),
             "a link that is cut for 3 s and heals": lambda: _wait(there, cut(3.0)),
+            f"a link that is cut for 8 s and heals (silence={patient.silence:g})": lambda: _wait(patient, cut(8.0)),
             f"a link that stays cut (silence={SILENCE:g})": lambda: _wait(there, cut(0.0)),
         }
         found: dict[str, list[float]] = {}
