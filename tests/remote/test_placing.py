@@ -20,7 +20,7 @@ from safeloader.remote import node
 from tests.fixtures_data import Draws, Orders
 from tests.programs import environment
 from tests.remote.links import KEY, AgentProgram, hosts, linked
-from tests.runtime.harness import COUNT, make, reference, run_epoch
+from tests.runtime.harness import COUNT, make, persistent_epochs, reference, run_epoch
 from tests.until import until
 
 
@@ -78,6 +78,12 @@ def test_an_agent_closes_on_who_does_not_prove_itself(agent: AgentProgram) -> No
             assert connection.recv(100) == b""
 
 
+def test_an_agent_listens_at_its_address_alone(agent: AgentProgram) -> None:
+    assert agent.address[0] == "127.0.0.1"
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", agent.address[1]), timeout=20)
+
+
 @pytest.mark.slow
 def test_another_version_is_refused_by_name(
     agent: AgentProgram, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -115,6 +121,23 @@ def test_some_stay_where_that_is_asked_for(agent: AgentProgram) -> None:
         next(batches)
         assert len(agent.processes()) == 1
     assert until(lambda: not agent.processes())
+
+
+@pytest.mark.slow
+def test_faults_there_lead_down_to_the_trainer_and_back_there(agent: AgentProgram, orders: Orders) -> None:
+    policy = Policy(hosts=hosts(agent.address), max_processes=1, max_restarts=0, recover_after=2)
+    with make(Draws(COUNT, orders), policy=policy, persistent_workers=True) as loader:
+        first, *rest = persistent_epochs()
+        orders.give("sample", 24, "SIGKILL")
+        assert run_epoch(loader) == first
+        report = loader.report()
+        assert [(fault.cause, fault.sample) for fault in report.faults] == [("died", 24)]
+        assert report.fallbacks == 1  # of one process to none
+        for number, epoch in enumerate(rest, 1):
+            assert run_epoch(loader, number) == epoch
+            if agent.processes():
+                break
+        assert len(agent.processes()) == 1
 
 
 @pytest.mark.slow
