@@ -84,7 +84,7 @@ def trainer_killed(address: str) -> dict[str, int]:
 def node_added(cluster: Cluster, address: str) -> dict[str, Any]:
     """Processes find no room, a node is added that has some, and they go there."""
     nodes: list[Any] = []
-    hosts = RayHosts(address=address, resources={"late": 1}, patience=3)
+    hosts = RayHosts(address=address, resources={"late": 1}, patience=15)  # an actor takes a while on a busy machine
     policy = Policy(hosts=hosts, recover_after=5)
     found = []
     with DataLoader(
@@ -107,7 +107,7 @@ def node_added(cluster: Cluster, address: str) -> dict[str, Any]:
         "before": found[0],
         "after": found[1],
         "faults": faults,
-        "shared": len(set.intersection(*payloads)),
+        "shared": len(set.intersection(*payloads)) if payloads else 0,
     }
 
 
