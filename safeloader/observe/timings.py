@@ -17,8 +17,6 @@ import math
 import threading
 from typing import Any, NamedTuple
 
-import numpy
-
 __all__ = ["STAGES", "Costs", "Quantiles", "Spread", "Timings", "WorkerTimes"]
 
 STAGES = ("load", "collate", "transfer", "wait")
@@ -106,6 +104,8 @@ class Spread:
             for one in seconds:
                 self._count(int(math.log(one if one > _LEAST else _LEAST) * _PER_OCTAVE), 1)
         else:
+            import numpy  # the report, which errors carry, needs none
+
             buckets = (numpy.log(numpy.maximum(seconds, _LEAST)) * _PER_OCTAVE).astype(numpy.int64)
             for bucket, count in zip(*numpy.unique(buckets, return_counts=True), strict=True):
                 self._count(int(bucket), int(count))

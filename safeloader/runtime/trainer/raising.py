@@ -54,6 +54,8 @@ class ErrorRaiser:
     def raise_error(self, task: int, worker: int, error: Any, classes: list[type]) -> NoReturn:
         """Raise what the dataset raised as torch would, wherever that was; with its note."""
         try:
+            if isinstance(error, SafeLoaderError):
+                raise error
             if isinstance(error, Exception):  # raised in the trainer: the error that a process would have sent
                 wrapper: Any = wrap_exception(error, f"in DataLoader worker process {worker}")
                 try:
