@@ -128,12 +128,12 @@ def fault_of(loader: DataLoader[Any], **facts: Any) -> Fault:
 
 
 def processes_of(loader: DataLoader[Any]) -> list[psutil.Process]:
-    """The processes of a loader, as its drivers know them, oldest first."""
+    """The processes of a loader that are there, of those that its drivers know, oldest first."""
     drivers = [driver_of(iterator) for iterator in loader._safe.iterators]
     processes = [driver.processes[n] for driver in drivers for n in sorted(driver.processes)]
     for process in processes:  # a fork server tells the pid a moment after it was asked for the process
         until(lambda process=process: process.pid or process.exited())
-    return [psutil.Process(process.pid) for process in processes]
+    return [psutil.Process(process.pid) for process in processes if psutil.pid_exists(process.pid)]
 
 
 def driver_of(iterator: Any) -> Any:
