@@ -64,14 +64,9 @@ class Returning:
         as_new = None
         if self._made_anew and worker.search is None:
             redo, as_new = self._in_a_new_copy(worker)
-        way, again = self._way(worker), self._again(worker)
-        if isinstance(way, AsNew):
-            worker.checking = True
-            return m.HostWorker(
-                process, worker.id, worker.epoch, worker.position, worker.exhausted, worker.epoch_snapshot,
-                worker.snapshot, lenient=worker.lenient, redo=tuple(worker.done or ()), as_new=way,
-            )  # fmt: skip
-        mark = way
+        mark, again = self._way(worker), self._again(worker)
+        if isinstance(mark, AsNew):
+            redo, as_new, mark, again = tuple(worker.done or ()), mark, None, 0
         replay = replayed(worker, mark, worker.position) if self._indexed else ()
         digests = bytes(worker.digests[-DIGEST * again :]) if again else b""
         anew = worker.way > 0 or (worker.begun and not self._indexed)  # what earlier epochs left in it may be missing

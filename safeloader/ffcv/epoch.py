@@ -76,14 +76,14 @@ class Epoch(Iterator[tuple[Any, ...]]):
     """
 
     def __init__(self, loader: Iterated, place: EnginePlace, order: SampleOrder) -> None:
-        self._loader, self.order = loader, order
+        self._loader = loader
         self.standing = Standing(place, order)
         self._first = place.batch
         self._ended = self._busy = False
         loader._ladder.begin(place)
 
     def __len__(self) -> int:
-        return len(self.order) - self._first
+        return len(self.standing.order) - self._first
 
     def __next__(self) -> tuple[Any, ...]:
         loader = self._loader
@@ -112,9 +112,9 @@ class Epoch(Iterator[tuple[Any, ...]]):
         loader = self._loader
         while True:
             place = self.standing.place
-            if place.batch >= len(self.order):
+            if place.batch >= len(self.standing.order):
                 self._ended = True
-                loader._recorder.epoch(place.epoch, len(self.order) - self._first)
+                loader._recorder.epoch(place.epoch, len(self.standing.order) - self._first)
                 raise StopIteration
             try:
                 arrived = loader._ladder.next(place)
@@ -128,7 +128,9 @@ class Epoch(Iterator[tuple[Any, ...]]):
             values = self._good(place, arrived)
             if values is not None:
                 loader._recorder.batches += 1
-                loader._delivered.append((place.epoch, place.batch, self.order, {bad.sample for bad in arrived.bad}))
+                loader._delivered.append(
+                    (place.epoch, place.batch, self.standing.order, {bad.sample for bad in arrived.bad})
+                )
                 return values
 
     def _good(self, place: EnginePlace, arrived: Arrived) -> tuple[Any, ...] | None:
@@ -169,7 +171,7 @@ class Epoch(Iterator[tuple[Any, ...]]):
         """End it; what was handed out stays valid."""
         if not self._ended:
             self._ended = True
-            if self.standing.place.batch < len(self.order):
+            if self.standing.place.batch < len(self.standing.order):
                 self._loader._state.end_pass("left early")
                 self._loader._state.failed(StopIteration())
             self._loader._ladder.stop()

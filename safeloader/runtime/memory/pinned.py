@@ -13,6 +13,7 @@ pages be given back, before it is unregistered: the devices would go on with the
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections import deque
@@ -183,7 +184,12 @@ class PinnedArena(Arena):
 
 
 _left: list[Mapping] = []  # a device that hangs may still read them
-_drivers: list[CudaDriver] = []
+
+
+@functools.cache
+def _driver() -> CudaDriver:
+    """One for all loaders; where it is not possible, each asks again."""
+    return CudaDriver(torch.cuda.current_device())
 
 
 def _tell(name: str, reason: NotPossible) -> None:
@@ -202,9 +208,7 @@ def made_for(name: str, device: str | None) -> PinnedSlots | None:
     try:
         if not torch.cuda.is_available() or torch.version.cuda is None or not (device or "cuda").startswith("cuda"):
             raise NotPossible("there is no CUDA device")
-        if not _drivers:
-            _drivers.append(CudaDriver(torch.cuda.current_device()))
-        return PinnedSlots(_drivers[0], name)
+        return PinnedSlots(_driver(), name)
     except NotPossible as reason:
         _tell(name, reason)
         return None
