@@ -1,8 +1,9 @@
 """Draw the core from its own tables: ``python -m tools.draw_core`` writes docs/core.md and docs/core-*.svg.
 
 Which part takes an event is read from the supervisor's table of handlers, which part gives a command from its source,
-who carries it out from the runtime's table of actions. What becomes of a process is what the simulated world of
-tests/core/ shows: every change of state that happens in so many random walks, and the events on which it happens.
+who carries it out from the runtime's table of actions. What can become of a process is read from the table of
+transitions; the events on which each happens are those of so many random walks through the simulated world of
+tests/core/.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from safeloader.core import messages as m
 from safeloader.core.policy import CoreSettings
+from safeloader.core.records import TRANSITIONS, ProcessState
 from safeloader.core.supervisor import Supervisor
 
 __all__ = ["WALKS", "changes", "files", "parts"]
@@ -29,7 +31,7 @@ _ORDER = (
 )  # fmt: skip
 _PLACES = {
     "": (20, 80), "STARTING": (130, 80), "READY": (400, 80), "CAPTURING": (250, 220), "KILLING": (250, 360),
-    "STOPPING": (610, 220), "gone": (500, 360),
+    "STOPPING": (610, 220), "GONE": (500, 360),
 }  # fmt: skip
 
 
@@ -62,7 +64,11 @@ def _is_command(call: ast.Attribute) -> bool:
 
 
 def changes(walks: int = WALKS) -> dict[tuple[str, str], list[str]]:
-    """From which state of a process to which, and on which events, in order."""
+    """From which state of a process to which, and on which events, in order.
+
+    Raises:
+        AssertionError: the walks show a transition that the table lacks, or lack one that it has.
+    """
     seen: dict[tuple[str, str], set[str]] = defaultdict(set)
 
     class Watched(Supervisor):
@@ -71,7 +77,7 @@ def changes(walks: int = WALKS) -> dict[tuple[str, str], list[str]]:
             commands = super().handle(event, now)
             after = self._states()
             for number in before.keys() | after.keys():
-                old, new = before.get(number, ""), after.get(number, "gone")
+                old, new = before.get(number, ""), after.get(number, "GONE")
                 if old != new:
                     seen[old, new].add(type(event).__name__)
             return commands
@@ -82,6 +88,8 @@ def changes(walks: int = WALKS) -> dict[tuple[str, str], list[str]]:
     walk = importlib.import_module("tests.core.walker").walk
     for seed in range(walks):
         walk(seed, Watched)
+    listed = {(old.name, new.name) for old, reasons in TRANSITIONS.items() for new in reasons} | {("", "STARTING")}
+    assert seen.keys() == listed, f"only walked: {seen.keys() - listed}; only in the table: {listed - seen.keys()}"
     places = list(_PLACES)
     order = sorted(seen, key=lambda pair: (places.index(pair[0]), places.index(pair[1])))
     return {pair: sorted(seen[pair]) for pair in order}
@@ -157,9 +165,13 @@ def _states(found: dict[tuple[str, str], list[str]]) -> str:
     return _svg(700, 410, body)
 
 
+def _reason(old: str, new: str) -> str:
+    return TRANSITIONS[ProcessState[old]][ProcessState[new]] if old else "there are fewer than policy wants"
+
+
 def _page(found: dict[tuple[str, str], list[str]]) -> str:
     rows = [
-        f"| {number} | {old or '(new)'} | {new} | {', '.join(f'`{event}`' for event in events)} |"
+        f"| {number} | {old or '(new)'} | {new} | {_reason(old, new)} | {', '.join(f'`{event}`' for event in events)} |"
         for number, ((old, new), events) in enumerate(found.items(), 1)
     ]
     return "\n".join([
@@ -177,11 +189,12 @@ def _page(found: dict[tuple[str, str], list[str]]) -> str:
         "",
         "![the states of a process](core-states.svg)",
         "",
-        f"All changes that happen in {WALKS} random walks through the simulated world of `tests/core/`, with",
-        "the events on which they happen. `ProcessExited` of one process can begin or end others, as the ladder goes.",
+        "The table is `TRANSITIONS` in `safeloader/core/records.py`; no other change is possible. The events are",
+        f"those of {WALKS} random walks through the simulated world of `tests/core/`, in which each must happen.",
+        "`ProcessExited` of one process can begin or end others, as the ladder goes.",
         "",
-        "| # | from | to | on |",
-        "|---|---|---|---|",
+        "| # | from | to | because | on |",
+        "|---|---|---|---|---|",
         *rows,
         "",
     ])  # fmt: skip

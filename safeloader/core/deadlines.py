@@ -103,14 +103,16 @@ class DeadlineWatch:
             process.asked = True
             self._kill(process)
             return
-        process.state, process.asked = ProcessState.STOPPING, True
+        process.become(ProcessState.STOPPING)
+        process.asked = True
         process.deadline = self._books.now + self._books.settings.stop_timeout
         self._books.emit(m.StopProcess(process.id))
 
     def clear_suspicion(self, process: ProcessRecord) -> None:
         """It works; if it was condemned, that was a false alarm."""
         self._books.unbalanced = process.state is ProcessState.CAPTURING or self._books.unbalanced
-        process.state, process.cause, process.suspect, process.stack = ProcessState.READY, None, None, None
+        process.become(ProcessState.READY)
+        process.cause = process.suspect = process.stack = None
 
     def patience(self, setting_up: bool) -> float:
         """Seconds for what is still in work when the loader has left a process of its pool."""
@@ -223,7 +225,7 @@ class DeadlineWatch:
         if cause == "stopped":  # it cannot answer, but SIGKILL reaches it
             self._kill(process)
             return
-        process.state = ProcessState.CAPTURING
+        process.become(ProcessState.CAPTURING)
         process.deadline = self._books.now + self._books.settings.capture_timeout
         self._books.emit(m.CaptureStacks(process.id))
 
@@ -243,5 +245,5 @@ class DeadlineWatch:
         self._books.emit(m.KillProcess(process.id))
 
     def _await_exit(self, process: ProcessRecord) -> None:
-        process.state = ProcessState.KILLING
+        process.become(ProcessState.KILLING)
         process.deadline = self._books.now + self._books.settings.kill_timeout

@@ -9,11 +9,24 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from safeloader.core.bisection import Bisection
     from safeloader.core.messages import Deliver, DeliverBadSample, DeliverError, Lease
     from safeloader.core.state import AsNew, DatasetSnapshot, Redo, WorkerPosition
 
-__all__ = ["Case", "ProcessRecord", "ProcessState", "Resume", "Rewind", "Task", "TaskState", "Work", "WorkerRecord"]
+__all__ = [
+    "Case",
+    "ProcessRecord",
+    "ProcessState",
+    "Resume",
+    "Rewind",
+    "TRANSITIONS",
+    "Task",
+    "TaskState",
+    "Work",
+    "WorkerRecord",
+]
 
 
 class TaskState(enum.Enum):
@@ -28,6 +41,37 @@ class ProcessState(enum.Enum):
     CAPTURING = "capturing"  # condemned: its stacks are being read
     KILLING = "killing"  # killed: the exit is not confirmed
     STOPPING = "stopping"  # asked to end
+    GONE = "gone"  # its exit is confirmed, or it is abandoned: off the books
+
+
+TRANSITIONS: Mapping[ProcessState, Mapping[ProcessState, str]] = {
+    ProcessState.STARTING: {
+        ProcessState.READY: "it answers",
+        ProcessState.CAPTURING: "its start takes too long",
+        ProcessState.KILLING: "it is not needed any more, or another loader has condemned it",
+        ProcessState.STOPPING: "the same, in a pool: others wait for it, too",
+        ProcessState.GONE: "it dies",
+    },
+    ProcessState.READY: {
+        ProcessState.CAPTURING: "a deadline has passed, and it works on that batch still",
+        ProcessState.KILLING: "somebody has stopped it, a shadow takes its place, or another loader has condemned it",
+        ProcessState.STOPPING: "it is not needed any more, or the loader closes",
+        ProcessState.GONE: "it dies",
+    },
+    ProcessState.CAPTURING: {
+        ProcessState.READY: "it answers after all",
+        ProcessState.KILLING: "its stacks are read, or it does not give them",
+        ProcessState.GONE: "it dies",
+    },
+    ProcessState.STOPPING: {
+        ProcessState.KILLING: "it does not end by itself",
+        ProcessState.GONE: "it ends",
+    },
+    ProcessState.KILLING: {ProcessState.GONE: "its exit is confirmed, or it cannot be killed and is abandoned"},
+    ProcessState.GONE: {},
+}
+"""What can become of a process, and why. The picture in docs/core.md is drawn from it; walks show that all of it, and
+nothing else, happens."""
 
 
 @dataclass(slots=True, eq=False)
@@ -214,6 +258,15 @@ class ProcessRecord:
     sample: int | None = None
     stalled: float = 0.0
     stack: str | None = None
+
+    def become(self, state: ProcessState) -> None:
+        """Change its state, as `TRANSITIONS` allows.
+
+        Raises:
+            AssertionError: that is no change that a process can go through.
+        """
+        assert state in TRANSITIONS[self.state], f"process {self.id} cannot become {state.name} from {self.state.name}"
+        self.state = state
 
     @property
     def alive(self) -> bool:

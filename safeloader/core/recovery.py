@@ -88,6 +88,7 @@ class Recovery:
     def lose(self, process: ProcessRecord, event: m.ProcessExited | None) -> None:
         """Take a process off the books; ``event`` is None if it could not be killed and is abandoned."""
         self._lose(process, event)
+        process.become(ProcessState.GONE)
         if self._books.settings.stateless and not self._books.closed:
             self._schedule.leave_undone()
 
