@@ -15,6 +15,7 @@ import torch
 from torch._utils import ExceptionWrapper
 from torch.utils.data import IterDataPipe, MapDataPipe
 from torch.utils.data._utils import worker as _torch_worker
+from torch.utils.data._utils.collate import collate_numpy_array_fn as torch_collate_array
 from torch.utils.data._utils.collate import collate_tensor_fn as torch_collate_tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
 from torch.utils.data.dataloader import (
@@ -39,6 +40,7 @@ __all__ = [
     "group_timeout",
     "queue_names",
     "default_collate_fn_map",
+    "has_modes",
     "index_sampler",
     "is_iterable",
     "norms",
@@ -47,6 +49,7 @@ __all__ = [
     "seed_worker",
     "set_worker_info",
     "sharded_init_fn",
+    "torch_collate_array",
     "torch_collate_tensor",
     "unwrapped",
 ]
@@ -181,6 +184,11 @@ def is_compiled_module(thing: object) -> bool:
 def profiling() -> bool:
     """True while torch's profiler records; its ranges are worth their cost only then."""
     return bool(torch.autograd._profiler_enabled())  # type: ignore[attr-defined]
+
+
+def has_modes() -> bool:
+    """True while something stands between torch's functions and what they do: a default device, say."""
+    return bool(torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack())
 
 
 def length_was_asked(iterator: _BaseDataLoaderIter) -> bool:

@@ -36,6 +36,7 @@ class ActiveWorker:
     def __init__(self) -> None:
         self.generators = Generators()
         self.holder: Worker | None = None
+        self._run: Callable[..., object] = _nobody  # in the holder's context variables
         self._own: weakref.WeakKeyDictionary[Worker, _Own] = weakref.WeakKeyDictionary()
         self._fresh = True
 
@@ -54,12 +55,14 @@ class ActiveWorker:
         own.context.run(_copy_decimals)
         self.holder = worker = own.context.run(make, own_globals=own_globals)
         self._own[worker] = own
+        self._run = own.context.run
         return worker
 
     def run(self, worker: Worker, act: Callable[..., object], *args: Any) -> None:
         """Let a worker in, and do something in its context variables."""
-        self.give(worker)
-        self._own[worker].context.run(act, *args)
+        if worker is not self.holder:
+            self.give(worker)
+        self._run(act, *args)
 
     def give(self, worker: Worker | None) -> None:
         """Let another worker in, which was set up before."""
@@ -68,11 +71,15 @@ class ActiveWorker:
             if self.holder is not None:
                 self.holder.leave()
                 outside = self._own[self.holder].states.leave()
-            self.holder = worker
+            self.holder, self._run = worker, _nobody if worker is None else self._own[worker].context.run
             if worker is not None:
                 self._own[worker].states.enter(outside)
                 worker.enter()
                 self._own[worker].script.be_main()
+
+
+def _nobody(*_: object) -> object:
+    raise AssertionError("no worker is in")
 
 
 def _copy_decimals() -> None:

@@ -124,7 +124,7 @@ class OwnGenerators:
         if self._tasks >= self._next:
             self._next *= 2
             self.look()
-        elif any(_shape(items) != shape for items, shape in self._shapes) and self._fruitless < _FRUITLESS:
+        elif self._fruitless < _FRUITLESS and self._is_reshaped():
             known = len(self._ids)
             self.look(shared=False)
             self._fruitless = 0 if len(self._ids) > known else self._fruitless + 1
@@ -136,6 +136,9 @@ class OwnGenerators:
             if now is not generator and is_generator(now):  # another one took its place
                 self._places[number] = items, key, now, path
                 self._add(path, now, shared=False)
+
+    def _is_reshaped(self) -> bool:
+        return any([_shape(items) != shape for items, shape in self._shapes])  # noqa: C419 - cheaper, for each batch
 
     # ------------------------------------------------------------ capturing and putting back
 

@@ -73,7 +73,7 @@ class Worker(CatchesUp):
         self._pace = dataset_state.SnapshotPace(spec.mark_every)
         self._tells = False
         roots = {"dataset": dataset, "collate_fn": collate_fn, "worker_init_fn": init_fn}
-        self._watched: weakref.WeakSet[Change] = weakref.WeakSet()  # as long as somebody asks them
+        self._watched: list[weakref.ref[Change]] = []  # as long as somebody asks them
         self._own = OwnGenerators(roots.items(), in_stream)
         joint_beginnings.attend()
         self._globals = own_globals
@@ -177,7 +177,7 @@ class Worker(CatchesUp):
     def watch(self, besides: Callable[[Any], bool] | None = None) -> Change:
         """Looks from now on whether what it has of the user's changes; not at what ``besides`` is true of."""
         change = Change((self._dataset, self._collate, self._iterator), self._globals.values, besides)
-        self._watched.add(change)
+        self._watched = [*(watched for watched in self._watched if watched() is not None), weakref.ref(change)]
         return change
 
     def looked(self, trusting: bool) -> bool | None:
@@ -196,8 +196,10 @@ class Worker(CatchesUp):
 
     def load(self, indices: Any, skip: tuple[int, ...] = ()) -> Loaded:
         """Load one batch, with an eye on what that changes."""
-        for change in self._watched:
-            change.begin(indices)
+        for watched in self._watched:
+            change = watched()
+            if change is not None:
+                change.begin(indices)
         return super().load(indices, skip)
 
     def resume(self, shared_seed: int | None, epoch: int = 0, told_epoch: int | None = None) -> None:

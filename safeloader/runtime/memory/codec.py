@@ -71,7 +71,10 @@ class Encoder:
         Raises:
             Whatever pickling raises for what cannot be carried.
         """
-        found = None if self._skeletons is None else self._skeletons.of(batch)
+        skeletons = self._skeletons
+        if skeletons is not None and type(batch) is torch.Tensor and _is_usual(batch):
+            return skeletons.alone, self._placed([batch])
+        found = None if skeletons is None else skeletons.of(batch)
         if found is not None:
             stream, leaves = found
             tensors = [leaf for leaf in leaves if type(leaf) is torch.Tensor]

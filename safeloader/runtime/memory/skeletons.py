@@ -23,10 +23,15 @@ _KEPT = 64
 
 
 class Skeletons:
-    """Those of one process's batches."""
+    """Those of one process's batches.
+
+    Attributes:
+        alone: the skeleton of a batch that is one leaf.
+    """
 
     def __init__(self) -> None:
         self._known: dict[tuple[Any, ...], bytes] = {}
+        self.alone = _pickled(iter((None,)))
 
     def of(self, batch: Any) -> tuple[bytes, list[Any]] | None:
         """The skeleton of a batch, and its leaves: tensors, plain values, and lists of these. None: it has none."""

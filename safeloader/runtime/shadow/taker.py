@@ -108,9 +108,13 @@ class ShadowTaker:
         return self._said != ""
 
     def wait(self) -> None:
-        """Until there is a message: reap shadows that end meanwhile."""
+        """Until there is a message: reap shadows that end meanwhile.
+
+        The newest one stays, as a rule: where there is no other, the message is all there is to wait for. Should that
+        one be killed, it is reaped beside the next.
+        """
         link = self._host.channel
-        while self._shadows and not link.has_more:
+        while len(self._shadows) > 1 and not link.has_more:
             ready = [descriptor for descriptor, _ in self._poller(link.fileno(), *self._shadows).poll()]
             for pidfd in ready:
                 if pidfd in self._shadows:
