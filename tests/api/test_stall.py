@@ -15,6 +15,7 @@ import pytest
 from safeloader import DataLoader, Policy
 from safeloader.observe import stall
 from tests.fixtures_data import Draws, Orders
+from tests.held_by import held_by
 from tests.until import until
 
 pytestmark = pytest.mark.usefixtures("forked")
@@ -151,12 +152,21 @@ def test_a_sampler_that_stalls_is_named_with_its_line(heard: Heard) -> None:
     assert "in __iter__" in line
 
 
+def _nobody_is_watched() -> None:
+    """The watch's thread may be looking at a loader; who else holds one is told."""
+    try:
+        until(lambda: len(stall._the_watch._watched) == 0)
+    except AssertionError as error:
+        pulse = next(iter(stall._the_watch._watched), None)
+        raise AssertionError(held_by(pulse)) from error
+
+
 def test_a_loader_that_is_gone_is_not_watched(heard: Heard) -> None:
     loader = DataLoader(Draws(4), 4, policy=SOON, name="gone")
     list(loader)
     assert loader._safe.recorder.pulse in stall._the_watch._watched
     del loader
-    until(lambda: len(stall._the_watch._watched) == 0)  # the watch's thread may be looking at it
+    _nobody_is_watched()
 
 
 def test_a_loader_that_stalled_is_gone_with_its_last_user(heard: Heard) -> None:
@@ -166,7 +176,7 @@ def test_a_loader_that_stalled_is_gone_with_its_last_user(heard: Heard) -> None:
         list(loader)
         heard.wait_for("no batch has been asked for")
         del loader
-        until(lambda: len(stall._the_watch._watched) == 0)
+        _nobody_is_watched()
     finally:
         gc.enable()
 

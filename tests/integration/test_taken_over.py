@@ -117,14 +117,15 @@ def test_a_loader_that_is_not_safeloader_s_survives_with_torch_s_bytes(
 
 
 @pytest.mark.usefixtures("patched")
-def test_its_epochs_are_those_of_one_loader_in_one_report(tmp_path: Path) -> None:
-    from safeloader import observe
+def test_its_epochs_are_those_of_one_loader_in_one_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safeloader.observe import recorder
 
-    kept = observe.keep_recorders()
+    monkeypatch.setattr(recorder, "_kept", [])  # what is kept is kept to the program's end: here to the test's
+    kept = recorder.keep_recorders()
     loader = Subclass(Killing(tmp_path, None), 4, num_workers=2, persistent_workers=True)
     assert _sums(loader) != []
     assert _sums(loader) != []
-    assert [(recorder.report().batches, recorder.report().epochs) for recorder in kept] == [(16, 2)]
+    assert [(one.report().batches, one.report().epochs) for one in kept] == [(16, 2)]
 
 
 class FastaiLike:
