@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import collections
+import ctypes
 import decimal
 import hashlib
+import random
 import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
@@ -35,8 +37,36 @@ class _Number(int):
     seen: int
 
 
+class _Slotted(float):
+    __slots__ = ("seen",)
+
+
+class _Generator(random.Random):
+    seen: int
+
+
+def _over_memory() -> tuple[Any, Any]:
+    """An array of Arrow's, and what writes to the memory that it shows and tells nobody."""
+    import pyarrow
+
+    memory = np.zeros(4, np.int64)
+    address = memory.__array_interface__["data"][0]
+    return pyarrow.table({"shown": pyarrow.array(memory)}), lambda: ctypes.memset(address, 1, 1)
+
+
+def _read_only(memory: Any) -> Any:
+    shown = np.frombuffer(memory, np.uint8).view()
+    shown.flags.writeable = False
+    return shown
+
+
 def _noted(thing: Any) -> Any:
     thing.note = thing.seen = 0
+    return thing
+
+
+def _noted_slot(thing: Any) -> Any:
+    thing.seen = 0
     return thing
 
 
@@ -76,6 +106,19 @@ def _quietly(make: Callable[[], Any]) -> Any:
 SEEN = {
     "order": Row(lambda: collections.OrderedDict(a=1, b=2), lambda d: d.move_to_end("a"), lambda d: list(d.items())),
     "number with an attribute": Row(lambda: _noted(_Number(3)), lambda n: setattr(n, "seen", 1), lambda n: n + 1),
+    "slot of a number": Row(lambda: _noted_slot(_Slotted(3)), lambda n: setattr(n, "seen", 1), lambda n: n + 1),
+    "attribute of a generator": Row(lambda: _noted(_Generator(3)), lambda n: setattr(n, "seen", 1)),
+    "mask": Row(
+        lambda: np.ma.masked_array([1, 2], mask=[0, 1]), lambda a: a.mask.__setitem__(0, True), lambda a: a.sum()
+    ),
+    "column over memory": Row(
+        _over_memory, lambda made: made[1](), lambda made: made[0]["shown"].to_pylist(), "pyarrow"
+    ),
+    "array that is not to be written": Row(
+        lambda: _read_only(np.zeros(3)),
+        lambda a: ctypes.memset(a.__array_interface__["data"][0], 1, 1),
+        lambda a: a.sum(),
+    ),
     "decimal context": Row(decimal.Context, lambda c: setattr(c, "prec", 5), lambda c: c.prec),
     "seed sequence": Row(lambda: np.random.SeedSequence(1), lambda s: s.spawn(1), lambda s: s.generate_state(1)),
     "children of a generator": Row(lambda: np.random.default_rng(1), lambda g: g.spawn(1)),

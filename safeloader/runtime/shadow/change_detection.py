@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy
 
 from safeloader.runtime.child.reach import referents
-from safeloader.runtime.shadow.contents import HIDDEN, MOVES, Budget, Parts, content_of, is_pythons
+from safeloader.runtime.shadow.contents import HIDDEN, MOVES, Budget, Parts, added, content_of, is_pythons, slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -198,7 +198,7 @@ class _Walk:
         if found is HIDDEN:
             self.hidden = True
         elif found is not None:
-            return found
+            return found, *(self.number(part) for part in added(thing) if self._counts(part))
         inside: list[Any] = [self.number(part) for part in _attributes(thing) if self._counts(part)]
         if isinstance(thing, dict):
             items = _ordered_items(thing) if isinstance(thing, collections.OrderedDict) else dict.items(thing)
@@ -286,7 +286,7 @@ def _attributes(thing: Any) -> list[Any]:
         parts += [thing.func, thing.args, thing.keywords]
     for kind in type(thing).__mro__:
         members = [value for value in vars(kind).values() if isinstance(value, types.MemberDescriptorType)]
-        parts += [value for member in members if (value := _member(member, thing)) is not None]
+        parts += [value for member in members if (value := slot(member, thing)) is not None]
     try:
         parts.append(object.__getattribute__(thing, "__dict__"))
     except AttributeError:
@@ -294,11 +294,3 @@ def _attributes(thing: Any) -> list[Any]:
     if not is_pythons(type(thing)) and not isinstance(thing, _OWN_ELEMENTS):
         parts += [part for part in referents(thing) if part is not type(thing)]
     return parts
-
-
-def _member(member: Any, thing: Any) -> Any:
-    """A slot's value; None for one that is not set."""
-    try:
-        return member.__get__(thing)
-    except AttributeError:
-        return None

@@ -17,6 +17,7 @@ import decimal
 import functools
 import io
 import itertools
+import mmap
 import operator
 import pathlib
 import random
@@ -33,9 +34,9 @@ from safeloader import torch_private
 from safeloader.runtime.child.digest import sums_of_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-__all__ = ["HIDDEN", "MOVES", "Budget", "content_of", "is_pythons"]
+__all__ = ["HIDDEN", "MOVES", "Budget", "added", "content_of", "is_pythons", "slot"]
 
 HIDDEN = object()
 """In place of a content: it may change, and nobody can see it."""
@@ -52,6 +53,8 @@ _BLOCK = 4096
 _BLOCKS = 64  # of what is too large
 _ENDS = 2  # ... where a block may have to come from a disk, or something else tells too
 _POINTER = 8  # bytes
+_OF_PYTHON = 1 << 9  # the flag of a class that a class statement has made
+_CHUNKS = 32  # of a column of Arrow's
 _FILES = (
     io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.FileIO, io.TextIOWrapper, io.BytesIO, io.StringIO,
 )  # fmt: skip
@@ -91,6 +94,27 @@ def _sums(content: numpy.ndarray[Any, Any]) -> int:
     return hash(b"".join(sums_of_bytes(content)))
 
 
+def added(thing: Any) -> list[Any]:
+    """The attributes that Python's classes give an object besides its content: a counter on a ``float``, a mask."""
+    if not type(thing).__flags__ & _OF_PYTHON:
+        return []
+    attributes = getattr(thing, "__dict__", None)
+    found = [attributes] if attributes else []
+    for kind in type(thing).__mro__:
+        if "__slots__" in vars(kind) and not issubclass(pathlib.PurePath, kind):
+            members = [value for value in vars(kind).values() if isinstance(value, types.MemberDescriptorType)]
+            found += [value for member in members if (value := slot(member, thing)) is not None]
+    return found
+
+
+def slot(member: Any, thing: Any) -> Any:
+    """A slot's value; None for one that is not set."""
+    try:
+        return member.__get__(thing)
+    except AttributeError:
+        return None
+
+
 def content_of(thing: Any, budget: Budget) -> Any:
     """What an object is, to be compared by hash; None if its attributes or elements tell, `HIDDEN` or `MOVES`."""
     for look in (_of_python, _of_numpy, _of_torch, _of_others):
@@ -112,7 +136,7 @@ def _of_python(thing: Any, budget: Budget) -> Any:
     if kind in (itertools.count, itertools.repeat) or isinstance(thing, _CONSTANT):
         return repr(thing)
     if isinstance(thing, (int, float, complex, str, bytes)):
-        return Parts((hash(thing), getattr(thing, "__dict__", None)))
+        return hash(thing)
     return repr(thing) if isinstance(thing, decimal.Context) else None
 
 
@@ -138,7 +162,7 @@ def _of_numpy(thing: Any, budget: Budget) -> Any:
         if thing.dtype.hasobject:
             return None
         told: tuple[Any, ...] = (thing.shape, str(thing.dtype))
-        return (*told, _of_array(thing, budget)) if thing.flags.writeable else told
+        return (*told, _of_array(thing, budget)) if _may_be_written(thing) else told
     if isinstance(thing, numpy.random.RandomState):
         state: Any = thing.get_state()
         return state[0], state[1].tobytes(), *state[2:]
@@ -149,7 +173,19 @@ def _of_numpy(thing: Any, budget: Budget) -> Any:
     return repr(thing.state) if isinstance(thing, numpy.random.SeedSequence) else None
 
 
+def _may_be_written(array: numpy.ndarray[Any, Any]) -> bool:
+    """True unless it shows memory that nobody writes to: an array that is read-only may be so for its holder alone."""
+    held: Any = array
+    while isinstance(held, (numpy.ndarray, memoryview)):
+        if isinstance(held, numpy.ndarray) and (held.flags.writeable or held.base is None):
+            return True
+        held = held.obj if isinstance(held, memoryview) else held.base
+    return not isinstance(held, (bytes, mmap.mmap))
+
+
 def _of_array(thing: numpy.ndarray[Any, Any], budget: Budget) -> Any:
+    blocks = _ENDS if isinstance(thing, numpy.memmap) else _BLOCKS
+    thing = numpy.asarray(thing)
     if not thing.flags.c_contiguous:
         if thing.flags.f_contiguous:
             thing = thing.T
@@ -157,7 +193,6 @@ def _of_array(thing: numpy.ndarray[Any, Any], budget: Budget) -> Any:
             thing = numpy.ascontiguousarray(thing[:: max(len(thing) // _BLOCKS, 1)])
         else:
             thing = numpy.ascontiguousarray(thing)
-    blocks = _ENDS if isinstance(thing, numpy.memmap) else _BLOCKS
     return budget.of(thing.reshape(-1).view(numpy.uint8), blocks) if thing.size else b""
 
 
@@ -176,8 +211,8 @@ def _of_tensor(thing: torch.Tensor, budget: Budget) -> Any:
     told = str(plain.dtype), thing._version, thing.requires_grad
     if plain.device.type == "cpu":
         told += tuple(_of_memory(part, budget) for part in torch_private.parts_of(plain))
-    besides = (thing.grad if thing.is_leaf else None), thing.__dict__
-    return Parts((told, *besides)) if besides != (None, {}) else told
+    gradient = thing.grad if thing.is_leaf else None
+    return told if gradient is None else Parts((told, gradient, *added(thing)))
 
 
 def _of_memory(plain: torch.Tensor, budget: Budget) -> Any:
@@ -193,7 +228,7 @@ def _of_others(thing: Any, budget: Budget) -> Any:
     kind = type(thing)
     package = kind.__module__.partition(".")[0]
     if package in _BY_PACKAGE:
-        return _BY_PACKAGE[package](thing)
+        return _BY_PACKAGE[package](thing, budget)
     if isinstance(thing, _WALKED) or is_pythons(kind):
         return None
     if package == "ctypes" and hasattr(thing, "_handle"):  # a library
@@ -220,7 +255,7 @@ _WALKED: tuple[type, ...] = (
 )  # fmt: skip
 
 
-def _of_pandas(thing: Any) -> Any:
+def _of_pandas(thing: Any, _: Budget) -> Any:
     """Values, notes and labels: what is looked up is kept in many places besides."""
     manager: Any = getattr(thing, "_mgr", None)
     if hasattr(manager, "blocks"):
@@ -240,14 +275,28 @@ def _labels(index: Any) -> Any:
     return (index.start, index.stop, index.step) if hasattr(index, "step") else index._values
 
 
-def _of_arrow(thing: Any) -> Any:
+def _of_arrow(thing: Any, budget: Budget) -> Any:
+    """Its objects never change; the memory that they show can, unless it is a file's or bytes."""
     kind = type(thing)
-    if getattr(thing, "is_mutable", False):  # a buffer over somebody's memory
-        return HIDDEN
-    return id(thing) if kind.__module__ == "pyarrow.lib" and not hasattr(kind, "__next__") else MOVES
+    if kind.__module__ != "pyarrow.lib" or hasattr(kind, "__next__"):
+        return MOVES
+    if hasattr(thing, "is_mutable"):
+        content = numpy.frombuffer(thing, numpy.uint8) if thing.is_mutable and thing.size else None
+        return thing.address, thing.size, None if content is None else budget.of(content)
+    return Parts((id(thing), *_buffers(thing)))
 
 
-def _of_tokenizer(thing: Any) -> Any:
+def _buffers(thing: Any) -> Iterator[Any]:
+    """Of an array, a column, a table of Arrow's; its parts are objects that are made when they are asked for."""
+    if callable(getattr(thing, "buffers", None)):
+        yield from thing.buffers()
+        return
+    parts = getattr(thing, "columns", None) or getattr(thing, "chunks", None) or ()
+    for part in parts[:: max(len(parts) // _CHUNKS, 1)]:
+        yield from _buffers(part)
+
+
+def _of_tokenizer(thing: Any, _: Budget) -> Any:
     """What a fast one of transformers is told about lengths it is told with each call; a bare one keeps it."""
     if getattr(thing, "_tokenizer", None) is not None:
         attributes = {name: value for name, value in vars(thing).items() if name != "_tokenizer"}
@@ -276,7 +325,7 @@ def _has_no_hidden_field(kind: type) -> bool:
     return kind.__basicsize__ - kind.__base__.__basicsize__ <= shown * _POINTER
 
 
-def _of_compiled(thing: Any) -> Any:
+def _of_compiled(thing: Any, _: Budget) -> Any:
     """numba's functions draw from generators of their own, which nobody can read; its objects are memory of C."""
     if type(thing).__module__.startswith(("numba.typed", "numba.experimental.jitclass.boxing")):
         return HIDDEN
@@ -284,7 +333,7 @@ def _of_compiled(thing: Any) -> Any:
     return MOVES if code is not None and not _DRAWS.isdisjoint(code.co_names) else "compiled"
 
 
-_BY_PACKAGE: dict[str, Callable[[Any], Any]] = {
+_BY_PACKAGE: dict[str, Callable[[Any, Budget], Any]] = {
     "numba": _of_compiled,
     "pandas": _of_pandas,
     "pyarrow": _of_arrow,
