@@ -241,6 +241,14 @@ def test_what_overlaps_in_memory_overlaps_in_the_reader_and_takes_no_more_room()
     assert not again.sliding.flags.writeable
 
 
+def test_what_is_small_overlaps_too() -> None:
+    whole = np.zeros(9)
+    parts = {"view": whole[2:], "steps": whole[::-2], "tensor": torch.from_numpy(whole), "other": np.zeros(9)}  # type: ignore[no-untyped-call]
+    again, views = through((whole, parts))
+    again[4] = 1
+    assert {name: float(view.sum()) for name, view in views.items()} == {"view": 1, "steps": 1, "tensor": 1, "other": 0}
+
+
 def test_empty_tensors_do_not_share_what_they_grow_into() -> None:
     first, second = through([torch.empty(0), torch.empty(0)])
     first.resize_(3).fill_(1)

@@ -81,6 +81,12 @@ class Packed:
             buffer = memoryview(b"")
         self.buffers.append(buffer)
 
+    def restart(self) -> None:
+        """Nothing is in it."""
+        self.close()
+        self.buffers.clear()
+        self.elsewhere.clear()
+
     @property
     def size(self) -> int:
         """Bytes that `write` writes."""

@@ -42,14 +42,12 @@ from safeloader.runtime.by_value.kinds import (
     reducers,
     taught,
 )
+from safeloader.runtime.by_value.overlaps import OutOfBand
 from safeloader.runtime.handles import table
 
 if TYPE_CHECKING:
     import pickle
     from collections.abc import Iterator, Mapping
-
-# Below this size a buffer is cheaper inside the stream than with an entry of its own. Bytes.
-_IN_BAND = 1024
 
 _Handler = Callable[[Any, Any], Reduced]
 
@@ -66,24 +64,26 @@ class Parcel(Protocol):
     handles: list[tuple[str, str]]
 
     def add(self, buffer: memoryview) -> None: ...
+    def restart(self) -> None: ...
 
 
 def pack_into(packed: Parcel, obj: Any, roots: Mapping[str, object]) -> None:
     """Serialise `obj`, whose parts are called `roots`, into `packed`, whose descriptors the caller closes if this
     fails."""
-    file = io.BytesIO()
+    out_of_band = OutOfBand(packed.add)
 
-    def keep(buffer: pickle.PickleBuffer) -> bool:
-        raw = buffer.raw()
-        if raw.nbytes < _IN_BAND:
-            return True
-        packed.add(raw)
-        return False
-
-    with handing_over(packed.fds), asking() as asked:
-        pickler = CarryPickler(file, keep, inherit=True)
+    def dump() -> tuple[io.BytesIO, CarryPickler]:
+        file = io.BytesIO()
+        pickler = CarryPickler(file, out_of_band, inherit=True)
         # The list is filled while the object is pickled, and comes after it.
         pickler.dump((obj, pickler.classes))
+        return file, pickler
+
+    with handing_over(packed.fds), asking() as asked:
+        file, pickler = dump()
+        if out_of_band.has_missed():
+            packed.restart()
+            file, pickler = dump()
     packed.stream, packed.classes = file.getvalue(), pickler.classes
     if pickler.handles:
         from safeloader.runtime.handles.naming import named
