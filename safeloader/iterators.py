@@ -129,6 +129,7 @@ class ProcessIterator(Unprofiled, TorchIdioms):
         seed_at_start, safe, keeper = self._shared_seed, self._loader_state, self._loader_state.keeper
         self._epoch = epoch = keeper.begin(loader, safe.epochs)
         super()._reset(loader, first_iter)
+        self._length_was_asked = torch_private.length_was_asked(self)
         state, self._sampler_iter = keeper.go_on(loader, epoch, self._sampler_iter)
         first_turn = self._first_turn() if first_iter and state is None else 0
         self._ended = False
@@ -168,10 +169,12 @@ class ProcessIterator(Unprofiled, TorchIdioms):
 
     def draw(self, drawn: list[Any]) -> None:
         """Ask the sampler, by one call into C: what it gives is in the list then, whatever interrupts this thread."""
-        self._epoch.before.note()
+        before = self._epoch.before
+        if before.is_needed:
+            before.note()
         begun = monotonic()
         drawn.extend(map(next, (self._sampler_iter,)))
-        self._loader_state.recorder.timings.drew(monotonic() - begun)
+        self._loader_state.face.recorder.timings.drawn += monotonic() - begun
 
     def mend_draws(self, count: int) -> None:
         """An exception came while the sampler was asked; if that ended it, bring another to its place."""
@@ -182,7 +185,7 @@ class ProcessIterator(Unprofiled, TorchIdioms):
         driver, number = self._driver, self._num_yielded
         # fmt: off
         try:
-            if torch_private.profiling() or torch_private.length_was_asked(self): super().__next__()  # noqa: E701
+            if torch_private.profiling() or self._length_was_asked: super().__next__()  # noqa: E701
             else: self._next_data()  # noqa: E701
         except BaseException as error:
             if error is driver.raised: driver.outcome = driver.raised = driver.shield.job = driver.here.value = None; raise  # noqa: E501, E701, E702 - nothing can come between
@@ -196,7 +199,10 @@ class ProcessIterator(Unprofiled, TorchIdioms):
         if self._ended:
             raise StopIteration
         state = self._loader_state
-        state.asks()
+        pulse, shown = state.pulse, state.shown
+        pulse.asks()
+        if shown is not None:
+            shown.asks()
         try:
             data = self._driver.next(self)
         except BaseException as error:
@@ -207,7 +213,10 @@ class ProcessIterator(Unprofiled, TorchIdioms):
                     self.close()
                 state.guard.ended(self._among_ranks, self._num_yielded)
             raise
-        state.recorder.timings.given(state.got())
+        waited = pulse.got()
+        if shown is not None:
+            shown.got()
+        state.face.recorder.timings.given(waited)
         return data
 
     def shared_memory(self) -> int:

@@ -181,9 +181,8 @@ def is_compiled_module(thing: object) -> bool:
     return isinstance(thing, torch._C.ScriptModule)
 
 
-def profiling() -> bool:
-    """True while torch's profiler records; its ranges are worth their cost only then."""
-    return bool(torch.autograd._profiler_enabled())  # type: ignore[attr-defined]
+profiling: Callable[[], bool] = torch.autograd._profiler_enabled  # type: ignore[attr-defined]
+"""True while torch's profiler records; its ranges are worth their cost only then."""
 
 
 def has_modes() -> bool:

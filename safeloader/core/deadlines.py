@@ -93,8 +93,9 @@ class DeadlineWatch:
 
     def learn(self, event: m.TaskLoaded, worker: WorkerRecord) -> None:
         """Let automatic deadlines know how long a batch took; what is in flight behind it profits at once."""
-        self.deadlines.observe(event.finished_at - event.taken_at, first=worker.position == 1)
-        self.arm(self._books.processes[event.process])
+        first = worker.position == 1
+        if self.deadlines.observe(event.finished_at - event.taken_at, first) or first:
+            self.arm(self._books.processes[event.process])
 
     def ask_to_end(self, process: ProcessRecord) -> None:
         """Let a process end by itself, soon; one that still starts has nothing to finish, and is killed (unless
@@ -124,7 +125,8 @@ class DeadlineWatch:
             return self.deadlines.batch(worker.setup_hangs, first=True)
         if task is None:
             return self.deadlines.startup(worker.setup_hangs)
-        return self.deadlines.batch(task.hangs if work.kind == "task" else 0, worker.position == 0)
+        hangs = 0 if task.case is None or work.kind != "task" else task.case.hangs
+        return self.deadlines.batch(hangs, worker.position == 0)
 
     # ------------------------------------------------------------ when one passes
 

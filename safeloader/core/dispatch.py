@@ -107,7 +107,8 @@ class Dispatch:
         item.state = _SENT
         item.lease = lease = self._books.leases.acquire()
         self._put(process, Work("task", item.id, worker.id, item, self._books.now))
-        self._books.emit(m.SendTask(process.id, worker.id, item.id, item.indices, item.skip, lease))
+        skip = () if item.case is None else item.case.skip
+        self._books.out.append(m.SendTask(process.id, worker.id, item.id, item.indices, skip, lease))
 
     def load_inline(self, worker: WorkerRecord | None = None) -> None:
         """The consumer waits, and the trainer hosts the worker whose turn it is: do its next thing, now."""

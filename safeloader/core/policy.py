@@ -139,7 +139,7 @@ class Deadlines:
     SLOW_FACTOR = 5.0
     SLOW_FLOOR = 10.0
 
-    __slots__ = ("_ceiling", "_given", "_slowest", "_startup", "slowest_start")
+    __slots__ = ("_ceiling", "_given", "_slowest", "_startup", "learns", "slowest_start")
 
     def __init__(
         self,
@@ -151,12 +151,9 @@ class Deadlines:
         self.slowest_start = slowest_start
         self._ceiling = ceiling
         self._given = None if batch_timeout == "auto" else float(batch_timeout)
+        self.learns = self._given is None
         self._startup = startup_timeout
         self._slowest: dict[bool, float] = {}
-
-    @property
-    def learns(self) -> bool:
-        return self._given is None
 
     @property
     def learned(self) -> tuple[float, float]:
@@ -167,10 +164,13 @@ class Deadlines:
     def learned(self, slowest: tuple[float, float]) -> None:
         self._slowest = {False: slowest[0], True: slowest[1]}
 
-    def observe(self, seconds: float, first: bool) -> None:
-        """Learn from a batch that took ``seconds``; ``first`` says that it was its worker's first."""
-        if seconds > self._slowest.get(first, 0.0):
-            self._slowest[first] = seconds
+    def observe(self, seconds: float, first: bool) -> bool:
+        """Learn from a batch that took ``seconds``; ``first`` says that it was its worker's first. True if that was
+        longer than any before."""
+        if seconds <= self._slowest.get(first, 0.0):
+            return False
+        self._slowest[first] = seconds
+        return True
 
     def batch(self, attempts: int, first: bool = False) -> float:
         """Seconds without progress until a batch counts as hung; each failed attempt doubles them."""

@@ -208,7 +208,12 @@ class Schedule:
                 task.result = None
             self.left.append((task, result is not None))
             if result is not None:
-                self._deliver(task, result)
+                self.requested = False
+                self._books.out.append(result)
+                if type(result) is m.Deliver:
+                    task.given = True
+                    task.lease = None  # it is the consumer's now, and comes back as LeaseReturned
+                    self.delivered.append((task.epoch, task.batch, task.worker, task.indices))
                 return result
         if self.queue or not (self.plan_over or self._active == 0):
             return None
@@ -230,15 +235,7 @@ class Schedule:
         del self.tasks[task.id]
         self._books.workers[task.worker].outstanding -= 1
         if not self.plan_over and len(self.queue) < self._books.window:  # there may be more where a state was restored
-            self._books.emit(_PLAN)
-
-    def _deliver(self, task: Task, result: m.Deliver | m.DeliverError | m.DeliverBadSample) -> None:
-        self.requested = False
-        self._books.emit(result)
-        if type(result) is m.Deliver:
-            task.given = True
-            task.lease = None  # it is the consumer's now, and comes back as LeaseReturned
-            self.delivered.append((task.epoch, task.batch, task.worker, task.indices))
+            self._books.out.append(_PLAN)
 
     # ------------------------------------------------------------ leases
 

@@ -96,7 +96,8 @@ class Supervisor:
         self._handlers[type(event)](event)
         if books.progressed is not None:
             worker, books.progressed = books.progressed, None
-            self.fleet.progressed(worker)
+            if worker.moving or self.fleet.rung == 0:
+                self.fleet.progressed(worker)
         if books.unbalanced:
             self.fleet.balance()
         if self.progress.wanted:

@@ -145,12 +145,16 @@ def _middle(bucket: int) -> float:
 
 
 class Timings:
-    """Keeps the stages of one loader's batches. Written by the consumer's thread; may be read from any."""
+    """Keeps the stages of one loader's batches. Written by the consumer's thread; may be read from any.
+
+    Attributes:
+        drawn: seconds that the sampler has taken since the consumer has asked; who asks it adds them.
+    """
 
     def __init__(self) -> None:
         self._pending: dict[int, tuple[int, float, float | None]] = {}
         self._due: tuple[int, float, float | None, float] | None = None
-        self._drawn = 0.0
+        self.drawn = 0.0
         self._besides = Spread()
         self._block: list[tuple[int, float, float | None, float, float, float]] = []
         self._spreads: dict[int, tuple[Spread, Spread, Spread, Spread]] = {}
@@ -167,14 +171,10 @@ class Timings:
         known = self._pending.pop(task, None)
         self._due = None if known is None else (*known, transfer)
 
-    def drew(self, seconds: float) -> None:
-        """The sampler was asked for indices while the consumer waits, and took so many seconds."""
-        self._drawn += seconds
-
     def given(self, waited: float) -> None:
         """The consumer has it, after waiting so many seconds."""
         due, self._due = self._due, None
-        drawn, self._drawn = self._drawn, 0.0
+        drawn, self.drawn = self.drawn, 0.0
         if due is not None:
             self._block.append((*due, waited, drawn))
             if len(self._block) >= _BLOCK:

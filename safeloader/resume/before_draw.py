@@ -35,6 +35,7 @@ class BeforeDraw:
         self._draws = 0
         self._takes = True
         self._noted: tuple[States | None, dict[str, Any]] | None = None
+        self.is_needed = True  # else each draw would note what the last one has
 
     def note(self) -> None:
         """A draw begins."""
@@ -46,6 +47,7 @@ class BeforeDraw:
         self._draws += 1
         own = {place: generator.get_state() for place, generator in self._own.items()} if self._own else {}
         self._noted = program, own
+        self.is_needed = self._takes or bool(self._own) or program is not None
 
     def moment(self, now: Moment, drawn: Moment) -> Moment:
         """How the generators are to stand for the draw to be made again.

@@ -7,6 +7,7 @@ half-written frame of a process that was killed or stopped waits in a buffer and
 from __future__ import annotations
 
 import array
+import operator
 import os
 import pickle
 import socket
@@ -27,6 +28,7 @@ _CHUNK = 1 << 16
 _DESCRIPTORS = 200  # in one message; the kernel allows 253
 _FEW_DESCRIPTORS = socket.CMSG_SPACE(16)
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+_ancillary = operator.itemgetter(1)  # of what ``recvmsg`` gives
 
 
 class FileQueue:
@@ -158,7 +160,16 @@ class NonBlocking:
         if number is None:
             self._count += 1
             number = (self._count,)
-        last = self._backlog[-1][0] if self._backlog else self._sending.number
+        sending = self._sending
+        if not self._backlog and number > sending.number and sum(sending.sent) == len(sending.data):
+            data, sent = frame(message), []  # type: tuple[bytes, list[int]]
+            self._sending = _Sending(number, memoryview(data), sent)
+            try:
+                sent.extend(map(self.socket.send, (data,)))
+            except OSError:
+                return self.flush()
+            return sent[0] < len(data) and self.flush()
+        last = self._backlog[-1][0] if self._backlog else sending.number
         if number > last:
             self._backlog.append((number, frame(message)))
         return self.flush()
@@ -223,13 +234,13 @@ class NonBlocking:
 
     def _put_messages(self, put: Callable[[list[tuple[int, Any]]], None]) -> None:
         chunks, rest, wanted, count, files = self._received
-        if len(rest) + sum(len(chunk[0]) for chunk in chunks) < wanted:
+        if len(rest) + sum([len(chunk[0]) for chunk in chunks]) < wanted:
             return
-        data = rest + b"".join(chunk[0] for chunk in chunks) if rest or len(chunks) > 1 else chunks[0][0]
+        data = rest + b"".join([chunk[0] for chunk in chunks]) if rest or len(chunks) > 1 else chunks[0][0]
         messages, start, wanted = _cut(data)
         numbered = list(enumerate(messages, count + 1))
-        files = [*files, *(number for chunk in chunks for number in _descriptors(chunk[1]))]
-        if files:
+        if files or any(map(_ancillary, chunks)):
+            files = [*files, *(number for chunk in chunks for number in _descriptors(chunk[1]))]
             files = self._hand_out(files, numbered)
         put(numbered)
         self._received = _Received([], data[start:], wanted, count + len(messages), files)

@@ -26,7 +26,7 @@ def _timings(
     timings = Timings()
     for task in range(batches):
         timings.loaded(task, task % 2, slow if every and task % every == 0 else load, collate)
-        timings.drew(drawn)
+        timings.drawn += drawn
         timings.delivered(task, transfer)
         timings.given(waited)
     return timings

@@ -18,6 +18,7 @@ from torch.multiprocessing.reductions import rebuild_typed_storage
 
 from safeloader import torch_private
 from safeloader.runtime.memory.pieces import Pieces, Writer
+from safeloader.runtime.memory.skeletons import ALONE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +74,7 @@ class Encoder:
         """
         skeletons = self._skeletons
         if skeletons is not None and type(batch) is torch.Tensor and _is_usual(batch):
-            return skeletons.alone, self._placed([batch])
+            return ALONE, self._placed([batch])
         found = None if skeletons is None else skeletons.of(batch)
         if found is not None:
             stream, leaves = found
@@ -238,6 +239,8 @@ def decode(stream: bytes | memoryview, pieces: Sequence[Any], memory: Memory | N
         return pickle.loads(stream)
     if memory is None:
         memory = memoryview(bytearray())  # all pieces are empty
+    if stream == ALONE:
+        return _piece(pieces[0], memory)
     return pickle.loads(stream, buffers=[_piece(piece, memory) for piece in pieces])
 
 
@@ -245,8 +248,14 @@ def _piece(piece: Any, memory: Memory) -> Any:
     kind = type(piece)
     if kind is not tuple:
         return piece[:] if kind is list else piece
-    start, length, *tensor = piece
-    return _contiguous(memory[start : start + length], *tensor) if tensor else memory[start : start + length]
+    if len(piece) == 2:
+        start, length = piece
+        return memory[start : start + length]
+    start, length, code, shape = piece
+    dtype = _NUMPYS[code]
+    if dtype is not None:
+        return torch.from_numpy(numpy.ndarray(shape, dtype, memory[start : start + length]))
+    return _contiguous(memory[start : start + length], code, shape)
 
 
 def _known_class(token: str, number: int) -> type:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Skeletons"]
+__all__ = ["ALONE", "Skeletons"]
 
 _PLAIN = frozenset({int, float, bool, type(None), str})
 _TEXT = frozenset({str})
@@ -23,15 +23,10 @@ _KEPT = 64
 
 
 class Skeletons:
-    """Those of one process's batches.
-
-    Attributes:
-        alone: the skeleton of a batch that is one leaf.
-    """
+    """Those of one process's batches."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[Any, ...], bytes] = {}
-        self.alone = _pickled(iter((None,)))
 
     def of(self, batch: Any) -> tuple[bytes, list[Any]] | None:
         """The skeleton of a batch, and its leaves: tensors, plain values, and lists of these. None: it has none."""
@@ -119,3 +114,7 @@ def _structure(key: Any) -> Any:
     if kind is dict:
         return {name: _structure(key) for name in inside}
     return kind([_structure(key) for _ in range(inside)])
+
+
+ALONE = _pickled(iter((None,)))
+"""The skeleton of a batch that is one leaf."""

@@ -25,6 +25,7 @@ class _Driver(Protocol):
     pooled: bool
     shield: Shield
     _busy: threading.Lock
+    _close_wanted: bool
     _lock: threading.Lock
     _owner: int
     _whole: bool
@@ -32,6 +33,7 @@ class _Driver(Protocol):
     def _in_use(self) -> bool: ...
     def _is_attended(self) -> bool: ...
     def _let_go(self) -> None: ...
+    def close(self) -> None: ...
 
 
 class Alone:
@@ -54,38 +56,46 @@ class Alone:
         if not driver._lock.acquire(blocking=False) and driver._in_use():
             raise in_use_error()
         try:
-            while not driver._busy.acquire(timeout=_PATIENCE) and driver._is_attended():
-                pass
+            if not driver._busy.acquire(blocking=False):
+                self._wait_for_books(driver)
             try:
-                self._begin(driver)
+                shield, planner = driver.shield, driver.loop.planner
+                if shield.job is not None and not shield.job.done:
+                    shield.settle()
+                if driver.closed:
+                    raise closed_error(driver._owner)
+                if not driver._whole:
+                    driver.loop.hear_again()
+                driver._whole = False
+                planner.draws = self._draws
+                if planner.owes and self._draws is not None:
+                    planner.make_up(self._draws)
             except BaseException:
+                driver.loop.planner.draws = None
                 driver._busy.release()
                 raise
         except BaseException:
             driver._let_go()
             raise
 
-    def _begin(self, driver: _Driver) -> None:
-        if driver.shield.job is not None:
-            driver.shield.settle()
-        if driver.closed:
-            raise closed_error(driver._owner)
-        if not driver._whole:
-            driver.loop.hear_again()
-        driver._whole = False
-        if self._draws is not None:
-            driver.loop.planner.begin(self._draws)
+    @staticmethod
+    def _wait_for_books(driver: _Driver) -> None:
+        while not driver._busy.acquire(timeout=_PATIENCE) and driver._is_attended():
+            pass
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         driver = self._driver
+        shield = driver.shield
         try:
             driver.loop.planner.draws = None
             if kind is None:
                 if driver.pooled:
                     driver.due = driver.loop.supervisor.next_deadline()
                 driver._whole = True
-                if driver.shield.job is not None:
-                    driver.shield.forget()
+                if shield.job is not None and shield.job.is_passing:
+                    shield.forget()
         finally:
             driver._busy.release()
-            driver._let_go()
+            driver._lock.release()
+            if driver._close_wanted:
+                driver.close()

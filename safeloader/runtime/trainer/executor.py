@@ -277,10 +277,10 @@ class Executor:
             self._consumer.here = batch
             return batch.value
         stream, place, pieces, nbytes = batch
-        if c.lease is None:
+        lease = c.lease
+        if lease is None:
             return codec.decode(stream, pieces, None)
-        anchor = self._views.anchor(c.lease, self._parts.arena.map(c.lease.slot, nbytes).view(), nbytes)
-        memory = anchor.data
+        memory = self._views.anchor(lease, self._parts.arena.map(lease.slot, nbytes).array, nbytes).data
         if place is not None:
             stream = bytes(memory[place[0] : place[0] + place[1]])
         return codec.decode(stream, pieces, memory)

@@ -58,7 +58,7 @@ class Views:
         if pinned is not None:
             pinned.watch(self.returned)
 
-    def anchor(self, lease: Lease, memory: memoryview, nbytes: int) -> Any:
+    def anchor(self, lease: Lease, memory: Any, nbytes: int) -> Any:
         """An array over the lease that all views refer to: when it dies, the lease comes back.
 
         That may be in any thread and inside anything, so all that happens then is an append, which is atomic. Until

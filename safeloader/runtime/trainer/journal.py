@@ -121,19 +121,12 @@ class Journal:
     def _go_on(self) -> None:
         """Do to its end what an exception has broken off."""
         page = self._page
-        if page.cursor[0] < len(page.answers):
-            self._carry_out(page)
-        if len(page.taken) > len(page.told):
-            self._tell(page)
-        elif page.taken and type(last := page.taken[-1]) is ArrivedEvents:
+        if len(page.taken) == len(page.told) and page.taken and type(last := page.taken[-1]) is ArrivedEvents:
             last.process.channel.heard = last.number
-        if len(page.told) > len(page.answers):
-            if page.begun == len(page.told):
-                self._shield.run(("rebuild", page.number + page.begun), self._rebuild)
-                page = self._page
-            else:
-                self._answer(page)
-            self._carry_out(page)
+        if page.begun > len(page.answers):
+            self._shield.run(("rebuild", page.number + page.begun), self._rebuild)
+            page = self._page
+        self._work_off(page)
 
     def _take(self) -> None:
         """Tell the first of what waits, and carry out what follows."""
@@ -144,31 +137,31 @@ class Journal:
             inbox.popleft()  # it was put there twice
             return
         page.taken.extend(map(deque.popleft, (inbox,)))  # one step: it is in the one or in the other
-        self._tell(page)
-        self._answer(page)
-        self._carry_out(page)
+        self._work_off(page)
 
-    def _tell(self, page: _Page) -> None:
-        item = page.taken[-1]
-        kind = type(item)
-        events = [item.event] if kind is _Produced else self._events(item) if kind is ArrivedEvents else [item]
-        page.told.append((events, clock.now()))
-        if kind is ArrivedEvents:
-            item.process.channel.heard = item.number
-
-    def _answer(self, page: _Page) -> None:
-        events, now = page.told[-1]
-        page.begun = len(page.told)
-        if len(events) == 1:
-            commands = self.supervisor.handle(events[0], now)
-        else:
-            commands = [command for event in events for command in self.supervisor.handle(event, now)]
-        page.answers.append(commands)
-
-    def _carry_out(self, page: _Page) -> None:
+    def _work_off(self, page: _Page) -> None:
+        """Take what was taken last through the steps that it has not gone through."""
+        told, answers = page.told, page.answers
+        if len(page.taken) > len(told):
+            item = page.taken[-1]
+            kind = type(item)
+            events = [item.event] if kind is _Produced else self._events(item) if kind is ArrivedEvents else [item]
+            told.append((events, clock.now()))
+            if kind is ArrivedEvents:
+                item.process.channel.heard = item.number
+        if len(told) > len(answers):
+            events, now = told[-1]
+            page.begun = len(told)
+            if len(events) == 1:
+                commands = self.supervisor.handle(events[0], now)
+            else:
+                commands = [command for event in events for command in self.supervisor.handle(event, now)]
+            answers.append(commands)
         at, step = page.cursor
+        if at == len(answers):
+            return
         number = page.number + at
-        for command in page.answers[at][step:]:
+        for command in answers[at][step:] if step else answers[at]:
             key = number, step
             again, page.tried = page.tried == key, key
             self._execute(command, key, again)

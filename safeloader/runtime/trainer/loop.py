@@ -108,7 +108,7 @@ class Loop:
 
     def wait(self) -> None:
         """Sleep until something is due or is heard, and see to it."""
-        self._loader.due = deadline = self.supervisor.next_deadline()
+        self._loader.due = deadline = self.journal.supervisor.next_deadline()
         if self._shared_pool is not None:
             deadline = min(deadline, self._shared_pool.next_deadline(self._loader))
             self.hurry(True)
@@ -133,7 +133,7 @@ class Loop:
         self.processes.hear(seconds, self._loader.listens)
         if self.journal.inbox:
             self.journal.run()
-        if self.supervisor.next_deadline() <= clock.now():
+        if self.journal.supervisor.next_deadline() <= clock.now():
             self.tell(m.ClockAdvanced())
 
     def look_for_stopped(self) -> None:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Draws", "Planner"]
 
+_INT = frozenset({int})
+
 
 class Draws(Protocol):
     """The sampler of an epoch."""
@@ -41,33 +43,30 @@ class Planner:
         self._broken = False  # an exception came while the sampler was asked
         self._counted: tuple[Key, int] = (0, -1), 0  # draws in this epoch, the last of them included
         self._error: Exception | None = None
-        self._owed: deque[Key] = deque()
+        self.owes: deque[Key] = deque()  # draws that fell due while another loader of the pool looked after this one
         self._drawn: tuple[Key, list[Any]] = (0, -1), []
 
     def new_epoch(self, drawn: int) -> None:
         """Begin with a sampler that was asked so often already."""
         self._error = None
         self._broken, self._counted = False, (self._counted[0], drawn)
-        self._owed.clear()
+        self.owes.clear()
 
-    def begin(self, draws: Draws) -> None:
-        """The sampler can be asked from now on, until ``draws`` is None again.
-
-        Draws that fell due in between, when another loader of the pool looked after this one, are made up for.
-        """
+    def make_up(self, draws: Draws) -> None:
+        """Make the draws that are owed: the sampler can be asked from now on, until ``draws`` is None again."""
         self.draws = draws
         try:
-            while self._owed:
-                self.plan(m.PlanTask(), self._owed[0], True)
-                self._owed.popleft()
+            while self.owes:
+                self.plan(m.PlanTask(), self.owes[0], True)
+                self.owes.popleft()
         except BaseException:
             self.draws = None
             raise
 
     def plan(self, c: m.PlanTask, key: Key, again: bool) -> None:
         if self.draws is None:
-            if not self._owed or self._owed[-1] != key:
-                self._owed.append(key)
+            if not self.owes or self.owes[-1] != key:
+                self.owes.append(key)
             return
         self._journal.later(key, self._planned(key), again)
 
@@ -95,7 +94,10 @@ class Planner:
                 self.asking = False
         if drawn and self._counted[0] != key:
             self._counted = key, self._counted[1] + 1
-        return m.TaskPlanned(own_copy(drawn[0])) if drawn else m.PlanEnded()
+        if not drawn:
+            return m.PlanEnded()
+        first = drawn[0]
+        return m.TaskPlanned(first[:] if type(first) is list and _INT.issuperset(map(type, first)) else own_copy(first))
 
     def _draw(self, draws: Draws, key: Key, drawn: list[Any]) -> None:
         """Ask the sampler. What it raises is raised when the batches planned before have been delivered.

@@ -29,6 +29,7 @@ class _Job:
 
     def __init__(self, key: tuple[Any, ...], act: Callable[[], Any]) -> None:
         self.key = key
+        self.is_passing = key[0] == "do"  # nobody will ask for it by its key
         self.thread = 0
         self.done = False
         self.result: Any = None
@@ -167,7 +168,7 @@ class Shield:
     def forget(self) -> None:
         """Let go of what was done, if nobody will ask for it by its key."""
         job = self.job
-        if job is not None and job.done and job.key[0] == "do":
+        if job is not None and job.done and job.is_passing:
             self.job = None
 
     def genuine(self, error: BaseException) -> BaseException:

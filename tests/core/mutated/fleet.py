@@ -132,21 +132,21 @@ class AWorkerThatShouldMoveStays(Fleet):
 @mutant
 class TheGeneratorsStayBehind(Dispatch):
     def set_up(self, worker: WorkerRecord, process: ProcessRecord) -> None:
-        with altered(self._books.emit, m.HostWorker, lambda command: command._replace(snapshot=worker.epoch_snapshot)):
+        with altered(self._books, m.HostWorker, lambda command: command._replace(snapshot=worker.epoch_snapshot)):
             super().set_up(worker, process)
 
 
 @mutant
 class AnIteratorBeginsAnew(Dispatch):
     def set_up(self, worker: WorkerRecord, process: ProcessRecord) -> None:
-        with altered(self._books.emit, m.HostWorker, lambda command: command._replace(position=0)):
+        with altered(self._books, m.HostWorker, lambda command: command._replace(position=0)):
             super().set_up(worker, process)
 
 
 @mutant
 class AWorkerIsHostedInAnotherEpoch(Dispatch):
     def set_up(self, worker: WorkerRecord, process: ProcessRecord) -> None:
-        with altered(self._books.emit, m.HostWorker, lambda command: command._replace(epoch=self._books.epoch)):
+        with altered(self._books, m.HostWorker, lambda command: command._replace(epoch=self._books.epoch)):
             super().set_up(worker, process)
 
 
@@ -250,7 +250,7 @@ class ALostStandbyCountsAgainstTheLadder(Recovery):
 @mutant
 class AStandbyThatWasStoppedIsNotLookedAt(Fleet):
     def _add_process(self) -> None:
-        with altered(self._books.emit, m.InspectProcess, lambda command: None):
+        with altered(self._books, m.InspectProcess, lambda command: None):
             super()._add_process()
 
 

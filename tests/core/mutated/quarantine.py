@@ -42,7 +42,7 @@ class TheWrongSampleIsConvicted(Quarantine):
 @mutant
 class ASkippedSampleIsLoaded(Dispatch):
     def _send_next(self, worker: WorkerRecord, process: ProcessRecord) -> None:
-        with altered(self._books.emit, m.SendTask, lambda command: command._replace(skip=())):
+        with altered(self._books, m.SendTask, lambda command: command._replace(skip=())):
             super()._send_next(worker, process)
 
 

@@ -157,7 +157,7 @@ class BatchesLeaveAsTheyCome(Schedule):
 class ADrawIsForgotten(Schedule):
     def _leave_queue(self, task: Task) -> None:
         last_but_one = len(self.queue) == 2
-        with altered(self._books.emit, m.PlanTask, lambda command: None if last_but_one else command):
+        with altered(self._books, m.PlanTask, lambda command: None if last_but_one else command):
             super()._leave_queue(task)
 
 
