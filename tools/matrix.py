@@ -82,12 +82,13 @@ def _minor(name: str) -> int:
     return int(name.partition(".")[2])
 
 
-def requirements() -> list[str]:
-    """What the tests need, from the metadata of the installed package."""
+def requirements(python: str) -> list[str]:
+    """What the tests need on a Python (``"3.12"``), from the metadata of the installed package."""
+    there = {"extra": "test", "python_version": python, "python_full_version": f"{python}.0"}
     found = []
     for text in requires("safeloader") or ():
         one = Requirement(text)
-        if one.name in NOT_NEEDED | {"torch"} or (one.marker and not one.marker.evaluate({"extra": "test"})):
+        if one.name in NOT_NEEDED | {"torch"} or (one.marker and not one.marker.evaluate(there)):
             continue
         found.append(f"{one.name}{one.specifier}")
     return [*found, "packaging"]
@@ -104,7 +105,7 @@ def prepare(row: Row, folder: Path) -> Path | None:
     wanted = "torch" if row.torch == "newest" else f"torch=={row.torch}.*"
     for command in (
         [row.path, "-m", "venv", "--clear", str(folder)],
-        [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", wanted, *requirements()],
+        [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", wanted, *requirements(row.python)],
     ):
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         if ended.returncode:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.backends import opt_einsum  # torch 2.5 imports it at the first use of einsum
 
 from safeloader import torch_ambient
 from safeloader.runtime.isolation.state import Surrounding
@@ -124,7 +125,7 @@ def _fast_path() -> bool:
 
 
 def _einsum() -> list[Surrounding]:
-    einsum: Any = torch.backends.opt_einsum
+    einsum: Any = opt_einsum
     if not einsum.is_available():
         return []
     put: Callable[[Any], object] = lambda to: einsum.set_flags(*to)  # noqa: E731
