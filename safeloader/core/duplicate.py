@@ -18,6 +18,8 @@ __all__ = ["duplicate"]
 _CARRIED = frozenset({
     "settings", "story", "indices", "snapshot", "epoch_snapshot", "got_snapshot", "result", "stack", "cause", "as_new",
 })  # fmt: skip
+_NOT_SET = object()
+_PLAIN = frozenset({int, float, bool, str, bytes, type(None)})
 _LISTED = frozenset({"log", "marks", "delivered", "done"})  # lists of what is carried
 _TABLED = frozenset({"redo"})  # tables of such lists
 _PACKAGE = __name__.rpartition(".")[0]
@@ -39,6 +41,8 @@ class _Copier:
 
     def copy(self, thing: Any) -> Any:
         kind = type(thing)
+        if kind in _PLAIN:
+            return thing
         way = self._ways.get(kind)
         if way is None:
             ours = kind.__module__.rpartition(".")[0] == _PACKAGE
@@ -77,10 +81,11 @@ class _Copier:
         made = kind.__new__(kind)
         self._known[id(thing)] = made
         for name in _names(type(thing)):
-            if hasattr(thing, name):
-                setattr(made, name, self._value(name, getattr(thing, name)))
+            value = getattr(thing, name, _NOT_SET)
+            if value is not _NOT_SET:
+                setattr(made, name, value if type(value) in _PLAIN else self._value(name, value))
         for name, value in getattr(thing, "__dict__", {}).items():
-            made.__dict__[name] = self._value(name, value)
+            made.__dict__[name] = value if type(value) in _PLAIN else self._value(name, value)
         return made
 
     def _value(self, name: str, value: Any) -> Any:

@@ -105,7 +105,8 @@ class Supervisor:
         if self.schedule.requested:
             given = self.schedule.advance()
             if type(given) is m.Deliver:
-                self.fleet.good_batch()
+                if books.fell_back or self.fleet.rung != self.fleet.rungs[0]:
+                    self.fleet.good_batch()
             elif type(given) is m.EndEpoch:
                 self.progress.end()
             elif given is None and self.schedule.queue:

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ArrivedEvents", "Journal", "Key"]
 
-_LONG = 1024
-"""Events after which the supervisor is copied anew."""
+_LONG = 256
+"""Events after which the supervisor is copied anew. What is kept until then is the fewer objects for Python's garbage
+collector, which looks for more of them the more there are: ten times as long a page costs more time than the copies."""
 
 Key = tuple[int, int]
 """A command: which answer it is in, and where there. Later ones are greater."""
@@ -57,10 +58,10 @@ class _Page:
     def __init__(self, base: Supervisor, number: int) -> None:
         self.base = base
         self.number = number  # of the first answer
-        self.taken: list[Any] = []
-        self.told: list[tuple[list[m.Event], float]] = []
+        self.taken: list[Any] = []  # None, once seen to
+        self.told: list[tuple[m.Event | list[m.Event], float]] = []  # a list of any number but one
         self.begun = 0  # how many the supervisor was told of
-        self.answers: list[list[m.Command]] = []
+        self.answers: list[list[m.Command] | None] = []  # None, once carried out
         self.cursor = (0, 0)  # answer, command: the next one to be carried out
         self.tried: Key | None = None  # the command that was begun last
 
@@ -145,40 +146,43 @@ class Journal:
         if len(page.taken) > len(told):
             item = page.taken[-1]
             kind = type(item)
-            events = [item.event] if kind is _Produced else self._events(item) if kind is ArrivedEvents else [item]
-            told.append((events, clock.now()))
             if kind is ArrivedEvents:
+                found = self._events(item)
+                told.append((found[0] if len(found) == 1 else found, clock.now()))
                 item.process.channel.heard = item.number
-        if len(told) > len(answers):
-            events, now = told[-1]
-            page.begun = len(told)
-            if len(events) == 1:
-                commands = self.supervisor.handle(events[0], now)
             else:
-                commands = [command for event in events for command in self.supervisor.handle(event, now)]
-            answers.append(commands)
+                told.append((item.event if kind is _Produced else item, clock.now()))
+        if len(told) > len(answers):
+            last, now = told[-1]  # type: Any, float
+            page.begun = len(told)
+            if type(last) is list:
+                answers.append([command for event in last for command in self.supervisor.handle(event, now)])
+            else:
+                answers.append(self.supervisor.handle(last, now))
         at, step = page.cursor
         if at == len(answers):
             return
-        number = page.number + at
-        for command in answers[at][step:] if step else answers[at]:
+        number, commands = page.number + at, answers[at] or ()
+        for command in commands[step:] if step else commands:
             key = number, step
             again, page.tried = page.tried == key, key
             self._execute(command, key, again)
             step += 1
             page.cursor = at, step
         page.cursor = at + 1, 0
+        page.taken[at] = answers[at] = None
 
     def _rebuild(self) -> None:
         """The supervisor was broken off: make it again from its copy. Runs in the shield's thread."""
         page, broken = self._page, self.supervisor
         again = page.base
         story, again.story = broken.story, type(broken.story)(1)
-        *before, (events, now) = page.told
+        *before, (last, now) = page.told
         for earlier, time in before:
-            for event in earlier:
+            for event in _all(earlier):
                 again.handle(event, time)
         fresh = _Page(duplicate(again), page.number + len(before))
+        events = _all(last)
         commands = [command for event in events for command in again.handle(event, now)]
         again.story = story
         story.add(now, events[-1], commands) if events else None
@@ -186,10 +190,14 @@ class Journal:
         again.schedule.delivered.clear()
         again.schedule.delivered.extend(delivered)
         fresh.taken.append(page.taken[-1])
-        fresh.told.append((events, now))
+        fresh.told.append((last, now))
         fresh.answers.append(commands)
         fresh.begun, fresh.tried = 1, page.tried
         self.supervisor, self._page = again, fresh
+
+
+def _all(told: m.Event | list[m.Event]) -> list[m.Event]:
+    return told if type(told) is list else [told]  # type: ignore[list-item]
 
 
 def _is_produced(item: Any, key: Key, kind: type) -> bool:

@@ -148,8 +148,9 @@ class Loop:
 
     def ask(self) -> None:
         """The consumer wants the next batch. What it has let go of of others comes back with that."""
-        if self._views.have_come_back:
-            self._views.tell_free(self._ask)
+        views = self._views
+        if views.returned or views.have_come_back:
+            views.tell_free(self._ask)
         else:
             self.journal.inbox.append(_NEXT)
         self.journal.run()

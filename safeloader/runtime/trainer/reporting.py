@@ -173,7 +173,7 @@ class Reporter:
         self, process: ProcessHandle, task: int, taken: float, collated: float, finished: float, nbytes: int
     ) -> None:
         """A process has loaded a batch."""
-        books, tracer = self._journal.supervisor.tasks.get(task), self._recorder.tracer
+        books, tracer = self._journal.supervisor.schedule.tasks.get(task), self._recorder.tracer
         if books is None:
             return
         self._recorder.timings.loaded(task, books.worker, collated - taken, finished - collated)
