@@ -42,6 +42,9 @@ _GUESTS = ("accelerator", "cli", "distributed", "docs", "integration", "testing"
 def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("SAFELOADER_")]:
         del os.environ[name]
+    # Else each process that a test starts compiles the package anew, which takes a third as long as importing torch.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     if shared.begin():
         config.add_cleanup(shared.end)
     config.pluginmanager.register(Timing())
