@@ -27,7 +27,7 @@ from safeloader.runtime.start import import_slots, phases
 from safeloader.runtime.start.launcher import Launcher
 from safeloader.runtime.start.parent_watch import lifeline
 from safeloader.runtime.trainer import fork_views, shield, watchdog
-from tests import shared, warm
+from tests import shared, warm, warm_workers
 from tests.programs import environment
 from tests.timing import Timing
 from tests.until import until
@@ -57,6 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
         # torch's own loaders, which are the reference: where a test says "forkserver", their processes cost no import.
         multiprocessing.set_forkserver_preload(["numpy", "pytest", "torch.utils.data"])
         multiprocessing.forkserver.ensure_running()
+        warm_workers.begin(dict(os.environ))
         warm.begin(environment())
         config.add_cleanup(warm.end)
     lifeline()
@@ -174,6 +175,13 @@ def _descriptors() -> Counter[str]:
 def _mappings() -> Counter[str]:
     with open("/proc/self/maps") as file:
         return Counter(line.split(None, 5)[5].strip() for line in file if "memfd:safeloader" in line)
+
+
+@pytest.fixture(autouse=True)
+def _interpreters(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Programs and processes of safeloader's are interpreters of their own where the test is marked ``fresh``."""
+    with warm_workers.only_fresh() if request.node.get_closest_marker("fresh") else contextlib.nullcontext():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import faulthandler
+import gc
+import os
+import re
 import signal
 import subprocess
 import sys
+import threading
+import warnings
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from tests import programs, warm
+import safeloader
+from tests import programs, warm, warm_workers
+from tests.fixtures_data import as_they_are
+from tests.runtime.harness import processes_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="such programs are forked on Linux alone")
 
@@ -72,3 +84,52 @@ def test_what_an_interpreter_reads_when_it_starts_asks_for_one_of_its_own() -> N
         running = programs.start(*command, **variables)
         assert type(running) is subprocess.Popen
         assert programs.end(running, 60).code == 0
+
+
+# ---------------------------------------------------------------- processes of safeloader's
+
+
+def _file(descriptor: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except FileNotFoundError:  # the listing's own
+        return ""
+
+
+class Finds(torch.utils.data.Dataset[dict[str, Any]]):
+    """What a worker finds."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        files = Counter(re.sub(r"[0-9].*", "", name) for name in map(_file, os.listdir("/proc/self/fd")) if name)
+        return {
+            "environment": dict(os.environ), "folder": os.getcwd(), "path": sys.path, "argv": sys.argv, "files": files,
+            "options": (sys.warnoptions, [one[:3] for one in warnings.filters]), "hash": hash("a string"),
+            "parent": os.getppid(), "leads": os.getsid(0) == os.getpid(), "threads": threading.active_count(),
+            "of torch": (torch.get_num_threads(), torch.initial_seed()), "main": sorted(vars(sys.modules["__main__"])),
+            "signals": {n: str(signal.getsignal(n)) for n in signal.valid_signals()}, "gc": gc.isenabled(),
+            "blocked": signal.pthread_sigmask(signal.SIG_BLOCK, ()), "line": [os.path.basename(each) for each in sys.orig_argv[:1]],
+            "modules": {name for name in sys.modules if name.partition(".")[0] in ("safeloader", "torch", "numpy")},
+            "faults": faulthandler.is_enabled(),
+        }  # fmt: skip
+
+
+def _found_by_a_worker() -> tuple[dict[str, Any], str]:
+    with safeloader.DataLoader(
+        Finds(), batch_size=None, num_workers=1, collate_fn=as_they_are, persistent_workers=True
+    ) as loader:
+        torch.manual_seed(1)
+        (found,) = loader
+        (process,) = processes_of(loader)
+        return found, " ".join(process.cmdline())
+
+
+def test_a_worker_that_is_a_fork_finds_what_a_fresh_one_finds() -> None:
+    with warm_workers.only_fresh():
+        own, line = _found_by_a_worker()
+    found, forked_line = _found_by_a_worker()
+    assert found == own
+    words = "from safeloader.runtime.child.process_main import main"
+    assert words in line and words in forked_line and found["parent"] == os.getpid()

@@ -34,18 +34,19 @@ class Timing:
 
     def _count_starts(self) -> None:
         """Of this process's children; their own children are not seen."""
-        popen, spawn = subprocess.Popen.__init__, multiprocessing.util.spawnv_passfds
+        execute: Any = subprocess.Popen._execute_child  # type: ignore[attr-defined]
+        spawn = multiprocessing.util.spawnv_passfds
 
-        def counted_popen(popened: Any, args: Any, *more: Any, **given: Any) -> None:
+        def counted_execute(popened: Any, args: Any, *given: Any) -> None:
             command = args if isinstance(args, (str, bytes)) else next(iter(args), "")
             self._started += "python" in os.path.basename(os.fsdecode(command))
-            popen(popened, args, *more, **given)
+            execute(popened, args, *given)
 
         def counted_spawn(*args: Any) -> int:
             self._started += 1
             return spawn(*args)
 
-        subprocess.Popen.__init__ = counted_popen  # type: ignore[assignment]
+        subprocess.Popen._execute_child = counted_execute  # type: ignore[attr-defined]
         multiprocessing.util.spawnv_passfds = counted_spawn
 
     @pytest.hookimpl(wrapper=True)

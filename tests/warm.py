@@ -11,36 +11,28 @@ import sys
 import threading
 from typing import Any
 
+from tests import warm_workers
+from tests.warm_workers import ROOM, of_the_start
+
 _CODE = "from tests.warm_server import serve; exec(*serve({}))"
-_READ_AT_THE_START = (
-    "PYTHON", "LD_", "OMP_", "MKL_", "KMP_", "OPENBLAS", "GLIBC", "MALLOC", "TORCH", "CUDA", "NUMBA", "LANG", "LC_", "PATH"
-)  # fmt: skip
-"""Prefixes of variables that the interpreter, or a library that is loaded by now, has read."""
-_SET_BY_IMPORTS = ("LD_LIBRARY_PATH", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
-"""By OpenCV and scikit-learn, in the process that imports them: no test sets them."""
 
 
 class _Server:
     def __init__(self, environment: dict[str, str]) -> None:
-        self.environment = _read_at_the_start(environment)
+        self.environment = of_the_start(environment)
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-u", "-c", _CODE.format(theirs.fileno())], env=environment,
+                [sys.executable, "-u", "-c", _CODE.format(theirs.fileno()), ROOM], env=environment,
                 pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
 
     def serves(self, environment: dict[str, str]) -> bool:
-        return _read_at_the_start(environment) == self.environment and self.process.poll() is None
+        return of_the_start(environment) == self.environment and self.process.poll() is None
 
     def close(self) -> None:
         self.channel.close()
         self.process.wait()
-
-
-def _read_at_the_start(environment: dict[str, str]) -> dict[str, str]:
-    names = [name for name in environment if name.startswith(_READ_AT_THE_START) and name not in _SET_BY_IMPORTS]
-    return {name: environment[name] for name in names}
 
 
 _servers: list[_Server] = []  # none, or the one
@@ -72,7 +64,7 @@ def start(command: tuple[str, ...], environment: dict[str, str], **options: Any)
     """
     request = _request(command)
     server = next((one for one in _servers if one.serves(environment)), None)
-    if request is None or server is None:
+    if request is None or server is None or warm_workers.all_are_fresh():
         return None
     request |= {"environment": environment, "cwd": str(options.pop("cwd", os.getcwd()))}
     return _Forked(request, server.channel, **options)

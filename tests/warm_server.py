@@ -5,7 +5,6 @@ It runs nothing itself: in a fork ``serve`` returns what the program's interpret
 
 from __future__ import annotations
 
-import builtins
 import gc
 import json
 import os
@@ -18,6 +17,8 @@ import warnings
 from importlib.machinery import SourceFileLoader
 from types import CodeType
 from typing import Any
+
+from tests import warm_workers
 
 _MODULE = "import runpy; runpy._run_module_as_main({!r})"
 
@@ -60,7 +61,9 @@ def serve(channel: int) -> tuple[CodeType, dict[str, Any]]:
             os.close(told)
             for generator in (random, numpy.random, torch.default_generator):
                 generator.seed()
-            return _become(json.loads(data), descriptors, by_python)
+            request = json.loads(data)
+            cloned = warm_workers.beside(request["environment"], descriptors, by_python)
+            return cloned or _become(request, descriptors, by_python)
         for descriptor in descriptors[:3]:
             os.close(descriptor)
         running[pid] = socket.socket(fileno=descriptors[3])
@@ -93,20 +96,10 @@ def _become(request: dict[str, Any], descriptors: list[int], by_python: int) -> 
             os.dup2(descriptor, number)
         os.close(descriptor)
     os.chdir(request["cwd"])
-    os.environ.clear()
-    os.environ.update(request["environment"])
-    sys.warnoptions[:] = request["warnings"]
-    by_modules, last = warnings.filters[:-by_python], warnings.filters[-by_python:]
-    warnings.resetwarnings()
-    warnings._processoptions(request["warnings"])  # type: ignore[attr-defined]
-    warnings.filters[:] = [*by_modules, *warnings.filters, *last]
-    names = vars(sys.modules["__main__"])
-    names.clear()
-    names |= {"__name__": "__main__", "__doc__": None, "__package__": None, "__spec__": None, "__builtins__": builtins}
-    for name in ("tests.warm_server", "tests"):
-        del sys.modules[name]
+    names = warm_workers.interpreter(request["environment"], request["warnings"], by_python)
     sys.argv = list(request["argv"])
     sys.orig_argv = [sys.executable, *request["command"]]
+    warm_workers.called(sys.orig_argv)
     if module := request["module"]:
         sys.path[0] = request["cwd"]
         names["__loader__"] = None

@@ -121,7 +121,9 @@ SURROUNDINGS = """
     """
 
 
-@pytest.mark.parametrize("how", ["spawn", "forkserver", "standby", "prestart", "pool"])
+@pytest.mark.parametrize(
+    "how", [pytest.param("spawn", marks=pytest.mark.fresh), "forkserver", "standby", "prestart", "pool"]
+)
 def test_what_replaces_a_process_finds_what_that_one_found(tmp_path: Path, how: str) -> None:
     """After the trainer changed its directory (and removed the old one), environment, path, limits, mask, affinity."""
     assert run_script(program(tmp_path, SURROUNDINGS), how).split() == ["the", "same", "True"]

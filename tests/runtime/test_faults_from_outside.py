@@ -84,6 +84,7 @@ def test_a_finished_batch_outlives_the_process_that_made_it(orders: Orders) -> N
     assert [batch[0, 0].item() for batch in stream] == list(range(8, COUNT, 4))
 
 
+@pytest.mark.fresh
 def test_a_process_killed_while_it_starts_is_replaced(orders: Orders) -> None:
     loader = make(Draws(COUNT, orders))
     seed()

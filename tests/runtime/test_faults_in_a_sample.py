@@ -25,6 +25,7 @@ DEATHS = {
 WITH_STACK = ("SIGABRT", "SIGSEGV", "interrupt")
 
 
+@pytest.mark.fresh
 @pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("deed", DEATHS)
 def test_a_process_that_dies_in_a_sample_costs_no_batch(rig: Rig, deed: str) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from safeloader import DataLoader, Policy
 
+pytestmark = pytest.mark.fresh  # glibc reads it when an interpreter starts
 OURS = "glibc.cpu.x86_non_temporal_threshold=131072"
 
 

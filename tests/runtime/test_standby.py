@@ -91,6 +91,7 @@ def test_a_standby_that_is_stopped_does_not_hold_up_the_one_it_stands_in_for(ord
         assert loader.report().causes == {"died": 1, "stopped": 1}
 
 
+@pytest.mark.fresh
 def test_a_spawned_standby_has_imported_what_the_dataset_needs(orders: Orders) -> None:
     with make(Draws(COUNT, orders), policy=Policy(standby=1), persistent_workers=True, num_workers=1) as loader:
         list(loader)
