@@ -5,6 +5,7 @@ Each has a ``sample``: something that depends on all that was loaded before, and
 
 from __future__ import annotations
 
+import decimal
 import functools
 import gzip
 import io
@@ -12,6 +13,7 @@ import os
 import random
 import socket
 import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -24,7 +26,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from tests.fixtures_data import Orders
 
-__all__ = ["MAPS", "OUTSIDE", "STREAMS", "Everything", "Map", "Outside", "Streamed", "write_files"]
+__all__ = ["AROUND", "MAPS", "OUTSIDE", "STREAMS", "Everything", "Map", "Outside", "Streamed", "write_files"]
 
 
 class Numpy:
@@ -239,8 +241,74 @@ def _drawn(of: int) -> int:
     return random.randrange(1 << 30)
 
 
-OUTSIDE = {kind.__name__: kind for kind in (Global, Helper, OfClass, OfBase, Default, OfFunction, Memoised)}
+class ByName:
+    """A counter of the module that no code calls by its name."""
+
+    def __init__(self, folder: Path) -> None:
+        pass
+
+    def sample(self, index: int) -> int:
+        seen: int = globals().get("unnamed", 0) + index
+        globals()["unnamed"] = seen
+        return seen
+
+
+class OfPackage:
+    """A counter on a module that is not the user's."""
+
+    def __init__(self, folder: Path) -> None:
+        pass
+
+    def sample(self, index: int) -> int:
+        sys.samples = getattr(sys, "samples", 0) + 1  # type: ignore[attr-defined]
+        return int(sys.samples)  # type: ignore[attr-defined]
+
+
+OUTSIDE = {
+    kind.__name__: kind for kind in (Global, Helper, OfClass, OfBase, Default, OfFunction, Memoised, ByName, OfPackage)
+}
 """What is kept outside of the dataset: once for a process."""
+
+
+class Environment:
+    """A counter in the environment."""
+
+    def __init__(self, folder: Path) -> None:
+        pass
+
+    def sample(self, index: int) -> int:
+        os.environ["SAMPLES"] = str(int(os.environ.get("SAMPLES", "0")) + 1)
+        return int(os.environ["SAMPLES"])
+
+
+class Digits:
+    """The precision of decimal numbers, which grows."""
+
+    def __init__(self, folder: Path) -> None:
+        pass
+
+    def sample(self, index: int) -> int:
+        decimal.getcontext().prec += 1
+        return decimal.getcontext().prec
+
+
+class Folder:
+    """The folder, which is entered deeper and deeper."""
+
+    def __init__(self, folder: Path) -> None:
+        self.depth = len(folder.parts)
+        self.folder = folder
+
+    def sample(self, index: int) -> int:
+        if self.folder not in Path.cwd().parents:
+            os.chdir(self.folder)
+        Path("deeper").mkdir(exist_ok=True)
+        os.chdir("deeper")
+        return len(Path.cwd().parts) - self.depth
+
+
+AROUND = {kind.__name__: kind for kind in (Environment, Digits, Folder)}
+"""What the process has."""
 
 
 def write_files(folder: Path) -> None:
@@ -261,7 +329,7 @@ class Map(Dataset[torch.Tensor]):
     """A map-style dataset of one kind."""
 
     def __init__(self, kind: str, folder: Path, count: int = 60, orders: Orders | None = None) -> None:
-        self.part: Any = (MAPS | OUTSIDE)[kind](folder)
+        self.part: Any = (MAPS | OUTSIDE | AROUND)[kind](folder)
         self.count = count
         self.orders = orders or Orders()
 

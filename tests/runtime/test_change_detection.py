@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import functools
 import logging
 import random
@@ -14,8 +15,9 @@ import pytest
 import torch
 
 from safeloader.runtime.child.own_globals import OwnGlobals
+from safeloader.runtime.isolation import readings
 from safeloader.runtime.shadow.change_detection import Change
-from tests.changing_data import MAPS, OUTSIDE, write_files
+from tests.changing_data import AROUND, MAPS, OUTSIDE, write_files
 from tests.hidden_data import HIDDEN, MIDDLE, MOVING
 
 
@@ -94,6 +96,23 @@ def test_each_kind_of_state_is_a_change(tmp_path: Path, kind: str) -> None:
     own.leave()  # what lies outside of it is as it was for other tests
     if getattr(part, "file", None) is not None:
         part.file.close()
+
+
+@pytest.mark.parametrize("kind", AROUND)
+def test_what_surrounds_a_dataset_may_change_with_its_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    part = AROUND[kind](tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SAMPLES", "0")
+    change = Change((), around=(readings.lasting, readings.late))
+    with decimal.localcontext():
+        part.sample(1)
+        # Packages set variables when they are imported, with the first sample as a rule, so one look is not enough.
+        assert change.seen() == (kind != "Environment")
+        assert not change.looked
+        part.sample(2)
+        assert change.there()
 
 
 class _Deep:

@@ -7,6 +7,7 @@ import ctypes
 import decimal
 import hashlib
 import random
+import types
 import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
@@ -107,6 +108,7 @@ SEEN = {
     "order": Row(lambda: collections.OrderedDict(a=1, b=2), lambda d: d.move_to_end("a"), lambda d: list(d.items())),
     "number with an attribute": Row(lambda: _noted(_Number(3)), lambda n: setattr(n, "seen", 1), lambda n: n + 1),
     "slot of a number": Row(lambda: _noted_slot(_Slotted(3)), lambda n: setattr(n, "seen", 1), lambda n: n + 1),
+    "code": Row(lambda: types.SimpleNamespace(of=lambda: 1), lambda n: setattr(n, "of", lambda: 2), lambda n: n.of()),
     "attribute of a generator": Row(lambda: _noted(_Generator(3)), lambda n: setattr(n, "seen", 1)),
     "mask": Row(
         lambda: np.ma.masked_array([1, 2], mask=[0, 1]), lambda a: a.mask.__setitem__(0, True), lambda a: a.sum()

@@ -51,7 +51,8 @@ def test_workers_that_share_a_process_have_globals_of_their_own(
 
 def _globals() -> Any:
     data = changing_data
-    return data._worker, list(data._table), data._count, dict(data._known), data.OfClass.seen, vars(data._counting)
+    named = data._worker, list(data._table), data._count, dict(data._known), data.OfClass.seen, vars(data._counting)
+    return *named, vars(data).get("unnamed"), vars(sys).get("samples")
 
 
 @pytest.mark.parametrize("restarts", [0, 1000])

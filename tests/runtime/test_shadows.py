@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader as TorchLoader
 from safeloader import DataLoader, Policy, WorkerPool
 from safeloader.core import new_copy
 from safeloader.runtime.shadow.taker import Pace
-from tests.changing_data import MAPS, OUTSIDE, Everything, Map, Streamed, write_files
+from tests.changing_data import AROUND, MAPS, OUTSIDE, Everything, Map, Streamed, write_files
 from tests.fixtures_data import Draws, Orders
 from tests.hidden_data import HIDDEN, Hidden, set_up
 from tests.runtime.harness import TORCHS, Epoch, driver_of, end, gone, play, processes_of, program, seed, start_script
@@ -158,7 +158,7 @@ def test_processes_that_are_spawned_have_shadows_too(files: Path, dataset: Any) 
         assert restored(loader) >= 2
 
 
-@pytest.mark.parametrize("kind", [*MAPS, *OUTSIDE])
+@pytest.mark.parametrize("kind", [*MAPS, *OUTSIDE, *AROUND])
 def test_each_kind_of_state_is_seen_to_change_and_survives(
     forked: None, files: Path, orders: Orders, kind: str
 ) -> None:

@@ -58,11 +58,11 @@ class ActiveWorker:
         self._run = own.context.run
         return worker
 
-    def run(self, worker: Worker, act: Callable[..., object], *args: Any) -> None:
+    def run(self, worker: Worker, act: Callable[..., Any], *args: Any) -> Any:
         """Let a worker in, and do something in its context variables."""
         if worker is not self.holder:
             self.give(worker)
-        self._run(act, *args)
+        return self._run(act, *args)
 
     def give(self, worker: Worker | None) -> None:
         """Let another worker in, which was set up before."""

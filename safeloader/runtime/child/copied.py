@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing.process
 import socket
 from time import monotonic
@@ -80,7 +81,8 @@ class Copied:
 
     def watch(self, worker: int) -> Change:
         """Looks whether what a worker has of the user's changes."""
-        return self._workers[worker].watch()
+        hosted = self._workers[worker]
+        return hosted.watch(within=functools.partial(self._active.run, hosted))
 
     def succeed(self, number: int, channel: int) -> None:
         """Be another process from now on: one that a shadow made."""

@@ -30,7 +30,11 @@ _IN_C: dict[str, tuple[object, frozenset[str]]] = {
     "ctypes": (HIDDEN, frozenset({"CDLL", "PyDLL", "cdll", "pydll", "pythonapi", "LibraryLoader"})),
 }
 """Names in modules whose state is C's: generators that cannot be read, and libraries of any kind."""
+_BY_WORDS = ({"globals"}, {"vars"}, {"sys", "modules"})
+"""Code that names these may mean any variable: ``globals()["seen"]``."""
 _SCRIPT = ("__main__", "__mp_main__")
+_DEEPEST = 3  # modules in modules
+_PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None)})
 _CELL = "cell_contents"
 _EMPTY = types.CellType()
 _DEFAULTS = ("__defaults__", "__kwdefaults__")
@@ -52,6 +56,7 @@ class Namespace:
         self.holder = holder
         self._module = module  # where a class, a function or its variable belongs
         self.names: set[str] = set()  # of a module: those that the user's code uses
+        self.whole = False  # ... and it may use any other, by a word that it makes
 
     @property
     def is_of_script(self) -> bool:
@@ -62,7 +67,11 @@ class Namespace:
     def read(self) -> dict[str, Any]:
         """Its values by name."""
         if isinstance(self.holder, dict):
-            return {name: self.holder[name] for name in self.names if name in self.holder}
+            found = {name: self.holder[name] for name in self.names if name in self.holder}
+            if self.whole:
+                others = {name: value for name, value in self.holder.items() if not name.startswith("__")}
+                found |= {name: value for name, value in others.items() if not is_code(value)}
+            return found
         if isinstance(self.holder, types.CellType):
             return {} if self.holder == _EMPTY else {_CELL: self.holder.cell_contents}
         found = {name: value for name, value in vars(self.holder).items() if not name.startswith("__")}
@@ -108,6 +117,16 @@ class Namespace:
                 delattr(self.holder, name)
 
 
+class _OfPackage(Namespace):
+    """A module of an installed package: numbers, words and switches that the user's code names, and so may set."""
+
+    def read(self) -> dict[str, Any]:
+        return {name: value for name, value in super().read().items() if type(value) in _PLAIN}
+
+    def in_c(self) -> Iterator[object]:
+        return iter(())
+
+
 def is_code(value: Any) -> bool:
     """True for what holds no data: a module, class, function, descriptor or logger."""
     return isinstance(value, _CODE)
@@ -145,12 +164,27 @@ def _is_at_its_name(function: types.FunctionType) -> bool:
 def _add(found: dict[int, Namespace], holder: dict[str, Any], names: set[str]) -> None:
     """The names that a function uses, in its module and in modules of the user's that it names."""
     known = found.setdefault(id(holder), Namespace(holder))
+    known.whole |= any(words <= names for words in _BY_WORDS)
     new = {name for name in names - known.names if not name.startswith("__")}
     known.names |= new
     for name in new:
-        value = holder.get(name)
-        if isinstance(value, types.ModuleType) and not is_installed(value.__name__):
+        value = holder.get(name, sys.modules.get(name))  # what a function imports is its own
+        if not isinstance(value, types.ModuleType):
+            continue
+        if is_installed(value.__name__):
+            _add_package(found, vars(value), names, _DEEPEST)
+        else:
             _add(found, vars(value), names)
+
+
+def _add_package(found: dict[int, Namespace], holder: dict[str, Any], names: set[str], depth: int) -> None:
+    """The same in an installed package, and in those of its modules that are named as well."""
+    known = found.setdefault(id(holder), _OfPackage(holder))
+    new = {name for name in names - known.names if not name.startswith("__")}
+    known.names |= new
+    for name in new if depth else ():
+        if isinstance(value := holder.get(name), types.ModuleType):
+            _add_package(found, vars(value), names, depth - 1)
 
 
 def _is_users_library(module: types.ModuleType) -> bool:

@@ -4,6 +4,7 @@ run the same code. How it comes to its place is in `catches_up`.
 
 from __future__ import annotations
 
+import functools
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from safeloader.runtime.child.generator_objects import is_generator
 from safeloader.runtime.child.own_generators import OwnGenerators
 from safeloader.runtime.child.sample_rng import Keyed, tell_epoch
 from safeloader.runtime.child.worker_place import Diverged, WorkerPlace
+from safeloader.runtime.isolation import readings
 from safeloader.runtime.shadow.change_detection import Change
 
 if TYPE_CHECKING:
@@ -174,9 +176,17 @@ class Worker(CatchesUp):
 
     # ------------------------------------------------------------ tasks and epochs
 
-    def watch(self, besides: Callable[[Any], bool] | None = None) -> Change:
-        """Looks from now on whether what it has of the user's changes; not at what ``besides`` is true of."""
-        change = Change((self._dataset, self._collate, self._iterator), self._globals.values, besides)
+    def watch(
+        self, besides: Callable[[Any], bool] | None = None, within: Callable[[Callable[[], Any]], Any] | None = None
+    ) -> Change:
+        """Looks from now on whether what it has of the user's changes; not at what ``besides`` is true of.
+
+        Args:
+            within: calls a function in its context variables, for those who look from outside of them.
+        """
+        things = self._dataset, self._collate, self._iterator
+        lasting = readings.lasting if within is None else functools.partial(within, readings.lasting)
+        change = Change(things, self._globals.values, besides, (lasting, readings.late))
         self._watched = [*(watched for watched in self._watched if watched() is not None), weakref.ref(change)]
         return change
 

@@ -16,7 +16,7 @@ from safeloader.runtime.isolation.torch_states import torch_states
 if TYPE_CHECKING:
     from safeloader.runtime.isolation.state import Surrounding
 
-__all__ = ["OwnStates"]
+__all__ = ["OwnStates", "states"]
 
 _OF_THE_PROCESS = ("start method", "collection of garbage", "timer")
 
@@ -49,15 +49,16 @@ class OwnStates:
 
 
 @functools.cache
-def _states() -> list[Surrounding]:
+def states() -> list[Surrounding]:
+    """Those that a worker may have of its own."""
     found = [*torch_states(), *python_states(), *system_states()]
     return [state for state in found if state.begins != "trainer" and state.name not in _OF_THE_PROCESS]
 
 
 def _read() -> list[Any]:
-    return [state.read() for state in _states()]
+    return [state.read() for state in states()]
 
 
 def _put(now: list[Any], wanted: list[Any]) -> None:
-    for state, current, value in zip(_states(), now, wanted, strict=True):
+    for state, current, value in zip(states(), now, wanted, strict=True):
         state.change(current, value)

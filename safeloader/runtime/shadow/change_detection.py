@@ -23,12 +23,13 @@ from safeloader.runtime.child.reach import referents
 from safeloader.runtime.shadow.contents import HIDDEN, MOVES, Budget, Parts, added, content_of, is_pythons, slot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 __all__ = ["Change", "Digest", "digest"]
 
 _SHARE = 0.0025  # of the time
 _CHEAP = 0.003  # seconds
+_AT_FIRST = 2  # tasks after which it looks whatever that costs: the second look is the first at all there is
 _VALUES = 2000
 _PLAIN_BYTES = 1 << 19  # of marshalled elements of containers, for one digest: 5 to 10 ms
 _OF_EACH = 200  # elements that are read together, and of those that are not plain values at either end
@@ -64,6 +65,7 @@ class Change:
         things: what to look at, as it is before the first task.
         kept: gives what belongs to them and lies elsewhere.
         besides: true for objects that do not count.
+        around: read what surrounds them: the first before the first task, the others after it for the first time.
         clock: seconds.
     """
 
@@ -72,9 +74,12 @@ class Change:
         things: Any,
         kept: Callable[[], Any] = tuple,
         besides: Callable[[Any], bool] | None = None,
+        around: Sequence[Callable[[], Any]] = (),
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._things = things
+        self._around = around
+        self._surroundings = [read() for read in around[:1]]
         self._kept = kept
         self._besides = besides
         self._clock = clock
@@ -87,7 +92,7 @@ class Change:
         self._samples: Any = None
         self._at_samples: int | None = None
         self._seen = False
-        self.looked = False  # after the task that was counted last
+        self.looked = False  # at all there is, after the task that was counted last
 
     @property
     def hidden(self) -> bool:
@@ -103,12 +108,13 @@ class Change:
     def seen(self) -> bool:
         """Count a task. True if a change is seen after it."""
         self._tasks += 1
-        self.looked = self._is_time(self._tasks)
-        if not self.looked:
+        self.looked = False
+        if not self._is_time(self._tasks):
             return False
         began = self._clock()
         if self._tasks >= self._next:
             self._next = 2 * self._tasks
+        self.looked = len(self._surroundings) == len(self._around)
         self._seen = self.there() or (self._at_samples is not None and self._of_samples() != self._at_samples)
         self._at_samples = None
         now = self._clock()
@@ -117,11 +123,14 @@ class Change:
 
     def there(self) -> bool:
         """True if there is a change now."""
-        return self._digest().number != self._before.number
+        now = [read() for read in self._around]
+        if len(self._surroundings) < len(now):
+            self._surroundings += now[len(self._surroundings) :]
+        return now != self._surroundings or self._digest().number != self._before.number
 
     def _is_time(self, task: int) -> bool:
         """Known before a task and after it: then by the clock's last answer."""
-        return (task >= self._next and (self._cheap or task == 1)) or self._clock() >= self._due
+        return (task >= self._next and (self._cheap or task <= _AT_FIRST)) or self._clock() >= self._due
 
     def _digest(self) -> Digest:
         return digest((self._things, self._kept()), self._besides)
@@ -277,7 +286,8 @@ def _attributes(thing: Any) -> list[Any]:
     parts: list[Any] = []
     if isinstance(thing, types.FunctionType):
         cells = [cell for cell in thing.__closure__ or () if cell != _EMPTY]
-        return [*(cell.cell_contents for cell in cells), thing.__defaults__, thing.__kwdefaults__, thing.__dict__]
+        own = thing.__defaults__, thing.__kwdefaults__, thing.__dict__, hash(thing.__code__)
+        return [*(cell.cell_contents for cell in cells), *own]
     if isinstance(thing, (types.MethodType, types.BuiltinMethodType)):
         return [thing.__self__]
     if isinstance(thing, functools._lru_cache_wrapper):
