@@ -80,6 +80,7 @@ RAISING = {
     "several shapes": [np.zeros(3), np.zeros(4)],
     "other byte order": [row.astype(">f4") for row in _rows("float32", 8)],
     "backwards": [row[::-1] for row in _rows("float32", 8)],
+    "backwards, one, among others": [*_rows("float32", 1, count=2), _rows("float32", 1)[0][::-1]],
     "backwards, one": [row[::-1] for row in _rows("float32", 1)],
     "text": [np.array(["a", "b"])] * 2,
     "objects": [np.array([None, 1], dtype=object)] * 2,

@@ -36,7 +36,9 @@ _DTYPES = {
 _ARRAY = frozenset({numpy.ndarray})
 _SMALL = 1 << 14  # bytes of an array: with larger ones the time goes into copying
 _WRITABLE = 0x400  # NPY_ARRAY_WRITEABLE
-_kind_of = attrgetter("dtype", "shape", "strides", "flags.num")
+_CONTIGUOUS = 0x1  # NPY_ARRAY_C_CONTIGUOUS: where no dimension is one, dtype and shape give the strides
+_kind_of = attrgetter("dtype", "shape", "flags.num")
+_kind_and_strides_of = attrgetter("dtype", "shape", "flags.num", "strides")
 
 _writer: SlotWriter | None = None
 _kept: KeptMemory | None = None
@@ -80,7 +82,7 @@ def _collate_array(batch: Any, *, collate_fn_map: Any = None) -> Any:
         or not 0 < first.nbytes <= _SMALL
         or not _ARRAY.issuperset(map(type, batch))
         or not _is_quiet(first)
-        or len(set(map(_kind_of, batch))) > 1
+        or len(set(map(_kind_of if _has_usual_strides(first) else _kind_and_strides_of, batch))) > 1
         or collate_fn_map is None
         or collate_fn_map.get(torch.Tensor) is not _collate_tensor  # that is whom torch has stack them
         or torch_private.has_modes()
@@ -89,6 +91,10 @@ def _collate_array(batch: Any, *, collate_fn_map: Any = None) -> Any:
     made = _room(dtype, (len(batch), *first.shape))
     numpy.concatenate(batch, out=made.numpy().reshape(-1, *first.shape[1:]))
     return made
+
+
+def _has_usual_strides(array: Any) -> bool:
+    return bool(array.flags.num & _CONTIGUOUS) and 1 not in array.shape
 
 
 def _is_quiet(array: Any) -> bool:

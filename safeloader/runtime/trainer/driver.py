@@ -25,7 +25,7 @@ from safeloader.runtime.trainer.shield import Shield
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from safeloader.core.policy import CoreSettings
     from safeloader.core.state import State
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from safeloader.runtime.trainer.planner import Draws
 
 __all__ = ["Driver"]
+
+_NEXT = m.BatchRequested()
 
 
 class Driver:
@@ -174,10 +176,15 @@ class Driver:
             Exception: what loading this batch raised.
         """
         with Alone(self, draws):
-            self.loop.journal.run()
+            journal, views = self.loop.journal, self.views
+            journal.run()
             if self.outcome is None:  # else an interrupt came between a batch and its consumer
                 self.here.value = None  # the consumer has got it: nothing here keeps it any more
-                self.loop.ask()
+                if views.returned or views.have_come_back:  # what it has let go of comes back with that
+                    views.tell_free(self._ask)
+                else:
+                    journal.inbox.append(_NEXT)
+                journal.run()
                 if self.outcome is None:
                     self._await()
             if self.launcher.complaints:
@@ -192,6 +199,9 @@ class Driver:
             raise error
         finally:
             del error  # its traceback knows this frame
+
+    def _ask(self, leases: Sequence[m.Lease]) -> None:
+        self.loop.journal.inbox.append(m.BatchRequested(tuple(leases)))
 
     def _error(self, fail: Callable[[], Any]) -> BaseException:
         """What comes in the place of a batch; told once, though the consumer may be interrupted meanwhile."""

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["Loop"]
 
 _LONGEST_SLEEP = 3600.0
-_NEXT = m.BatchRequested()
 
 
 class _Loader(Consumer, PoolClient, Protocol):
@@ -145,18 +144,6 @@ class Loop:
         """What processes said may have been read, and not been understood."""
         for process in list(self.processes.values()):
             self._inbox.hear(process)
-
-    def ask(self) -> None:
-        """The consumer wants the next batch. What it has let go of of others comes back with that."""
-        views = self._views
-        if views.returned or views.have_come_back:
-            views.tell_free(self._ask)
-        else:
-            self.journal.inbox.append(_NEXT)
-        self.journal.run()
-
-    def _ask(self, leases: Sequence[m.Lease]) -> None:
-        self.journal.inbox.append(m.BatchRequested(tuple(leases)))
 
     def tell(self, event: m.Event) -> None:
         """Tell an event, carry out the commands, and whatever follows from that, in order."""
