@@ -122,13 +122,14 @@ def precision() -> tuple[Any, ...]:
 
 def put_precision(to: tuple[Any, ...]) -> None:
     """Set it again."""
+    if len(PRECISION) == 3:
+        torch._C._set_cublas_allow_tf32(to[1])  # which sets the next but one as well, to "high" or "highest"
+        torch._C._set_cudnn_allow_tf32(to[2])
+        torch._C._set_float32_matmul_precision(to[0])
+        return
     now = precision()
     if to[0] is not None and now[0] != to[0]:
         torch._C._set_float32_matmul_precision(to[0])
-    if len(PRECISION) == 3:
-        torch._C._set_cublas_allow_tf32(to[1])
-        torch._C._set_cudnn_allow_tf32(to[2])
-        return
     for place, wanted in zip(_PRECISIONS, to[1:], strict=True):
         if torch._C._get_fp32_precision_getter(*place) != wanted:
             torch._C._set_fp32_precision_setter(*place, wanted)

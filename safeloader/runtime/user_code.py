@@ -1,4 +1,4 @@
-"""Which code is the user's: it belongs neither to Python, nor to an installed package, nor to safeloader."""
+"""Whose code something is: the user's, Python's, an installed package's or safeloader's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import site
 import sysconfig
 
-__all__ = ["is_foreign", "is_users"]
+__all__ = ["is_foreign", "is_users", "module_of", "package_of"]
 
 
 def is_users(path: str) -> bool:
@@ -21,6 +21,20 @@ def is_foreign(path: str) -> bool:
     ``.pth`` file names, or of this user.
     """
     return path.startswith(_FOREIGN) or any(folder in path for folder in _INSTALLED)
+
+
+def module_of(kind: type) -> str:
+    """The module of a class; "" where it has none that is a name.
+
+    A class may say anything there, and some written in C do: the functions of Cython 3.1 have a descriptor.
+    """
+    module = getattr(kind, "__module__", "")
+    return module if isinstance(module, str) else ""
+
+
+def package_of(kind: type) -> str:
+    """The outermost package of a class, as ``numpy``; "" where it has none."""
+    return module_of(kind).partition(".")[0]
 
 
 def _foreign() -> tuple[str, ...]:

@@ -7,13 +7,16 @@ import json
 import sys
 import textwrap
 import threading
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from safeloader.errors import StartError
+from safeloader import DataLoader
+from safeloader.errors import NotCarriableError, StartError
 from safeloader.runtime import by_value
 from safeloader.runtime.by_value.importable import importable_as
 from tests.runtime.carrying import ROOT, in_main, run_script, written
@@ -265,3 +268,41 @@ def test_a_module_under_a_second_name_is_imported_and_not_copied(
     finally:
         for name in ("lender", "lender.second", "lent_under_two_names"):
             sys.modules.pop(name, None)
+
+
+class Nameless:
+    """What its class says of its module is no name, as with the functions of Cython 3.1."""
+
+    __module__: Any = property(lambda self: "nowhere")
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __reduce__(self) -> tuple[type[Fraction], tuple[int]]:
+        if self.value < 0:
+            raise ValueError("below zero")
+        return Fraction, (self.value,)
+
+
+class WithNameless:
+    """A dataset that holds one, and changes it."""
+
+    def __init__(self, value: int) -> None:
+        self.held = Nameless(value)
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        return int(Fraction(self.held.value if isinstance(self.held, Nameless) else self.held)) + index
+
+
+def test_a_class_without_a_module_name_is_carried_and_looked_at() -> None:
+    with DataLoader(WithNameless(5), 2, num_workers=1) as loader:
+        assert torch.cat(list(loader)).tolist() == [5, 6, 7, 8]
+    assert torch.cat(list(DataLoader(WithNameless(5), 2))).tolist() == [5, 6, 7, 8]
+    with (
+        pytest.raises(NotCarriableError, match=r"a Nameless.*below zero"),
+        DataLoader(WithNameless(-1), num_workers=1) as bad,
+    ):
+        iter(bad)

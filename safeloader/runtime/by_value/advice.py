@@ -16,6 +16,8 @@ import weakref
 from multiprocessing.sharedctypes import SynchronizedBase
 from typing import Any
 
+from safeloader.runtime.user_code import module_of, package_of
+
 _LOCKS = (
     type(threading.Lock()),
     type(threading.RLock()),
@@ -81,7 +83,8 @@ def describe(thing: Any) -> str:
         return "a function"
     kind = type(thing)
     hidden = ("builtins", "__main__")
-    name = kind.__qualname__ if kind.__module__ in hidden else f"{kind.__module__}.{kind.__qualname__}"
+    module = module_of(kind)
+    name = kind.__qualname__ if not module or module in hidden else f"{module}.{kind.__qualname__}"
     return f"{'an' if name.lstrip('_')[:1] in 'aeiouAEIOU' else 'a'} {name}"
 
 
@@ -100,7 +103,7 @@ def advice_for(thing: Any, reason: Exception, path: str = "") -> str:
     for kinds, advice in _BY_KIND:
         if isinstance(thing, kinds):
             return advice
-    if type(thing).__module__.partition(".")[0] in _CONNECTIONS:
+    if package_of(type(thing)) in _CONNECTIONS:
         return "keep what is needed to open it, " + _LAZILY.format("open it")
     if not isinstance(reason, _OF_PICKLE):
         return "its own __reduce__, __getstate__ or the like raised this: mend that, or " + _MAKE

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from safeloader.runtime.by_value.pickler import CarryPickler
 from safeloader.runtime.by_value.rebuild import script_globals
 from safeloader.runtime.by_value.script_settings import settings_of_script
+from safeloader.runtime.user_code import module_of, package_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,7 +98,7 @@ def _is_plain(value: Any, main: types.ModuleType) -> bool:
         return True
     if dataclasses.is_dataclass(value) and _of(kind, main):
         return True
-    return kind.__module__ in _EXACT or kind.__module__.partition(".")[0] in _HOMES
+    return module_of(kind) in _EXACT or package_of(kind) in _HOMES
 
 
 class _TooLarge(Exception):

@@ -23,6 +23,7 @@ import torch
 from safeloader import torch_private
 from safeloader.runtime.child.generator_objects import is_generator
 from safeloader.runtime.child.user_globals import is_code, is_installed
+from safeloader.runtime.user_code import module_of, package_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -157,7 +158,7 @@ class Copier:
     def _reduced(self, value: Any) -> Any:
         kind = type(value)
         if kind not in self._kinds:
-            self._kinds[kind] = _never(kind), is_installed(kind.__module__)
+            self._kinds[kind] = _never(kind), is_installed(module_of(kind))
         never, installed = self._kinds[kind]
         if never or (installed and self._is_a_packages(value)):
             return self._note(value, value)
@@ -169,7 +170,7 @@ class Copier:
         try:
             reduced = _reduce(value)
         except TypeError:  # a digest, an iterator of numpy's
-            return self._note(value, value.copy() if kind.__module__.startswith(_WITH_COPY) else value)
+            return self._note(value, value.copy() if module_of(kind).startswith(_WITH_COPY) else value)
         return value if isinstance(reduced, str) else self._rebuilt(value, *reduced)
 
     def _is_a_packages(self, value: Any) -> bool:
@@ -241,7 +242,7 @@ def _never(kind: type) -> bool:
     """True for what does something when it ends, and for what threads have in common."""
     if kind in (io.BytesIO, io.StringIO):
         return False
-    return hasattr(kind, "__del__") or any(base.__module__.partition(".")[0] in _NEVER for base in kind.__mro__)
+    return hasattr(kind, "__del__") or any(package_of(base) in _NEVER for base in kind.__mro__)
 
 
 def _is_among_threads(state: Any) -> bool:

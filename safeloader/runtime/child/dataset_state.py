@@ -10,6 +10,8 @@ from __future__ import annotations
 from time import monotonic
 from typing import Any
 
+from safeloader.runtime.user_code import package_of
+
 __all__ = ["SnapshotPace", "is_exact", "is_stateful", "load", "told"]
 
 
@@ -20,7 +22,7 @@ def is_stateful(thing: Any) -> bool:
 
 def is_exact(dataset: Any) -> bool:
     """True for datasets whose states are known to leave nothing out: torchdata's nodes, which are tested for that."""
-    return (type(dataset).__module__ or "").partition(".")[0] == "torchdata"
+    return package_of(type(dataset)) == "torchdata"
 
 
 def told(dataset: Any, iterator: Any) -> dict[str, Any] | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from safeloader.runtime.user_code import module_of, package_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -126,8 +128,8 @@ def handler_for(kind: type) -> Handler | None:
     it is of the same library."""
     own: set[str] = set()
     for cls in kind.__mro__[:-1]:
-        library = cls.__module__.partition(".")[0]
-        found = _BY_CLASS.get(f"{cls.__module__}.{cls.__qualname__}")
+        library = package_of(cls)
+        found = _BY_CLASS.get(f"{module_of(cls)}.{cls.__qualname__}")
         if found is not None:
             if own - {library}:
                 return None

@@ -32,6 +32,7 @@ import torch
 
 from safeloader import torch_private
 from safeloader.runtime.child.digest import sums_of_bytes
+from safeloader.runtime.user_code import module_of, package_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -226,7 +227,7 @@ def _of_memory(plain: torch.Tensor, budget: Budget) -> Any:
 def _of_others(thing: Any, budget: Budget) -> Any:
     """What is left: buffers of any kind, iterators, compiled functions, and what tells nothing."""
     kind = type(thing)
-    package = kind.__module__.partition(".")[0]
+    package = package_of(kind)
     if package in _BY_PACKAGE:
         return _BY_PACKAGE[package](thing, budget)
     if isinstance(thing, _WALKED) or is_pythons(kind):
@@ -327,7 +328,7 @@ def _has_no_hidden_field(kind: type) -> bool:
 
 def _of_compiled(thing: Any, _: Budget) -> Any:
     """numba's functions draw from generators of their own, which nobody can read; its objects are memory of C."""
-    if type(thing).__module__.startswith(("numba.typed", "numba.experimental.jitclass.boxing")):
+    if module_of(type(thing)).startswith(("numba.typed", "numba.experimental.jitclass.boxing")):
         return HIDDEN
     code = getattr(getattr(thing, "py_func", None), "__code__", None)
     return MOVES if code is not None and not _DRAWS.isdisjoint(code.co_names) else "compiled"
