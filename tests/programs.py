@@ -169,14 +169,14 @@ class Program:
 
     Args:
         command: its command line.
-        environment: variables besides those of this process.
+        variables: of its environment, besides this process's.
     """
 
-    def __init__(self, command: list[str], **environment: str) -> None:
-        self._running = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-            env={**os.environ, **_OF_RANKS, **environment},
-        )  # fmt: skip
+    def __init__(self, command: list[str], **variables: str) -> None:
+        given = environment(**{**_OF_RANKS, **variables})
+        streams: Any = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        warmed = warm.start(tuple(command[1:]), given, **streams) if command[0] == sys.executable else None
+        self._running = warmed or subprocess.Popen(command, env=given, start_new_session=True, **streams)
         self.pid = self._running.pid
         self.lines: list[str] = []
         self._ended = False

@@ -12,7 +12,8 @@ import threading
 from typing import Any
 
 from tests import warm_workers
-from tests.warm_workers import ROOM, of_the_start
+from tests.warm_birth import ROOM, parsed
+from tests.warm_workers import of_the_start
 
 _CODE = "from tests.warm_server import serve; exec(*serve({}))"
 
@@ -62,28 +63,12 @@ def start(command: tuple[str, ...], environment: dict[str, str], **options: Any)
         environment: its variables.
         options: of ``subprocess.Popen``: ``cwd``, and where its output goes.
     """
-    request = _request(command)
+    asked = parsed(list(command))
     server = next((one for one in _servers if one.serves(environment)), None)
-    if request is None or server is None or warm_workers.all_are_fresh():
+    if asked is None or asked.code is not None or server is None or warm_workers.all_are_fresh():
         return None
-    request |= {"environment": environment, "cwd": str(options.pop("cwd", os.getcwd()))}
+    request = {"command": list(command), "environment": environment, "cwd": str(options.pop("cwd", os.getcwd()))}
     return _Forked(request, server.channel, **options)
-
-
-def _request(command: tuple[str, ...]) -> dict[str, Any] | None:
-    rest, warnings, module = list(command), [], ""
-    while rest and rest[0].startswith("-"):
-        option = rest.pop(0)
-        if option == "-W":
-            warnings.append(rest.pop(0))
-        elif option == "-m":
-            module = rest[0]
-            break
-        elif option != "-u":
-            return None
-    if not rest:
-        return None
-    return {"command": list(command), "argv": rest, "module": module, "warnings": warnings}
 
 
 class _Forked(subprocess.Popen[str]):

@@ -14,16 +14,13 @@ import signal
 import socket
 import sys
 import warnings
-from importlib.machinery import SourceFileLoader
-from types import CodeType
 from typing import Any
 
 from tests import warm_workers
+from tests.warm_birth import Program, called, interpreter, parsed
 
-_MODULE = "import runpy; runpy._run_module_as_main({!r})"
 
-
-def serve(channel: int) -> tuple[CodeType, dict[str, Any]]:
+def serve(channel: int) -> Program:
     """Fork for each request until the other end is closed; returns in the forks only.
 
     Args:
@@ -61,6 +58,7 @@ def serve(channel: int) -> tuple[CodeType, dict[str, Any]]:
             os.close(told)
             for generator in (random, numpy.random, torch.default_generator):
                 generator.seed()
+            os.setsid()
             request = json.loads(data)
             cloned = warm_workers.beside(request["environment"], descriptors, by_python)
             return cloned or _become(request, descriptors, by_python)
@@ -82,7 +80,7 @@ def _reap(running: dict[int, socket.socket]) -> None:
                     pass  # nobody asks for it any more
 
 
-def _become(request: dict[str, Any], descriptors: list[int], by_python: int) -> tuple[CodeType, dict[str, Any]]:
+def _become(request: dict[str, Any], descriptors: list[int], by_python: int) -> Program:
     """Be the program: what an interpreter that starts with this command line would be.
 
     Args:
@@ -90,22 +88,14 @@ def _become(request: dict[str, Any], descriptors: list[int], by_python: int) -> 
         descriptors: its standard streams, and one that it does not need.
         by_python: so many of the last filters of warnings are there in each interpreter, behind those of ``-W``.
     """
-    os.setsid()
     for number, descriptor in enumerate(descriptors):
         if number < 3:
             os.dup2(descriptor, number)
         os.close(descriptor)
     os.chdir(request["cwd"])
-    names = warm_workers.interpreter(request["environment"], request["warnings"], by_python)
-    sys.argv = list(request["argv"])
+    command = parsed(request["command"])
+    assert command is not None
+    interpreter(request["environment"], command.warnings, by_python)
     sys.orig_argv = [sys.executable, *request["command"]]
-    warm_workers.called(sys.orig_argv)
-    if module := request["module"]:
-        sys.path[0] = request["cwd"]
-        names["__loader__"] = None
-        return compile(_MODULE.format(module), "<string>", "exec"), names
-    path = os.path.abspath(sys.argv[0])
-    sys.path[0] = os.path.dirname(os.path.realpath(path))
-    names |= {"__file__": path, "__cached__": None, "__loader__": SourceFileLoader("__main__", path)}
-    with open(path, "rb") as file:
-        return compile(file.read(), path, "exec"), names
+    called(sys.orig_argv)
+    return command.program()

@@ -11,7 +11,6 @@ Where anything is not as it was when the server began, an interpreter is started
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import ctypes
 import fcntl
@@ -26,8 +25,9 @@ import socket
 import subprocess
 import sys
 import warnings
-from types import CodeType
 from typing import Any
+
+from tests.warm_birth import OF_THREADS, ROOM, Program, called, interpreter, parsed
 
 __all__ = [
     "ROOM",
@@ -41,8 +41,6 @@ __all__ = [
     "serve_as_child_of",
 ]
 
-Program = tuple[CodeType, dict[str, Any]]
-
 _LAUNCHES = "import os, marshal, sys\nfacts, more = marshal.loads("
 """How what safeloader has an interpreter run begins: ``runtime/start/bootstrap.py``."""
 _GIVEN = {"PYTHONHASHSEED": "1", "GLIBC_TUNABLES": "glibc.cpu.x86_non_temporal_threshold=131072"}
@@ -52,20 +50,21 @@ _READ_AT_THE_START = (
     "_SAFELOADER",
 )  # fmt: skip
 """Prefixes of variables that the interpreter, or a library that is loaded by now, has read."""
-_SET_BY_IMPORTS = ("LD_LIBRARY_PATH", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
-"""By OpenCV and scikit-learn, in the process that imports them: no test sets them."""
+_PASSED_OVER = (
+    "LD_LIBRARY_PATH", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", OF_THREADS, "TORCHELASTIC_", "TORCH_NCCL_",
+    "TORCH_DISABLE_SHARE_RDZV",
+)  # fmt: skip
+"""Set by OpenCV and scikit-learn in the process that imports them, and by no test; what a fork obeys; and what
+``torch.distributed`` reads when it is used."""
 _CLONE = {"x86_64": 56, "aarch64": 220}.get(platform.machine())
 _CLONE_PARENT, _CHILD_CLEARTID, _CHILD_SETTID = 0x8000, 0x200000, 0x1000000
 _SET_PDEATHSIG, _SET_CHILD_SUBREAPER, _GET_TID_ADDRESS = 1, 36, 40
-ROOM = "-" * 6000
-"""An argument: room for the command line of what is forked."""
-
 _fresh = 0
 
 
 def of_the_start(environment: dict[str, str]) -> dict[str, str]:
     """What of an environment is read when a process starts."""
-    names = [name for name in environment if name.startswith(_READ_AT_THE_START) and name not in _SET_BY_IMPORTS]
+    names = [name for name in environment if name.startswith(_READ_AT_THE_START) and not name.startswith(_PASSED_OVER)]
     return {name: environment[name] for name in names}
 
 
@@ -120,7 +119,7 @@ def begin(environment: dict[str, str]) -> None:
             first.wait()  # what it has forked is a child of this process now
         finally:
             libc.prctl(_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
-        _ask_from_now_on(listening.getsockname(), environment)
+        _ask_from_now_on(listening.getsockname(), environment, programs=False)
 
 
 _CODE = "from tests.warm_workers import serve_as_child_of; exec(*serve_as_child_of({1}, {0}))"
@@ -142,22 +141,34 @@ def beside(environment: dict[str, str], others: list[int], by_python: int) -> Pr
     parent = os.getpid()
     listening = _listening()
     if os.fork():
-        _ask_from_now_on(listening.getsockname(), environment)
+        _ask_from_now_on(listening.getsockname(), environment, programs=True)
         listening.close()
         return None
     for descriptor in others:
         os.close(descriptor)
-    os.setsid()
     return _serve(listening, parent, by_python)
 
 
-def _ask_from_now_on(address: Any, environment: dict[str, str]) -> None:
+def _ask_from_now_on(address: Any, environment: dict[str, str], programs: bool) -> None:
+    """Have ``subprocess`` ask.
+
+    Args:
+        address: of the server.
+        environment: this program's when it began.
+        programs: also for the Python programs that this one starts. What a test starts is an interpreter of its own.
+    """
     execute: Any = subprocess.Popen._execute_child  # type: ignore[attr-defined]
     owner, known = os.getpid(), _of_the_program(environment)
 
     def execute_child(popen: Any, args: Any, *given: Any) -> None:
-        if not _fresh and os.getpid() == owner and _is_launch(args) and _of_the_program(given[5]) == known:
-            pid = _ask(address, args, given)
+        own = os.environ if given[5] is None else given[5]
+        if (
+            not _fresh
+            and os.getpid() == owner
+            and _is_asked_for(args, given, programs)
+            and _of_the_program(own) == known
+        ):
+            pid = _ask(address, list(args), dict(own), given)
             if pid:
                 popen.pid = pid
                 popen._child_created = True
@@ -168,24 +179,34 @@ def _ask_from_now_on(address: Any, environment: dict[str, str]) -> None:
     subprocess.Popen._execute_child = execute_child  # type: ignore[attr-defined]
 
 
-def _is_launch(args: Any) -> bool:
-    if not isinstance(args, list) or args[-2:-1] != ["-c"] or not args[-1].startswith(_LAUNCHES):
+def _is_asked_for(args: Any, given: Any, programs: bool) -> bool:
+    if (
+        not isinstance(args, (list, tuple))
+        or not all(isinstance(each, str) for each in args)
+        or args[0] != sys.executable
+    ):
         return False
-    return args[0] == sys.executable and _warnings_of(args[1:-2]) is not None
+    if args[-1].startswith(_LAUNCHES):
+        return parsed(list(args[1:])) is not None
+    executable, preexec, close_all, shell, users = given[0], given[1], given[2], given[8], given[16:20]
+    plain = (
+        (executable or args[0]) == args[0]
+        and preexec is None
+        and close_all
+        and not shell
+        and users == (None, None, None, -1)
+    )
+    return programs and plain and _CLONE is not None and parsed(list(args[1:])) is not None
 
 
-def _warnings_of(options: list[str]) -> list[str] | None:
-    """Of the options of an interpreter; None if there are others than a fork can have."""
-    found = [option[2:] for option in options if option.startswith("-W") and option != "-W"]
-    return found if len(found) + options.count("-B") == len(options) else None
-
-
-def _ask(address: Any, args: list[str], given: Any) -> int:
-    pass_fds, environment, pipes = given[3], given[5], given[9:15]
-    request = {"command": args, "environment": environment, "descriptors": list(pass_fds)}
+def _ask(address: Any, args: list[str], environment: dict[str, str], given: Any) -> int:
+    pass_fds, cwd, pipes, session = given[3], given[4], given[9:15], given[20]
+    request = {
+        "command": args, "environment": environment, "descriptors": list(pass_fds), "session": session,
+    }  # fmt: skip
     streams = [number if pipe == -1 else pipe for number, pipe in enumerate((pipes[0], pipes[3], pipes[5]))]
     try:
-        folder = os.open(".", os.O_PATH | os.O_CLOEXEC)
+        folder = os.open(cwd or ".", os.O_PATH | os.O_CLOEXEC)
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asked:
                 asked.connect(address)
@@ -223,12 +244,14 @@ def _serve(listening: socket.socket, parent: int, by_python: int, at_once: bool 
     learned = at_once and _learn()
     while True:
         asked, _ = listening.accept()
-        learned = learned or _learn()
         data, descriptors, _, _ = socket.recv_fds(asked, 1 << 20, 250)
-        if data:
+        request = json.loads(data or "null")
+        launch = request and request["command"][-1].startswith(_LAUNCHES)
+        learned = learned or (launch and _learn())
+        if launch or (request and not learned):  # what has learned is not what a program begins with
             if _clone() == 0:
                 listening.close()
-                return _become(json.loads(data), descriptors, by_python, asked)
+                return _become(request, descriptors, by_python, asked)
         for descriptor in descriptors:
             os.close(descriptor)
         asked.close()
@@ -277,9 +300,10 @@ def _become(request: dict[str, Any], descriptors: list[int], by_python: int, ask
     import torch
 
     folder, *own = descriptors
-    command = request["command"]
-    called(command)
-    os.setsid()
+    line, environment = request["command"], request["environment"]
+    called(line)
+    if request["session"]:
+        os.setsid()
     os.fchdir(folder)
     with asked:
         asked.send(os.getpid().to_bytes(8, "big"))
@@ -293,46 +317,12 @@ def _become(request: dict[str, Any], descriptors: list[int], by_python: int, ask
         os.close(copy)
     for generator in (random, numpy.random, torch.default_generator):
         generator.seed()
-    names = interpreter(request["environment"], _warnings_of(command[1:-2]) or [], by_python)
-    sys.dont_write_bytecode = "-B" in command
-    sys.argv, sys.orig_argv = ["-c"], list(command)
-    return compile(command[-1], "<string>", "exec"), names
-
-
-def interpreter(environment: dict[str, str], options: list[str], by_python: int) -> dict[str, Any]:
-    """What an interpreter that starts finds, before it runs anything.
-
-    Args:
-        environment: its variables.
-        options: its filters of warnings.
-        by_python: so many of the last filters of warnings are there in each interpreter, behind those of ``-W``.
-
-    Returns:
-        The names of its ``__main__``.
-    """
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.warnoptions[:] = options
-    by_modules, last = warnings.filters[:-by_python], warnings.filters[-by_python:]
-    warnings.resetwarnings()
-    warnings._processoptions(options)  # type: ignore[attr-defined]
-    warnings.filters[:] = [*by_modules, *warnings.filters, *last]
-    names = vars(sys.modules["__main__"])
-    names.clear()
-    names |= {"__name__": "__main__", "__doc__": None, "__package__": None, "__spec__": None, "__builtins__": builtins}
-    for name in [name for name in sys.modules if name == "tests" or name.startswith("tests.warm")]:
-        del sys.modules[name]
-    return names
-
-
-def called(command: list[str]) -> None:
-    """Let the system list this process by its own command line, where there was left room for it."""
-    with open("/proc/self/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
-    first, last = int(fields[45]), int(fields[46])
-    room = last - first
-    if first and room > len(ROOM):
-        line = os.fsencode(" ".join(command))[: room - 2]
-        ctypes.memset(first, 0, room)
-        ctypes.memmove(first, line, len(line))
-        ctypes.memset(last - 1, ord("-"), 1)  # else what is behind the line belongs to it
+    if not line[-1].startswith(_LAUNCHES):
+        cloned = beside(environment, request["descriptors"], by_python)
+        if cloned:
+            return cloned
+    command = parsed(line[1:])
+    assert command is not None
+    interpreter(environment, command.warnings, by_python)
+    sys.orig_argv = list(line)
+    return command.program()
