@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import signal
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader as TorchLoader
@@ -18,7 +22,7 @@ from safeloader import BadSampleError, DataLoader, Policy
 from safeloader.runtime.child.own_globals import OwnGlobals
 from safeloader.runtime.child.user_globals import Namespace
 from safeloader.runtime.isolation import Ambient
-from safeloader.runtime.trainer import loop
+from safeloader.runtime.trainer import inline_turn, loop
 from tests.runtime.ambient_data import (
     AMBIENT,
     DEEDS,
@@ -330,3 +334,59 @@ def test_without_privilege_what_only_root_could_undo_is_refused(tmp_path: Path, 
         "None [('priority (now 5, and 0 before)', False)]",
         "None True 0",
     ]
+
+
+# ---------------------------------------------------------------- two threads
+
+
+class DrawsSlowly:
+    """Samples that draw from all global generators, and let other threads run meanwhile."""
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, index: int) -> tuple[float, float, float]:
+        drawn = float(torch.rand(()))
+        time.sleep(0.002)
+        return drawn, random.random(), float(np.random.rand())
+
+
+def _drawn(workers: int, seeded: int, policy: Policy) -> list[Any]:
+    generator = torch.Generator().manual_seed(seeded)
+    return list(DataLoader(DrawsSlowly(), batch_size=None, num_workers=workers, generator=generator, policy=policy))
+
+
+@pytest.mark.usefixtures("forked")
+def test_loaders_of_two_threads_do_not_mix_in_the_main_process() -> None:
+    expected = [_drawn(2, seeded, Policy()) for seeded in (1, 2)]
+    before = program_state()
+    here = Policy(max_processes=0)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda seeded: _drawn(2, seeded, here), (1, 2))) == expected
+    assert program_state() == before
+
+
+class ReadsAnother:
+    """Its samples are those of another loader, which a thread of its own iterates."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> int:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(lambda: list(inline([index, 5], num_workers=1))).result(60)[0]
+
+
+def test_a_sample_that_waits_for_another_threads_loader_gets_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(inline_turn, "PATIENCE", 0.2)
+    assert list(inline(ReadsAnother(), num_workers=1)) == [0, 1]
+    assert "mix with those of another thread" in caplog.text
+
+
+def test_a_turn_that_an_interrupt_left_open_ends_with_the_next_one() -> None:
+    assert inline_turn._turn.acquire()
+    inline_turn.in_turn(lambda: None, lambda: pytest.fail("nobody else is in"))
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(inline_turn.in_turn, lambda: None, lambda: pytest.fail("nobody is in any more")).result()

@@ -23,6 +23,7 @@ from safeloader.runtime.memory.collate import collating_into
 from safeloader.runtime.memory.heap_memory import PrivateMemory
 from safeloader.runtime.memory.kept_memory import KeptMemory
 from safeloader.runtime.trainer.indices import own_copy
+from safeloader.runtime.trainer.inline_turn import PATIENCE, in_turn
 from safeloader.runtime.trainer.watchdog import watched
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ T = TypeVar("T")
 
 
 _CHANGE = "its dataset: an exception broke off a batch, which is loaded again and may come out differently"
+_BESIDE = (
+    "random numbers, modes and the folder, which may mix with those of another thread's loader: its sample has been "
+    f"loaded here for more than {PATIENCE:g} s"
+)
 
 
 class InlineBatch:
@@ -202,12 +207,10 @@ class InlineHost:
 
     def _tell_of_change(self, worker: int) -> None:
         """Generators are put back; what else a dataset changes in itself while it loads is not."""
-        told = self._views[worker].told
-        if self._load.iterable or _CHANGE in told:
+        if self._load.iterable or _CHANGE in self._views[worker].told:
             return
         if self._as_worker(worker, lambda hosted: hosted.change is None or hosted.change.there()):
-            told.add(_CHANGE)
-            self._tell(worker, _CHANGE, False)
+            self._tell_once(worker, _CHANGE)
 
     def _refuse_iterator(self, worker: int) -> None:
         """An exception within an iterator ends it, or it has gone on by an unknown number of samples."""
@@ -234,7 +237,16 @@ class InlineHost:
 
     def _as_worker(self, number: int, act: Callable[[Worker], T]) -> T:
         """Do something as a worker, in its own surroundings."""
-        return self._ambient.inside(self._views[number], lambda: self._with_generators(number, act))
+        return in_turn(
+            lambda: self._ambient.inside(self._views[number], lambda: self._with_generators(number, act)),
+            lambda: self._tell_once(number, _BESIDE),
+        )
+
+    def _tell_once(self, worker: int, what: str) -> None:
+        told = self._views[worker].told
+        if what not in told:
+            told.add(what)
+            self._tell(worker, what, False)
 
     def _with_generators(self, number: int, act: Callable[[Worker], T]) -> T:
         if self._generators is None:
