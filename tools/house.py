@@ -266,6 +266,7 @@ for _ in range(20):
     next(batches)
 time.sleep(1)
 trace(lambda: next(batches))
+time.sleep(1)  # it is there, as with a loader that keeps up
 batch = trace(lambda: next(batches))
 workers = [p for p in psutil.Process().children(recursive=True) if "resource_tracker" not in " ".join(p.cmdline())]
 os.kill(workers[0].pid, signal.SIGKILL)
