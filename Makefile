@@ -20,7 +20,7 @@ QUICK  := $(addprefix tests/core/test_,supervisor.py faults.py policy.py bisecti
     forkserver.py::test_every_end_of_a_process_is_seen_and_explained \
     portable.py::test_the_portable_ways_survive_the_same_faults)
 
-.PHONY: help quick-list ffcv try-ffcv demo test test-quick test-all test-clients test-ray matrix dist first-minutes lint house docs bench-hangs bench-ffcv bench-speed bench-peers bench-ranks bench-scaling bench-hosts soak incidents setup clean
+.PHONY: help quick-list ffcv try-ffcv try-programs demo test test-quick test-all test-clients test-ray matrix dist first-minutes lint house docs bench-hangs bench-ffcv bench-speed bench-peers bench-ranks bench-scaling bench-hosts soak incidents setup clean
 
 help:          ## this list
 	@grep -hE '^[a-z-]+: .*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -28,13 +28,13 @@ help:          ## this list
 demo: $(if $(wildcard $(STAMP)),$(STAMP),$(DEMO)) ## train through killed, stopped and hung workers on real photographs; table and plot
 	@$(PY) -m benchmarks.demo $(ARGS)
 
-test: $(STAMP) try-ffcv ## the tests (without those marked slow or stress); brings FFCV where it can
+test: $(STAMP) try-ffcv try-programs ## the tests (without those marked slow or stress); brings FFCV, Chromium and Prometheus where it can
 	@$(PY) -m pytest -q -n 3 --dist loadfile $(ARGS)
 
 test-quick: $(STAMP) ## the tests that a change of one thing needs most: the core, the settings, faults, both start methods
 	@$(PY) -m pytest -q -n 3 --dist loadfile $(QUICK) $(ARGS)
 
-test-all: $(STAMP) try-ffcv ## every test, also slow and stress
+test-all: $(STAMP) try-ffcv try-programs ## every test, also slow and stress
 	@$(PY) -m pytest -q -m "not clients and not ray" $(ARGS)
 
 test-clients: $(CLIENTS)/.installed ## real clients under a kill in mid-epoch, from Ultralytics to mosaicml-streaming (their own environment)
@@ -133,6 +133,10 @@ $(FFCV): $(STAMP) tools/install_ffcv.py
 # Where FFCV cannot be had, its tests say why and are skipped; with CI=true they fail.
 try-ffcv: $(STAMP)
 	@$(MAKE) --no-print-directory ffcv || true
+
+# Likewise what only some tests look with.
+try-programs: $(STAMP)
+	@$(PY) -m tools.programs || true
 
 # The pins matter: without them pip may take a build of torch with several gigabytes of GPU libraries.
 $(STAMP): pyproject.toml constraints.txt

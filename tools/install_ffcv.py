@@ -58,16 +58,28 @@ def import_error() -> str:
 
 
 def install_debian_packages() -> None:
-    """The compiler and the headers, with apt, where they are missing."""
-    if headers_are_here():
-        return
+    """The compiler and the headers, where they are missing."""
+    if not headers_are_here():
+        install_with_apt(DEBIAN, "a C++ compiler and the headers of ")
+
+
+def install_with_apt(packages: tuple[str, ...], what: str = "") -> None:
+    """Install Debian packages, as root or with sudo that asks nothing.
+
+    Args:
+        packages: their names.
+        what: goes before the names where the message says what is needed.
+
+    Raises:
+        CannotInstall: there is no apt-get, or no right to use it, or it fails.
+    """
     apt = shutil.which("apt-get")
     if apt is None:
-        raise CannotInstall(f"there is no apt-get; needed are a C++ compiler and the headers of {', '.join(DEBIAN)}")
+        raise CannotInstall(f"there is no apt-get; needed are {what}{', '.join(packages)}")
     rights = () if os.geteuid() == 0 else ("sudo", "-n")
     if rights and (shutil.which("sudo") is None or not succeeds("sudo", "-n", "true")):
-        raise CannotInstall(f"no right to install Debian packages; as root: apt-get install {' '.join(DEBIAN)}")
-    wanted = (*rights, apt, "-qq", "install", "-y", "--no-install-recommends", *DEBIAN)
+        raise CannotInstall(f"no right to install Debian packages; as root: apt-get install {' '.join(packages)}")
+    wanted = (*rights, apt, "-qq", "install", "-y", "--no-install-recommends", *packages)
     if not succeeds(*wanted):  # the lists of packages may be missing or old
         succeeds(*rights, apt, "-qq", "update")
         run("apt-get install", *wanted)
