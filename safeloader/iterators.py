@@ -199,10 +199,7 @@ class ProcessIterator(Unprofiled, TorchIdioms):
         if self._ended:
             raise StopIteration
         state = self._loader_state
-        pulse, shown = state.pulse, state.shown
-        pulse.asks()
-        if shown is not None:
-            shown.asks()
+        state.asks()
         try:
             data = self._driver.next(self)
         except BaseException as error:
@@ -213,10 +210,7 @@ class ProcessIterator(Unprofiled, TorchIdioms):
                     self.close()
                 state.guard.ended(self._among_ranks, self._num_yielded)
             raise
-        waited = pulse.got()
-        if shown is not None:
-            shown.got()
-        state.face.recorder.timings.given(waited)
+        state.face.recorder.timings.given(state.got())
         return data
 
     def shared_memory(self) -> int:

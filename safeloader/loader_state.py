@@ -70,7 +70,7 @@ class LoaderState:
         given, self.name = name, name or f"loader {next(_counter)}"
         self.settings = settings
         self.face = LoaderFace(self.name, settings, Recorder(self.name, settings, workers=num_workers))
-        self.pulse = self.recorder.pulse
+        self._pulse = self.recorder.pulse
         self.guard = RankCheck(given, self.face)
         self.group_timeout = GroupTimeout(self.name, settings)
         self.starting = Starting(settings, self.name)
@@ -110,7 +110,7 @@ class LoaderState:
         self._pass, self._loader = PassStatus.begin(self.recorder), weakref.ref(loader)
         if not self._watched:
             self._watched = True
-            stall.watch(self.pulse, self.settings.stall_report, weakref.ref(self))
+            stall.watch(self._pulse, self.settings.stall_report, weakref.ref(self))
         if self.settings.chaos is not None:
             from safeloader.fault_tally import in_use
 
@@ -145,20 +145,20 @@ class LoaderState:
 
     def asks(self) -> None:
         """A batch is asked for."""
-        self.pulse.asks()
+        self._pulse.asks()
         if self.shown is not None:
             self.shown.asks()
 
     def got(self) -> float:
         """It is there. Returns the seconds that the consumer waited for it."""
-        waited = self.pulse.got()
+        waited = self._pulse.got()
         if self.shown is not None:
             self.shown.got()
         return waited
 
     def failed(self, error: BaseException) -> None:
         """It does not come."""
-        self.pulse.ended()
+        self._pulse.ended()
         self.end_pass("" if isinstance(error, StopIteration) else f"ended by {type(error).__name__}")
 
     def report(self) -> Report:

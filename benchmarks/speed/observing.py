@@ -63,7 +63,7 @@ def build(arm: str, batches: int, folder: Path) -> DataLoader[Any]:
         del os.environ[name]
     if arm == "nothing":
         safe = loader._safe
-        safe.pulse = safe.recorder.pulse = _NoPulse()
+        safe._pulse = safe.recorder.pulse = _NoPulse()
         safe.recorder.timings = _NoTimings()
     return loader
 

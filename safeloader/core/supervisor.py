@@ -96,8 +96,7 @@ class Supervisor:
         self._handlers[type(event)](event)
         if books.progressed is not None:
             worker, books.progressed = books.progressed, None
-            if worker.moving or self.fleet.rung == 0:
-                self.fleet.progressed(worker)
+            self.fleet.progressed(worker)
         if books.unbalanced:
             self.fleet.balance()
         if self.progress.wanted:

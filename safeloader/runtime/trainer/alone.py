@@ -25,7 +25,6 @@ class _Driver(Protocol):
     pooled: bool
     shield: Shield
     _busy: threading.Lock
-    _close_wanted: bool
     _lock: threading.Lock
     _owner: int
     _whole: bool
@@ -33,7 +32,6 @@ class _Driver(Protocol):
     def _in_use(self) -> bool: ...
     def _is_attended(self) -> bool: ...
     def _let_go(self) -> None: ...
-    def close(self) -> None: ...
 
 
 class Alone:
@@ -96,6 +94,4 @@ class Alone:
                     shield.forget()
         finally:
             driver._busy.release()
-            driver._lock.release()
-            if driver._close_wanted:
-                driver.close()
+            driver._let_go()

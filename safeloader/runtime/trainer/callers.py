@@ -1,4 +1,4 @@
-"""Which calls of an object are under way, in any thread, and the errors for callers who come too late or meanwhile."""
+"""Which calls are under way, and the errors for callers who come too late or meanwhile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
     from types import CodeType, FrameType
 
-__all__ = ["are_under_way", "closed_error", "in_use_error"]
+__all__ = ["are_under_way", "closed_error", "in_use_error", "is_in"]
 
 
 def are_under_way(of: object, codes: AbstractSet[CodeType], besides: int = 0) -> bool:
@@ -24,6 +24,13 @@ def are_under_way(of: object, codes: AbstractSet[CodeType], besides: int = 0) ->
             found += at.f_code in codes and at.f_locals.get("self") is of
             at = at.f_back
     return found > besides
+
+
+def is_in(frame: FrameType | None, code: CodeType) -> bool:
+    """Whether a frame is one of this code's, or was called by one."""
+    while frame is not None and frame.f_code is not code:
+        frame = frame.f_back
+    return frame is not None
 
 
 def in_use_error() -> ConcurrentUseError:

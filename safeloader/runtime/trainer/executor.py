@@ -212,14 +212,7 @@ class Executor:
         self._send(c.process, key, p.RESUME, c.worker, self._shared_seed, c.epoch, self._told_epoch)
 
     def _send_task(self, c: m.SendTask, key: Key, again: bool) -> None:
-        process = self._parts.processes.get(c.process)
-        if process is not None:
-            indices = c.indices
-            if type(indices) is not list or (indices and type(indices[0]) is not int):
-                indices = self._carried(indices)
-            message = (p.TASK, c.worker, c.task, indices, c.skip, c.lease.slot)
-            if process.channel.send(message, key):
-                self._parts.processes.await_room(process)
+        self._send(c.process, key, p.TASK, c.worker, c.task, self._carried(c.indices), c.skip, c.lease.slot)
 
     def _send_probe(self, c: m.SendProbe, key: Key) -> None:
         self._send(c.process, key, p.PROBE, c.worker, c.task, self._carried(c.indices), c.positions)

@@ -11,9 +11,10 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from safeloader.runtime.trainer.callers import is_in
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType
 
 __all__ = ["PATIENCE", "in_turn"]
 
@@ -35,7 +36,7 @@ def in_turn(act: Callable[[], T], overtakes: Callable[[], None]) -> T:
         act: what to do.
         overtakes: is called if another thread has not come to an end within `PATIENCE`; ``act`` is called all the same.
     """
-    if _is_in(sys._getframe(1)):
+    if is_in(sys._getframe(1), in_turn.__code__):
         return act()
     if not (_turn._is_owned() or _turn.acquire(timeout=PATIENCE)):
         overtakes()
@@ -44,12 +45,6 @@ def in_turn(act: Callable[[], T], overtakes: Callable[[], None]) -> T:
         return act()
     finally:
         _turn.release()
-
-
-def _is_in(frame: FrameType | None) -> bool:
-    while frame is not None and frame.f_code is not in_turn.__code__:
-        frame = frame.f_back
-    return frame is not None
 
 
 def _begin_anew() -> None:

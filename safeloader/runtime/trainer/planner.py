@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Draws", "Planner"]
 
-_INT = frozenset({int})
-
 
 class Draws(Protocol):
     """The sampler of an epoch."""
@@ -94,10 +92,7 @@ class Planner:
                 self.asking = False
         if drawn and self._counted[0] != key:
             self._counted = key, self._counted[1] + 1
-        if not drawn:
-            return m.PlanEnded()
-        first = drawn[0]
-        return m.TaskPlanned(first[:] if type(first) is list and _INT.issuperset(map(type, first)) else own_copy(first))
+        return m.TaskPlanned(own_copy(drawn[0])) if drawn else m.PlanEnded()
 
     def _draw(self, draws: Draws, key: Key, drawn: list[Any]) -> None:
         """Ask the sampler. What it raises is raised when the batches planned before have been delivered.

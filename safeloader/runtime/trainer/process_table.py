@@ -62,10 +62,5 @@ class ProcessTable(dict[int, ProcessHandle]):
     def send(self, number: int, key: Key, *message: Any) -> None:
         """Send a message, once for each key; what does not fit into the channel follows as soon as there is room."""
         process = self.get(number)
-        if process is not None and process.channel.send(message, key):
-            self.await_room(process)
-
-    def await_room(self, process: ProcessHandle) -> None:
-        """Something waits for room in a channel: send it when there is some."""
-        if process.channel.fileno() in self._sources:
+        if process is not None and process.channel.send(message, key) and process.channel.fileno() in self._sources:
             self._poll.modify(process.channel.fileno(), select.POLLIN | select.POLLOUT)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from safeloader import clock
 from safeloader.runtime import system
+from safeloader.runtime.trainer.callers import is_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +77,7 @@ class _Watchdog:
         passed = self._passed
         if passed is not None and passed[0] is self.limit:
             self.limit = None
-            if _is_watched(frame):
+            if is_in(frame, watched.__code__):
                 raise Interrupted(passed[1])
         if passed is None and callable(self._before):
             self._before(signum, frame)
@@ -123,12 +124,6 @@ def watched(seconds: float, act: Callable[[], T]) -> T:
         return act()
     finally:
         _watchdog.clear()
-
-
-def _is_watched(frame: FrameType | None) -> bool:
-    while frame is not None and frame.f_code is not watched.__code__:
-        frame = frame.f_back
-    return frame is not None
 
 
 def start() -> None:
