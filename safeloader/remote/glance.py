@@ -58,4 +58,5 @@ class _Reader(pickle.Unpickler):
 
 def glance(body: bytes) -> Any:
     """A message, as far as it is plain."""
-    return _Reader(io.BytesIO(body)).load()
+    number, *fields = _Reader(io.BytesIO(body)).load()
+    return tuple.__new__(protocol.KINDS[number], fields)

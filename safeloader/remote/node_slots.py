@@ -10,13 +10,11 @@ import heapq
 import itertools
 import pickle
 import struct
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from safeloader.runtime import protocol as p
 
 __all__ = ["Answer", "NodeSlots"]
-
-_ANSWERS = frozenset({p.LOADED, p.EMPTY, p.RAISED, p.ENDED, p.CANCELLED})  # to a task; the task's number comes next
 
 
 class Answer(NamedTuple):
@@ -41,19 +39,18 @@ class NodeSlots:
         self._next = itertools.count()
         self._taken: dict[int, tuple[int, int]] = {}  # by task: here and there
 
-    def task(self, message: tuple[Any, ...], body: bytes) -> bytes:
+    def task(self, asked: p.Task, body: bytes) -> bytes:
         """A task's frame as the process is given it: another slot, and the indices untouched, whatever they are."""
-        task, there = message[2], message[-1]
         here = heapq.heappop(self._free) if self._free else next(self._next)
-        self._taken[task] = here, there
-        return _with_last_number(body, there, here)
+        self._taken[asked.task] = here, asked.slot
+        return _with_last_number(body, asked.slot, here)
 
-    def answer(self, message: tuple[Any, ...]) -> Answer | None:
+    def answer(self, message: object) -> Answer | None:
         """What a message of the process answers, if it answers a task. The slot is free again after ``release``."""
-        if message[0] not in _ANSWERS:
+        if not isinstance(message, p.TO_TASK):
             return None
-        here, there = self._taken.pop(message[1])
-        return Answer(here, there, _extent(message) if message[0] == p.LOADED else 0)
+        here, there = self._taken.pop(message.task)
+        return Answer(here, there, _extent(message) if isinstance(message, p.Loaded) else 0)
 
     def release(self, here: int) -> None:
         """Everything in it has been sent."""
@@ -77,7 +74,6 @@ def _with_last_number(body: bytes, old: int, new: int) -> bytes:
     return body[: -len(end)] + code + struct.pack(form, new) + _END_OF_TUPLE
 
 
-def _extent(loaded: tuple[Any, ...]) -> int:
+def _extent(loaded: p.Loaded) -> int:
     """How many bytes of its slot a loaded batch reaches over, with what the dataset says."""
-    nbytes, place, said_at = loaded[2], loaded[4], loaded[10]
-    return int(max(nbytes, *(sum(piece) for piece in (place, said_at) if piece is not None), 0))
+    return max(loaded.nbytes, *(sum(piece) for piece in (loaded.place, loaded.said_at) if piece is not None), 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import marshal
 import os
-import pickle
 import select
 import signal
 import socket
@@ -20,6 +19,7 @@ from safeloader.remote.glance import glance
 from safeloader.remote.node_slots import NodeSlots
 from safeloader.runtime import protocol as p
 from safeloader.runtime import system
+from safeloader.runtime.channel import frame
 from safeloader.runtime.child.heartbeat import Heartbeat
 from safeloader.runtime.memory.arena import Arena
 from safeloader.runtime.start import phases
@@ -174,7 +174,7 @@ class Relay:
     def _forward(self, data: bytearray) -> None:
         for body in self._from_trainer.feed(data):
             message = glance(body)
-            if message[0] == p.TASK:
+            if isinstance(message, p.Task):
                 body = self._slots.task(message, body)
             self._to_process.add(wire.FRAME_HEAD.pack(len(body)) + body)
 
@@ -240,8 +240,8 @@ class Relay:
     def _tell(self, body: bytes) -> None:
         """A message of the process, behind the bytes that it speaks of."""
         message = glance(body)
-        if message[0] == p.READY:
-            body = pickle.dumps((p.READY, message[1] + self._shift), protocol=5)
+        if isinstance(message, p.Ready):
+            body = frame(p.Ready(message.at + self._shift))[wire.FRAME_HEAD.size :]
         answer = self._slots.answer(message)
         if answer is not None:
             self._send_batch(answer.here, answer.there, answer.nbytes)

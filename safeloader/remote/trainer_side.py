@@ -18,6 +18,8 @@ from safeloader.runtime.memory.arena import Arena
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from safeloader.runtime.protocol import Join
+
 __all__ = ["TrainerSide"]
 
 _CHUNK = 1 << 16
@@ -119,17 +121,17 @@ class TrainerSide:
             self._stream.put(wire.DATA, rest)
 
     def _join(self, body: bytes) -> None:
-        _, number, _, _, _, count = glance(body)
+        message: Join = glance(body)
         payload, arena, *rest = self._files
         for descriptor in rest:
             os.close(descriptor)
         self._arena = Arena(arena)
-        self.page = Heartbeat(self._arena.page(number))
+        self.page = Heartbeat(self._arena.page(message.number))
         digest, size = digest_of(payload)
         self._payload = memoryview(mmap.mmap(payload, size, access=mmap.ACCESS_READ))
         os.close(payload)
         self._ask()
-        told = digest, size, number, count, wire.FRAME_HEAD.pack(len(body)) + body
+        told = digest, size, message.number, message.files, wire.FRAME_HEAD.pack(len(body)) + body
         self._stream.put(wire.JOIN, marshal.dumps(told))
 
     def send_payload(self) -> None:

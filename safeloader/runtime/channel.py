@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-from safeloader.runtime.protocol import FILES
+from safeloader.runtime.protocol import FILES, KINDS, NUMBERS, FileQueue, Join, More
 
 __all__ = ["Blocking", "Frames", "NonBlocking", "frame"]
 
@@ -29,24 +29,7 @@ _DESCRIPTORS = 200  # in one message; the kernel allows 253
 _FEW_DESCRIPTORS = socket.CMSG_SPACE(16)
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 _ancillary = operator.itemgetter(1)  # of what ``recvmsg`` gives
-
-
-class FileQueue:
-    """Descriptors that came with a message. Whoever takes them closes them; else they are closed with this object."""
-
-    __slots__ = ("_numbers",)
-
-    def __init__(self, numbers: list[int]) -> None:
-        self._numbers = numbers
-
-    def take(self) -> list[int]:
-        """They are the caller's from now on."""
-        taken, self._numbers = self._numbers, []
-        return taken
-
-    def __del__(self) -> None:
-        for number in self._numbers:
-            os.close(number)
+_record = tuple.__new__
 
 
 def _descriptors(ancillary: list[Any]) -> list[int]:
@@ -57,9 +40,9 @@ def _descriptors(ancillary: list[Any]) -> list[int]:
     return found.tolist()
 
 
-def frame(message: object) -> bytes:
-    """Serialise a message of plain values."""
-    body = pickle.dumps(message, protocol=5)
+def frame(message: tuple[Any, ...]) -> bytes:
+    """Serialise a message, one of ``protocol``'s records."""
+    body = pickle.dumps((NUMBERS[type(message)], *message), protocol=5)
     return _LENGTH.pack(len(body)) + body
 
 
@@ -71,7 +54,8 @@ def _cut(data: bytes | bytearray) -> tuple[list[Any], int, int]:
         (length,) = _LENGTH.unpack_from(data, start)
         if end - start - _HEAD < length:
             return messages, start, length + _HEAD
-        messages.append(pickle.loads(memoryview(data)[start + _HEAD : start + _HEAD + length]))
+        told = pickle.loads(memoryview(data)[start + _HEAD : start + _HEAD + length])
+        messages.append(_record(KINDS[told[0]], told[1:]))
         start += _HEAD + length
     return messages, start, _HEAD
 
@@ -149,12 +133,12 @@ class NonBlocking:
         """True while something waits for room."""
         return bool(self._backlog) or bool(len(self._sending.rest()))
 
-    def send(self, message: object, number: Any = None) -> bool:
+    def send(self, message: tuple[Any, ...], number: Any = None) -> bool:
         """Send now; what there is no room for waits for ``flush``, and True is returned. A peer that is gone is
         noticed elsewhere.
 
         Args:
-            message: of plain values.
+            message: one of ``protocol``.
             number: sent once under this number; each must be greater than the last. None counts by itself.
         """
         if number is None:
@@ -174,14 +158,14 @@ class NonBlocking:
             self._backlog.append((number, frame(message)))
         return self.flush()
 
-    def send_descriptors(self, message: object, more: object, descriptors: list[int]) -> None:
-        """Send the first message of all, with descriptors; those that do not fit go with messages ``more``.
+    def send_descriptors(self, message: Join, descriptors: list[int]) -> None:
+        """Send the first message of all, with descriptors; those that do not fit go with messages of their own.
 
         Raises:
             OSError: the peer is gone, or has no room.
         """
         for at in range(0, max(len(descriptors), 1), _DESCRIPTORS):
-            data = frame(more if at else message)
+            data = frame(More() if at else message)
             sent = socket.send_fds(self.socket, [data], descriptors[at : at + _DESCRIPTORS])
             if sent < len(data):
                 raise BlockingIOError("there is no room for the first message to a process")
@@ -250,10 +234,10 @@ class NonBlocking:
         for number in [number for number in self._files if number <= self.heard]:
             del self._files[number]
         for at, (number, message) in enumerate(numbered):
-            if count := FILES.get(message[0], 0):
+            if count := FILES.get(type(message), 0):
                 if number not in self._files:
                     self._files[number] = FileQueue(files[:count])
-                numbered[at], files = (number, (*message, self._files[number])), files[count:]
+                numbered[at], files = (number, message._replace(files=self._files[number])), files[count:]
         return files
 
     def shut(self) -> None:
@@ -281,19 +265,20 @@ class Blocking:
         self._frames = Frames()
         self._messages: deque[Any] = deque()
 
-    def send(self, message: object) -> None:
+    def send(self, message: tuple[Any, ...]) -> None:
         self.socket.sendall(frame(message))
 
-    def send_descriptors(self, message: object, descriptors: list[int]) -> None:
+    def send_descriptors(self, message: tuple[Any, ...], descriptors: list[int]) -> None:
         """Send a short message, with open files."""
         data = frame(message)
         sent = socket.send_fds(self.socket, [data], descriptors)
         self.socket.sendall(data[sent:])
 
-    def receive_descriptors(self) -> tuple[Any, list[int]] | None:
-        """The first message and its descriptors (how many: its last part); None when the trainer closed its side."""
-        message, descriptors = None, []
-        while message is None or len(descriptors) < message[-1]:
+    def receive_descriptors(self) -> tuple[Join, list[int]] | None:
+        """The first message and its descriptors; None when the trainer closed its side."""
+        message: Join | None = None
+        descriptors: list[int] = []
+        while message is None or len(descriptors) < message.files:
             data, received, _, _ = socket.recv_fds(self.socket, _CHUNK, _DESCRIPTORS, _CLOSE_ON_EXEC)
             if not data:
                 return None

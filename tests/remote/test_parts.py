@@ -80,13 +80,13 @@ def test_a_glance_stumbles_over_nothing() -> None:
         np.float64(2.0): np.arange(3),
         (1, OddKey("x")): Colour.RED,
     }
-    assert glance(pickle.dumps((p.HOSTED, 1, held, 2.5), protocol=5))[:2] == (p.HOSTED, 1)
+    assert glance(frame(p.Hosted(1, held, 2.5, None, 0, ()))[8:]).worker == 1
 
 
 def test_a_glance_sees_plain_values_and_makes_nothing_else() -> None:
-    message = (p.HOSTED, 3, {"a": Trap(), "b": [Trap()]}, 1.5, States(b"", None, None), (1, "x"))
-    seen = glance(pickle.dumps(message, protocol=5))
-    assert (seen[:2], seen[3], seen[5]) == ((p.HOSTED, 3), 1.5, (1, "x"))
+    message = p.Hosted(3, (1, {"a": Trap(), "b": [Trap()]}), 1.5, States(b"", None, None), 4, ("x",))
+    seen = glance(frame(message)[8:])
+    assert (type(seen), seen.worker, seen.finished_at, seen.compared, seen.lost) == (p.Hosted, 3, 1.5, 4, ("x",))
 
 
 @pytest.mark.parametrize("slot", [3, 255, 256, 70_000])
@@ -96,32 +96,32 @@ def test_a_glance_sees_plain_values_and_makes_nothing_else() -> None:
 def test_a_task_has_another_slot_and_the_same_indices(indices: Any, slot: int) -> None:
     slots = NodeSlots()
     for expected in (0, 1):
-        body = frame((p.TASK, 0, expected, indices, (1,), slot))[8:]
+        body = frame(p.Task(0, expected, indices, (1,), slot))[8:]
         found = pickle.loads(slots.task(glance(body), body))
-        assert found == (p.TASK, 0, expected, indices, (1,), expected)
+        assert found == (p.NUMBERS[p.Task], 0, expected, indices, (1,), expected)
         assert type(found[3]) is type(indices)
     with pytest.raises(ValueError, match="does not end with its slot"):
-        slots.task((p.TASK, 0, 9, [], (), 31), pickle.dumps((1, 2, 3)))
+        slots.task(p.Task(0, 9, [], (), 31), pickle.dumps((1, 2, 3)))
 
 
 def test_a_process_has_as_many_slots_as_it_has_tasks_at_a_time() -> None:
     slots = NodeSlots()
     for task in range(100):
-        given = p.TASK, 0, task, [task], (), 40 + task % 7
+        given = p.Task(0, task, [task], (), 40 + task % 7)
         assert pickle.loads(slots.task(given, frame(given)[8:]))[-1] in (0, 1, 2)
         if task >= 2:
-            answer = slots.answer((p.CANCELLED, task - 2, 0.0))
+            answer = slots.answer(p.Cancelled(task - 2, 0.0))
             assert answer is not None
             assert (answer.there, answer.nbytes) == (40 + (task - 2) % 7, 0)
             slots.release(answer.here)
-    assert slots.answer((p.READY, 0.0)) is None
+    assert slots.answer(p.Ready(0.0)) is None
 
 
 def test_all_of_a_batch_is_sent_with_what_lies_behind_it() -> None:
     def extent(nbytes: int, place: Any, said: Any) -> int:
         slots = NodeSlots()
-        slots.task((p.TASK, 0, 1, [0], (), 9), frame((p.TASK, 0, 1, [0], (), 9))[8:])
-        loaded = (p.LOADED, 1, nbytes, b"", place, [], (0, ()), 0.0, 0.0, (), said, 0.0, b"")
+        slots.task(asked := p.Task(0, 1, [0], (), 9), frame(asked)[8:])
+        loaded = p.Loaded(1, nbytes, b"", place, [], (0, ()), 0.0, 0.0, (), said, 0.0, b"")
         answer = slots.answer(loaded)
         assert answer is not None
         return answer.nbytes

@@ -77,7 +77,7 @@ class Copied:
 
     def is_clean(self) -> bool:
         """True if no lease is written into, and no worker is about to come."""
-        return not self._recalls and not any(message[0] == p.HOST for message in self.channel.arrived())
+        return not self._recalls and not any(type(message) is p.Host for message in self.channel.arrived())
 
     def watch(self, worker: int) -> Change:
         """Looks whether what a worker has of the user's changes."""
@@ -91,16 +91,16 @@ class Copied:
         self._page = Heartbeat(self._arena.page(number))
         self._marks.turn_to(self._page)
         multiprocessing.process.current_process().name = name_of(number)
-        self._link.send((p.READY, monotonic()))
+        self._link.send(p.Ready(monotonic()))
 
     def _redo(self, worker: Worker, place: WorkerPlace) -> None:
         """Bring a worker that came with this process to where it stands."""
         worker.redo(self._to_redo(place, self._tables[worker.id]), place.snapshot)
         if (found := worker.diverged) is not None:
-            self._link.send((p.DIVERGED, worker.id, self._page.rest(), found.how, found.at, found.detail))
+            self._link.send(p.Diverged(worker.id, self._page.rest(), found.how, found.at, found.detail))
             return
         states = self._states(worker)
-        self._link.send((p.HOSTED, worker.id, states, self._page.rest(), None, worker.compared, ()))
+        self._link.send(p.Hosted(worker.id, states, self._page.rest(), None, worker.compared, ()))
 
     def _to_redo(self, place: WorkerPlace, classes: list[type]) -> list[tuple[Any, ...]]:
         return [(begins, self._read(what, classes), *more) for begins, what, *more in place.redo or ()]

@@ -12,6 +12,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from safeloader.runtime.channel import Frames, frame
+from safeloader.runtime.protocol import Part
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +31,7 @@ def hand_over(end: socket.socket, message: object, descriptors: Sequence[int]) -
     """
     pieces = [descriptors[at : at + _AT_ONCE] for at in range(0, len(descriptors), _AT_ONCE)] or [()]
     for number, piece in enumerate(pieces, 1):
-        data = frame((len(piece), message if number == len(pieces) else None))
+        data = frame(Part(len(piece), message if number == len(pieces) else None))
         files = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", piece))] if piece else []
         if end.sendmsg([data], files, socket.MSG_DONTWAIT) < len(data):
             raise BlockingIOError("there is no room for a message to a process of the pool")

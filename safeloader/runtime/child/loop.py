@@ -25,7 +25,6 @@ from safeloader.runtime.child.script_settings import make_settings
 from safeloader.runtime.child.states import Base, States
 from safeloader.runtime.child.unsendable import unsendable
 from safeloader.runtime.child.worker import Ended, Loaded, Worker
-from safeloader.runtime.child.worker_place import WorkerPlace
 from safeloader.runtime.memory.codec import Encoder
 from safeloader.runtime.memory.collate import collating_into
 from safeloader.runtime.memory.skeletons import Skeletons
@@ -81,14 +80,14 @@ class WorkerHost(Copied):
         self._bases: dict[int, Base | None] = {}  # by worker: what the trainer knows of its generators' words
         self._tables: dict[int, list[type]] = {}  # each worker has its own classes of the main script
         self._closing: dict[int, Callable[[], None]] = {}  # by worker: closes what was opened for it
-        self._handlers: dict[int, Callable[..., None]] = {
-            p.HOST: self._host,
-            p.DROP: self._drop,
-            p.RESUME: self._resume,
-            p.REWIND: self._rewind,
-            p.TASK: self._task,
-            p.PROBE: self._probe,
-            p.MORE: lambda: None,
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            p.Host: self._host,
+            p.Drop: lambda asked: self._drop(asked.worker),
+            p.Resume: self._resume,
+            p.Rewind: self._rewind,
+            p.Task: self._task,
+            p.Probe: self._probe,
+            p.More: lambda _: None,
         }
         self._keeper = self._make_keeper()
 
@@ -108,11 +107,11 @@ class WorkerHost(Copied):
 
     def handle(self, message: Any) -> None:
         """Do what one message asks, in its worker's context, and answer it."""
-        kind, *more = message
-        if kind in (p.TASK, p.RESUME, p.REWIND, p.PROBE):
-            self._active.run(self._workers[more[0]], self._handlers[kind], *more)
+        handler = self._handlers[type(message)]
+        if type(message) in p.OF_WORKER:
+            self._active.run(self._workers[message.worker], handler, message)
         else:
-            self._handlers[kind](*more)
+            handler(message)
 
     @property
     def left(self) -> bool:
@@ -131,8 +130,8 @@ class WorkerHost(Copied):
 
     # ------------------------------------------------------------ workers
 
-    def _host(self, place: WorkerPlace) -> None:
-        place = WorkerPlace(*place)
+    def _host(self, asked: p.Host) -> None:
+        place = asked.place
         self._page.take_setup(place.worker)
         if place.redo is not None and place.as_new is None:
             worker = self._workers[place.worker]
@@ -143,7 +142,7 @@ class WorkerHost(Copied):
         self._tables[place.worker] = classes = parts.classes
         script.know(classes)
         if failed := make_settings(script):
-            self._link.send((p.DIFFERS, failed))
+            self._link.send(p.Differs(failed))
         replay = [(self._read(indices, classes), skip) for indices, skip in place.replay]
         place = place._replace(replay=replay, redo=self._to_redo(place, classes))
         if place.mark is not None:
@@ -160,11 +159,11 @@ class WorkerHost(Copied):
         self._bases.pop(worker.id, None)
         self._closing[worker.id] = parts.close
         if (found := worker.diverged) is not None:
-            self._link.send((p.DIVERGED, worker.id, self._page.rest(), found.how, found.at, found.detail))
+            self._link.send(p.Diverged(worker.id, self._page.rest(), found.how, found.at, found.detail))
             return
         first = self._brief(worker, worker.first_states())
         self._link.send(
-            (p.HOSTED, worker.id, first, self._page.rest(), worker.begin, worker.compared, tuple(worker.lost))
+            p.Hosted(worker.id, first, self._page.rest(), worker.begin, worker.compared, tuple(worker.lost))
         )
 
     def _opened(self) -> tuple[Script, Parts]:
@@ -176,7 +175,7 @@ class WorkerHost(Copied):
         except Exception as error:
             self.refused = True
             self._page.refuse()
-            self._link.send((p.REFUSED, self._refusal(error)))
+            self._link.send(p.Refused(self._refusal(error)))
             raise  # this process is of no use
 
     def _worker_class(self) -> Callable[..., Worker]:
@@ -192,30 +191,32 @@ class WorkerHost(Copied):
             self._active.give(None)
         self._closing.pop(worker, _nothing)()
 
-    def _resume(self, worker: int, shared_seed: int | None, epoch: int, told_epoch: int | None) -> None:
-        self._page.take_setup(worker)
+    def _resume(self, asked: p.Resume) -> None:
+        self._page.take_setup(asked.worker)
+        worker = self._workers[asked.worker]
         try:
-            self._workers[worker].resume(shared_seed, epoch, told_epoch)
+            worker.resume(asked.shared_seed, asked.epoch, asked.told_epoch)
         except Exception as error:
-            self._workers[worker].failure = error
-        said = self._said(self._workers[worker], always=True)
-        self._link.send((p.RESUMED, worker, self._states(self._workers[worker]), self._page.rest(), said, ()))
+            worker.failure = error
+        said = self._said(worker, always=True)
+        self._link.send(p.Resumed(worker.id, self._states(worker), self._page.rest(), said, ()))
 
-    def _rewind(self, worker: int, states: States | None) -> None:
-        self._page.take_setup(worker)
-        there = self._workers[worker]
-        there.go_back(states)
-        self._link.send((p.RESUMED, worker, self._states(there), self._page.rest(), None, tuple(there.lost)))
+    def _rewind(self, asked: p.Rewind) -> None:
+        self._page.take_setup(asked.worker)
+        worker = self._workers[asked.worker]
+        worker.go_back(asked.states)
+        self._link.send(p.Resumed(worker.id, self._states(worker), self._page.rest(), None, tuple(worker.lost)))
 
     # ------------------------------------------------------------ tasks
 
-    def _task(self, number: int, task: int, indices: Any, skip: tuple[int, ...], slot: int) -> None:
+    def _task(self, asked: p.Task) -> None:
+        number, task, indices, skip, slot = asked
         recall = self._recalls.pop(slot, None)
         if self._page.is_cancelled(task):
             if recall is not None:
                 recall()
                 self._writer.take_back(slot)
-            self._link.send((p.CANCELLED, task, self._page.now()))
+            self._link.send(p.Cancelled(task, self._page.now()))
             return
         taken_at = self._page.take_task(task)
         worker = self._workers[number]
@@ -225,7 +226,7 @@ class WorkerHost(Copied):
             self._writer.close()
         changed = worker.looked(self._keeper is None or self._keeper.refused)
         if changed is not None:  # first: after the answer the worker may be moved
-            self._link.send((p.CHANGED if changed else p.UNCHANGED, number))
+            self._link.send((p.Changed if changed else p.Unchanged)(number))
         self._link.send(message)
 
     def _load(self, worker: Worker, task: int, indices: Any, skip: tuple[int, ...], slot: int, taken_at: float) -> Any:
@@ -233,7 +234,7 @@ class WorkerHost(Copied):
             self._writer.open(slot)
             loaded = worker.load(self._indices(indices), skip)
         except Ended:
-            return (p.ENDED, task, self._states(worker), self._page.rest())
+            return p.Ended(task, self._states(worker), self._page.rest())
         except Exception as error:
             return self._raised(worker, task, error, unpicklable=False)
         try:
@@ -250,12 +251,15 @@ class WorkerHost(Copied):
         assert isinstance(self._link, Blocking)
         if self._active.holder is None:  # it is being brought to its place: what it loads is thrown away
             return []
-        following = (p.TASK, self._active.holder.id)
-        tasks = itertools.takewhile(lambda message: message[:2] == following, self._link.arrived())
+        worker = self._active.holder.id
+
+        def follows(message: Any) -> bool:
+            return type(message) is p.Task and message.worker == worker
+
         return [
-            lookahead.WaitingTask(self._indices(indices), functools.partial(self._reserve, slot, recall))
-            for _, _, _, indices, _, slot in tasks
-            if slot not in self._recalls
+            lookahead.WaitingTask(self._indices(task.indices), functools.partial(self._reserve, task.slot, recall))
+            for task in itertools.takewhile(follows, self._link.arrived())
+            if task.slot not in self._recalls
         ]
 
     def _reserve(self, slot: int, recall: Callable[[], None], sizes: list[int]) -> list[torch.Tensor]:
@@ -265,7 +269,7 @@ class WorkerHost(Copied):
 
     def _loaded(self, worker: Worker, task: int, loaded: Loaded, taken_at: float) -> Any:
         if loaded.empty:
-            return (p.EMPTY, task, self._states(worker), taken_at, self._page.rest(), loaded.dropped, worker.digest)
+            return p.Empty(task, self._states(worker), taken_at, self._page.rest(), loaded.dropped, worker.digest)
         collated_at = self._page.progressed_at
         stream, pieces = self._encoder.encode(loaded.batch)
         place = None
@@ -277,9 +281,9 @@ class WorkerHost(Copied):
         said_at = None if said is None else (self._writer.write(said), len(said))
         if said is not None:
             worker.noted()
-        return (
-            p.LOADED, task, nbytes, stream, place, pieces, states, taken_at, self._page.rest(), loaded.dropped,
-            said_at, collated_at, worker.digest,
+        return p.Loaded(
+            task, nbytes, stream, place, pieces, states, taken_at, self._page.rest(), loaded.dropped, said_at,
+            collated_at, worker.digest,
         )  # fmt: skip
 
     def _said(self, worker: Worker, always: bool = False) -> bytes | None:
@@ -296,7 +300,7 @@ class WorkerHost(Copied):
         wrapped = self._exception(error, f"in DataLoader worker process {worker.id}")
         states = self._states(worker)
         rest, detail = self._page.rest(), in_one_line(error)
-        return (p.RAISED, task, wrapped, worker.sample, unpicklable, states, rest, worker.digest, detail)
+        return p.Raised(task, wrapped, worker.sample, unpicklable, states, rest, worker.digest, detail)
 
     def _exception(self, error: BaseException, where: str) -> bytes:
         """torch's wrapper, so that the same error comes out as from torch's workers; as text if its class cannot."""
@@ -321,7 +325,7 @@ class WorkerHost(Copied):
         return self._tables.get(inside.id, []) if inside is not None else []
 
     def _indices(self, indices: Any) -> Any:
-        return self._read(indices, self._classes())
+        return indices if type(indices) is list else self._read(indices, self._classes())
 
     @staticmethod
     def _read(indices: Any, classes: list[type]) -> Any:
@@ -329,16 +333,16 @@ class WorkerHost(Copied):
             return pickle.loads(indices.data)
         return by_value.loads(indices.data, classes) if isinstance(indices, p.Carried) else indices
 
-    def _probe(self, number: int, task: int, indices: Any, positions: tuple[int, ...]) -> None:
-        self._page.take_task(task)
-        worker = self._workers[number]
-        wanted = self._indices(indices)
-        others = tuple(i for i in range(len(wanted)) if i not in positions)
+    def _probe(self, asked: p.Probe) -> None:
+        self._page.take_task(asked.task)
+        worker = self._workers[asked.worker]
+        wanted = self._indices(asked.indices)
+        others = tuple(i for i in range(len(wanted)) if i not in asked.positions)
         try:
             worker.load(wanted, others)
         except Exception:  # an exception kills nobody
             pass
-        self._link.send((p.PROBED, task, self._page.rest()))
+        self._link.send(p.Probed(asked.task, self._page.rest()))
 
 
 def _nothing() -> None:

@@ -110,16 +110,17 @@ class PoolMain:
                 self._see_off(descriptor)
 
     def _admit(self) -> None:
-        for (number, announce, config, path, sys.argv[:]), files in self._control.receive():
+        for told, files in self._control.receive():
+            number, announce, config, path, sys.argv[:] = told
             self._active.give(None)  # what follows is for the process, not for the worker that is in
             hosted = _HostedLoader(number, HostConfig(*config), files, self._active)
             sys.path.extend(entry for entry in path if entry not in sys.path)
             self._hosted[files[0]] = hosted
             self._poll.register(files[0], select.POLLIN)
             if announce:
-                hosted.link.send((p.READY, monotonic()))
+                hosted.link.send(p.Ready(monotonic()))
             if surroundings.shortfalls:
-                hosted.link.send((p.DIFFERS, surroundings.shortfalls[:]))
+                hosted.link.send(p.Differs(surroundings.shortfalls[:]))
                 surroundings.shortfalls.clear()
 
     def _see_off(self, descriptor: int) -> None:
@@ -146,8 +147,8 @@ class PoolMain:
                 raise
             hosted.inbox.clear()
             hosted.leaving = True  # of no use to this loader, but to others
-            hosted.link.send((p.LEFT,))
-        if message[0] != p.HOST:  # to be set up once is on the house: the first batch is waited for
+            hosted.link.send(p.Left())
+        if type(message) is not p.Host:  # to be set up once is on the house: the first batch is waited for
             self._turns.spend(descriptor, monotonic() - began)
         if hosted.link.waits or hosted.leaving:
             self._poll.modify(descriptor, select.POLLIN | select.POLLOUT)

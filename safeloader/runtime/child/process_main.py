@@ -108,7 +108,7 @@ def _ready(link: Any) -> Any:
     from safeloader.runtime import protocol as p
 
     try:
-        link.send((p.READY, monotonic()))
+        link.send(p.Ready(monotonic()))
         return link.receive_descriptors()
     except (BrokenPipeError, ConnectionResetError):
         return None
@@ -122,7 +122,7 @@ def _join(told: Any, descriptors: list[int], link: Any) -> Any:
     from safeloader.runtime.memory.arena import Arena
     from safeloader.runtime.start import surroundings
 
-    _, number, config, facts, moved, _ = told
+    number, config, facts, moved, _ = told
     payload, arena, *inherited = descriptors
     folder = inherited.pop(0) if moved else -1
     if facts is not None:
@@ -130,7 +130,7 @@ def _join(told: Any, descriptors: list[int], link: Any) -> Any:
         surroundings.imported()
     introduce(config, birth.name_of(number))
     if surroundings.shortfalls and not config.shared:
-        link.send((p.DIFFERS, surroundings.shortfalls))
+        link.send(p.Differs(surroundings.shortfalls))
     if config.shared:
         from safeloader.runtime.child.pool_main import PoolMain
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from safeloader import clock
 from safeloader.runtime.channel import NonBlocking
 from safeloader.runtime.child.heartbeat import Heartbeat
+from safeloader.runtime.protocol import Admit
 from safeloader.runtime.trainer.process_handle import Exit
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class PoolHandle:
             files = [theirs.fileno(), driver.spec.descriptor, driver.arena.descriptor]
             try:
                 facts = driver.spec.surroundings.facts
-                told = (number, not self.ready, driver.spec.config, facts.path, facts.argv)
+                told = Admit(number, not self.ready, driver.spec.config, facts.path, facts.argv)
                 member.admit(told, [*files, *driver.spec.descriptors[1:]])
             except BaseException:
                 ours.close()

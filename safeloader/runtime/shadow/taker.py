@@ -133,14 +133,14 @@ class ShadowTaker:
 
     def look(self, message: Any) -> None:
         """A message was answered: is this the moment for a shadow?"""
-        kind = message[0]
-        if kind == p.HOST:
-            self._hosted(message[1][0])
-        elif kind == p.RESUME:
-            self._begun.discard(message[1])
-        elif kind == p.TASK and self._needed(message[1]):
-            first = self._iterable and message[1] not in self._begun
-            self._begun.add(message[1])
+        kind = type(message)
+        if kind is p.Host:
+            self._hosted(message.place.worker)
+        elif kind is p.Resume:
+            self._begun.discard(message.worker)
+        elif kind is p.Task and self._needed(message.worker):
+            first = self._iterable and message.worker not in self._begun
+            self._begun.add(message.worker)
             if self._pace.due(first, monotonic()) and self._host.is_clean():
                 self._take(first)
 
@@ -207,7 +207,7 @@ class ShadowTaker:
                 raise fork_fitness.NotFit("has more than one thread")
             pidfd = os.pidfd_open(pid)
             self._shadows[pidfd] = pid
-            link.send_descriptors((p.SHADOWED, pid, private, monotonic() - began), [ours.fileno(), pidfd])
+            link.send_descriptors(p.Shadowed(pid, private), [ours.fileno(), pidfd])
         return None
 
     def _check(self) -> None:
@@ -225,7 +225,7 @@ class ShadowTaker:
         """Tell the trainer, once."""
         if why != self._said:
             self._said = why
-            self._host.channel.send((p.UNSHADOWED, why))
+            self._host.channel.send(p.Unshadowed(why))
 
 
 def private_bytes(pid: int) -> int:

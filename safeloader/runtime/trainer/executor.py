@@ -102,9 +102,9 @@ class Executor:
             m.StartProcess: self._start_process,
             m.DropShadow: lambda c, _: self._parts.shadows.drop(c.shadow),
             m.HostWorker: self._host_worker,
-            m.DropWorker: lambda c, key: self._send(c.process, key, p.DROP, c.worker),
+            m.DropWorker: lambda c, key: self._send(c.process, key, p.Drop(c.worker)),
             m.ResumeWorker: self._resume_worker,
-            m.RewindWorker: lambda c, key: self._send(c.process, key, p.REWIND, c.worker, in_full(c.to.snapshot)),
+            m.RewindWorker: lambda c, key: self._send(c.process, key, p.Rewind(c.worker, in_full(c.to.snapshot))),
             m.CancelBefore: lambda c, _: self._with(c.process, lambda process: process.page.cancel_before(c.before)),
             m.SendProbe: self._send_probe,
             m.InspectProcess: self._inspect,
@@ -190,9 +190,8 @@ class Executor:
 
     def _host_worker(self, c: m.HostWorker, key: Key) -> None:
         replay = [(self._carried(indices), skip) for indices, skip in c.replay]
-        self._send(
-            c.process, key, p.HOST, self._place(c)._replace(replay=replay, redo=self._redo(c.redo, self._carried))
-        )
+        place = self._place(c)._replace(replay=replay, redo=self._redo(c.redo, self._carried))
+        self._send(c.process, key, p.Host(place))
 
     def _redo(self, redo: tuple[Redo, ...] | None, given: Callable[[Any], Any]) -> list[tuple[Any, ...]] | None:
         """What is to be done again, with the indices as they are given to who does it."""
@@ -209,13 +208,13 @@ class Executor:
         return False, given(done.indices), done.skip, done.digest
 
     def _resume_worker(self, c: m.ResumeWorker, key: Key) -> None:
-        self._send(c.process, key, p.RESUME, c.worker, self._shared_seed, c.epoch, self._told_epoch)
+        self._send(c.process, key, p.Resume(c.worker, self._shared_seed, c.epoch, self._told_epoch))
 
     def _send_task(self, c: m.SendTask, key: Key, again: bool) -> None:
-        self._send(c.process, key, p.TASK, c.worker, c.task, self._carried(c.indices), c.skip, c.lease.slot)
+        self._send(c.process, key, p.Task(c.worker, c.task, self._carried(c.indices), c.skip, c.lease.slot))
 
     def _send_probe(self, c: m.SendProbe, key: Key) -> None:
-        self._send(c.process, key, p.PROBE, c.worker, c.task, self._carried(c.indices), c.positions)
+        self._send(c.process, key, p.Probe(c.worker, c.task, self._carried(c.indices), c.positions))
 
     def _carried(self, indices: Any) -> Any:
         """Indices as they are if they are plain numbers, packed if any interpreter can read them, else by value."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import time
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -16,13 +18,12 @@ from safeloader.runtime.trainer.missing_paths import on_host
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from safeloader.runtime.channel import FileQueue
     from safeloader.runtime.trainer.ports import Parts
     from safeloader.runtime.trainer.process_handle import ProcessHandle
 
 __all__ = ["Inbox"]
 
-_RARE = frozenset({p.READY, p.REFUSED, p.LEFT, p.SHADOWED})  # what they lead to is more than an event
+_RARE = frozenset({p.Ready, p.Refused, p.Left, p.Shadowed})  # what they lead to is more than an event
 _EXIT_DELAY = 1.0  # seconds between the end of a channel and that of its process, where there is no pidfd
 
 
@@ -32,24 +33,24 @@ class Inbox:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._reporter = parts.reporter
-        self._handlers: dict[int, Callable[..., list[m.Event]]] = {
-            p.READY: self._ready,
-            p.HOSTED: self._hosted,
-            p.DIVERGED: self._diverged,
-            p.RESUMED: self._resumed,
-            p.LOADED: self._loaded,
-            p.EMPTY: self._empty,
-            p.RAISED: self._raised,
-            p.ENDED: self._worker_ended,
-            p.PROBED: lambda q, task, at: [m.ProbeFinished(q.number, task, clock.at(at))],
-            p.CANCELLED: lambda q, task, at: [m.TaskCancelled(q.number, task, clock.at(at))],
-            p.REFUSED: lambda q, error: [m.StartRefused(q.number, error)],
-            p.LEFT: self._left,
-            p.SHADOWED: self._shadowed,
-            p.UNSHADOWED: self._unshadowed,
-            p.CHANGED: lambda q, worker: [m.WorkerChanged(q.number, worker)],
-            p.UNCHANGED: lambda q, worker: [m.WorkerUnchanged(q.number, worker)],
-            p.DIFFERS: self._differs,
+        self._handlers: dict[type, Callable[[ProcessHandle, Any], list[m.Event]]] = {
+            p.Ready: self._ready,
+            p.Hosted: self._hosted,
+            p.Diverged: self._diverged,
+            p.Resumed: self._resumed,
+            p.Loaded: self._loaded,
+            p.Empty: self._empty,
+            p.Raised: self._raised,
+            p.Ended: self._worker_ended,
+            p.Probed: lambda q, it: [m.ProbeFinished(q.number, it.task, clock.at(it.finished_at))],
+            p.Cancelled: lambda q, it: [m.TaskCancelled(q.number, it.task, clock.at(it.finished_at))],
+            p.Refused: lambda q, it: [m.StartRefused(q.number, it.error)],
+            p.Left: self._left,
+            p.Shadowed: self._shadowed,
+            p.Unshadowed: self._unshadowed,
+            p.Changed: lambda q, it: [m.WorkerChanged(q.number, it.worker)],
+            p.Unchanged: lambda q, it: [m.WorkerUnchanged(q.number, it.worker)],
+            p.Differs: self._differs,
         }
 
     def listen(self, process: ProcessHandle) -> None:
@@ -74,7 +75,8 @@ class Inbox:
 
     def _receive(self, process: ProcessHandle) -> None:
         inbox = self._parts.journal.inbox
-        process.channel.receive_into(lambda told: inbox.extend([ArrivedEvents(process, *message) for message in told]))
+        arrived = functools.partial(ArrivedEvents, process)
+        process.channel.receive_into(lambda told: inbox.extend(list(itertools.starmap(arrived, told))))
 
     def _ended(self, process: ProcessHandle) -> None:
         self._parts.processes.forget(process.channel.fileno())
@@ -83,54 +85,51 @@ class Inbox:
     def events(self, arrived: ArrivedEvents) -> list[m.Event]:
         """What a message means."""
         process, number, message = arrived
-        handler = self._handlers[message[0]]
-        if message[0] in _RARE:
+        handler = self._handlers[type(message)]
+        if type(message) in _RARE:
             found: list[m.Event] = self._parts.shield.run(
-                ("message", process.number, number), lambda: handler(process, *message[1:])
+                ("message", process.number, number), lambda: handler(process, message)
             )
             return found
-        return handler(process, *message[1:])
+        return handler(process, message)
 
-    def _ready(self, process: ProcessHandle, at: float) -> list[m.Event]:
-        at = clock.at(at)
+    def _ready(self, process: ProcessHandle, it: p.Ready) -> list[m.Event]:
+        at = clock.at(it.at)
         process.settle()
         self._parts.launcher.learn(at - process.started_at)
         self._reporter.started(process)
         return [m.ProcessReady(process.number, at, process.fell_back)]
 
-    def _left(self, process: ProcessHandle) -> list[m.Event]:
+    def _left(self, process: ProcessHandle, _: p.Left) -> list[m.Event]:
         process.turned_out()
         return []
 
-    def _shadowed(self, process: ProcessHandle, pid: int, private: int, _: float, files: FileQueue) -> list[m.Event]:
-        return [self._parts.shadows.taken(process.number, pid, private, *files.take())]
+    def _shadowed(self, process: ProcessHandle, it: p.Shadowed) -> list[m.Event]:
+        assert it.files is not None
+        return [self._parts.shadows.taken(process.number, it.pid, it.private, *it.files.take())]
 
-    def _unshadowed(self, process: ProcessHandle, why: str) -> list[m.Event]:
-        self._reporter.unshadowed(why)
+    def _unshadowed(self, process: ProcessHandle, it: p.Unshadowed) -> list[m.Event]:
+        self._reporter.unshadowed(it.why)
         return []
 
-    def _differs(self, process: ProcessHandle, *told: Any) -> list[m.Event]:
-        self._reporter.differs(process, *told)
+    def _differs(self, process: ProcessHandle, it: p.Differs) -> list[m.Event]:
+        self._reporter.differs(process, it.texts)
         return []
 
-    def _hosted(
-        self, process: ProcessHandle, worker: int, states: Any, at: float, begin: Any, compared: int,
-        lost: tuple[str, ...],
-    ) -> list[m.Event]:  # fmt: skip
-        if lost:
-            self._reporter.not_restored(worker, lost)
-        states = self._states(process, states)
-        return [m.WorkerReady(process.number, worker, clock.at(at), states, begin, compared)]
+    def _hosted(self, process: ProcessHandle, it: p.Hosted) -> list[m.Event]:
+        if it.lost:
+            self._reporter.not_restored(it.worker, it.lost)
+        states, at = self._states(process, it.states), clock.at(it.finished_at)
+        return [m.WorkerReady(process.number, it.worker, at, states, it.begin, it.compared)]
 
-    def _resumed(
-        self, process: ProcessHandle, worker: int, states: Any, at: float, said: Any, lost: tuple[str, ...]
-    ) -> list[m.Event]:
-        if lost:
-            self._reporter.not_restored(worker, lost)
-        return [m.WorkerResumed(process.number, worker, clock.at(at), self._states(process, states), said)]
+    def _resumed(self, process: ProcessHandle, it: p.Resumed) -> list[m.Event]:
+        if it.lost:
+            self._reporter.not_restored(it.worker, it.lost)
+        states, at = self._states(process, it.states), clock.at(it.finished_at)
+        return [m.WorkerResumed(process.number, it.worker, at, states, it.said)]
 
-    def _worker_ended(self, process: ProcessHandle, task: int, states: Any, at: float) -> list[m.Event]:
-        return [m.WorkerEnded(process.number, task, self._states(process, states), clock.at(at))]
+    def _worker_ended(self, process: ProcessHandle, it: p.Ended) -> list[m.Event]:
+        return [m.WorkerEnded(process.number, it.task, self._states(process, it.states), clock.at(it.finished_at))]
 
     def _states(self, process: ProcessHandle, told: p.WorkerStates | None) -> Any:
         """States with the words that they begin from, which come once."""
@@ -145,13 +144,11 @@ class Inbox:
         return states
 
     @staticmethod
-    def _diverged(process: ProcessHandle, worker: int, at: float, *how: Any) -> list[m.Event]:
-        return [m.WorkerDiverged(process.number, worker, clock.at(at), *how)]
+    def _diverged(process: ProcessHandle, it: p.Diverged) -> list[m.Event]:
+        return [m.WorkerDiverged(process.number, it.worker, clock.at(it.finished_at), it.how, it.at, it.detail)]
 
-    def _loaded(
-        self, process: ProcessHandle, task: int, nbytes: int, stream: bytes, place: Any, pieces: Any, told: Any,
-        taken_at: float, finished_at: float, dropped: Any, said_at: Any, collated_at: float, digest: bytes,
-    ) -> list[m.Event]:  # fmt: skip
+    def _loaded(self, process: ProcessHandle, it: p.Loaded) -> list[m.Event]:
+        task, nbytes, stream, place, pieces, told, taken_at, finished_at, dropped, said_at, collated_at, digest = it
         self._reporter.loaded(process, task, taken_at, collated_at, finished_at, nbytes)
         states, said = told and self._states(process, told), None
         if said_at is not None:
@@ -168,23 +165,18 @@ class Inbox:
         )  # fmt: skip
         return [loaded] if said is None else [loaded, said]
 
-    def _empty(
-        self, process: ProcessHandle, task: int, states: Any, taken_at: float, finished_at: float, dropped: Any,
-        digest: bytes,
-    ) -> list[m.Event]:  # fmt: skip
-        times, dropped = (clock.at(taken_at), clock.at(finished_at)), _with_host(process, dropped)
-        return [m.TaskLoaded(process.number, task, None, 0, self._states(process, states), *times, dropped, digest)]
+    def _empty(self, process: ProcessHandle, it: p.Empty) -> list[m.Event]:
+        states, dropped = self._states(process, it.states), _with_host(process, it.dropped)
+        times = clock.at(it.taken_at), clock.at(it.finished_at)
+        return [m.TaskLoaded(process.number, it.task, None, 0, states, *times, dropped, it.digest)]
 
-    def _raised(
-        self, process: ProcessHandle, task: int, error: bytes, sample: int | None, unpicklable: bool, states: Any,
-        at: float, digest: bytes, detail: str,
-    ) -> list[m.Event]:  # fmt: skip
-        cause = "unpicklable" if unpicklable else "raised"
-        states = self._states(process, states)
+    def _raised(self, process: ProcessHandle, it: p.Raised) -> list[m.Event]:
+        cause, detail = "unpicklable" if it.unpicklable else "raised", it.detail
+        states, at = self._states(process, it.states), clock.at(it.finished_at)
         if process.host:
             detail = f"{detail} ({on_host(process.host, detail)})"
-            self._reporter.errors.note_host(task, process.host)
-        return [m.TaskRaised(process.number, task, error, cause, sample, states, clock.at(at), digest, detail)]
+            self._reporter.errors.note_host(it.task, process.host)
+        return [m.TaskRaised(process.number, it.task, it.error, cause, it.sample, states, at, it.digest, detail)]
 
     # ------------------------------------------------------------ ends
 

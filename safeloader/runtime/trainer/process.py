@@ -11,10 +11,10 @@ import time
 from typing import TYPE_CHECKING
 
 from safeloader import clock
-from safeloader.runtime import protocol as p
 from safeloader.runtime import system
 from safeloader.runtime.channel import NonBlocking
 from safeloader.runtime.child.heartbeat import Heartbeat
+from safeloader.runtime.protocol import Join
 from safeloader.runtime.start.launcher import LOST
 from safeloader.runtime.trainer.process_handle import Exit
 
@@ -82,9 +82,9 @@ class Process:
             facts = tuple(given.facts)
             if given.folder >= 0:
                 descriptors.insert(2, given.folder)
-        message = (p.JOIN, number, spec.config, facts, facts is not None and given.folder >= 0, len(descriptors))
+        message = Join(number, spec.config, facts, facts is not None and given.folder >= 0, len(descriptors))
         try:
-            self.channel.send_descriptors(message, (p.MORE,), descriptors)
+            self.channel.send_descriptors(message, descriptors)
         except OSError:  # if it is not gone already, it is of no use
             self.kill()
 

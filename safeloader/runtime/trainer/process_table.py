@@ -59,7 +59,7 @@ class ProcessTable(dict[int, ProcessHandle]):
             if events & ~select.POLLOUT:
                 hear(process)
 
-    def send(self, number: int, key: Key, *message: Any) -> None:
+    def send(self, number: int, key: Key, message: tuple[Any, ...]) -> None:
         """Send a message, once for each key; what does not fit into the channel follows as soon as there is room."""
         process = self.get(number)
         if process is not None and process.channel.send(message, key) and process.channel.fileno() in self._sources:
