@@ -51,7 +51,9 @@ def adopt(worker: WorkerRecord, indexed: bool) -> None:
     if worker.marks:
         worker.done = None
     elif not indexed:
-        worker.as_new = AsNew(worker.epoch, 0, worker.epoch_snapshot)
+        ended = worker.exhausted and not worker.position
+        before = worker.snapshot if ended else worker.epoch_snapshot
+        worker.as_new = AsNew(worker.epoch, 0, before, ended)
         known = [bytes(worker.digests[i : i + DIGEST]) for i in range(0, len(worker.digests), DIGEST)]
         for digest in [*[b""] * (worker.position - len(known)), *known]:
             log(worker, Redo(None, digest=digest))

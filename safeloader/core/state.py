@@ -38,11 +38,12 @@ class WorkerPosition(NamedTuple):
 
 class AsNew(NamedTuple):
     """Where a worker stood when its dataset was last known to be as a new copy of it is: its epoch, the tasks finished
-    in that, and its generators."""
+    in that, and its generators. ``ended``: that epoch was over for it, and another program began with these."""
 
     epoch: int
     position: int
     snapshot: object
+    ended: bool = False
 
 
 class Redo(NamedTuple):

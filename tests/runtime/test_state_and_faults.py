@@ -11,11 +11,13 @@ import traceback
 from typing import Any
 
 import pytest
+import torch
+from torch.utils.data import IterableDataset
 
 from safeloader import DataLoader, Policy
 from tests.api.state_data import Growing, StatefulStream
 from tests.fixtures_data import Draws, Orders, Stream
-from tests.runtime.harness import _bytes, fault_of, processes_of, seed
+from tests.runtime.harness import _bytes, fault_of, kill_all, processes_of, seed
 from tests.until import until
 
 pytestmark = pytest.mark.usefixtures("forked")
@@ -99,6 +101,37 @@ def test_a_dead_trainer_is_gone_on_with_under_faults(orders: Orders) -> None:
     with make("map", orders, max_processes=1) as loader:
         loader.load_state_dict(state)
         assert [_bytes(batch) for batch in loader] == whole[2:]
+
+
+class _Shuffled(IterableDataset[torch.Tensor]):
+    """Draws as soon as an iterator of it is made."""
+
+    def __iter__(self) -> Any:
+        return iter(torch.randperm(24))
+
+
+@pytest.mark.parametrize("when", [0, 3])
+@pytest.mark.parametrize("kind", ["map", "iterable", "shuffled"])
+def test_living_workers_of_another_program_are_lost_in_their_first_epoch(kind: str, when: int) -> None:
+    def made() -> DataLoader[Any]:
+        if kind != "shuffled":
+            return make(kind, persistent_workers=True)
+        return DataLoader(_Shuffled(), 4, num_workers=2, name="train", persistent_workers=True)
+
+    seed()
+    with made() as loader:
+        list(loader)
+        state = loader.state_dict()
+        whole = [_bytes(batch) for batch in loader]
+    with made() as loader:
+        loader.load_state_dict(state)
+        got = []
+        for number, batch in enumerate(loader):
+            got.append(_bytes(batch))
+            if number == when:
+                kill_all(loader)
+        assert got == whole
+        assert {replay.outcome for replay in loader.report().replays} <= {"same", "unknown"}
 
 
 def test_an_interrupt_while_a_batch_is_awaited_loses_no_batch(orders: Orders) -> None:

@@ -117,7 +117,8 @@ class CatchesUp(Fetcher):
 
     def _redo_in_new_copy(self, place: WorkerPlace) -> None:
         assert place.as_new is not None
-        if (states := place.as_new[3]) is not None and not self._spec.iterable:  # an iterator was made behind them
+        *_, states, ended = place.as_new
+        if states is not None and (ended or not self._spec.iterable):  # else an iterator was made behind them
             self._restore(states)
         self.redo(place.redo or (), None)
 

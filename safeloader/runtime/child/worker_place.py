@@ -27,17 +27,19 @@ class WorkerPlace(NamedTuple):
     replay: Sequence[tuple[Any, tuple[int, ...]]] = ()
     digests: bytes = b""  # of the last of the batches that are loaded again
     redo: Sequence[tuple[Any, ...]] | None = None  # what was done since: see ``Worker.redo``
-    as_new: tuple[int | None, int, int | None, States | None] | None = None
-    """Since when: the arguments of ``Worker.resume``, and the generators then. None: it is here, from a shadow."""
+    as_new: tuple[int | None, int, int | None, States | None, bool] | None = None
+    """Since when: the arguments of ``Worker.resume``, the generators then, and whether that epoch was over. None: it is
+    here, from a shadow."""
 
     @property
     def to_begin_with(self) -> WorkerPlace:
         """Where it is set up, if something is done again after that."""
         if self.as_new is None:
             return self
-        shared_seed, epoch, told_epoch, states = self.as_new
+        shared_seed, epoch, told_epoch, states, ended = self.as_new
+        before = None if ended else states
         return self._replace(
-            shared_seed=shared_seed, epoch=epoch, told_epoch=told_epoch, epoch_snapshot=states, position=0, ended=False
+            shared_seed=shared_seed, epoch=epoch, told_epoch=told_epoch, epoch_snapshot=before, position=0, ended=ended
         )
 
 

@@ -116,7 +116,8 @@ class Driver:
             self.loop.journal.run()  # what an interrupt has left undone is the last epoch's
             self.outcome = None
             drawn = 0 if state is None or state.over else state.drawn
-            self.loop.executor.new_epoch(epoch, shared_seed, told_epoch, drawn)
+            resumed = None if state is None else state.epoch
+            self.loop.executor.new_epoch(epoch, shared_seed, told_epoch, drawn, resumed)
         with Alone(self, draws):
             self.loop.look(0.0)
             if state is not None:

@@ -130,10 +130,14 @@ class Executor:
         for actions in (self._usual, self._inlined, self._seldom):
             actions.clear()
 
-    def new_epoch(self, epoch: int, shared_seed: int | None, told_epoch: int | None, drawn: int) -> None:
+    def new_epoch(
+        self, epoch: int, shared_seed: int | None, told_epoch: int | None, drawn: int, resumed: int | None
+    ) -> None:
+        """``resumed``: the epoch of the state that is gone on from; workers are set up in that one first."""
         self._planner.new_epoch(drawn)
         self._shared_seed, self._told_epoch = shared_seed, told_epoch
-        self._epochs[epoch] = shared_seed, epoch, told_epoch
+        for number in (epoch,) if resumed is None else (resumed, epoch):
+            self._epochs[number] = shared_seed, number, told_epoch
 
     # ------------------------------------------------------------ processes
 
@@ -198,7 +202,7 @@ class Executor:
         return None if redo is None else [self._done(done, given) for done in redo]
 
     def _as_new(self, where: AsNew | None) -> tuple[Any, ...] | None:
-        return None if where is None else (*self._epochs[where.epoch], in_full(where.snapshot))
+        return None if where is None else (*self._epochs[where.epoch], in_full(where.snapshot), where.ended)
 
     def _done(self, done: Redo, given: Callable[[Any], Any]) -> tuple[Any, ...]:
         if done.back is not None:
