@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import types
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,6 +44,7 @@ __all__ = [
     "has_modes",
     "index_sampler",
     "is_iterable",
+    "leave_operators_at_exit",
     "norms",
     "plain_tensor",
     "profiling",
@@ -267,6 +269,22 @@ def on_optimizer_steps(hook: Callable[[torch.optim.Optimizer, Any, Any], None]) 
     from torch.optim.optimizer import register_optimizer_step_pre_hook
 
     register_optimizer_step_pre_hook(hook)
+
+
+def leave_operators_at_exit() -> None:
+    """Keep torch from taking back, when this process ends, the operators that Python code has defined.
+
+    That is nothing to a process that is gone, and takes longer than all else there is to do at an end; in a fork it
+    also copies what was shared until then.
+
+    Source: ``torch.library.Library``, which registers ``_del_library`` as a finalizer.
+    """
+    takes_back = getattr(torch.library, "_del_library", None)
+    registered: Any = getattr(weakref.finalize, "_registry", ())
+    for finalizer in list(registered):
+        found = finalizer.peek()
+        if found is not None and found[1] is takes_back:
+            finalizer.atexit = False
 
 
 # ---------------------------------------------------------------- storages: tests/runtime/test_by_value_shared.py

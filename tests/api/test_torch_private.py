@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.utils.data.datapipes.map import SequenceWrapper
 from safeloader import DataLoader, Policy, torch_ambient, torch_private
 from tests.api.parity import data
 from tests.api.parity.reference import Job
+from tests.programs import program, run_script
 
 WORKERS = Job("workers", None)
 
@@ -295,3 +297,26 @@ def test_a_flag_of_torchs_is_read_and_set_and_one_that_is_not_there_is_none() ->
     finally:
         put(before)
     assert torch_ambient.flag("_get_nothing_of_this_name", "_set_nothing_of_this_name") is None
+
+
+def test_operators_are_left_as_they_are_at_the_end_and_other_finalizers_run(tmp_path: Path) -> None:
+    text = """
+        import atexit, weakref
+        import torch
+        from safeloader import torch_private
+
+        class Thing:
+            pass
+
+        things = [Thing(), Thing()]
+        weakref.finalize(things[0], print, "finalized")
+        with torch.library._scoped_library("of_a_test", "DEF") as scoped:
+            scoped.define("gone(Tensor x) -> Tensor")
+        library = torch.library.Library("of_a_test", "DEF")
+        library.define("twice(Tensor x) -> Tensor")
+        library.impl("twice", lambda x: 2 * x, "CPU")
+        torch_private.leave_operators_at_exit()
+        atexit._run_exitfuncs()
+        print(int(torch.ops.of_a_test.twice(torch.tensor(4))))
+        """
+    assert run_script(program(tmp_path, text)).split() == ["finalized", "8"]

@@ -187,7 +187,10 @@ def _leave(code: int) -> NoReturn:
     """End without torch's teardown, which takes longer than the rest; but run exit handlers and flush files."""
     import atexit
 
+    from safeloader import torch_private
+
     try:
+        torch_private.leave_operators_at_exit()
         atexit._run_exitfuncs()
     finally:
         for stream in (sys.stdout, sys.stderr):
