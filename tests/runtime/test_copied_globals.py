@@ -11,6 +11,7 @@ import functools
 import hashlib
 import io
 import queue
+import sys
 import threading
 import types
 import weakref
@@ -109,3 +110,28 @@ class _Ends:
 def test_what_others_wait_for_compare_with_or_end_is_not_copied(make: Any) -> None:
     value = make()
     assert Copier().copy([value])[0] is value
+
+
+_HELD: dict[str, Any] = {
+    "variable": (lambda value: value, lambda copied: copied),
+    "list": (lambda value: [value], lambda copied: copied[0]),
+    "dict": (lambda value: {"a": value}, lambda copied: copied["a"]),
+    "object": (lambda value: types.SimpleNamespace(inside=[value]), lambda copied: copied.inside[0]),
+}
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("holder", _HELD)
+def test_what_a_package_keeps_is_not_copied_whose_ever_class_it_is(
+    holder: str, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold, inside = _HELD[holder]
+    package = types.ModuleType("a_package")  # without a file, as those that belong to Python
+    monkeypatch.setitem(sys.modules, "a_package", package)
+    value = collections.UserDict(a=[0])
+    if kept:
+        vars(package)["registry"] = value
+    user: dict[str, Any] = {"mine": hold(value)}
+    del value
+    copied = Copier().copies(dict(user))
+    assert (inside(copied["mine"]) is inside(user["mine"])) == kept

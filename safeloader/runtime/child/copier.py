@@ -26,7 +26,7 @@ from safeloader.runtime.child.user_globals import is_code, is_installed
 from safeloader.runtime.user_code import module_of, package_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 __all__ = ["Copier"]
 
@@ -50,7 +50,13 @@ class Copier:
         self._left = _MOST_VALUES
         self._bytes_left = _MOST_BYTES
         self._of_packages: set[int] | None = None
+        self._unshared: set[int] = set()  # what only the user's own containers refer to
         self._kinds: dict[type, tuple[bool, bool]] = {}  # never copied; of an installed package
+
+    def copies(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Of variables; the namespace that they are from refers to each once more."""
+        self._note_unshared(values.values(), 2)
+        return {name: self.copy(value) for name, value in values.items()}
 
     def copy(self, value: Any) -> Any:
         """A copy, or the value itself where it cannot change, is too large, or cannot be copied."""
@@ -73,6 +79,13 @@ class Copier:
         self._kept.append(value)
         return made
 
+    def _note_unshared(self, values: Iterable[Any], holders: int = 1) -> None:
+        """Note those to which nothing refers but so many holders that are known: no package keeps them."""
+        most = _REFERENCES_BY_ONE + holders - 1
+        for count, value in zip(_references(values), values, strict=True):
+            if count <= most:
+                self._unshared.add(id(value))
+
     def _all(self, values: Any) -> Any:
         return map(self.copy, list(values))
 
@@ -81,6 +94,7 @@ class Copier:
     def _list(self, value: Any) -> Any:
         if len(value) > self._left:
             return value
+        self._note_unshared(value)
         made = self._note(value, value.copy())
         made.clear()
         made.extend(self._all(value))
@@ -96,6 +110,7 @@ class Copier:
     def _dict(self, value: Any) -> Any:
         if len(value) > self._left:
             return value
+        self._note_unshared(value.values())
         made = self._note(value, value.copy())
         made.clear()
         for key, item in list(value.items()):
@@ -174,7 +189,16 @@ class Copier:
         return value if isinstance(reduced, str) else self._rebuilt(value, *reduced)
 
     def _is_a_packages(self, value: Any) -> bool:
-        """True for what a package keeps itself: others compare with it, or register in it."""
+        """True for what a package keeps itself: others compare with it, or register in it.
+
+        Looking at all that packages keep takes as long as all else here, and a fork then has its own copy of every
+        page on which something of it lies: it is the last resort.
+        """
+        if id(value) in self._unshared:
+            return False
+        own: Any = sys.modules.get(module_of(type(value)))
+        if any(kept is value for kept in list(getattr(own, "__dict__", {}).values())):
+            return True
         if self._of_packages is None:
             self._of_packages = _kept_by_packages()
         return id(value) in self._of_packages
@@ -248,6 +272,15 @@ def _never(kind: type) -> bool:
 def _is_among_threads(state: Any) -> bool:
     """True for the attributes of what threads have in common."""
     return isinstance(state, dict) and any(_never(type(value)) for value in state.values())
+
+
+def _references(values: Iterable[Any]) -> list[int]:
+    """How many there are to each, those of this function included."""
+    return [sys.getrefcount(value) for value in values]
+
+
+_REFERENCES_BY_ONE = _references([object()])[0]
+"""... where there is one besides."""
 
 
 def _kept_by_packages() -> set[int]:

@@ -43,7 +43,7 @@ class OwnGlobals:
         self._namespaces = [namespace for namespace in found if namespace not in self._private]
         now = self._read()
         copier = Copier()
-        copies = [{name: copier.copy(value) for name, value in values.items()} for values in now]
+        copies = [copier.copies(values) for values in now]
         for namespace, values in zip(self._namespaces, copies, strict=True):
             if script and namespace.holder is vars(sys.modules["__main__"]):
                 values.update((name, script[name]) for name in values.keys() & script.keys())
