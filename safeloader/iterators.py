@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from safeloader.runtime.memory.pinned import PinnedSlots
     from safeloader.runtime.pool.shared_pool import SharedPool
     from safeloader.runtime.trainer.driver import Driver
-    from safeloader.runtime.trainer.staff import Post
-    from safeloader.runtime.trainer.whereabouts import Whereabouts
+    from safeloader.runtime.trainer.inspection import Inspection
 
 __all__ = ["ProcessIterator"]
 
@@ -222,17 +221,11 @@ class ProcessIterator(Unprofiled, TorchIdioms):
         """True while the sampler is asked for indices; may be asked from another thread."""
         return self._driver.drawing
 
-    def whereabouts(self) -> Whereabouts:
-        """Where the batch is that is due; may be asked from another thread."""
-        from safeloader.runtime.trainer.whereabouts import whereabouts
+    def inspect(self) -> Inspection:
+        """What its workers are at, and the batch that is due; may be asked from another thread."""
+        from safeloader.runtime.trainer.inspection import inspect
 
-        return whereabouts(self._driver)
-
-    def staff(self) -> list[Post]:
-        """Who serves its workers; may be asked from another thread."""
-        from safeloader.runtime.trainer.staff import staff
-
-        return staff(self._driver)
+        return inspect(self._driver)
 
     @property
     def closed(self) -> bool:

@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from safeloader.observe import Report
     from safeloader.observe.stall_place import Stall
     from safeloader.progress_bar import Phase
-    from safeloader.runtime.trainer.staff import Post
-    from safeloader.runtime.trainer.whereabouts import Whereabouts
+    from safeloader.runtime.trainer.inspection import Inspection
 
 __all__ = ["LoaderState", "RunningIterator", "moved_on", "settings_of", "speak_through"]
 
@@ -53,11 +52,8 @@ class RunningIterator(Protocol):
     def shared_memory(self) -> int:
         """Bytes of shared memory that its batches take now."""
 
-    def whereabouts(self) -> Whereabouts:
-        """Where the batch is that is due."""
-
-    def staff(self) -> list[Post]:
-        """Who serves its workers."""
+    def inspect(self) -> Inspection:
+        """What its workers are at, and the batch that is due."""
 
     def close(self) -> None:
         """End its processes."""
@@ -164,7 +160,7 @@ class LoaderState:
     def report(self) -> Report:
         """What happened so far, and what memory is held now."""
         alive = [iterator for iterator in self.iterators if not iterator.closed]
-        found = [own_memory(pid) for pid in {post.process for i in alive for post in i.staff()} if pid]
+        found = [own_memory(pid) for pid in {post.process for i in alive for post in i.inspect().posts} if pid]
         known = [size for size in found if size is not None]
         told, costs = self.recorder.report(), self.recorder.timings.costs()
         return replace(
@@ -180,7 +176,7 @@ class LoaderState:
         if alive and alive[-1].drawing:
             self.recorder.stalled(seen._replace(holder="sampler"))
         else:
-            self.recorder.stalled(seen, alive[-1].whereabouts() if alive else None)
+            self.recorder.stalled(seen, alive[-1].inspect().due if alive else None)
         if self._pass is not None and seen.busy:
             self.guard.stalled(self.recorder.batches - self._pass.batches)
 
@@ -195,11 +191,10 @@ class LoaderState:
     def status(self) -> dict[str, Any]:
         """How this loader stands, for ``safeloader top``; called by the watch's thread."""
         alive = [iterator for iterator in self.iterators if not iterator.closed]
-        posts = alive[-1].staff() if alive else []
         loader = None if self._loader is None else self._loader()
-        due = alive[-1].whereabouts()._asdict() if alive else None
         shared = sum(iterator.shared_memory() for iterator in alive)
-        return loader_status(self.recorder, self._pass, self.epochs - 1, _known_length(loader), posts, due, shared)
+        seen = alive[-1].inspect() if alive else None
+        return loader_status(self.recorder, self._pass, self.epochs - 1, _known_length(loader), seen, shared)
 
 
 def settings_of(policy: Policy | None, timeout: float) -> Settings:

@@ -20,7 +20,7 @@ from safeloader.runtime import system
 
 if TYPE_CHECKING:
     from safeloader.loader_state import RunningIterator
-    from safeloader.runtime.trainer.staff import Post
+    from safeloader.runtime.trainer.inspection import Post
 
 __all__ = ["TorchIdioms", "WorkerHandle"]
 
@@ -79,8 +79,8 @@ class WorkerHandle:
 
     def _post(self) -> Post | None:
         iterator = self._iterator()
-        crew = [] if iterator is None or iterator.closed else iterator.staff()
-        return next((post for post in crew if post.worker == self._worker), None)
+        posts = () if iterator is None or iterator.closed else iterator.inspect().posts
+        return next((post for post in posts if post.worker == self._worker), None)
 
 
 class TorchIdioms(torch_private.MultiProcessingIterator):

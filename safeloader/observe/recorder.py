@@ -198,16 +198,15 @@ class Recorder:
             self._slow += 1
             self._tell(h.Slow(self._clock(), self.name, batch, worker, seconds, sample, self._slow))
 
-    def stalled(self, stall: Stall, whereabouts: Any = None) -> None:
+    def stalled(self, stall: Stall, due: Any = None) -> None:
         """Nothing moves. Called from the watch's thread.
 
         Args:
             stall: what the watch saw.
-            whereabouts: the loader's account of the batch that is due, or None
-                (`safeloader.runtime.trainer.whereabouts`).
+            due: the batch that is due (`safeloader.runtime.trainer.inspection.DueBatch`), or None.
         """
         with self._unharmed():
-            facts = {} if whereabouts is None else whereabouts._asdict()
+            facts = {} if due is None else due._asdict()
             working = facts.pop("seconds", 0.0)
             place = stall.place
             self._tell(

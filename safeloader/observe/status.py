@@ -47,9 +47,8 @@ def loader_status(
     current: PassStatus | None,
     epoch: int,
     length: int | None,
-    workers: Iterable[Any],
-    due: dict[str, Any] | None = None,
-    shared: int = 0,
+    seen: Any,
+    shared: int,
 ) -> dict[str, Any]:
     """One loader.
 
@@ -58,8 +57,7 @@ def loader_status(
         current: its present or last pass.
         epoch: the epoch of that, from 0.
         length: batches of an epoch, where known.
-        workers: its workers (`safeloader.runtime.trainer.staff.Post`).
-        due: the batch that is due, and who has it (`safeloader.runtime.trainer.whereabouts`).
+        seen: its workers, and the batch that is due (`safeloader.runtime.trainer.inspection.Inspection`), or None.
         shared: bytes of shared memory that its batches take.
     """
     now, pulse, report = monotonic(), recorder.pulse, recorder.report()
@@ -89,9 +87,13 @@ def loader_status(
         "fallbacks": report.fallbacks,
         "skipped": len(report.skipped),
         "slow_batches": report.slow_batches,
-        "due": None if due is None else {name: plain(value) for name, value in due.items()},
+        "due": None if seen is None else _plain(seen.due),
         "recoveries": report.recoveries,
         "shared_memory": shared,
         "timings": [times.as_dict() for times in report.timings],
-        "crew": [{name: plain(value) for name, value in post._asdict().items()} for post in workers],
+        "crew": [] if seen is None else [_plain(post) for post in seen.posts],
     }
+
+
+def _plain(row: Any) -> dict[str, Any]:
+    return {name: plain(value) for name, value in row._asdict().items()}

@@ -308,7 +308,7 @@ def test_events_are_written_once_though_a_fork_ends_with_them_in_its_memory(
 def test_the_loader_ends_with_the_trainer_though_a_fork_lives() -> None:
     gate, iterator = Gate(), iter(numbers(num_workers=1))
     next(iterator)
-    pid = iterator.staff()[0].process
+    pid = iterator.inspect().posts[0].process
     fork = Fork(gate.wait)
     iterator.close()
     until(lambda: not os.path.exists(f"/proc/{pid}"))
