@@ -7,11 +7,11 @@ range are errors: a misspelt timeout must not cost a night.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from safeloader.errors import SettingsError
-from safeloader.setting_table import PREFIX, TABLE, Setting, markdown_table
+from safeloader.setting_table import PREFIX, TABLE, Hosts, Setting, Settings, markdown_table
 from safeloader.setting_types import Explained
 from safeloader.spelling import nearest
 
@@ -47,13 +47,6 @@ class Pool(Protocol):
 
     def settings_for(self, settings: Settings) -> Settings:
         """A loader's settings on this pool."""
-
-
-class Hosts(Protocol):
-    """What a policy needs of other hosts: `safeloader.RayHosts` is such."""
-
-    def launcher(self, name: str, accelerators: bool, strict: bool) -> Any:
-        """What starts the processes of the loader that is called so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,63 +128,6 @@ class Policy:
                 object.__setattr__(self, item.name, row.kind.check(value))
             except ValueError as reason:
                 raise _refused(f"{row.name}={value!r}", row, reason, where="Policy") from None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """The settings in effect, with where each comes from. The fields are those of the table in docs/settings.md.
-
-    ``str(settings)`` is the table of values and sources.
-
-    Attributes:
-        sources: For each field ``"argument"``, the variable's name, or ``"default"``.
-    """
-
-    batch_timeout: float | Literal["auto"]
-    startup_timeout: float
-    max_restarts: int
-    restart_period: float
-    fallback: Literal["inline", "process", "off"]
-    recover_after: int
-    on_bad_sample: Literal["raise", "skip"]
-    bad_sample_attempts: int
-    on_divergence: Literal["raise", "warn"]
-    trust_state: bool
-    max_processes: int | None
-    start_method: Literal["spawn", "forkserver"]
-    hosts: Literal["local", "ray"] | Hosts
-    preload: tuple[str, ...]
-    prestart: bool
-    standby: int
-    shadow: bool | Literal["auto"]
-    sample_rng: bool
-    stall_report: float
-    rank_check: Literal["auto", "warn", "raise", "off"]
-    board: bool
-    board_interval: float
-    accelerators: bool
-    pin_in_place: bool
-    ffcv_mode: Literal["auto", "trainer", "process"]
-    ffcv_cache: str | None
-    strict: bool
-    disable: bool
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
-    progress: bool
-    events: str | None
-    trace: bool
-    chaos: str | None
-    sources: dict[str, str] = field(compare=False)
-
-    def describe(self) -> str:
-        """A text table: one line a setting, with value, unit and source."""
-        lines = [("setting", "value", "from")]
-        for row in TABLE:
-            lines.append((row.name, row.show(getattr(self, row.name)), self.sources[row.name]))
-        wide = [max(len(line[column]) for line in lines) for column in range(2)]
-        return "\n".join(f"{name:<{wide[0]}}  {value:<{wide[1]}}  {source}" for name, value, source in lines)
-
-    def __str__(self) -> str:
-        return self.describe()
 
 
 def resolve(policy: Policy | None = None, environ: Mapping[str, str] | None = None) -> Settings:

@@ -16,7 +16,7 @@ from safeloader.spelling import nearest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Explained", "Kind", "choice", "count", "faults", "flag", "hosts", "names", "path", "seconds"]
+__all__ = ["Explained", "Kind", "choice", "count", "faults", "flag", "host_choice", "names", "path", "seconds"]
 
 _YES = ("true", "1", "yes", "on")
 _NO = ("false", "0", "no", "off")
@@ -119,7 +119,7 @@ def flag(*, auto: bool = False) -> Kind:
     return Kind(f'"auto", {accepts}' if auto else accepts, check, read)
 
 
-def hosts() -> Kind:
+def host_choice() -> Kind:
     """Where processes may be: the words ``"local"`` and ``"ray"``, or an object with a `launcher`."""
 
     def check(value: object) -> Any:
