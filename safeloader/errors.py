@@ -20,9 +20,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from typing_extensions import Self
+    from typing_extensions import Self, TypedDict, Unpack
 
     from safeloader.observe.report import Report
+
+    class _Facts(TypedDict, total=False):
+        """What each error may be told besides what is its own; see `SafeLoaderError`."""
+
+        where: str
+        attempt: str
+        hint: str
+        story: Sequence[str]
+        code: str
+
 
 __all__ = [
     "AuditError",
@@ -131,13 +141,9 @@ class _PathError(SafeLoaderError):
         what: str,
         *,
         path: str = "",
-        where: str = "",
-        attempt: str = "",
-        hint: str = "",
-        story: Sequence[str] = (),
-        code: str = "",
+        **more: Unpack[_Facts],
     ) -> None:
-        super().__init__(what, where=where, attempt=attempt, hint=hint, story=story, code=code)
+        super().__init__(what, **more)
         self.path = path
 
     def _facts(self) -> list[tuple[str, str]]:
@@ -182,13 +188,9 @@ class BadSampleError(SafeLoaderError, code="SL206"):
         stack: str | None = None,
         batch: int | None = None,
         worker: int | None = None,
-        where: str = "",
-        attempt: str = "",
-        hint: str = "",
-        story: Sequence[str] = (),
-        code: str = "",
+        **more: Unpack[_Facts],
     ) -> None:
-        super().__init__(what, where=where, attempt=attempt, hint=hint, story=story, code=code)
+        super().__init__(what, **more)
         self.indices = list(indices)
         self.cause = cause
         self.stack = stack
@@ -254,13 +256,9 @@ class DivergenceError(SafeLoaderError, code="SL208"):
         at: int | None = None,
         of: int = 0,
         how: str = "",
-        where: str = "",
-        attempt: str = "",
-        hint: str = "",
-        story: Sequence[str] = (),
-        code: str = "",
+        **more: Unpack[_Facts],
     ) -> None:
-        super().__init__(what, where=where, attempt=attempt, hint=hint, story=story, code=code)
+        super().__init__(what, **more)
         self.worker = worker
         self.at = at
         self.of = of
@@ -310,13 +308,9 @@ class NonFiniteError(SafeLoaderError, ArithmeticError, code="SL261"):
         names: Sequence[str] = (),
         batch: int | None = None,
         indices: Sequence[Any] | None = None,
-        where: str = "",
-        attempt: str = "",
-        hint: str = "",
-        story: Sequence[str] = (),
-        code: str = "",
+        **more: Unpack[_Facts],
     ) -> None:
-        super().__init__(what, where=where, attempt=attempt, hint=hint, story=story, code=code)
+        super().__init__(what, **more)
         self.kind = kind
         self.names = list(names)
         self.batch = batch
