@@ -238,51 +238,14 @@ def _shown(name: str) -> str:
 
 # ---------------------------------------------------------------- walks
 
-_WALK = """
-import os, signal, sys, time, psutil, torch, safeloader
-from safeloader import DataLoader
-root = os.path.dirname(safeloader.__file__)
-def trace(function):
-    seen = []
-    def note(frame, event, argument):
-        if event == "call" and frame.f_code.co_filename.startswith(root):
-            seen.append(frame.f_code.co_filename)
-    sys.setprofile(note)
-    try:
-        function()
-    finally:
-        sys.setprofile(None)
-    return seen
-def until_replaced():
-    end = time.time() + 30
-    while loader.report().restarts == 0 and time.time() < end:
-        next(batches)
-    for _ in range(30):
-        next(batches)
-data = torch.utils.data.TensorDataset(torch.arange(32000.))
-loader = DataLoader(data, batch_size=8, num_workers=2, shuffle=True, persistent_workers=True)
-batches = iter(loader)
-for _ in range(20):
-    next(batches)
-time.sleep(1)
-trace(lambda: next(batches))
-time.sleep(1)  # it is there, as with a loader that keeps up
-batch = trace(lambda: next(batches))
-workers = [p for p in psutil.Process().children(recursive=True) if "resource_tracker" not in " ".join(p.cmdline())]
-os.kill(workers[0].pid, signal.SIGKILL)
-fault = trace(until_replaced)
-print(len(set(batch)), sum(one != other for one, other in zip(batch, batch[1:])), len(set(fault)))
-loader.close()
-"""
-
 
 class Walks(NamedTuple):
     """How many files of the package the trainer's main thread goes through.
 
     Attributes:
-        batch: for one batch.
+        batch: for one that is ready when it is asked for (`tools.walk`).
         hops: from file to file, for one batch.
-        fault: from a worker's SIGKILL until thirty batches after its replacement.
+        fault: for a SIGKILL.
     """
 
     batch: int
@@ -292,9 +255,8 @@ class Walks(NamedTuple):
 
 def walks() -> Walks:
     """Follow a batch, and a SIGKILL, through the running code."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _WALK], capture_output=True, text=True, timeout=120, check=True, cwd=ROOT
-    )
+    command = [sys.executable, "-W", "ignore", "-m", "tools.walk"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=120, check=True, cwd=ROOT)
     return Walks(*map(int, done.stdout.split()[-3:]))
 
 
