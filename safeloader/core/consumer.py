@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from safeloader.core.deadlines import DeadlineWatch
     from safeloader.core.dispatch import Dispatch
     from safeloader.core.schedule import Schedule
+    from safeloader.core.state import AsNew, Redo
 
 __all__ = ["ConsumerProgress"]
 
@@ -177,12 +178,18 @@ class ConsumerProgress:
         marks = [mark for mark in worker.marks if mark.position <= worker.got]
         mark = marks[-1] if marks else None
         if self._over and mark is None and not self._books.settings.stateful:  # nothing of this epoch matters any more
-            return WorkerCursor(0, ended=True, epoch_snapshot=None, snapshot=worker.got_snapshot)
+            return WorkerCursor(0, True, None, worker.got_snapshot, None, (), b"", *self._changes(worker))
         replay = replayed(worker, mark, worker.got)
         digests = _digests(worker)
         return WorkerCursor(
-            worker.got, worker.got_end, worker.epoch_snapshot, worker.got_snapshot, mark, replay, digests
-        )
+            worker.got, worker.got_end, worker.epoch_snapshot, worker.got_snapshot, mark, replay, digests,
+            *self._changes(worker),
+        )  # fmt: skip
+
+    def _changes(self, worker: WorkerRecord) -> tuple[bool, AsNew | None, tuple[Redo, ...] | None]:
+        """Whether its dataset has changed itself, from where on it did what, and what."""
+        as_new, done = new_copy.as_got(worker) if worker.changed and self._indexed else (None, ())
+        return (False, None, ()) if done == () else (True, as_new, done)
 
     def restore(self, state: State) -> None:
         """Begin where another loader stood."""
@@ -199,6 +206,16 @@ class ConsumerProgress:
             if standing.mark is not None:
                 worker.marks.append(standing.mark)
             new_copy.adopt(worker, self._indexed)
+            if standing.changed and standing.done is not None:
+                new_copy.take_over(worker, standing.as_new, standing.done)
+                self._books.changing = True
+            elif standing.changed:
+                self._books.emit(_lost(worker))
+
+
+def _lost(worker: WorkerRecord) -> m.ReportReplay:
+    """No new copy of its dataset can become what it was."""
+    return m.ReportReplay(worker.id, worker.epoch, "lost", "state", worker.position, worker.position, 0, "", "goes on")
 
 
 def _digests(worker: WorkerRecord) -> bytes:

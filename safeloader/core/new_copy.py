@@ -19,7 +19,7 @@ from safeloader.core.state import DIGEST, AsNew, Redo
 if TYPE_CHECKING:
     from safeloader.core.records import WorkerRecord
 
-__all__ = ["LONGEST", "MOST", "MOST_SAMPLES", "adopt", "begin", "born", "log"]
+__all__ = ["LONGEST", "MOST", "MOST_SAMPLES", "adopt", "as_got", "begin", "born", "log", "take_over"]
 
 MOST = 1000
 """Tasks that a new copy may have to do again."""
@@ -57,6 +57,29 @@ def adopt(worker: WorkerRecord, indexed: bool) -> None:
         known = [bytes(worker.digests[i : i + DIGEST]) for i in range(0, len(worker.digests), DIGEST)]
         for digest in [*[b""] * (worker.position - len(known)), *known]:
             log(worker, Redo(None, digest=digest))
+
+
+def as_got(worker: WorkerRecord) -> tuple[AsNew | None, tuple[Redo, ...] | None]:
+    """What a new copy has to do again to be as the dataset was after the last task that the consumer got, and from
+    where on; None: not known."""
+    if worker.done is None:
+        return None, None
+    ahead = worker.position - worker.got
+    kept = len(worker.done) - ahead
+    if kept < 0:  # it was as new after tasks that the consumer has not got
+        return None, ()
+    if any(done.epoch is not None or done.back is not None for done in worker.done[kept:]):
+        return None, None
+    return worker.as_new, tuple(worker.done[:kept])
+
+
+def take_over(worker: WorkerRecord, as_new: AsNew | None, done: tuple[Redo, ...]) -> None:
+    """Another program's worker had changed its dataset: this one's does again what that one did."""
+    begin(worker)
+    if as_new is not None and done:
+        worker.changed, worker.as_new = True, as_new
+        for each in done:
+            log(worker, each)
 
 
 def log(worker: WorkerRecord, done: Redo, seconds: float = 0.0) -> None:

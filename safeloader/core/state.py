@@ -61,7 +61,9 @@ class WorkerCursor(NamedTuple):
     """Where one worker stood when the last of its tasks that the consumer got was finished.
 
     ``replay`` are the (indices, skip) of its tasks since the mark, for map-style datasets that tell their state;
-    ``digests`` those of the last of its tasks, for the comparison when they are loaded again.
+    ``digests`` those of the last of its tasks, for the comparison when they are loaded again. ``changed``: its dataset
+    was seen to change itself; ``done`` is what a new copy of it has to do again for that from ``as_new`` on, None where
+    that is not known.
     """
 
     position: int
@@ -71,6 +73,9 @@ class WorkerCursor(NamedTuple):
     mark: DatasetSnapshot | None = None
     replay: tuple[tuple[object, tuple[int, ...]], ...] = ()
     digests: bytes = b""
+    changed: bool = False
+    as_new: AsNew | None = None
+    done: tuple[Redo, ...] | None = ()
 
 
 class PlannedTask(NamedTuple):
@@ -88,7 +93,8 @@ class State(NamedTuple):
     ``batch`` counts what left the plan (map-style) or was delivered (iterable); ``drawn`` what the sampler gave;
     ``turn`` is the worker that the next task goes to; ``over`` says that the consumer was told of the epoch's end;
     ``last`` is the last task that it got; ``slowest`` what automatic deadlines learned, in seconds (ordinary batches,
-    first ones); ``exhausted`` says that the sampler has nothing left for this epoch.
+    first ones); ``exhausted`` says that the sampler has nothing left for this epoch. ``begins`` are the numbers of
+    epochs that workers may have to begin again, each with what they were told then; the core knows nothing of them.
     """
 
     epoch: int
@@ -101,6 +107,7 @@ class State(NamedTuple):
     workers: tuple[WorkerCursor, ...]
     slowest: tuple[float, float] = (0.0, 0.0)
     exhausted: bool = False
+    begins: tuple[tuple[int, object], ...] = ()
 
 
 def beginning(epoch: int, turn: int, workers: int) -> State:

@@ -99,6 +99,7 @@ class Replayed(Happening):
             not take its own state; ``"missing"``: random generators could not be put back; ``"lost"``: what the
             dataset had changed in itself is lost.
         source: What it began with: ``"beginning"``, ``"state"`` (the dataset's own), ``"generators"`` or ``"dataset"``.
+            What is lost is lost with a process (``"dataset"``), or was in no state that was gone on from (``"state"``).
         at: The first of this worker's batches that differs, from 0.
         of: How many batches it had loaded in this epoch.
         compared: How many of them came again as they were.

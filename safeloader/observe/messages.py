@@ -70,7 +70,8 @@ def replay_in_words(worker: int, outcome: str, source: str, at: int, of: int, de
     if outcome == "missing":
         return f"worker {worker}: random generators of its dataset could not be put back, and draw other numbers{why}"
     if outcome == "lost":
-        kept = "what the dataset had changed in itself (a cache, a counter) is lost with its process"
+        end = "is in no state" if source == "state" else "is lost with its process"
+        kept = f"what the dataset had changed in itself (a cache, a counter) {end}"
         return (
             f"worker {worker} has a new copy of its dataset: {kept}, so batches may not be those of an undisturbed run"
         )

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from safeloader.codes import warn
-from safeloader.core.state import DatasetSnapshot, State, WorkerCursor
+from safeloader.core.state import State, WorkerCursor
 from safeloader.errors import StateError
 from safeloader.resume.json_codec import decode, encode, pack, states_of, states_to, unpack
 from safeloader.resume.sampler_state import decode_planned, encode_planned
 from safeloader.resume.seal import seal_of
+from safeloader.resume.standings import begins_of, standing_of, standing_to
 
 if TYPE_CHECKING:
     from safeloader.runtime.child.generators import States
@@ -86,7 +87,7 @@ def write(point: LoaderCheckpoint) -> dict[str, Any]:
         "begins": point.begins,
         "last": None if state.last is None else encode_planned(state.last),
         "planned": [encode_planned(task) for task in state.planned],
-        "workers": [_standing_of(standing) for standing in state.workers],
+        "workers": [standing_of(standing, state.begins) for standing in state.workers],
         "slowest": list(state.slowest),
         "exhausted": state.exhausted,
         "begin": _moment_of(point.begin),
@@ -164,9 +165,10 @@ def _read(told: dict[str, Any]) -> LoaderCheckpoint:
         over=bool(told["over"]),
         last=None if told["last"] is None else decode_planned(told["last"]),
         planned=tuple(decode_planned(task) for task in told["planned"]),
-        workers=tuple(_standing_to(standing) for standing in told["workers"]),
+        workers=tuple(standing_to(standing) for standing in told["workers"]),
         slowest=(float(told["slowest"][0]), float(told["slowest"][1])),
         exhausted=bool(told["exhausted"]),
+        begins=begins_of(told["workers"]),
     )
     if min(state.epoch, state.batch, state.drawn, state.turn) < 0 or not isinstance(told["facts"], dict):
         raise ValueError("a number is below zero, or the facts are none")
@@ -217,31 +219,3 @@ def _moment_to(told: dict[str, Any]) -> Moment:
         raise ValueError("the program's generators are missing")
     own = {place: torch.frombuffer(bytearray(unpack(text)), dtype=torch.uint8) for place, text in told["own"].items()}
     return Moment(program, own, decode(told.get("held")))
-
-
-def _standing_of(standing: WorkerCursor) -> dict[str, Any]:
-    mark = standing.mark
-    return {
-        "position": standing.position,
-        "ended": standing.ended,
-        "epoch_generators": states_of(standing.epoch_snapshot),
-        "generators": states_of(standing.snapshot),
-        "mark": None
-        if mark is None
-        else {"position": mark.position, "said": mark.content, "generators": states_of(mark.snapshot)},
-        "replay": [[encode(indices), list(skip)] for indices, skip in standing.replay],
-        "digests": pack(standing.digests),
-    }
-
-
-def _standing_to(told: dict[str, Any]) -> WorkerCursor:
-    mark = told["mark"]
-    return WorkerCursor(
-        int(told["position"]),
-        bool(told["ended"]),
-        states_to(told["epoch_generators"]),
-        states_to(told["generators"]),
-        None if mark is None else DatasetSnapshot(int(mark["position"]), mark["said"], states_to(mark["generators"])),
-        tuple((decode(indices), tuple(skip)) for indices, skip in told["replay"]),
-        unpack(told["digests"]) if told.get("digests") else b"",  # older states have none
-    )

@@ -240,7 +240,7 @@ class ResumeKeeper:
                 where=self._face.name,
                 hint="take the state before close(), or go on from an earlier one",
             )
-        return opened(state, epoch.driver.spec.classes)
+        return opened(state._replace(begins=tuple(epoch.driver.begins.items())), epoch.driver.spec.classes)
 
     def _where_alone(self, loader: DataLoader[Any], epoch: EpochState) -> State:
         """Without workers: the dataset is asked itself."""

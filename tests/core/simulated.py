@@ -140,6 +140,9 @@ class SimWorker:
             elif not done.digest:
                 self.load(done.indices, done.skip)
         where = self.position if not self.nature.shaky else command.position  # one that ended early is taken as it is
+        if command.ended and not command.position and not self.nature.iterable:  # a state of an epoch that was over
+            where = 0
+            self.position = 0
         if (where, self.epoch) != (command.position, command.epoch):
             raise AssertionError(f"{command} leads to {self.position} of epoch {self.epoch}")
         if isinstance(command.snapshot, int):

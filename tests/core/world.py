@@ -32,6 +32,12 @@ AFTER_CLOSE = (
 MOST_COMMANDS = 400  # on one event
 
 
+def _told(state: State) -> State:
+    """Without what was lost: whoever goes on has said so."""
+    workers = (cursor._replace(changed=cursor.changed and cursor.done is not None) for cursor in state.workers)
+    return state._replace(workers=tuple(c if c.done is not None else c._replace(done=()) for c in workers))
+
+
 class World(Obeying):
     """Everything but the supervisor.
 
@@ -392,15 +398,19 @@ class World(Obeying):
             return
         assert state is not None
         assert saved is not None
-        self.elsewhere = True
+        self.elsewhere, inexact = True, self.inexact
         self.consumer.go_back(saved, state)
         self.undisturbed.go_back(state)
         self._begin(replace(self.plot.settings, max_processes=self.rng.choice((None, 0, 1, 2))))
-        if self.nature.hidden:  # no state has what the datasets changed in themselves
-            self.inexact.update(range(self.plot.settings.num_workers))
+        if (
+            self.nature.hidden
+        ):  # a state has what the datasets changed in themselves as far as that was seen, and is known
+            known = {n for n, cursor in enumerate(state.workers) if cursor.changed and cursor.done is not None}
+            self.inexact |= inexact | (set(range(self.plot.settings.num_workers)) - known)
+            self.changed.update(n for n, cursor in enumerate(state.workers) if cursor.changed)
         self.tell(m.EpochResumed(state))
         self.undisturbed.look()
-        again = self.sup.progress.state()
+        again, state = self.sup.progress.state(), _told(state)
         if again._replace(slowest=(0.0, 0.0)) != state._replace(slowest=(0.0, 0.0)) and not self.nature.iterable:
             if not self.undisturbed.adopted and again.drawn == state.drawn and not self.closed:
                 raise Broken(f"{again} after going on from {state}")

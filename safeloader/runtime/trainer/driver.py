@@ -94,6 +94,7 @@ class Driver:
         codec.Decoded.register(spec.config.token, spec.classes)
         self.loop = Loop(self, launcher, settings, recorder, finish, prestarted, shared_pool)
         self.processes = self.loop.processes
+        self.begins = self.loop.executor.begins
         track(self)
         clock.start()
 
@@ -116,8 +117,7 @@ class Driver:
             self.loop.journal.run()  # what an interrupt has left undone is the last epoch's
             self.outcome = None
             drawn = 0 if state is None or state.over else state.drawn
-            resumed = None if state is None else state.epoch
-            self.loop.executor.new_epoch(epoch, shared_seed, told_epoch, drawn, resumed)
+            self.loop.executor.new_epoch(epoch, shared_seed, told_epoch, drawn, state)
         with Alone(self, draws):
             self.loop.look(0.0)
             if state is not None:

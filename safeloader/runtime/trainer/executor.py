@@ -20,7 +20,7 @@ from safeloader.runtime.trainer.outcome import Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from safeloader.core.state import AsNew, Redo
+    from safeloader.core.state import AsNew, Redo, State
     from safeloader.runtime.trainer.fork_views import Views
     from safeloader.runtime.trainer.inbox import Inbox
     from safeloader.runtime.trainer.journal import Key
@@ -63,7 +63,7 @@ class Executor:
         self._inline = InlineExecutor(parts)
         self._shared_seed: int | None = None
         self._told_epoch: int | None = None
-        self._epochs: dict[int, tuple[int | None, int, int | None]] = {}  # what each begins with
+        self.begins: dict[int, tuple[int | None, int, int | None]] = {}  # what workers are told when an epoch begins
         self._actions()
 
     def execute(self, command: m.Command, key: Key, again: bool) -> None:
@@ -131,13 +131,15 @@ class Executor:
             actions.clear()
 
     def new_epoch(
-        self, epoch: int, shared_seed: int | None, told_epoch: int | None, drawn: int, resumed: int | None
+        self, epoch: int, shared_seed: int | None, told_epoch: int | None, drawn: int, state: State | None
     ) -> None:
-        """``resumed``: the epoch of the state that is gone on from; workers are set up in that one first."""
+        """``state``: what is gone on from; workers are set up in its epoch first."""
         self._planner.new_epoch(drawn)
         self._shared_seed, self._told_epoch = shared_seed, told_epoch
-        for number in (epoch,) if resumed is None else (resumed, epoch):
-            self._epochs[number] = shared_seed, number, told_epoch
+        if state is not None:
+            self.begins[state.epoch] = shared_seed, state.epoch, told_epoch
+            self.begins.update(state.begins)  # type: ignore[arg-type]
+        self.begins[epoch] = shared_seed, epoch, told_epoch
 
     # ------------------------------------------------------------ processes
 
@@ -202,13 +204,13 @@ class Executor:
         return None if redo is None else [self._done(done, given) for done in redo]
 
     def _as_new(self, where: AsNew | None) -> tuple[Any, ...] | None:
-        return None if where is None else (*self._epochs[where.epoch], in_full(where.snapshot), where.ended)
+        return None if where is None else (*self.begins[where.epoch], in_full(where.snapshot), where.ended)
 
     def _done(self, done: Redo, given: Callable[[Any], Any]) -> tuple[Any, ...]:
         if done.back is not None:
             return None, in_full(done.back.snapshot)
         if done.epoch is not None:
-            return True, *self._epochs[done.epoch]
+            return True, *self.begins[done.epoch]
         return False, given(done.indices), done.skip, done.digest
 
     def _resume_worker(self, c: m.ResumeWorker, key: Key) -> None:

@@ -12,7 +12,7 @@ from safeloader.core.dispatch import Dispatch
 from safeloader.core.quarantine import Quarantine
 from safeloader.core.records import Task, WorkerRecord
 from safeloader.core.restoring import Returning
-from safeloader.core.state import AsNew, DatasetSnapshot, Redo, WorkerCursor
+from safeloader.core.state import AsNew, DatasetSnapshot, Redo, State, WorkerCursor
 from tests.core.mutated import mutant
 
 
@@ -100,3 +100,16 @@ class DigestsOfWhatWasNotGotGoAlong(ConsumerProgress):
     def _standing(self, worker: WorkerRecord) -> WorkerCursor:
         standing = super()._standing(worker)
         return standing._replace(digests=bytes(worker.digests)) if standing.digests else standing
+
+
+@mutant
+class AStateHasWhatWasDoneAheadOfTheConsumer(ConsumerProgress):
+    def _changes(self, worker: WorkerRecord) -> tuple[bool, AsNew | None, tuple[Redo, ...] | None]:
+        changed, as_new, done = super()._changes(worker)
+        return changed, as_new, tuple(worker.done or ()) if done else done
+
+
+@mutant
+class WhatADatasetHadChangedIsNotDoneAgainElsewhere(ConsumerProgress):
+    def restore(self, state: State) -> None:
+        super().restore(state._replace(workers=tuple(cursor._replace(changed=False) for cursor in state.workers)))
