@@ -36,7 +36,8 @@ _ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None), type(Elli
 _NEVER = frozenset(
     {"threading", "_thread", "queue", "_queue", "concurrent", "multiprocessing", "asyncio", "_asyncio", "subprocess"}
     | {"socket", "_socket", "ssl", "selectors", "logging"}
-)  # whose objects other threads and processes wait for: a copy would be another one
+    | {"_abc"}
+)  # whose objects other threads and processes wait for, or are a class's own: a copy would be another one
 _WITH_COPY = ("_hashlib", "_sha", "_md5", "_blake", "zlib", "numpy", "xxhash")
 _PROTOCOL = 4
 

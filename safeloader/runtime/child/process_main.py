@@ -66,6 +66,8 @@ def learn() -> None:
 
     torch.set_num_threads(1)
     from safeloader.runtime.child import loop  # noqa: F401
+    from safeloader.runtime.memory import arena  # noqa: F401
+    from safeloader.runtime.shadow import taker  # noqa: F401
 
 
 def work(channel: int, stacks: int, modules: tuple[str, ...], mark: phases.PhaseMark) -> NoReturn:

@@ -14,13 +14,23 @@ import itertools
 import logging
 import marshal
 import types
+import weakref
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy
 
 from safeloader.runtime.child.reach import referents
-from safeloader.runtime.shadow.contents import HIDDEN, MOVES, Budget, Parts, added, content_of, is_pythons, slot
+from safeloader.runtime.shadow.contents import (
+    HIDDEN,
+    MOVES,
+    Budget,
+    Parts,
+    added,
+    content_of,
+    is_pythons,
+    slot,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -39,6 +49,7 @@ _NESTED = frozenset({list, tuple, dict})
 _DEEPEST = 8
 _MOST_NESTED = 100_000
 _OWN_ELEMENTS = (dict, set, frozenset, list, tuple, collections.deque, functools.partial, numpy.ndarray)
+_OF_ELEMENTS_ONLY = frozenset({dict, set, frozenset, list, tuple, collections.deque})
 _EMPTY = types.CellType()
 _NO_REFERENCES = 2  # marshal's version: later ones write what depends on who else holds a value
 _PASSED_BY = (type, types.ModuleType, types.CodeType, logging.Logger, logging.Handler)
@@ -284,6 +295,8 @@ def _inside(value: Any) -> Iterable[Any]:
 def _attributes(thing: Any) -> list[Any]:
     """What hangs on an object besides its elements; found without running code of the user's."""
     parts: list[Any] = []
+    if type(thing) in _OF_ELEMENTS_ONLY:
+        return parts
     if isinstance(thing, types.FunctionType):
         cells = [cell for cell in thing.__closure__ or () if cell != _EMPTY]
         own = thing.__defaults__, thing.__kwdefaults__, thing.__dict__, hash(thing.__code__)
@@ -294,9 +307,10 @@ def _attributes(thing: Any) -> list[Any]:
         parts.append(repr(thing.cache_info()))
     if isinstance(thing, functools.partial):
         parts += [thing.func, thing.args, thing.keywords]
-    for kind in type(thing).__mro__:
-        members = [value for value in vars(kind).values() if isinstance(value, types.MemberDescriptorType)]
-        parts += [value for member in members if (value := slot(member, thing)) is not None]
+    if _has_slots(type(thing)):
+        for kind in type(thing).__mro__:
+            members = [value for value in vars(kind).values() if isinstance(value, types.MemberDescriptorType)]
+            parts += [value for member in members if (value := slot(member, thing)) is not None]
     try:
         parts.append(object.__getattribute__(thing, "__dict__"))
     except AttributeError:
@@ -304,3 +318,14 @@ def _attributes(thing: Any) -> list[Any]:
     if not is_pythons(type(thing)) and not isinstance(thing, _OWN_ELEMENTS):
         parts += [part for part in referents(thing) if part is not type(thing)]
     return parts
+
+
+def _has_slots(kind: type) -> bool:
+    found = _found_slots.get(kind)
+    if found is None:
+        values = (value for base in kind.__mro__ for value in vars(base).values())
+        found = _found_slots[kind] = any(isinstance(value, types.MemberDescriptorType) for value in values)
+    return found
+
+
+_found_slots: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()

@@ -118,6 +118,8 @@ def slot(member: Any, thing: Any) -> Any:
 
 def content_of(thing: Any, budget: Budget) -> Any:
     """What an object is, to be compared by hash; None if its attributes or elements tell, `HIDDEN` or `MOVES`."""
+    if type(thing) in _WALKED_MOST:
+        return None
     for look in (_of_python, _of_numpy, _of_torch, _of_others):
         if (found := look(thing, budget)) is not None:
             return found
@@ -249,9 +251,10 @@ def _of_others(thing: Any, budget: Budget) -> Any:
     return HIDDEN
 
 
+_WALKED_MOST = frozenset({dict, set, frozenset, list, tuple, collections.deque, types.FunctionType, types.MethodType})
 _WALKED: tuple[type, ...] = (
-    dict, set, frozenset, list, tuple, collections.deque, numpy.ndarray, types.FunctionType, types.MethodType,
-    BaseException, types.BuiltinMethodType, types.MappingProxyType, types.SimpleNamespace, types.CellType,
+    *_WALKED_MOST, numpy.ndarray, BaseException,
+    types.BuiltinMethodType, types.MappingProxyType, types.SimpleNamespace, types.CellType,
     functools.partial, functools._lru_cache_wrapper, type({}.keys()), type({}.values()), type({}.items()),
 )  # fmt: skip
 
