@@ -33,6 +33,7 @@ __all__ = [
     "ROOM",
     "all_are_fresh",
     "begin",
+    "begun_with",
     "beside",
     "called",
     "interpreter",
@@ -52,14 +53,16 @@ _READ_AT_THE_START = (
 """Prefixes of variables that the interpreter, or a library that is loaded by now, has read."""
 _PASSED_OVER = (
     "LD_LIBRARY_PATH", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", OF_THREADS, "TORCHELASTIC_", "TORCH_NCCL_",
-    "TORCH_DISABLE_SHARE_RDZV",
+    "TORCH_DISABLE_SHARE_RDZV", "TORCHINDUCTOR_CACHE_DIR",
 )  # fmt: skip
-"""Set by OpenCV and scikit-learn in the process that imports them, and by no test; what a fork obeys; and what
-``torch.distributed`` reads when it is used."""
+"""Set by OpenCV, scikit-learn and torch's compiler in the process that imports them, and by no test; what a fork obeys;
+and what ``torch.distributed`` reads when it is used."""
 _CLONE = {"x86_64": 56, "aarch64": 220}.get(platform.machine())
 _CLONE_PARENT, _CHILD_CLEARTID, _CHILD_SETTID = 0x8000, 0x200000, 0x1000000
 _SET_PDEATHSIG, _SET_CHILD_SUBREAPER, _GET_TID_ADDRESS = 1, 36, 40
 _fresh = 0
+begun_with: dict[str, str] = {}
+"""What of the environment is read when a process starts, as it was when a server was begun for this one."""
 
 
 def of_the_start(environment: dict[str, str]) -> dict[str, str]:
@@ -107,6 +110,7 @@ def begin(environment: dict[str, str]) -> None:
     """
     if sys.platform != "linux" or _CLONE is None:
         return
+    begun_with.update(of_the_start(environment))
     libc = ctypes.CDLL(None)
     with _listening() as listening:
         line = [sys.executable, "-u", "-c", _CODE.format(listening.fileno(), os.getpid()), ROOM]
