@@ -177,6 +177,14 @@ def _mappings() -> Counter[str]:
         return Counter(line.split(None, 5)[5].strip() for line in file if "memfd:safeloader" in line)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _what_is_here_stays() -> None:
+    """What the tests of other files have imported and left: looking through it takes a tenth of a second by and by, and
+    each test looks for garbage."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _interpreters(request: pytest.FixtureRequest) -> Iterator[None]:
     """Programs and processes of safeloader's are interpreters of their own where the test is marked ``fresh``."""
