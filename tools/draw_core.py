@@ -26,7 +26,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 CORE = Path(__file__).resolve().parents[1] / "safeloader" / "core"
 WALKS = 400
 _ORDER = (
-    "schedule", "consumer", "rewinding", "dispatch", "answers", "restoring", "deadlines", "shadows", "recovery",
+    "schedule", "consumer", "dispatch", "answers", "restoring", "deadlines", "shadows", "recovery",
     "quarantine", "fleet", "books", "supervisor",
 )  # fmt: skip
 _PLACES = {

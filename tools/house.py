@@ -30,8 +30,8 @@ LAYERS = (
         *("notes", "codes", "code_table", "code_tables"),
         # An error carries its loader's report, so a report and what it is made of, plain values and words, come first.
         *("observe.report", "observe.events", "observe.happening", "observe.stall_events"),
-        *("observe.messages", "observe.format", "observe.fault_lines", "observe.happening_codes"),
-        *("observe.timings", "observe.consumer_clock"),
+        *("observe.messages", "observe.format", "observe.fault_lines"),
+        *("observe.timings", "observe.spread"),
     ),
     ("core",),
     ("observe",),

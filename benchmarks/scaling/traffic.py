@@ -1,6 +1,6 @@
 """The board's traffic, on torch's own store in a process of its own: a visit, the load of all ranks, a reading.
 
-The ranks are played by this process. A visit is the one that a rank makes (`safeloader.distributed.board.visit`),
+The ranks are played by this process. A visit is the one that a rank makes (`safeloader.distributed.board.member`),
 with its connection; only who makes it is pretended.
 """
 
@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed
 
 from benchmarks.scaling.wire import CountingPort
-from safeloader.distributed.board.interval import interval
-from safeloader.distributed.board.judge import Sighting, judge
+from safeloader.distributed.board.judge import Sighting, interval, judge
+from safeloader.distributed.board.member import key_of, visit
 from safeloader.distributed.board.rank_status import RankStatus, encode
-from safeloader.distributed.board.visit import key_of, visit
 from safeloader.distributed.store import GroupStore
 
 if TYPE_CHECKING:

@@ -17,8 +17,7 @@ import torch
 
 from benchmarks.speed import child, loaders
 from benchmarks.speed.workloads import Rows
-from safeloader.observe.consumer_clock import Pulse
-from safeloader.observe.timings import Timings
+from safeloader.observe.timings import Pulse, Timings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

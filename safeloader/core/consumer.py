@@ -1,4 +1,4 @@
-"""How far the consumer has come: the state that another program could go on from.
+"""How far the consumer has come: the state that another program could go on from, and back by some batches.
 
 A batch counts as got when the consumer comes back for the next one, or says so when it asks for the state: an
 interrupt may have come between a batch and its consumer. Each finished task remembers where it left its worker, so that
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from safeloader.core import messages as m
 from safeloader.core import new_copy
-from safeloader.core.records import Resume, Task, WorkerRecord
+from safeloader.core.records import Resume, Rewind, Task, WorkerRecord
 from safeloader.core.restoring import forget, marked, replayed
-from safeloader.core.state import DIGEST, KEPT, PlannedTask, State, WorkerCursor
+from safeloader.core.state import DIGEST, KEPT, PlannedTask, State, WorkerCursor, WorkerPosition
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from safeloader.core.books import Books
     from safeloader.core.deadlines import DeadlineWatch
     from safeloader.core.dispatch import Dispatch
+    from safeloader.core.records import Task, WorkerRecord
     from safeloader.core.schedule import Schedule
     from safeloader.core.state import AsNew, Redo
 
-__all__ = ["ConsumerProgress"]
+__all__ = ["ConsumerProgress", "Rewinding"]
+
 
 KEPT_TASKS = 16
 """So many of the last tasks can be planned again."""
@@ -227,3 +229,48 @@ def _digests(worker: WorkerRecord) -> bytes:
 def _is_behind(worker: WorkerRecord) -> bool:
     """True if it has not begun this epoch."""
     return any(isinstance(item, Resume) for item in (*worker.waiting, *worker.sent))
+
+
+class Rewinding:
+    """The consumer wants its last batches again.
+
+    Their tasks are planned anew, under new numbers, and so is what their workers had loaded or were to load after them.
+    The sampler is not asked: it stays where it is. Each of these workers goes back to where it stood before the first
+    of its tasks, and does them again, in the old order; what it has in work meanwhile is thrown away. The other
+    workers, and what they have loaded ahead, stay as they are.
+
+    That is exact where a batch depends on its indices and on its worker's generators alone.
+    """
+
+    def __init__(self, books: Books, schedule: Schedule, progress: ConsumerProgress, dispatch: Dispatch) -> None:
+        self._books = books
+        self._schedule = schedule
+        self._progress = progress
+        self._dispatch = dispatch
+
+    def handlers(self) -> dict[type, Callable[[Any], None]]:
+        return {m.RewindRequested: self._requested}
+
+    def known(self, received: bool) -> int:
+        """How many batches can be given again, if what was handed over last was received, or not."""
+        return self._progress.known(received)
+
+    def _requested(self, event: m.RewindRequested) -> None:
+        if not 0 < event.batches <= self._progress.known(event.received):
+            return
+        if event.received:
+            self._progress.confirm()
+        self._schedule.requested = False  # whoever waited asks again
+        self._books.unbalanced = True  # what must not be loaded in the trainer may have to be loaded again
+        again = self._progress.take_back(event.batches)
+        workers = [self._books.workers[number] for number in sorted({task.worker for task in again})]
+        self._plan_again(again, workers)
+        for worker in workers:
+            self._dispatch.feed(worker)
+
+    def _plan_again(self, again: list[Task], workers: list[WorkerRecord]) -> None:
+        again += self._schedule.abandon_those_of(workers)
+        for worker in workers:
+            worker.waiting.append(Rewind(self._books.epoch, WorkerPosition(worker.got, worker.got_snapshot)))
+            self._schedule.leave_undone_before_rewinding(worker)
+        self._schedule.plan_again(sorted(again, key=lambda task: task.batch))

@@ -21,14 +21,13 @@ from typing import TYPE_CHECKING
 from safeloader.core import messages as m
 from safeloader.core.answers import Answers
 from safeloader.core.books import Books
-from safeloader.core.consumer import ConsumerProgress
+from safeloader.core.consumer import ConsumerProgress, Rewinding
 from safeloader.core.deadlines import DeadlineWatch
 from safeloader.core.dispatch import Dispatch
 from safeloader.core.fleet import Fleet
 from safeloader.core.quarantine import Quarantine
 from safeloader.core.recovery import Recovery
 from safeloader.core.restoring import Returning
-from safeloader.core.rewinding import Rewinding
 from safeloader.core.schedule import Schedule
 from safeloader.core.shadows import Shadows
 from safeloader.core.story import Story

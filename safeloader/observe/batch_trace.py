@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, ClassVar
 
-from safeloader.observe.consumer_clock import Pulse
 from safeloader.observe.event_file import as_record
 from safeloader.observe.events import Happening
+from safeloader.observe.timings import Pulse
 
 if TYPE_CHECKING:
     from safeloader.observe.event_file import EventFile

@@ -15,8 +15,7 @@ from safeloader import codes
 from safeloader.codes import logger
 from safeloader.observe import events as h
 from safeloader.observe.format import printable
-from safeloader.observe.happening_codes import code_of
-from safeloader.observe.messages import line_for
+from safeloader.observe.messages import code_of, line_for
 
 if TYPE_CHECKING:
     from safeloader.config import Settings

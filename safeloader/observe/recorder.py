@@ -17,11 +17,9 @@ from safeloader import codes
 from safeloader.observe import events as h
 from safeloader.observe import log
 from safeloader.observe.batch_trace import Tracer, TracingPulse
-from safeloader.observe.consumer_clock import Pulse, Waits
 from safeloader.observe.event_file import EventFile
-from safeloader.observe.lost import Lost
 from safeloader.observe.report import Report
-from safeloader.observe.timings import Timings
+from safeloader.observe.timings import Lost, Pulse, Timings, Waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

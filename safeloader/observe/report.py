@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from safeloader.observe.consumer_clock import Waits
 from safeloader.observe.events import Fault, Replayed
 from safeloader.observe.fault_lines import is_long, what_is_done
 from safeloader.observe.format import brief, clock, duration, inline, many, plain, printable, samples, stack_lines
 from safeloader.observe.messages import line_for
-from safeloader.observe.timings import STAGES, WorkerTimes
+from safeloader.observe.timings import STAGES, Waits, WorkerTimes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,7 +22,7 @@ from safeloader.observe.status_socket import StatusSocket
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from safeloader.observe.consumer_clock import Pulse
+    from safeloader.observe.timings import Pulse
 
 __all__ = [
     "Companion", "Glance", "StallPlace", "Stall", "StallReporter", "accompany", "place_of", "start", "status", "wake",

@@ -1,46 +1,139 @@
-"""How long a batch's stages take, for each worker: loading, collating, transfer, and the consumer's wait for it.
+"""Where the time of a loader goes: the consumer's waits, the stages of each worker's batches, and what faults cost.
 
 ::
 
     process: taken ── load ──▶ collated ── collate ──▶ finished
     trainer:                              decode ── transfer ──▶ delivered;   asks ── wait ──▶ got
 
-What of the wait is not the sampler's is counted apart: it is what the loader itself takes.
-
-A batch costs one tuple here; tuples are counted in blocks. Quantiles come from counts in buckets whose bounds grow by a
-fifth, so a run of any length needs a few hundred numbers.
+What of the wait is not the sampler's is counted apart: it is what the loader itself takes. A batch costs three clock
+readings, a number and a tuple here, which are counted in blocks. The watch (``observe.stall``) reads the pulse from its
+own thread; nobody but the consumer's writes.
 """
 
 from __future__ import annotations
 
-import math
 import threading
-from typing import Any, NamedTuple
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-__all__ = ["STAGES", "Costs", "Quantiles", "Spread", "Timings", "WorkerTimes"]
+from safeloader.observe.spread import Quantiles, Spread
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["READY", "STAGES", "Costs", "Lost", "Pulse", "Timings", "Waits", "WorkerTimes"]
+
+READY = 0.001
+"""Seconds: a batch that came sooner was ready when it was asked for."""
 STAGES = ("load", "collate", "transfer", "wait")
 """The stages of a batch, in order."""
 
-_PER_OCTAVE = 4 / math.log(2.0)
-_LEAST = 1e-6
 _BLOCK = 512
-_FEW = 32
 _MOST_PENDING = 4096
+_KEPT = 1000  # stretches; older ones are over for good
 
 
-class Quantiles(NamedTuple):
-    """Seconds, to within a fifth.
+class Waits(NamedTuple):
+    """How the consumer has waited for batches.
 
     Attributes:
-        p50: half of the batches took at most so long.
+        batches: batches asked for.
+        seconds: seconds waited for them in all: exposed data-loading time.
+        ready: share of batches that were there when they were asked for.
+        p50: half of the batches came within so many seconds (to within a fifth, as p95 and p99).
         p95: nineteen of twenty did.
         p99: ninety-nine of a hundred did.
     """
 
+    batches: int = 0
+    seconds: float = 0.0
+    ready: float = 0.0
     p50: float = 0.0
     p95: float = 0.0
     p99: float = 0.0
+
+
+class Pulse:
+    """One loader's consumer.
+
+    Attributes:
+        waiting: it waits for a batch.
+        busy: it is between the first and the last batch of an epoch.
+        since: monotonic seconds of its last step.
+        thread: ident of its thread.
+        stalled: where a stall has been told: what to call with its length in seconds when it is over. Held weakly: who
+            is told holds the pulse, and a loader is gone when its last user is, with no help of the garbage collector.
+    """
+
+    __slots__ = (
+        "__weakref__", "_counting", "_ready", "_seconds", "_spread", "_uncounted", "busy", "since", "stalled",
+        "thread", "waiting",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.waiting = False
+        self.busy = False
+        self.since = monotonic()
+        self.thread = 0
+        self.stalled: Callable[[], Callable[[float], None] | None] | None = None
+        self._seconds = 0.0
+        self._ready = 0
+        self._spread = Spread()
+        self._uncounted: deque[float] = deque()
+        self._counting = threading.RLock()  # a signal handler may ask for the figures
+
+    def asks(self) -> None:
+        """The consumer asks for a batch."""
+        now = monotonic()
+        if self.stalled is not None:
+            self._moves(now)
+        self.since = now
+        self.waiting = self.busy = True
+        if not self.thread:
+            self.thread = threading.get_ident()
+
+    def got(self) -> float:
+        """It has one. Returns the seconds that it waited."""
+        now = monotonic()
+        if self.stalled is not None:
+            self._moves(now)
+        waited = now - self.since
+        self.since = now
+        self.waiting = False
+        self._seconds += waited
+        self._ready += waited < READY
+        self._uncounted.append(waited)
+        if len(self._uncounted) >= _BLOCK:
+            self._count()
+        return waited
+
+    def ended(self) -> None:
+        """There is none left, or it ended with an error."""
+        now = monotonic()
+        if self.stalled is not None:
+            self._moves(now)
+        self.since = now
+        self.waiting = self.busy = False
+        self.thread = 0
+
+    def _moves(self, now: float) -> None:
+        told, self.stalled = self.stalled, None
+        tell = None if told is None else told()
+        if tell is not None:
+            tell(now - self.since)
+
+    def _count(self) -> None:
+        with self._counting:
+            self._spread.add(*[self._uncounted.popleft() for _ in range(len(self._uncounted))])
+
+    def waits(self) -> Waits:
+        """The figures so far."""
+        self._count()
+        asked = self._spread.count
+        if not asked:
+            return Waits()
+        return Waits(asked, self._seconds, self._ready / asked, *self._spread.quantiles())
 
 
 class WorkerTimes(NamedTuple):
@@ -81,67 +174,6 @@ class Costs(NamedTuple):
     batches: int = 0
     making: float = 0.0
     fetching: float = 0.0
-
-
-class Spread:
-    """How a duration is spread.
-
-    Attributes:
-        count: how many were counted.
-        seconds: their sum.
-    """
-
-    __slots__ = ("_buckets", "count", "seconds")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.seconds = 0.0
-        self._buckets: dict[int, int] = {}
-
-    def add(self, *seconds: float) -> None:
-        """Count them. At once is cheaper: a number costs a tenth then."""
-        if len(seconds) < _FEW:
-            for one in seconds:
-                self._count(int(math.log(one if one > _LEAST else _LEAST) * _PER_OCTAVE), 1)
-        else:
-            import numpy  # the report, which errors carry, needs none
-
-            buckets = (numpy.log(numpy.maximum(seconds, _LEAST)) * _PER_OCTAVE).astype(numpy.int64)
-            for bucket, count in zip(*numpy.unique(buckets, return_counts=True), strict=True):
-                self._count(int(bucket), int(count))
-        self.count += len(seconds)
-        self.seconds += sum(seconds)
-
-    def _count(self, bucket: int, count: int) -> None:
-        self._buckets[bucket] = self._buckets.get(bucket, 0) + count
-
-    def quantiles(self) -> Quantiles:
-        """Of what was counted; zeros if nothing was."""
-        if not self.count:
-            return Quantiles()
-        buckets = sorted(self._buckets.copy().items())
-        return Quantiles(*(self._quantile(buckets, share) for share in (0.5, 0.95, 0.99)))
-
-    def _quantile(self, buckets: list[tuple[int, int]], share: float) -> float:
-        wanted, seen = share * self.count, 0
-        for bucket, count in buckets:
-            seen += count
-            if seen >= wanted:
-                return float(f"{_middle(bucket):.3g}")
-        return 0.0
-
-    def mean_of_most(self, share: float = 0.95) -> float:
-        """The mean, for which all but the least ``share`` count as zero."""
-        wanted, total = share * self.count, 0.0
-        for bucket, count in sorted(self._buckets.copy().items()):
-            taken = min(count, wanted)
-            total += taken * _middle(bucket)
-            wanted -= taken
-        return total / self.count if self.count else 0.0
-
-
-def _middle(bucket: int) -> float:
-    return math.exp((bucket + (0.5 if bucket > 0 else -0.5)) / _PER_OCTAVE)
 
 
 class Timings:
@@ -214,3 +246,25 @@ class Timings:
             WorkerTimes(worker, spreads[0].count, *(spread.quantiles() for spread in spreads))
             for worker, spreads in sorted(self._spreads.copy().items())
         ]
+
+
+class Lost:
+    """The union of stretches of time, each of which ends when it is added.
+
+    Attributes:
+        seconds: Their length in all.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._stretches: deque[tuple[float, float]] = deque(maxlen=_KEPT)  # apart, oldest first
+
+    def add(self, now: float, seconds: float) -> None:
+        """So many seconds until now were lost."""
+        begin, end = now - max(seconds, 0.0), now
+        while self._stretches and self._stretches[-1][1] >= begin:
+            first, last = self._stretches.pop()
+            self.seconds -= last - first
+            begin, end = min(begin, first), max(end, last)
+        self._stretches.append((begin, end))
+        self.seconds += end - begin

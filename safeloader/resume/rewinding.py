@@ -1,6 +1,6 @@
 """Going back by some batches, and going on among other ranks, in the iterator that runs.
 
-Going back within an epoch is the core's doing (`safeloader.core.rewinding`): it knows the last batches and how the
+Going back within an epoch is the core's doing (`safeloader.core.consumer`): it knows the last batches and how the
 workers stood. Other ranks, or an epoch that is over, take a sampler that can be put there. That is an elastic one,
 whose state is a cursor that all ranks share. A cursor does not tell how the workers' random generators stood, so what
 is loaded again is the same only if samples draw nothing, or draw from generators that are set for each of them

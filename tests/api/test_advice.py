@@ -13,7 +13,8 @@ from torch.utils.data import Sampler, TensorDataset
 
 from safeloader import DataLoader
 from safeloader.observe.report import Report
-from safeloader.observe.timings import Costs, Spread, Timings
+from safeloader.observe.spread import Spread
+from safeloader.observe.timings import Costs, Timings
 from safeloader.observe.without_workers import faster_without
 
 CHEAP = Costs(1000, making=50e-6, fetching=150e-6)

@@ -16,8 +16,8 @@ from safeloader.code_table import SECTIONS, TABLE, page
 from safeloader.fault_plan import ChaosError
 from safeloader.observe import events
 from safeloader.observe.events import Happening
-from safeloader.observe.happening_codes import code_of
 from safeloader.observe.log import tell
+from safeloader.observe.messages import code_of
 from tests.api.test_messages import LINES
 
 ROOT = Path(__file__).resolve().parents[2]

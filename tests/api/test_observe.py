@@ -13,8 +13,8 @@ import pytest
 
 from safeloader.config import Policy, resolve
 from safeloader.observe import Fault, Recorder, Report
-from safeloader.observe.lost import Lost
 from safeloader.observe.recorder import MOST_FAULTS
+from safeloader.observe.timings import Lost
 
 DOC = Path(__file__).parents[2] / "docs" / "events.md"
 NOON = 1763694764.0

@@ -13,7 +13,8 @@ import pytest
 
 from safeloader import DataLoader, SafeLoaderError
 from safeloader.observe import numbers as table
-from safeloader.observe.timings import Quantiles, Spread, Timings
+from safeloader.observe.spread import Quantiles, Spread
+from safeloader.observe.timings import Timings
 from tests.fixtures_data import Draws
 
 pytestmark = pytest.mark.usefixtures("forked")

@@ -279,8 +279,8 @@ def test_wrong_use_is_said_in_a_line(
 
 def test_tracing_without_a_file_of_events_is_told(caplog: pytest.LogCaptureFixture) -> None:
     from safeloader.config import resolve
-    from safeloader.observe.consumer_clock import Pulse
     from safeloader.observe.recorder import Recorder
+    from safeloader.observe.timings import Pulse
 
     told = Recorder("train", resolve(environ={"SAFELOADER_TRACE": "1"}))
     assert "set SAFELOADER_EVENTS, too" in caplog.text

@@ -14,7 +14,7 @@ PURE = {"__future__", "typing", "collections", "collections.abc", "dataclasses",
 FILES = sorted(Path(safeloader.core.__path__[0]).glob("*.py"))
 ORDER = (
     "state", "events", "commands", "messages", "policy", "placement", "leases", "bisection", "records", "story", "story_lines",
-    "new_copy", "books", "shadows", "restoring", "schedule", "deadlines", "quarantine", "dispatch", "answers", "consumer", "rewinding",
+    "new_copy", "books", "shadows", "restoring", "schedule", "deadlines", "quarantine", "dispatch", "answers", "consumer",
     "failback", "fleet", "recovery", "view", "supervisor", "duplicate",
 )  # fmt: skip
 BUILTINS = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"}

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safeloader.distributed.board.interval import silent_after
-from safeloader.distributed.board.judge import Sighting, judge
+from safeloader.distributed.board.judge import Sighting, judge, silent_after
 from safeloader.distributed.board.rank_status import MOST_BYTES, RankStatus, decode, encode, status_of
 from safeloader.distributed.board.words import named
 

@@ -12,9 +12,8 @@ import torch.distributed as dist
 
 from safeloader.distributed import store as stores
 from safeloader.distributed.board import member as members
-from safeloader.distributed.board.member import BoardMember
+from safeloader.distributed.board.member import BoardMember, key_of, visit
 from safeloader.distributed.board.rank_status import RankStatus, decode, encode
-from safeloader.distributed.board.visit import key_of, visit
 from safeloader.distributed.store import GroupStore, found
 from safeloader.observe.stall import Glance
 from tests.until import until

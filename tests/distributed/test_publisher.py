@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safeloader.distributed.board.interval import MOST_A_SECOND, interval, silent_after, turn
+from safeloader.distributed.board.judge import MOST_A_SECOND, interval, silent_after, turn
 from safeloader.distributed.board.publisher import Publisher
 from safeloader.distributed.board.rank_status import RankStatus
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from safeloader.distributed.board.interval import silent_after
 from safeloader.distributed.board.words import awaited, brief, named
 from safeloader.observe.format import duration, many
 
@@ -18,7 +17,31 @@ if TYPE_CHECKING:
 
     from safeloader.distributed.board.rank_status import RankStatus
 
-__all__ = ["Sighting", "Verdict", "is_silent", "judge"]
+__all__ = ["MOST_A_SECOND", "Sighting", "Verdict", "interval", "is_silent", "judge", "silent_after", "turn"]
+
+
+MOST_A_SECOND = 200.0
+"""Rows that all ranks publish together, at most: 1,000 ranks every 5 seconds, 10,000 every 50.
+
+They take turns, spread over the interval by the golden ratio, so that no two of them begin together.
+"""
+_GOLDEN = 0.6180339887498949
+
+
+def interval(world: int, least: float) -> float:
+    """Seconds between two rows of one rank, of so many ranks; ``least`` where they are few."""
+    return max(least, world / MOST_A_SECOND)
+
+
+def turn(rank: int, every: float) -> float:
+    """Seconds until a rank's first row: rank 0 at once, the others spread over the interval."""
+    return (rank * _GOLDEN) % 1.0 * every
+
+
+def silent_after(every: float) -> float:
+    """Seconds without a new row after which a rank that publishes so often is silent."""
+    return 2 * every + 1.0
+
 
 _MOST_TOLD = 3
 """Ranks of a kind that are told of one by one."""

@@ -1,6 +1,7 @@
 """A rank's part in the board: what the watch's thread (``observe.stall``) calls between two looks.
 
-It never waits: the publisher says what is due, a thread of the store's client does it, and its end wakes the watch.
+It never waits: the publisher says what is due, a thread of the store's client does it, and its end wakes the watch. A
+*visit* of the store publishes this rank's row, and may read those of all.
 """
 
 from __future__ import annotations
@@ -13,19 +14,42 @@ from typing import TYPE_CHECKING, Any
 from safeloader import clock, codes
 from safeloader.dist_env import group
 from safeloader.distributed.board.publisher import Publisher
-from safeloader.distributed.board.rank_status import RankStatus, encode, status_of
+from safeloader.distributed.board.rank_status import RankStatus, decode, encode, status_of
 from safeloader.distributed.board.showing import Reading, as_status
-from safeloader.distributed.board.visit import visit
-from safeloader.distributed.store import GroupStore
+from safeloader.distributed.store import GroupStore, found
 from safeloader.observe import stall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from safeloader.distributed.board.publisher import Job
+    from safeloader.distributed.board.rank_status import RankStatus
     from safeloader.distributed.store import Call
 
-__all__ = ["BoardMember"]
+__all__ = ["BoardMember", "key_of", "visit"]
+
+
+def visit(store: Any, rank: int, wire: bytes, read: int | None) -> dict[int, RankStatus] | None:
+    """Publish a row; and read those of so many ranks.
+
+    Args:
+        store: as `GroupStore.open` gives it.
+        rank: whose row it is.
+        wire: the row, encoded.
+        read: how many ranks there are to read; None: read none.
+    """
+    store.set(key_of(rank), wire.decode())
+    if read is None:
+        return None
+    keys = {key_of(number): number for number in range(read)}
+    rows = ((keys[key], decode(value)) for key, value in found(store, list(keys)).items())
+    return {number: row for number, row in rows if row is not None and row.rank == number}
+
+
+def key_of(rank: int) -> str:
+    """Where a rank's row is."""
+    return f"board/{rank}"
+
 
 _CALL_HANGS = 45.0
 """Seconds after which a call is given up; longer than the limits of the store's client together."""

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from safeloader.distributed.board.interval import interval, silent_after, turn
-from safeloader.distributed.board.judge import Sighting, Verdict, judge
+from safeloader.distributed.board.judge import Sighting, Verdict, interval, judge, silent_after, turn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import marshal
 import os
+import random
 import select
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safeloader.runtime import system
 from safeloader.runtime.child import birth
-from safeloader.runtime.shadow import reseeded
 from safeloader.runtime.shadow.fork_fitness import NotFit, Own, ReopenedFiles
 from safeloader.runtime.start.forked import BORN, EXITED, REFUSED, tell
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 __all__ = ["Before", "Succession", "sleep"]
+
 
 _MESSAGE = 1 << 12
 _KILLED_FIRST = "1000"
@@ -52,7 +53,7 @@ class Before(NamedTuple):
             except (OSError, ValueError, AttributeError):
                 pass
         signals = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        return cls(signals, reseeded.capture(), _score())
+        return cls(signals, _keep_generators(), _score())
 
     def let_signals_in(self) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, self.signals)
@@ -191,3 +192,20 @@ def _set_score(score: str) -> None:
 
 def _be_killed_first() -> None:
     _set_score(_KILLED_FIRST)
+
+
+def _keep_generators() -> Callable[[], None]:
+    """Generators that are seeded anew in every fork, by those who made them; what is returned puts them back."""
+    states: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [(random.setstate, (random.getstate(),))]
+    numba: Any = sys.modules.get("numba._helperlib")  # of compiled functions; numba/_random.c, rnd_implicit_init
+    try:
+        for where in (numba.rnd_get_np_state_ptr(), numba.rnd_get_py_state_ptr()) if numba is not None else ():
+            states.append((numba.rnd_set_state, (where, numba.rnd_get_state(where))))
+    except (AttributeError, TypeError):  # another release keeps them elsewhere
+        pass
+
+    def put_back() -> None:
+        for put, given in states:
+            put(*given)
+
+    return put_back

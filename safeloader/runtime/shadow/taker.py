@@ -19,6 +19,7 @@ import warnings
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
+from safeloader.observe.memory import own_memory
 from safeloader.runtime import protocol as p
 from safeloader.runtime import system
 from safeloader.runtime.shadow import fork_fitness, sleeper
@@ -32,7 +33,6 @@ __all__ = ["ShadowTaker", "Pace"]
 
 _LITTLE_MEMORY = 0.1  # share of all
 _PAGE = 4096
-_PRIVATE = (b"Private_Clean", b"Private_Dirty")
 _COPYING = 5e-6  # seconds for a page that is written to after a fork; measured: 1 to 5 microseconds
 
 
@@ -159,7 +159,7 @@ class ShadowTaker:
     def _take(self, first: bool) -> None:
         began, private = monotonic(), 0
         if self._shadows:
-            private = private_bytes(list(self._shadows.values())[-1])
+            private = own_memory(list(self._shadows.values())[-1]) or 0
             self._pace.copied(private // _PAGE)
             if not self._pace.due(first, began):
                 return
@@ -226,12 +226,3 @@ class ShadowTaker:
         if why != self._said:
             self._said = why
             self._host.channel.send(p.Unshadowed(why))
-
-
-def private_bytes(pid: int) -> int:
-    """Memory that a process shares with no other; 0 where that is not known."""
-    try:
-        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-            return 1024 * sum(int(line.split()[1]) for line in file if line.startswith(_PRIVATE))
-    except (OSError, ValueError):
-        return 0

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from safeloader.runtime.memory.arena import Arena
-    from safeloader.runtime.trainer.process_table import ProcessTable
+    from safeloader.runtime.trainer.process_handle import ProcessTable
 
 __all__ = ["ShadowProcesses"]
 

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from safeloader.runtime.pool.shared_pool import SharedPool
     from safeloader.runtime.start.launcher import Launcher
     from safeloader.runtime.start.prestarted import Prestarted
-    from safeloader.runtime.trainer.outcome import Outcome
     from safeloader.runtime.trainer.planner import Draws
+    from safeloader.runtime.trainer.ports import Outcome
 
 __all__ = ["Driver"]
 

@@ -15,7 +15,7 @@ from safeloader.runtime.memory import codec
 from safeloader.runtime.trainer.indices import own_copy, pack
 from safeloader.runtime.trainer.inline import InlineBatch
 from safeloader.runtime.trainer.inline_executor import InlineExecutor
-from safeloader.runtime.trainer.outcome import Outcome
+from safeloader.runtime.trainer.ports import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable

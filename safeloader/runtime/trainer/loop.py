@@ -20,7 +20,7 @@ from safeloader.runtime.trainer.journal import Journal
 from safeloader.runtime.trainer.planner import Planner
 from safeloader.runtime.trainer.ports import Consumer, Parts
 from safeloader.runtime.trainer.process import Process
-from safeloader.runtime.trainer.process_table import ProcessTable
+from safeloader.runtime.trainer.process_handle import ProcessTable
 from safeloader.runtime.trainer.reporting import Reporter
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,13 +14,18 @@ if TYPE_CHECKING:
     from safeloader.runtime.start.launcher import Launcher
     from safeloader.runtime.trainer.inline import InlineBatch
     from safeloader.runtime.trainer.journal import Journal
-    from safeloader.runtime.trainer.outcome import Outcome
-    from safeloader.runtime.trainer.process_handle import ProcessHandle
-    from safeloader.runtime.trainer.process_table import ProcessTable
+    from safeloader.runtime.trainer.process_handle import ProcessHandle, ProcessTable
     from safeloader.runtime.trainer.reporting import Reporter
     from safeloader.runtime.trainer.shield import Shield
 
-__all__ = ["Consumer", "Parts"]
+__all__ = ["Consumer", "Outcome", "Parts"]
+
+
+class Outcome(NamedTuple):
+    """A batch; or else what raises the error that comes in its place, or that ends the epoch."""
+
+    batch: Any
+    fail: Callable[[], Any] | None
 
 
 class Parts(NamedTuple):

@@ -1,15 +1,21 @@
-"""What a loader holds of a process that works for it: a process of its own, or its place in one of a pool's."""
+"""What a loader holds of a process, its own or its place in one of a pool's; and all that work for it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+import os
+import select
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from safeloader.core.messages import INLINE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from safeloader.runtime.channel import NonBlocking
     from safeloader.runtime.child.heartbeat import Heartbeat
     from safeloader.runtime.child.states import Base
 
-__all__ = ["Exit", "ProcessHandle"]
+__all__ = ["Exit", "ProcessHandle", "ProcessTable"]
 
 
 class Exit(NamedTuple):
@@ -108,3 +114,52 @@ class ProcessHandle(Protocol):
 
     def stacks_soon(self) -> str:
         """The Python stacks, if they come within a moment."""
+
+
+class ProcessTable(dict[int, ProcessHandle]):
+    """Those that are there, by their numbers in the supervisor's books."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pids: dict[int, int] = {INLINE: os.getpid()}  # of those that are gone
+        self._poll = select.poll()
+        self._sources: dict[int, tuple[Any, Callable[[Any], None]]] = {}
+
+    def remove(self, process: ProcessHandle) -> None:
+        """A process is gone, or abandoned."""
+        self._pids[process.number] = process.pid
+        del self[process.number]
+        for descriptor in (process.channel.fileno(), process.pidfd, process.stacks):
+            self.forget(descriptor)
+
+    def pid_of(self, number: int) -> int | None:
+        """The pid behind a number of the books, for people; None where it is not known."""
+        process = self.get(number)
+        return (process.pid if process is not None else self._pids.get(number)) or None
+
+    def listen(self, descriptor: int, source: Any, hear: Callable[[Any], None]) -> None:
+        """Have ``hear`` called with a process, or whatever the source is, when its descriptor can be read."""
+        self._sources[descriptor] = (source, hear)
+        self._poll.register(descriptor, select.POLLIN)
+
+    def forget(self, descriptor: int) -> None:
+        if self._sources.pop(descriptor, None) is not None:
+            self._poll.unregister(descriptor)
+
+    def hear(self, seconds: float, wanted: Callable[[], bool]) -> None:
+        """Hear what there is to hear, as long as it is wanted, waiting at most ``seconds`` for the first thing."""
+        for descriptor, events in self._poll.poll(int(seconds * 1000) + (seconds > 0)):
+            source = self._sources.get(descriptor)
+            if source is None or not wanted():
+                continue
+            process, hear = source
+            if events & select.POLLOUT and not process.channel.flush():
+                self._poll.modify(descriptor, select.POLLIN)
+            if events & ~select.POLLOUT:
+                hear(process)
+
+    def send(self, number: int, key: Any, message: tuple[Any, ...]) -> None:
+        """Send a message, once for each key; what does not fit into the channel follows as soon as there is room."""
+        process = self.get(number)
+        if process is not None and process.channel.send(message, key) and process.channel.fileno() in self._sources:
+            self._poll.modify(process.channel.fileno(), select.POLLIN | select.POLLOUT)

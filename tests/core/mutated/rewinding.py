@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from safeloader.core.answers import Answers
-from safeloader.core.consumer import ConsumerProgress
+from safeloader.core.consumer import ConsumerProgress, Rewinding
 from safeloader.core.records import Rewind, Task, WorkerRecord
-from safeloader.core.rewinding import Rewinding
 from safeloader.core.schedule import Schedule
 from safeloader.core.shadows import Shadows
 from safeloader.core.state import Redo
