@@ -8,6 +8,7 @@ from __future__ import annotations
 import decimal
 import functools
 import gzip
+import importlib.util
 import io
 import os
 import random
@@ -307,7 +308,24 @@ class Folder:
         return len(Path.cwd().parts) - self.depth
 
 
-AROUND = {kind.__name__: kind for kind in (Environment, Digits, Folder)}
+class OpenCV:
+    """OpenCV's threads, one more for each sample; it is imported with the first."""
+
+    def __init__(self, folder: Path) -> None:
+        pass
+
+    def sample(self, index: int) -> int:
+        import cv2
+
+        now = cv2.getNumThreads()
+        cv2.setNumThreads(now + 1)
+        return now - cv2.getNumberOfCPUs()
+
+
+AROUND = {
+    kind.__name__: kind
+    for kind in (Environment, Digits, Folder, *([OpenCV] if importlib.util.find_spec("cv2") is not None else []))
+}
 """What the process has."""
 
 

@@ -40,7 +40,7 @@ def python_states() -> list[Surrounding]:
         *_attributes(warnings, "showwarning", "_showwarnmsg_impl", "defaultaction"),
         *_integers(),
         *_numpy(),
-        *_opencv(),
+        Surrounding("OpenCV", _opencv, _put_opencv),
     ]
 
 
@@ -183,8 +183,17 @@ def _clean_numpy_printing(numpy: Any) -> tuple[Any, ...]:
     return tuple((name, clean.get(name, now[name])) for name in now)
 
 
-def _opencv() -> list[Surrounding]:
+def _opencv() -> tuple[int, bool] | None:
+    """OpenCV's threads, and whether its faster code is used; None as it begins, imported or not."""
     cv2: Any = sys.modules.get("cv2")
-    if not hasattr(cv2, "setNumThreads"):
-        return []
-    return [Surrounding("threads of OpenCV", cv2.getNumThreads, cv2.setNumThreads)]
+    if not hasattr(cv2, "setUseOptimized"):  # the last that it needs: another thread may be importing it
+        return None
+    now = cv2.getNumThreads(), cv2.useOptimized()
+    return None if now == (cv2.getNumberOfCPUs(), True) else now
+
+
+def _put_opencv(to: tuple[int, bool] | None) -> None:
+    cv2: Any = sys.modules["cv2"]
+    threads, optimized = to or (-1, True)
+    cv2.setNumThreads(threads)
+    cv2.setUseOptimized(optimized)

@@ -19,7 +19,7 @@ _LASTING = frozenset(
     {"folder", "time zone", "umask", "limit of recursion", "digits of integers", "error state of numpy"}
     | {"print options of numpy", "print options of torch", "gradients", "autocast", "default dtype", "function modes"}
     | {"dispatch modes", "default device", "threads of torch", "deterministic algorithms", "matmul precision"}
-    | {"denormal numbers", "einsum", "fast path of attention", "flags of torch"}
+    | {"denormal numbers", "einsum", "fast path of attention", "flags of torch", "OpenCV"}
 )
 _LATE = frozenset({"environment", "locale"})
 
