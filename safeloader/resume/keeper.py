@@ -16,12 +16,11 @@ from safeloader import torch_private
 from safeloader.core.state import DatasetSnapshot, PlannedTask, State, WorkerCursor
 from safeloader.errors import StateError
 from safeloader.lengths import length_of
-from safeloader.resume.before_draw import BeforeDraw
 from safeloader.resume.checkpoint import LoaderCheckpoint, Moment, logical, moved_on, read, write
 from safeloader.resume.cursors import check_workers, opened, refuse_error
 from safeloader.resume.epoch_numbers import EpochWatch
 from safeloader.resume.fingerprint import check_same, facts_of
-from safeloader.resume.moments import Moments
+from safeloader.resume.moments import BeforeDraw, Moments
 from safeloader.resume.sampler_state import Sampling, chain_of
 from safeloader.runtime.child import dataset_state
 

@@ -1,4 +1,4 @@
-"""Ordinary memory that is used again for batches that the trainer makes itself.
+"""Ordinary memory for batches that the trainer makes itself, in the place of a lease; large pieces are used again.
 
 The C library gives pieces of more than 32 MB back to the system when they are freed, and the next batch then pays for
 every page of its memory anew: five times what the copying costs. So a few pieces are kept here.
@@ -9,6 +9,7 @@ When the last of them dies, so does the anchor, and a weak reference's callback 
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import weakref
 from collections import deque
@@ -23,7 +24,8 @@ from safeloader import torch_private
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["KeptMemory", "has_large", "keeping"]
+__all__ = ["KeptMemory", "PrivateMemory", "has_large", "keeping"]
+
 
 _MOST = 4  # pieces that wait to be used again; the consumer has one batch while the next is made
 
@@ -130,3 +132,52 @@ def _is_plain(sample: torch.Tensor, first: torch.Tensor) -> bool:
         and not (sample.requires_grad or sample.is_quantized or sample.is_conj() or sample.is_neg())
         and sample.is_contiguous()
     )
+
+
+class PrivateMemory:
+    """Pieces of memory, addressed as if they lay behind one another in a lease. Each dies with its last view.
+
+    What lies here went through the same codec as all others: so it has the same strides, shares nothing with the
+    dataset (which the consumer would change by changing its batch), and what cannot be carried is the same error on
+    every rung.
+
+    Args:
+        kept: where large pieces come from, and go back to then.
+    """
+
+    def __init__(self, kept: KeptMemory) -> None:
+        self._kept = kept
+        self._starts: list[int] = []
+        self._pieces: list[memoryview] = []
+        self._end = 0
+
+    def room(self, nbytes: int) -> tuple[memoryview, int]:
+        """Memory, and its offset."""
+        large = nbytes >= self._kept.least
+        memory = self._kept.lend(nbytes) if large else torch.empty(nbytes, dtype=torch.uint8).numpy()
+        piece, start = memory.data, self._end
+        self._starts.append(start)
+        self._pieces.append(piece)
+        self._end += nbytes + 1  # so that an empty piece, too, has a place of its own
+        return piece, start
+
+    def tensor(self, dtype: torch.dtype, count: int) -> tuple[torch.Tensor, int]:
+        """A flat tensor of ``count`` elements, and its offset."""
+        piece, offset = self.room(count * dtype.itemsize)
+        return torch.frombuffer(piece, dtype=dtype), offset
+
+    def write(self, data: memoryview | bytes) -> int:
+        """Copy bytes; returns their offset."""
+        piece, offset = self.room(len(data))
+        piece[:] = data
+        return offset
+
+    def offset_of(self, address: int, nbytes: int) -> int | None:
+        """Nothing is here before it is copied: the dataset may keep what it returns."""
+        return None
+
+    def __getitem__(self, wanted: slice) -> memoryview:
+        """The bytes between two offsets within one piece."""
+        number = bisect.bisect_right(self._starts, wanted.start) - 1
+        start = self._starts[number]
+        return self._pieces[number][wanted.start - start : wanted.stop - start]

@@ -20,8 +20,7 @@ from safeloader.runtime.child.worker import Loaded, LoadSpec, Marks, Worker
 from safeloader.runtime.isolation import Ambient, Irreversible, View
 from safeloader.runtime.memory import codec
 from safeloader.runtime.memory.collate import collating_into
-from safeloader.runtime.memory.heap_memory import PrivateMemory
-from safeloader.runtime.memory.kept_memory import KeptMemory
+from safeloader.runtime.memory.kept_memory import KeptMemory, PrivateMemory
 from safeloader.runtime.trainer.indices import own_copy
 from safeloader.runtime.trainer.inline_turn import PATIENCE, in_turn
 from safeloader.runtime.trainer.watchdog import watched
