@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
 import sys
 from typing import Any
 
@@ -19,6 +18,7 @@ import safeloader
 from safeloader import AuditError, AuditReport, Policy
 from safeloader.cli import main
 from tests.api import audited
+from tests.programs import run
 
 pytestmark = pytest.mark.usefixtures("forked")
 
@@ -198,10 +198,9 @@ def test_what_cannot_be_audited_says_why() -> None:
 
 
 def test_on_the_command_line() -> None:
-    line = [sys.executable, "-m", "safeloader", "audit", "tests/api/audited.py:made", "--json", "--batches", "2"]
-    said = subprocess.run(line, capture_output=True, text=True, timeout=100, check=False)
-    assert said.returncode == 1, said.stderr
-    report = json.loads(said.stdout)
+    said = run("-m", "safeloader", "audit", "tests/api/audited.py:made", "--json", "--batches", "2", seconds=100)
+    assert said.code == 1, said.err
+    report = json.loads(said.out)
     assert [finding["kind"] for finding in report["findings"]] == ["same_random_stream"]
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import IterableDataset
 from safeloader import DataLoader, Policy, SafeLoaderError, StateError
 from tests.api import state_data as data
 from tests.fixtures_data import Draws, Orders, Stream
-from tests.runtime.harness import _bytes, _generators, seed
+from tests.runtime.harness import TORCHS, _bytes, _generators, seed
 
 pytestmark = pytest.mark.usefixtures("forked")
 
@@ -322,7 +322,7 @@ def test_a_framework_finds_no_state_where_there_is_none(monkeypatch: pytest.Monk
     kept = make()
     assert isinstance(kept, HasState)
     monkeypatch.setenv("SAFELOADER_DISABLE", "1")
-    loader = make()
+    loader = make(multiprocessing_context=TORCHS)
     again = type(loader)(loader.dataset)
     for one in (loader, again, copy.copy(loader), pickle.loads(pickle.dumps(loader))):
         assert isinstance(one, DataLoader)

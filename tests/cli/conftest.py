@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from safeloader.cli import main
+from tests.programs import run as run_python
 
 PROGRAMS = Path(__file__).parent / "programs"
 
@@ -31,11 +32,9 @@ def command() -> Callable[..., Result]:
 def process() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a command in a process of its own."""
 
-    def run(*line: object, **more: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "safeloader", *map(str, line)],
-            capture_output=True, text=True, timeout=100, check=False, **more,
-        )  # fmt: skip
+    def run(*line: object) -> subprocess.CompletedProcess[str]:
+        code, out, err = run_python("-m", "safeloader", *map(str, line), seconds=100, cwd=Path.cwd())
+        return subprocess.CompletedProcess(line, code, out, err)
 
     return run
 

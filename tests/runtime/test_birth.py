@@ -20,6 +20,7 @@ from safeloader.errors import StartError
 from safeloader.runtime.memory.arena import Arena, SlotTooSmall
 from safeloader.runtime.start import import_slots
 from tests.fixtures_data import Draws, as_they_are
+from tests.programs import run
 from tests.runtime.harness import (
     COUNT,
     driver_of,
@@ -407,12 +408,9 @@ def test_a_worker_finds_in_main_what_it_looks_up_and_nobody_runs_the_script(tmp_
     path = program(tmp_path, MAIN, "as_module.py")
     _check_main(run_script(path, method), None)
     if method == "spawn":
-        done = subprocess.run(
-            [sys.executable, "-m", "as_module", method], capture_output=True, text=True, timeout=90, cwd=tmp_path,
-            env=environment(), check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        _check_main(done.stdout, "as_module")
+        done = run("-m", "as_module", method, cwd=tmp_path)
+        assert done.code == 0, done.err
+        _check_main(done.out, "as_module")
 
 
 def _check_main(out: str, spec: str | None) -> None:

@@ -7,6 +7,7 @@ loader is the missing result of one job.
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import select
@@ -111,6 +112,8 @@ def main() -> None:
     from tests.api.parity import cases, values  # noqa: F401 - once for all jobs
 
     torch.set_num_threads(1)  # no threads of OpenMP before a fork
+    gc.collect()
+    gc.freeze()  # else each fork that looks for garbage copies all that was imported
     warnings.simplefilter("ignore")
     jobs = [Job(*job) for job in pickle.load(sys.stdin.buffer)]
     results: dict[tuple[Any, ...], Any] = {}
