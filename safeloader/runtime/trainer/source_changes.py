@@ -10,13 +10,16 @@ from safeloader.runtime.user_code import is_users
 __all__ = ["changed", "remember"]
 
 _seen: dict[str, tuple[int, int] | None] = {}
+_others: set[str] = set()  # files that are not the user's: most, and each loader asks
 
 
 def remember() -> None:
     """Keep in mind how the user's source files look now; those that are known already stay as they were."""
-    for path in _sources() - _seen.keys():
+    for path in _sources() - _seen.keys() - _others:
         if is_users(path):
             _seen[path] = stamp(path)
+        else:
+            _others.add(path)
 
 
 def changed() -> list[str]:
