@@ -34,7 +34,7 @@ def process() -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(*line: object) -> subprocess.CompletedProcess[str]:
         code, out, err = run_python("-m", "safeloader", *map(str, line), seconds=100, cwd=Path.cwd())
-        return subprocess.CompletedProcess(line, code, out, err)
+        return subprocess.CompletedProcess([str(word) for word in line], code, out, err)
 
     return run
 

@@ -38,7 +38,9 @@ class Epoch(NamedTuple):
 
 def seed(epoch: int = 0) -> None:
     """The generators of the main process before an epoch."""
-    torch.default_generator.manual_seed(1000 + epoch)  # torch.manual_seed keeps a call stack for each accelerator as well
+    torch.default_generator.manual_seed(
+        1000 + epoch
+    )  # torch.manual_seed keeps a call stack for each accelerator as well
     random.seed(2000 + epoch)
     np.random.seed(3000 + epoch)
 

@@ -554,7 +554,7 @@ def test_what_cannot_be_copied_is_named_once(
 def test_what_changes_where_it_hardly_shows_survives_as_well(forked: None, orders: Orders) -> None:
     """In the middle of large containers, in iterators and other objects written in C, in generators of C's."""
     torch_loader = TorchLoader(
-        Hidden(), batch_size=4, num_workers=2, multiprocessing_context="spawn", shuffle=True, worker_init_fn=set_up
+        Hidden(), batch_size=4, num_workers=2, multiprocessing_context=TORCHS, shuffle=True, worker_init_fn=set_up
     )
     seed()
     undisturbed = play(torch_loader)
