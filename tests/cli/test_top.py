@@ -22,6 +22,7 @@ from safeloader import DataLoader
 from safeloader.cli.toplook import Looker
 from safeloader.observe.status_socket import STRANGERS_A_SECOND, NoAnswerError, ask, listening, name_of
 from tests.fixtures_data import Draws
+from tests.programs import end, start_script
 from tests.until import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets")
@@ -32,12 +33,12 @@ PROGRAM = Path(__file__).parent / "programs" / "trains.py"
 def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
     """A program whose worker 1 stands at sample 5."""
     go = tmp_path_factory.mktemp("top") / "go"
-    child = subprocess.Popen([sys.executable, str(PROGRAM), str(go)], stdout=subprocess.PIPE, text=True)
+    child = start_script(PROGRAM, str(go))
     assert child.stdout is not None and child.stdout.readline() == "ready\n"
     yield child
     go.touch()
-    assert child.communicate(timeout=60)[0] == "done\n"
-    assert child.returncode == 0
+    ended = end(child, 60)
+    assert (ended.code, ended.out) == (0, "done\n"), ended.err
 
 
 def _train(told: Any) -> Any:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import random
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from safeloader.tracing.lanes import TRAINER, Lane, LoaderLane, Span, lanes
 from safeloader.tracing.page import page
 from safeloader.tracing.read import read
 from safeloader.tracing.verdict import verdict, waits_of
+from tests.programs import run_script
 
 PROGRAM = Path(__file__).parent / "programs" / "killed.py"
 
@@ -28,8 +26,8 @@ PROGRAM = Path(__file__).parent / "programs" / "killed.py"
 @pytest.fixture(scope="module")
 def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trace")
-    told = {**os.environ, "SAFELOADER_EVENTS": str(folder / "events.jsonl"), "SAFELOADER_TRACE": "1", "RANK": "3"}
-    subprocess.run([sys.executable, str(PROGRAM), str(folder / "once")], env=told, check=True, timeout=100)
+    told = {"SAFELOADER_EVENTS": str(folder / "events.jsonl"), "SAFELOADER_TRACE": "1", "RANK": "3"}
+    run_script(PROGRAM, str(folder / "once"), **told)
     return folder / "events.jsonl"
 
 
