@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from safeloader import BadSampleError, DataLoader, Policy
 from safeloader.testing import ChaosError, chaos
 from tests.fixtures_data import Draws, DrawsAtOnce, Stream
-from tests.runtime.harness import COUNT, ROOT, make, reference, run_epoch
+from tests.runtime.harness import COUNT, make, reference, run_epoch, run_script
 
 pytestmark = pytest.mark.usefixtures("forked")
 
@@ -157,11 +157,8 @@ for epoch in range(2):
 def test_the_variable_hurts_a_program_that_knows_nothing_of_it_and_a_new_loader_repeats_nothing(tmp_path: Path) -> None:
     path = tmp_path / "train.py"
     path.write_text(PROGRAM)
-    done = subprocess.run(
-        [sys.executable, str(path)], capture_output=True, text=True, timeout=90, check=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "SAFELOADER_CHAOS": "kill:batch=3", "TMPDIR": str(tmp_path)},
-    )  # fmt: skip
-    assert done.stdout.splitlines() == ["780.0 ['died']", "780.0 []"]
+    out = run_script(path, SAFELOADER_CHAOS="kill:batch=3", TMPDIR=str(tmp_path))
+    assert out.splitlines() == ["780.0 ['died']", "780.0 []"]
     assert [file.name for file in tmp_path.iterdir()] == ["train.py"], "the tally's file is gone"
 
 
