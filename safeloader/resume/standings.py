@@ -6,7 +6,12 @@ as a new copy is: whoever goes on from the state does that again.
 
 from __future__ import annotations
 
+import base64
+import itertools
+import zlib
 from typing import TYPE_CHECKING, Any
+
+import numpy
 
 from safeloader.core.state import AsNew, DatasetSnapshot, Redo, WorkerCursor, WorkerPosition
 from safeloader.resume.json_codec import decode, encode, pack, states_of, states_to, unpack
@@ -42,12 +47,35 @@ def _changed_of(standing: WorkerCursor, begins: Sequence[tuple[int, object]]) ->
     epochs = {as_new.epoch, *(each.epoch for each in done)}
     return {
         "as_new": [as_new.epoch, as_new.position, states_of(as_new.snapshot), as_new.ended],
-        "done": [_done_of(each) for each in done],
+        "done": _done_of(done),
         "begins": [[number, encode(how)] for number, how in begins if number in epochs],
     }
 
 
-def _done_of(done: Redo) -> list[Any]:
+def _done_of(done: Sequence[Redo]) -> list[list[Any]]:
+    """What a worker did; the indices of tasks that follow one another as one text, where they are plain numbers."""
+    told: list[list[Any]] = []
+    for plain, some in itertools.groupby(done, _is_plain):
+        run = list(some)
+        told += [_of_plain([each.indices for each in run])] if plain else [_of_one(each) for each in run]
+    return told
+
+
+def _is_plain(done: Redo) -> bool:
+    indices: Any = done.indices
+    return type(indices) is list and not done.skip and set(map(type, indices)) == {int}
+
+
+def _of_plain(tasks: list[Any]) -> list[Any]:
+    indices = list(itertools.chain.from_iterable(tasks))
+    try:
+        data = numpy.array(indices, dtype="<i8").tobytes()
+    except OverflowError:
+        return ["numbers", indices, list(map(len, tasks))]
+    return ["packed", base64.b64encode(zlib.compress(data, 1)).decode(), list(map(len, tasks))]
+
+
+def _of_one(done: Redo) -> list[Any]:
     if done.epoch is not None:
         return ["epoch", done.epoch]
     if done.back is not None:
@@ -72,7 +100,7 @@ def standing_to(told: dict[str, Any]) -> WorkerCursor:
     changed = told["changed"]
     if changed is None:
         return cursor._replace(changed=True, done=None)
-    done = tuple(_done_to(*each) for each in changed["done"])
+    done = tuple(itertools.chain.from_iterable(_done_to(*each) for each in changed["done"]))
     if not done:
         return cursor
     epoch, position, states, ended = changed["as_new"]
@@ -80,12 +108,17 @@ def standing_to(told: dict[str, Any]) -> WorkerCursor:
     return cursor._replace(changed=True, as_new=as_new, done=done)
 
 
-def _done_to(kind: str, what: Any, more: Any = None) -> Redo:
+def _done_to(kind: str, what: Any, more: Any = None) -> list[Redo]:
     if kind == "epoch":
-        return Redo(int(what))
+        return [Redo(int(what))]
     if kind == "back":
-        return Redo(None, back=WorkerPosition(int(what), states_to(more)))
-    return Redo(None, decode(what), tuple(more))
+        return [Redo(None, back=WorkerPosition(int(what), states_to(more)))]
+    if kind == "task":
+        return [Redo(None, decode(what), tuple(more))]
+    if kind == "packed":
+        what = numpy.frombuffer(zlib.decompress(base64.b64decode(what)), dtype="<i8").tolist()
+    indices = iter(what)
+    return [Redo(None, list(itertools.islice(indices, count))) for count in more]
 
 
 def begins_of(workers: Sequence[dict[str, Any]]) -> tuple[tuple[int, object], ...]:

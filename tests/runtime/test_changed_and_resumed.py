@@ -12,6 +12,8 @@ from torch.utils.data import Dataset
 
 from safeloader import DataLoader, Policy
 from safeloader.core import new_copy
+from safeloader.core.state import AsNew, Redo, WorkerCursor, WorkerPosition
+from safeloader.resume.standings import begins_of, standing_of, standing_to
 from tests.runtime.harness import TORCHS, _bytes, kill_all, seed
 
 pytestmark = pytest.mark.usefixtures("forked")
@@ -153,3 +155,16 @@ def test_a_dataset_that_changes_nothing_has_the_state_that_it_had() -> None:
         for _ in range(6):
             next(iterator)
         assert not any("changed" in worker for worker in loader.state_dict()["workers"])
+
+
+def test_what_was_done_comes_back_as_it_was() -> None:
+    done = (
+        Redo(1), *(Redo(None, list(range(number, number + 300))) for number in range(3)), Redo(None, [1, 2], (1,)), Redo(None, 5),
+        Redo(None, [2**70]), Redo(None, [True, 1]), Redo(None, []), Redo(None, [(1, "a")]), Redo(None, back=WorkerPosition(2, None)),
+    )  # fmt: skip
+    cursor = WorkerCursor(3, False, None, None, changed=True, as_new=AsNew(0, 2, None), done=done)
+    told = json.loads(json.dumps(standing_of(cursor, [(0, (None, 0, 4)), (1, (None, 1, 5)), (2, (None, 2, 6))])))
+    assert repr(standing_to(told)) == repr(cursor)
+    assert begins_of([told, told]) == ((0, (None, 0, 4)), (1, (None, 1, 5)))
+    lost = cursor._replace(done=None, as_new=None)
+    assert standing_to(json.loads(json.dumps(standing_of(lost, [])))) == lost
