@@ -87,7 +87,8 @@ def test_what_an_interpreter_reads_when_it_starts_asks_for_one_of_its_own() -> N
 
 
 def test_importing_the_tests_sets_nothing_that_a_start_reads() -> None:
-    """Else no process is a fork from then on: what is to be passed over is in ``warm_workers``."""
+    """Nor does a test of before leave such a thing. Else no process is a fork from then on: what is to be passed over is in
+    ``warm_workers``."""
     assert warm_workers.of_the_start(dict(os.environ)) == warm_workers.begun_with
 
 

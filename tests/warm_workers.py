@@ -47,7 +47,7 @@ _LAUNCHES = "import os, marshal, sys\nfacts, more = marshal.loads("
 _GIVEN = {"PYTHONHASHSEED": "1", "GLIBC_TUNABLES": "glibc.cpu.x86_non_temporal_threshold=131072"}
 """What safeloader adds to the environment of an interpreter where the program has none of it."""
 _READ_AT_THE_START = (
-    "PYTHON", "LD_", "OMP_", "MKL_", "KMP_", "OPENBLAS", "GLIBC", "MALLOC", "TORCH", "CUDA", "NUMBA", "LANG", "LC_", "PATH",
+    "PYTHON", "LD_", "OMP_", "MKL_", "KMP_", "OPENBLAS", "GLIBC", "MALLOC", "TORCH", "CUDA", "LANG", "LC_", "PATH",
     "_SAFELOADER",
 )  # fmt: skip
 """Prefixes of variables that the interpreter, or a library that is loaded by now, has read."""
