@@ -6,6 +6,7 @@ import pickle
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from safeloader import DataLoader, Policy
 from safeloader.runtime.channel import Frames, frame
 from safeloader.runtime.protocol import Unshadowed
 from safeloader.runtime.trainer.indices import own_copy, pack
+from tests.api.parity import describe as parity
+from tests.api.parity import values
 
 MANY = 1_000_000
 
@@ -157,6 +160,41 @@ def test_a_message_carries_what_is_meant_and_no_more(indices: Any) -> None:
     assert len(pack(indices)) < 4096
     for copy in (own_copy(indices), pickle.loads(data)):
         assert describe(copy) == describe(indices)
+
+
+ARRAYS = [name for name in values.VALUES if name.startswith("array")]
+
+
+class Indices(Sampler[Any]):
+    """Gives values of all kinds."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[Any]:
+        for name in self.names:
+            yield values.VALUES[name]()
+
+
+class Described(Given):
+    """A sample is all that can be seen of the index."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return parity.describe(index)
+
+
+@pytest.mark.usefixtures("forked")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("processes", [None, 0])
+def test_an_array_that_is_an_index_reaches_the_dataset_as_from_torch(processes: int | None) -> None:
+    """torch's loader sends indices by the pickler of `multiprocessing`: byte order, strides, and who may write."""
+    options: Any = {"batch_size": None, "sampler": Indices(ARRAYS), "collate_fn": together}
+    expected = [parity.describe(pickle.loads(ForkingPickler.dumps(index))) for index in Indices(ARRAYS)]
+    loader = DataLoader(Described(), num_workers=2, policy=Policy(max_processes=processes), **options)
+    assert list(loader) == expected
 
 
 def test_what_cannot_be_copied_is_itself() -> None:

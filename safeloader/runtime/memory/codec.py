@@ -66,8 +66,9 @@ class Encoder:
         self.numbers = {cls: number for number, cls in enumerate(classes)}
 
     def encode(self, batch: Any) -> tuple[bytes, list[Any]]:
-        """Returns the stream and, for each out-of-band piece in order, its (offset, bytes) in the lease; of a skeleton,
-        tensors with the code of their dtype and their shape, and what else is out of band there as it is.
+        """Returns the stream and, for each out-of-band piece in order, its (offset, bytes) in the lease, and True
+        where it comes out read-only; of a skeleton, tensors with the code of their dtype and their shape, and
+        what else is out of band there as it is.
 
         Raises:
             Whatever pickling raises for what cannot be carried.
@@ -95,7 +96,7 @@ class Encoder:
             pieces = Pieces(writer)
             for tensor in tensors:
                 pieces.add(pieces.tensor(tensor, tensor.numel()))
-            offsets = [offset for offset, _ in pieces.placed()]
+            offsets = [place[0] for place in pieces.placed()]
         return [
             (offset, tensor.nbytes, _CODES[tensor.dtype], tuple(tensor.shape))
             for offset, tensor in zip(offsets, tensors, strict=True)
@@ -162,10 +163,17 @@ class _Pickler(pickle.Pickler):
         return _contiguous, (buffer, code, shape)
 
     def _array(self, array: numpy.ndarray[Any, Any]) -> Any:
-        """As from torch's workers, who send arrays by an older protocol: native, writable, contiguous."""
+        """As from torch's workers, who pickle by Python's default: with protocol 4, to Python 3.13, an array comes out
+        native, writable and contiguous; with protocol 5 as it is, but where numpy has no buffer of it.
+        """
         dtype = array.dtype
         if dtype.hasobject or dtype.kind not in _ARRAY_KINDS:
             return NotImplemented
+        if pickle.DEFAULT_PROTOCOL > 4:
+            reduced: Any = array.__reduce_ex__(5)
+            make, (buffer, *how), *_ = reduced
+            if type(buffer) is pickle.PickleBuffer:
+                return (make, (self._pieces.array(array, dtype, "K"), *how)) if array.flags.writeable else reduced
         if dtype.byteorder not in "=|":
             dtype = dtype.newbyteorder("=")
         order: Literal["C", "F"] = "F" if array.flags.fnc else "C"
@@ -248,9 +256,10 @@ def _piece(piece: Any, memory: Memory) -> Any:
     kind = type(piece)
     if kind is not tuple:
         return piece[:] if kind is list else piece
-    if len(piece) == 2:
-        start, length = piece
-        return memory[start : start + length]
+    if len(piece) < 4:
+        start, length, *read_only = piece
+        view = memory[start : start + length]
+        return view.toreadonly() if read_only else view
     start, length, code, shape = piece
     dtype = _NUMPYS[code]
     if dtype is not None:

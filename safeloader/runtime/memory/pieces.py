@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["Pieces", "Writer"]
 
 _Array = numpy.ndarray[Any, Any]
-_Order = Literal["C", "F"]
+_Order = Literal["C", "F", "K"]
+_Place = tuple[int, int] | tuple[int, int, bool]
 
 _LINE = 64  # bytes
 
@@ -54,16 +55,19 @@ class Pieces:
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
-        self._places: list[tuple[int, int]] = []
+        self._places: list[_Place] = []
         self._noted: list[_Noted] = []
         self._marks: dict[int, tuple[int, int, Any]] = {}
 
     def add(self, buffer: pickle.PickleBuffer) -> bool:
-        """Pickle's callback for each buffer, in order."""
+        """Pickle's callback for each buffer, in order. One that is no mark comes out as from a pickle by Python's
+        default, as torch's workers make it: bytes with protocol 4, and what cannot be written stays so with protocol 5.
+        """
         mark = self._marks.pop(id(buffer), None)
         if mark is None:
             raw = buffer.raw()
-            self._places.append((self._writer.write(raw), len(raw)))
+            place = self._writer.write(raw), len(raw)
+            self._places.append((*place, True) if raw.readonly or pickle.DEFAULT_PROTOCOL < 5 else place)
             return False
         address, nbytes, thing = mark
         if thing is not None:
@@ -76,15 +80,21 @@ class Pieces:
         return self._mark(tensor.data_ptr(), span * tensor.dtype.itemsize, tensor)
 
     def array(self, array: _Array, dtype: numpy.dtype[Any], order: _Order) -> pickle.PickleBuffer:
-        """An array, which becomes contiguous; the buffer only marks the place."""
-        if dtype is array.dtype and (array.flags.c_contiguous or array.flags.f_contiguous):
+        """An array, which becomes contiguous; the buffer only marks the place.
+
+        Args:
+            array: it goes by value.
+            dtype: what its elements become.
+            order: what its axes become; ``"K"``: they stay, and nothing lies between its elements.
+        """
+        if dtype is array.dtype and (order == "K" or array.flags.c_contiguous or array.flags.f_contiguous):
             address = array.__array_interface__["data"][0]
             if self._writer.offset_of(address, array.nbytes) is not None:
                 return self._mark(address, array.nbytes, array)
         return self._mark(self._copied(array, dtype, order), array.nbytes, None)
 
-    def placed(self) -> list[tuple[int, int]]:
-        """Put there what is not: (offset, bytes) of all, in order."""
+    def placed(self) -> list[_Place]:
+        """Put there what is not: (offset, bytes) of all, in order; with True where it is to be read only."""
         for group in self._overlapping():
             if len(group) > 1:
                 self._place_together(group)
@@ -98,8 +108,10 @@ class Pieces:
         return buffer
 
     def _copied(self, array: _Array, dtype: numpy.dtype[Any], order: _Order) -> int:
+        if dtype is array.dtype and (order == "K" or array.flags.forc):  # with what lies between a record's fields
+            return self._writer.write(array.ravel(order="K").view(numpy.uint8).data)
         memory, offset = self._writer.room(array.nbytes)
-        numpy.copyto(numpy.ndarray(array.shape, dtype, memory, order=order), array)
+        numpy.copyto(numpy.ndarray(array.shape, dtype, memory, order="F" if order == "F" else "C"), array)
         return offset
 
     def _overlapping(self) -> Iterator[list[_Noted]]:
@@ -136,7 +148,7 @@ class Pieces:
         for noted in group:
             thing, at = noted.thing, offset + noted.address - start
             if isinstance(thing, numpy.ndarray):
-                at = self._copied(thing, thing.dtype, "F" if thing.flags.fnc else "C")
+                at = self._copied(thing, thing.dtype, "K")
             self._places[noted.number] = at, noted.nbytes
 
 

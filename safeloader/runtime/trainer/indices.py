@@ -17,34 +17,27 @@ import torch
 
 __all__ = ["own_copy", "pack", "rebuild_elements", "rebuild_tensor"]
 
-_INT = frozenset({int})
 _TENSOR = frozenset({torch.Tensor})
 _PLAIN = frozenset({int, float, complex, str, bytes, bool, type(None)})
 
 
 def own_copy(indices: Any) -> Any:
-    """The same indices, of the same types, with memory of their own."""
+    """The same indices as torch's workers get them, with memory of their own."""
     kind = type(indices)
-    if kind in _PLAIN or isinstance(indices, numpy.generic):
+    if kind in _PLAIN:
         return indices
     if kind is list:
-        return _copy_of_list(indices)
-    if kind is tuple:
-        return tuple([own_copy(one) for one in indices])
-    if kind is dict:
-        return {own_copy(key): own_copy(value) for key, value in indices.items()}
-    if kind is numpy.ndarray and not indices.dtype.hasobject:
-        return indices.copy(order="K")
-    if _is_plain(indices):
-        return indices.clone()
-    return _copy_of_object(indices)
+        if all(map(_is_fixed, set(map(type, indices)))):
+            return indices[:]
+        together = _stacked(indices)
+        if together is not None:
+            return list(together.unbind())
+    return indices.clone() if _is_plain(indices) else _copy_of_object(indices)
 
 
-def _copy_of_list(indices: list[Any]) -> list[Any]:
-    if _INT.issuperset(map(type, indices)):
-        return indices[:]
-    together = _stacked(indices)
-    return [own_copy(one) for one in indices] if together is None else list(together.unbind())
+def _is_fixed(kind: type) -> bool:
+    """True for types of numbers and text, whose objects never change; a ``numpy.void`` may be a view."""
+    return kind in _PLAIN or (issubclass(kind, numpy.generic) and not issubclass(kind, numpy.void))
 
 
 def _stacked(indices: list[Any]) -> torch.Tensor | None:
@@ -74,12 +67,14 @@ def _copy_of_object(indices: Any) -> Any:
 
 
 def pack(indices: Any) -> bytes:
-    """Serialise: tensors with their own elements, whatever they are views of."""
+    """Serialise by Python's default protocol, as torch does; but tensors with their own elements, whatever they are
+    views of.
+    """
     together = _stacked(indices) if type(indices) is list and indices else None
     if together is not None:
         indices = _Elements(together)
     stream = io.BytesIO()
-    _Packer(stream, protocol=5).dump(indices)
+    _Packer(stream).dump(indices)
     return stream.getvalue()
 
 

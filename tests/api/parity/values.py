@@ -255,6 +255,16 @@ def _frozen(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return array
 
 
+def _frozen_fortran() -> np.ndarray[Any, Any]:
+    return _frozen(np.asfortranarray(_array(3, 4)))
+
+
+def _padded() -> np.ndarray[Any, Any]:
+    """Records with bytes between their fields, which a comparison of the memory sees."""
+    dtype = np.dtype([("box", ">f4", (2,)), ("flag", "u1")], align=True)
+    return np.frombuffer(bytearray(range(7 * dtype.itemsize)), dtype)  # not copied: numpy copies the fields alone
+
+
 def _memmap() -> Any:
     with tempfile.NamedTemporaryFile() as file:
         file.write(bytes(range(32)))
@@ -274,6 +284,18 @@ _add(
     array_broadcast=lambda: np.broadcast_to(_array(3), (2, 3)),
     array_row_of_one=lambda: _array(4, 7)[::4],
     array_readonly=lambda: _frozen(_array(4)),
+    array_readonly_fortran=_frozen_fortran,
+    array_readonly_large=lambda: _frozen(_array(1 << 14)),
+    array_of_octets=lambda: np.frombuffer(b"abcdefgh", dtype=np.uint8),
+    array_big_endian_0d=lambda: np.array(3, dtype=">i2"),
+    array_big_endian_empty=lambda: np.zeros((0, 3), dtype=">f4"),
+    array_big_endian_sliced=lambda: np.arange(12, dtype=">i4")[::2],
+    array_big_endian_dates=lambda: np.array(["2020-01-01"], dtype=">M8[D]"),
+    array_big_endian_matrix=lambda: _quietly(lambda: np.matrix([[1, 2]], dtype=">i4")),
+    array_permuted=lambda: _array(2, 3, 4, 5).transpose(0, 2, 3, 1),
+    array_permuted_row_of_one=lambda: _array(1, 3, 4).transpose(2, 0, 1),
+    array_padded=_padded,
+    array_padded_twice=lambda: [_padded(), {"again": _padded()}],
     array_of_objects=lambda: np.array([1, "two", None, (3,)], dtype=object),
     array_of_structures=lambda: np.zeros(2, _STRUCTURE),
     array_of_a_subclass=lambda: _array(2, 2).view(NotedArray),
