@@ -7,6 +7,7 @@ usual, its stream is a skeleton that was pickled before (``skeletons``).
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import io
 import pickle
@@ -66,9 +67,8 @@ class Encoder:
         self.numbers = {cls: number for number, cls in enumerate(classes)}
 
     def encode(self, batch: Any) -> tuple[bytes, list[Any]]:
-        """Returns the stream and, for each out-of-band piece in order, its (offset, bytes) in the lease, and True
-        where it comes out read-only; of a skeleton, tensors with the code of their dtype and their shape, and
-        what else is out of band there as it is.
+        """Returns the stream and, for each out-of-band piece in order, its (offset, bytes) in the lease; of a skeleton,
+        tensors with the code of their dtype and their shape, and what else is out of band there as it is.
 
         Raises:
             Whatever pickling raises for what cannot be carried.
@@ -96,7 +96,7 @@ class Encoder:
             pieces = Pieces(writer)
             for tensor in tensors:
                 pieces.add(pieces.tensor(tensor, tensor.numel()))
-            offsets = [place[0] for place in pieces.placed()]
+            offsets = [offset for offset, _ in pieces.placed()]
         return [
             (offset, tensor.nbytes, _CODES[tensor.dtype], tuple(tensor.shape))
             for offset, tensor in zip(offsets, tensors, strict=True)
@@ -137,7 +137,8 @@ class _Pickler(pickle.Pickler):
             number = self._encoder.numbers.get(obj)
             if number is not None:
                 return _known_class, (self._encoder.token, number)
-        return NotImplemented
+            return NotImplemented
+        return _as_by_default(obj)
 
     def _tensor(self, tensor: torch.Tensor) -> Any:
         if tensor.requires_grad and not tensor.is_leaf:
@@ -181,6 +182,14 @@ class _Pickler(pickle.Pickler):
         if array.nbytes == 0:
             return array.__reduce__()
         return _array, (self._pieces.array(array, dtype, order), name, array.shape, order)
+
+
+def _as_by_default(obj: Any) -> Any:
+    """What its class makes of it for Python's default protocol, by which torch's workers pickle, where it is asked."""
+    cls: Any = type(obj)
+    if cls.__reduce_ex__ is object.__reduce_ex__ or cls in copyreg.dispatch_table:
+        return NotImplemented
+    return obj.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
@@ -256,10 +265,9 @@ def _piece(piece: Any, memory: Memory) -> Any:
     kind = type(piece)
     if kind is not tuple:
         return piece[:] if kind is list else piece
-    if len(piece) < 4:
-        start, length, *read_only = piece
-        view = memory[start : start + length]
-        return view.toreadonly() if read_only else view
+    if len(piece) == 2:
+        start, length = piece
+        return memory[start : start + length]
     start, length, code, shape = piece
     dtype = _NUMPYS[code]
     if dtype is not None:

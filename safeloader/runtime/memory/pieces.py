@@ -22,7 +22,6 @@ __all__ = ["Pieces", "Writer"]
 
 _Array = numpy.ndarray[Any, Any]
 _Order = Literal["C", "F", "K"]
-_Place = tuple[int, int] | tuple[int, int, bool]
 
 _LINE = 64  # bytes
 
@@ -55,20 +54,15 @@ class Pieces:
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
-        self._places: list[_Place] = []
+        self._places: list[tuple[int, int]] = []
         self._noted: list[_Noted] = []
         self._marks: dict[int, tuple[int, int, Any]] = {}
 
     def add(self, buffer: pickle.PickleBuffer) -> bool:
-        """Pickle's callback for each buffer, in order. One that is no mark comes out as from a pickle by Python's
-        default, as torch's workers make it: bytes with protocol 4, and what cannot be written stays so with protocol 5.
-        """
+        """Pickle's callback for each buffer, in order. What is no mark stays in the stream, as with torch's workers."""
         mark = self._marks.pop(id(buffer), None)
         if mark is None:
-            raw = buffer.raw()
-            place = self._writer.write(raw), len(raw)
-            self._places.append((*place, True) if raw.readonly or pickle.DEFAULT_PROTOCOL < 5 else place)
-            return False
+            return True
         address, nbytes, thing = mark
         if thing is not None:
             self._noted.append(_Noted(address, len(self._places), nbytes, thing))
@@ -93,8 +87,8 @@ class Pieces:
                 return self._mark(address, array.nbytes, array)
         return self._mark(self._copied(array, dtype, order), array.nbytes, None)
 
-    def placed(self) -> list[_Place]:
-        """Put there what is not: (offset, bytes) of all, in order; with True where it is to be read only."""
+    def placed(self) -> list[tuple[int, int]]:
+        """Put there what is not: (offset, bytes) of all, in order."""
         for group in self._overlapping():
             if len(group) > 1:
                 self._place_together(group)

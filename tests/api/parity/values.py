@@ -8,6 +8,7 @@ import datetime
 import decimal
 import enum
 import pathlib
+import pickle
 import tempfile
 import uuid
 import warnings
@@ -94,6 +95,18 @@ class Reduced:
 
     def __reduce__(self) -> Any:
         return Reduced, (self.tensor + 1,)
+
+
+class Octets:
+    """Goes out of band where pickle's protocol has that, and knows by which it went."""
+
+    def __init__(self, data: bytes | bytearray, protocol: int = 0) -> None:
+        self.data = data
+        self.protocol = protocol
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        data = pickle.PickleBuffer(self.data) if protocol >= 5 else bytes(self.data)
+        return Octets, (data, protocol)
 
 
 class Boxes(torch.Tensor):
@@ -340,6 +353,7 @@ _add(
     octets=lambda: b"\x00\xff",
     huge_octets=lambda: bytes(range(256)) * 20_000,
     mutable_octets=lambda: bytearray(b"abc") * 3_000,
+    octets_of_a_class=lambda: [Octets(b"abc"), Octets(bytearray(b"abc")), Octets(bytearray(b"abc") * 3_000)],
     empty_list=list,
     empty_dict=dict,
     a_tuple=lambda: (1, _grid(2), "x"),
