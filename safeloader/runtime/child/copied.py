@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from safeloader.runtime import protocol as p
 from safeloader.runtime.channel import Blocking
-from safeloader.runtime.child import prepared
+from safeloader.runtime.child import prepared, user_forks
 from safeloader.runtime.child.birth import name_of
 from safeloader.runtime.child.heartbeat import Heartbeat
 from safeloader.runtime.child.states import Advanced
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from safeloader.runtime.child.states import Base, States
     from safeloader.runtime.child.worker_place import WorkerPlace
     from safeloader.runtime.memory.arena import Arena
+    from safeloader.runtime.memory.slot_writer import SlotWriter
     from safeloader.runtime.payload import HostConfig
     from safeloader.runtime.shadow.change_detection import Change
     from safeloader.runtime.shadow.taker import ShadowTaker
@@ -51,6 +52,7 @@ class Copied:
     _arena: Arena
     _page: Heartbeat
     _marks: PageMarks
+    _writer: SlotWriter
     _workers: dict[int, Worker]
     _recalls: dict[int, Callable[[], None]]
     _tables: dict[int, list[type]]
@@ -92,6 +94,11 @@ class Copied:
         self._marks.turn_to(self._page)
         multiprocessing.process.current_process().name = name_of(number)
         self._link.send(p.Ready(monotonic()))
+
+    def disown(self) -> None:
+        """This is a fork that the user's code made: the page and the leases are another's."""
+        user_forks.end_at(self._page)
+        self._writer.close()
 
     def _redo(self, worker: Worker, place: WorkerPlace) -> None:
         """Bring a worker that came with this process to where it stands."""

@@ -16,7 +16,7 @@ from safeloader.notes import in_one_line
 from safeloader.runtime import by_value
 from safeloader.runtime import protocol as p
 from safeloader.runtime.channel import Blocking
-from safeloader.runtime.child import lookahead, prepared
+from safeloader.runtime.child import lookahead, prepared, user_forks
 from safeloader.runtime.child.active_worker import ActiveWorker
 from safeloader.runtime.child.copied import Copied, PageMarks
 from safeloader.runtime.child.heartbeat import Heartbeat
@@ -90,6 +90,7 @@ class WorkerHost(Copied):
             p.More: lambda _: None,
         }
         self._keeper = self._make_keeper()
+        user_forks.watch(self)
 
     def serve(self) -> None:
         """Until the trainer closes the channel, which is this host's alone."""

@@ -16,7 +16,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safeloader.runtime import system
-from safeloader.runtime.child import birth
+from safeloader.runtime.child import birth, user_forks
 from safeloader.runtime.shadow.fork_fitness import NotFit, Own, ReopenedFiles
 from safeloader.runtime.start.forked import BORN, EXITED, REFUSED, tell
 
@@ -124,7 +124,8 @@ class _Sleeper:
         end = socket.socket(fileno=link)
         try:
             files = ReopenedFiles(self._own_now({link, channel, stacks}))
-            pid = os.fork()
+            with user_forks.own():
+                pid = os.fork()
         except (OSError, NotFit) as error:
             tell(end, (REFUSED, f"its shadow cannot fork: {error}", {}, []))
             os.close(channel)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from safeloader.observe.memory import own_memory
 from safeloader.runtime import protocol as p
 from safeloader.runtime import system
+from safeloader.runtime.child import user_forks
 from safeloader.runtime.shadow import fork_fitness, sleeper
 from safeloader.runtime.start import fork_safety
 
@@ -187,7 +188,7 @@ class ShadowTaker:
         with theirs:
             before = sleeper.Before.now()
             try:
-                with warnings.catch_warnings():
+                with warnings.catch_warnings(), user_forks.own():
                     warnings.simplefilter("ignore", DeprecationWarning)  # of threads: they are counted
                     pid = os.fork()
                 if pid == 0:
