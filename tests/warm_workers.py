@@ -20,6 +20,7 @@ import os
 import platform
 import random
 import secrets
+import select
 import signal
 import socket
 import subprocess
@@ -241,12 +242,15 @@ def _serve(listening: socket.socket, parent: int, by_python: int, at_once: bool 
     ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(0)
+    ended = os.pidfd_open(parent)  # whoever has given up root cannot kill this process by its death
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
         os.dup2(nothing, number)
     os.close(nothing)
     learned = at_once and _learn()
     while True:
+        if ended in select.select([listening, ended], [], [])[0]:
+            os._exit(0)
         asked, _ = listening.accept()
         data, descriptors, _, _ = socket.recv_fds(asked, 1 << 20, 250)
         request = json.loads(data or "null")
@@ -255,6 +259,7 @@ def _serve(listening: socket.socket, parent: int, by_python: int, at_once: bool 
         if launch or (request and not learned):  # what has learned is not what a program begins with
             if _clone() == 0:
                 listening.close()
+                os.close(ended)
                 return _become(request, descriptors, by_python, asked)
         for descriptor in descriptors:
             os.close(descriptor)
