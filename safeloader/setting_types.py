@@ -154,10 +154,7 @@ def path() -> Kind:
             raise ValueError("not a path")
         return value
 
-    def read(text: str) -> str | None:
-        return None if text.lower() == "none" else check(text)
-
-    return Kind("the path of a file, or None", check, read)
+    return Kind("the path of a file, or None", check, _or_none(check))
 
 
 def faults() -> Kind:
@@ -174,7 +171,8 @@ def faults() -> Kind:
             raise Explained(getattr(error, "what", str(error))) from None
         return value
 
-    def read(text: str) -> str | None:
-        return None if text.lower() == "none" else check(text)
+    return Kind("a plan of faults such as kill:batch=12; hang:sample=77, or None", check, _or_none(check))
 
-    return Kind("a plan of faults such as kill:batch=12; hang:sample=77, or None", check, read)
+
+def _or_none(check: Callable[[object], str]) -> Callable[[str], str | None]:
+    return lambda text: None if text.lower() == "none" else check(text)

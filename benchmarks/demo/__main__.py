@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 from rich.console import Console
 
 from benchmarks.demo import photographs, plot, summary
 from benchmarks.demo.train import BATCH_TIMEOUT
+from benchmarks.speed.child import end
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results" / "demo"
@@ -33,15 +33,7 @@ def train(name: str, loader: str, folder: Path, epochs: int, chaos: bool, limit:
     """Train in a program of its own; one that does not end is killed with its workers: a hang."""
     path = RESULTS / f"{name}.json"
     path.unlink(missing_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.demo.train",
-        "--loader",
-        loader,
-        "--photographs",
-        str(folder),
-    ]
+    command = [sys.executable, "-m", "benchmarks.demo.train", "--loader", loader, "--photographs", str(folder)]
     command += ["--epochs", str(epochs), "--json", str(path), *(["--chaos"] if chaos else [])]
     started = time.monotonic()
     program = subprocess.Popen(command, cwd=ROOT)
@@ -50,37 +42,13 @@ def train(name: str, loader: str, folder: Path, epochs: int, chaos: bool, limit:
     except subprocess.TimeoutExpired:
         code = None
     finally:
-        _end(program)
+        end(program)
     if path.is_file():
         run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return run
     outcome = f"hang: no end within {limit:.0f} s" if code is None else f"error: exit code {code}"
-    return {
-        "loader": loader,
-        "chaos": chaos,
-        "outcome": outcome,
-        "seconds": time.monotonic() - started,
-        "due": 0,
-        "batches": [],
-        "epochs": [],
-        "struck": [],
-        "reports": {},
-        "digests": {},
-    }
-
-
-def _end(program: subprocess.Popen[bytes]) -> None:
-    """Kill a program and its children, as far as they still are."""
-    try:
-        family = [*psutil.Process(program.pid).children(recursive=True), psutil.Process(program.pid)]
-    except psutil.NoSuchProcess:
-        return
-    for process in family:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    program.wait()
+    ended = {"loader": loader, "chaos": chaos, "outcome": outcome, "seconds": time.monotonic() - started, "due": 0}
+    return {**ended, "batches": [], "epochs": [], "struck": [], "reports": {}, "digests": {}}
 
 
 def hangs(rows: str) -> bool:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
+from benchmarks.speed.child import end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,7 +102,7 @@ def run(name: str, side: str, *, patience: float = 60.0, environment: dict[str, 
             line = said.get(timeout=patience)
         except queue.Empty:
             seen.ended = False
-            _end(process)
+            end(process)
             break
         if line is None:
             break
@@ -123,16 +121,6 @@ def _read(process: subprocess.Popen[str], said: queue.Queue[str | None]) -> None
         for line in lines:
             said.put(line.rstrip())
     said.put(None)
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """With all that it started: also those that lead a session of their own, as torchrun's ranks do."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        others = psutil.Process(process.pid).children(recursive=True)
-        os.killpg(process.pid, signal.SIGKILL)
-        for other in others:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                other.kill()
 
 
 def side_of(doc: str | None, *more: str) -> str:

@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 from rich.console import Console
 
 from benchmarks.soak.strikes import Striker
 from benchmarks.speed import report
+from benchmarks.speed.child import end
 from benchmarks.speed.plan import Table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,22 +69,20 @@ def _end(trainer: subprocess.Popen[str]) -> None:
     try:
         trainer.wait(WIND_DOWN)
     except subprocess.TimeoutExpired:
-        for process in [*psutil.Process(trainer.pid).children(recursive=True), psutil.Process(trainer.pid)]:
-            process.kill()
-        trainer.wait()
+        end(trainer)
 
 
 def problems(told: list[dict[str, Any]]) -> list[str]:
     """What should not have been."""
     found = []
-    for rank, end in enumerate(told):
-        if "rows" not in end:
+    for rank, last in enumerate(told):
+        if "rows" not in last:
             found.append(f"rank {rank} ended without a word")
             continue
-        found += [f"rank {rank}: {what}" for what in end["problems"]]
-        found += [f"rank {rank}, {row['kind']}: {what}" for row in end["rows"] for what in row["problems"]]
-        found += [f"rank {rank} holds more than at the start: {name} ({count})" for name, count in end["left"].items()]
-        before, after = end["memory"]
+        found += [f"rank {rank}: {what}" for what in last["problems"]]
+        found += [f"rank {rank}, {row['kind']}: {what}" for row in last["rows"] for what in row["problems"]]
+        found += [f"rank {rank} holds more than at the start: {name} ({count})" for name, count in last["left"].items()]
+        before, after = last["memory"]
         if after - before > GROWTH:
             found.append(f"rank {rank} grew by {(after - before) / 1e6:.0f} MB")
     return found
@@ -93,8 +91,8 @@ def problems(told: list[dict[str, Any]]) -> list[str]:
 def rows(told: list[dict[str, Any]]) -> list[list[str]]:
     """The table: a row a kind and rank."""
     table = []
-    for rank, end in enumerate(told):
-        for row in end.get("rows", ()):
+    for rank, last in enumerate(told):
+        for row in last.get("rows", ()):
             faults = ", ".join(f"{count} {cause}" for cause, count in sorted(row["faults"].items())) or "none"
             named = f"; {row['named']} ended by a DivergenceError" if row.get("named") else ""
             equal = "; ".join(row["problems"]) or f"equal to torch's{named}"
@@ -119,7 +117,7 @@ def main() -> int:
     console.print(f"[dim]seed {asked.seed}; torch's batches are computed first[/dim]")
     told, struck = soak(asked, console)
     wrong = problems(told)
-    forks = sum(end.get("forks", 0) for end in told)
+    forks = sum(last.get("forks", 0) for last in told)
     done = ", ".join(f"{count} {deed}" for deed, count in sorted(struck.items()))
     table = Table(
         title=f"{asked.minutes:g} minutes, {asked.ranks} trainers, a fault about every {asked.every:g} seconds",

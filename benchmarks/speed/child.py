@@ -51,8 +51,8 @@ def start(module: str, *arguments: object, environment: dict[str, str] | None = 
     )
 
 
-def end(process: subprocess.Popen[str]) -> None:
-    """Kill a program and everything it started, as far as any of it still lives."""
+def end(process: subprocess.Popen[Any]) -> None:
+    """Kill a program and everything it started, as far as any of it still lives: sessions of their own, too."""
     try:
         children = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from safeloader.doctor.finding import Finding
 from safeloader.doctor.images import DRAFT, FFCV
-from safeloader.doctor.machine import units
+from safeloader.doctor.machine import ms, units
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -72,7 +72,7 @@ def of_decoders(found: Sequence[Trial], target: Size | None) -> Iterator[Finding
     for trial in others:
         if trial.seconds > _WORTH * now.seconds:
             continue
-        text = f"{what} takes {_ms(trial.seconds)} with {trial.decoder}, {_ms(now.seconds)} with {now.decoder}"
+        text = f"{what} takes {ms(trial.seconds)} with {trial.decoder}, {ms(now.seconds)} with {now.decoder}"
         if trial.decoder == DRAFT:
             hint = (
                 f'call image.draft("RGB", {target}) after Image.open: JPEG is decoded smaller; pixels differ a little'
@@ -95,14 +95,10 @@ def of_narrow(narrow: Narrow | None, timing: Timing) -> Finding | None:
     if saved < (1 - _WORTH) * (timing.batch + timing.transfer):
         return None
     text = (
-        f"float32 images: {units(timing.nbytes)} a batch, collated and sent in {_ms(now)}; as uint8 "
-        f"{units(narrow.nbytes)} in {_ms(narrow.seconds)} (measured)"
+        f"float32 images: {units(timing.nbytes)} a batch, collated and sent in {ms(now)}; as uint8 "
+        f"{units(narrow.nbytes)} in {ms(narrow.seconds)} (measured)"
     )
     hint = (
         "keep images uint8 until they are on the device, and make float32 of them there: x.to(device).float().div(255)"
     )
     return Finding("dtype", "warn", text, hint)
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g} ms"

@@ -13,7 +13,7 @@ from safeloader.observe.format import many
 from safeloader.runtime import system
 
 __all__ = [
-    "CHECKS", "cpus", "descriptors", "leftovers", "memory", "oom_kills", "processes", "shm", "temporary", "units",
+    "CHECKS", "cpus", "descriptors", "leftovers", "memory", "ms", "oom_kills", "processes", "shm", "temporary", "units",
 ]  # fmt: skip
 
 GIB = 1 << 30
@@ -23,6 +23,11 @@ _SCARCE_MEMORY = 0.15
 _FEW_DESCRIPTORS, _SCARCE_DESCRIPTORS = 256, 4096
 _SOCKET_PATH = 107  # bytes in a Unix socket's address
 _SOCKET_NAME = len("/pymp-xxxxxxxx/listener-xxxxxxxx")  # what torch's workers append to TMPDIR
+
+
+def ms(seconds: float) -> str:
+    """A time for people: ``3.14 ms``."""
+    return f"{seconds * 1e3:.3g} ms"
 
 
 def units(size: float) -> str:

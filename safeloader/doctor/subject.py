@@ -18,7 +18,7 @@ import torch.multiprocessing
 from safeloader import torch_private
 from safeloader.doctor.finding import Finding
 from safeloader.doctor.images import ImagesSeen
-from safeloader.doctor.machine import GIB, units
+from safeloader.doctor.machine import GIB, ms, units
 from safeloader.doctor.narrow import Narrow, narrowed
 from safeloader.doctor.stages import StageClock
 from safeloader.errors import NotCarriableError
@@ -132,10 +132,10 @@ def timed(loader: Any, limit: float, inside: Inside | None = None) -> tuple[Find
         return Finding("batches", "bad", text, "load that sample alone; or allow more time with --seconds"), None
     timing = clerk.timing()
     text = (
-        f"{many(timing.samples, 'sample')} a batch: {_ms(timing.sample)} a sample (slowest {_ms(timing.slowest)}"
+        f"{many(timing.samples, 'sample')} a batch: {ms(timing.sample)} a sample (slowest {ms(timing.slowest)}"
         + ("" if timing.slowest_index is None else f": index {inline(timing.slowest_index, 40)}")
-        + f"), collate {_ms(timing.collate)}, transfer {_ms(timing.transfer)} for {units(timing.nbytes)}"
-        + ("" if timing.to_device is None else f", to the accelerator {_ms(timing.to_device)}")
+        + f"), collate {ms(timing.collate)}, transfer {ms(timing.transfer)} for {units(timing.nbytes)}"
+        + ("" if timing.to_device is None else f", to the accelerator {ms(timing.to_device)}")
     )
     if timing.slowest > 1.0 and timing.slowest > 20 * timing.sample:
         return Finding("batches", "warn", text, "look at the sample named: slow ones hold up whole batches"), timing
@@ -280,7 +280,3 @@ def _to_device(batch: Any, device: str) -> None:
         torch.cuda.synchronize()
     else:
         torch.mps.synchronize()
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g} ms"
