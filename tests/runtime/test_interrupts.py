@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.timeout(300)]
 
 _OURS = os.path.dirname(safeloader.__file__) + os.sep
 _TORCHS = os.path.dirname(torch.utils.data.__file__) + os.sep
+_TOOL = 4  # of `sys.monitoring`: none of those that have a name
 
 
 class Bell(Exception):
@@ -50,10 +51,34 @@ class Interrupt:
         return self
 
     def __enter__(self) -> None:
-        sys.settrace(self._trace)
+        if self.opcodes and sys.version_info >= (3, 12):
+            self._monitor()
+        else:
+            sys.settrace(self._trace)
 
     def __exit__(self, *_: object) -> None:
         sys.settrace(None)
+        if sys.version_info >= (3, 12) and sys.monitoring.get_tool(_TOOL):
+            sys.monitoring.set_events(_TOOL, 0)
+            sys.monitoring.free_tool_id(_TOOL)
+
+    if sys.version_info >= (3, 12):
+
+        def _monitor(self) -> None:
+            """From Python 3.12 on a trace function is not told of the instructions of a function's first run."""
+            thread, events = threading.get_ident(), sys.monitoring.events
+
+            def at_instruction(code: CodeType, _: int) -> Any:
+                if not code.co_filename.startswith(self.within):
+                    return sys.monitoring.DISABLE
+                if threading.get_ident() == thread:
+                    self._local(sys._getframe(1), "opcode", None)
+                return None
+
+            sys.monitoring.use_tool_id(_TOOL, "interrupts")
+            sys.monitoring.register_callback(_TOOL, events.INSTRUCTION, at_instruction)
+            sys.monitoring.restart_events()
+            sys.monitoring.set_events(_TOOL, events.INSTRUCTION)
 
     def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
         if not frame.f_code.co_filename.startswith(self.within):
@@ -171,7 +196,7 @@ def _files_of(names: set[str]) -> list[Path]:
     return [file for folder in (_OURS, _TORCHS) for file in Path(folder).rglob("*.py") if file.name in names]
 
 
-PARTS = {"driver.py", "loop.py", "process_table.py", "planner.py", "executor.py", "journal.py", "channel.py", "inbox.py",
+PARTS = {"driver.py", "loop.py", "process_handle.py", "planner.py", "executor.py", "journal.py", "channel.py", "inbox.py",
          "codec.py", "supervisor.py", "sampler.py"}  # fmt: skip
 
 
