@@ -118,6 +118,11 @@ def _reduce_cached_property(found: functools.cached_property[Any]) -> Reduced:
     return rebuild.cached_property, (found.func, found.attrname)
 
 
+def _reduce_partial_method(found: functools.partialmethod[Any]) -> Reduced:
+    # From Python 3.14 on it cannot be made without its function, which may refer to it.
+    return functools.partialmethod, (len,), vars(found)
+
+
 def _reduce_weak_dictionary(found: Any) -> Reduced:
     return rebuild.weak_dictionary, (type(found), list(found.items()))
 
@@ -218,6 +223,7 @@ _OWN_REDUCERS: dict[type, Callable[[Any], Reduced]] = {
     types.CellType: _reduce_cell,
     io.TextIOWrapper: _reduce_text_file,
     functools.cached_property: _reduce_cached_property,
+    functools.partialmethod: _reduce_partial_method,
     weakref.WeakKeyDictionary: _reduce_weak_dictionary,
     weakref.WeakValueDictionary: _reduce_weak_dictionary,
     weakref.ref: _reduce_weak_reference,
