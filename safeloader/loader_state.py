@@ -18,9 +18,9 @@ from safeloader.distributed.timeouts import GroupTimeout
 from safeloader.lengths import length_of
 from safeloader.loader_face import LoaderFace
 from safeloader.observe import Recorder, stall
-from safeloader.observe.memory import own_memory
 from safeloader.observe.status import PassStatus, loader_status
 from safeloader.observe.without_workers import faster_without
+from safeloader.process_memory import own_memory
 from safeloader.resume.keeper import ResumeKeeper
 from safeloader.start_method import Starting
 

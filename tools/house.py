@@ -26,7 +26,7 @@ PACKAGE = "safeloader"
 LAYERS = (
     (
         *("errors", "config", "setting_table", "setting_types", "spelling", "fault_plan"),
-        *("torch_private", "torch_ambient", "dist_env", "lengths", "clock"),
+        *("torch_private", "torch_ambient", "dist_env", "lengths", "clock", "process_memory"),
         *("notes", "codes", "code_table", "code_tables"),
         # An error carries its loader's report, so a report and what it is made of, plain values and words, come first.
         *("observe.report", "observe.events", "observe.happening", "observe.stall_events"),

@@ -15,7 +15,7 @@ from queue import Empty
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from safeloader.ffcv.producer import LOOK, Bad, Failed, Made
+from safeloader.ffcv.made import LOOK, Bad, Failed, Made
 
 if TYPE_CHECKING:
     from collections.abc import Callable

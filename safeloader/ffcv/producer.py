@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from queue import Empty, Full
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from numba import njit
 
 from safeloader.ffcv import patches
 from safeloader.ffcv.decoders import VERDICTS
+from safeloader.ffcv.made import LOOK, Bad, Failed, Made
 from safeloader.ffcv.order import mixed
 
 if TYPE_CHECKING:
@@ -21,35 +22,7 @@ if TYPE_CHECKING:
     from safeloader.ffcv.leases import Slots
     from safeloader.ffcv.recipe import EnginePlace, Recipe
 
-__all__ = ["Bad", "Failed", "LOOK", "Made", "Producer"]
-
-
-LOOK = 0.2  # seconds between two looks at the thread, should it end without a word
-
-
-class Made(NamedTuple):
-    """A batch: its values, its samples, samples that are bad, and what making it changed in the operations."""
-
-    values: tuple[Any, ...]
-    samples: Any
-    bad: tuple[Bad, ...]
-    changes: bytes | None = None
-
-
-class Bad(NamedTuple):
-    """A sample whose data is corrupt."""
-
-    position: int
-    why: str
-
-
-class Failed(Exception):
-    """A batch could not be made; the cause is ``__cause__``."""
-
-    def __init__(self, samples: Any) -> None:
-        super().__init__("a batch could not be made")
-        self.samples = samples
-
+__all__ = ["Producer"]
 
 _JOIN = 5.0
 

@@ -15,8 +15,8 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safeloader.observe import stall
-from safeloader.observe.memory import own_memory
 from safeloader.observe.timings import STAGES
+from safeloader.process_memory import own_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -154,7 +154,7 @@ def test_every_number_is_on_the_page() -> None:
 
 
 def test_own_memory_is_that_of_a_living_process_only() -> None:
-    from safeloader.observe.memory import own_memory
+    from safeloader.process_memory import own_memory
 
     assert (own_memory(os.getpid()) or 0) > 1 << 20
     assert own_memory(1 << 30) is None

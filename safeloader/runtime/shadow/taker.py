@@ -19,7 +19,7 @@ import warnings
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
-from safeloader.observe.memory import own_memory
+from safeloader.process_memory import own_memory
 from safeloader.runtime import protocol as p
 from safeloader.runtime import system
 from safeloader.runtime.child import user_forks
