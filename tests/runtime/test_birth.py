@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from torch.utils.data import Dataset
@@ -594,14 +598,27 @@ def test_a_start_that_stands_is_told_with_its_place_and_replaced(
     assert [line for line in caplog.messages if f"process {fault.process} is not ready after" in line]
 
 
+@contextlib.contextmanager
+def nobody_has_a_turn() -> Iterator[None]:
+    """No process of a loader gets further in its start than to its imports."""
+    file, _ = import_slots.place()
+    fcntl.lockf(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.lockf(file, fcntl.LOCK_UN)
+
+
 def test_a_start_that_somebody_has_stopped_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Deadlines, "SLOW_FLOOR", 0.5)
     monkeypatch.setattr(Deadlines, "SLOW_FACTOR", 0.0)
     with make(Draws(COUNT), policy=Policy(start_method="spawn", startup_timeout=3000)) as loader:
         seed()
-        stream = iter(loader)
-        victim = processes_of(loader)[1]
-        victim.send_signal(signal.SIGSTOP)
+        with nobody_has_a_turn():  # else it may be ready before it is stopped
+            stream = iter(loader)
+            victim = processes_of(loader)[1]
+            victim.send_signal(signal.SIGSTOP)
+            until(lambda: victim.status() == psutil.STATUS_STOPPED)
         assert play(stream) == persistent_epochs()[0]
         (fault,) = loader.report().faults
         assert (fault.cause, fault.process) == ("failed_start", victim.pid)
@@ -610,24 +627,17 @@ def test_a_start_that_somebody_has_stopped_is_not_waited_for(monkeypatch: pytest
 def test_a_start_that_waits_for_its_turn_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import fcntl
-
     monkeypatch.setattr(Deadlines, "SLOW_FLOOR", 0.5)
     monkeypatch.setattr(Deadlines, "SLOW_FACTOR", 0.0)
-    file, _ = import_slots.place()
 
     def told() -> list[str]:
         return [line for line in caplog.messages if "is not ready after" in line]
 
-    fcntl.lockf(file, fcntl.LOCK_EX)
-    try:
-        with caplog.at_level(logging.WARNING), make(Draws(COUNT), policy=Policy(start_method="spawn")) as loader:
-            seed()
+    with caplog.at_level(logging.WARNING), make(Draws(COUNT), policy=Policy(start_method="spawn")) as loader:
+        seed()
+        with nobody_has_a_turn():
             stream = iter(loader)
             until(lambda: driver_of(stream).loop.look(0.01) or told())
-            fcntl.lockf(file, fcntl.LOCK_UN)
-            assert play(stream) == persistent_epochs()[0]
-            assert loader.report().faults == []
-    finally:
-        fcntl.lockf(file, fcntl.LOCK_UN)
+        assert play(stream) == persistent_epochs()[0]
+        assert loader.report().faults == []
     assert [line for line in told() if "it waits for its turn to import" in line or "its interpreter" in line], told()
