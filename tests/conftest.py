@@ -34,6 +34,7 @@ from tests.until import until
 
 _PATIENCE = 20.0  # seconds until what is on its way out must be gone
 _HERE = os.path.dirname(__file__)
+_LISTS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 _LOADERS = ("runtime", "api", "remote")
 _GUESTS = ("accelerator", "cli", "distributed", "docs", "integration", "testing", "training")
 """Folders whose tests run other packages too: those keep threads and files, but no process and none of our memory."""
@@ -152,12 +153,14 @@ def _command_line(pid: int) -> str:
 
 def _descendants(pid: int) -> list[int]:
     """The processes below one. Where the kernel lists a thread's children, no other process has to be looked at."""
+    if not _LISTS_CHILDREN:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+        return []
     try:
         lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
     except OSError:  # one has ended meanwhile
         return []
-    if not lists:
-        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
     children = [int(child) for line in lists for child in line.split()]
     return children + [below for child in children for below in _descendants(child)]
 
@@ -207,15 +210,19 @@ def modules_of_a_test_end_with_it(tmp_path_factory: pytest.TempPathFactory) -> I
 def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """After the test: no process, descriptor, mapping or thread more than before; of guests, no process or mapping.
 
-    A test that uses the shared loader (``rig``, ``stream_rig``) or pool may make its arena larger.
+    A test that uses the shared loader (``rig``, ``stream_rig``) or pool may make its arena larger. That loader is made to
+    hear how its processes begin and end, which it does in an epoch only.
     """
     folder = os.path.relpath(request.path, _HERE).partition(os.sep)[0]
     if folder not in (*_LOADERS, *_GUESTS):
         yield
         return
     common = {"forked", "rig", "stream_rig", "pool"}.intersection(request.fixturenames)
+    rigs = []
     for name in sorted(common):  # their processes belong to what was there before
-        request.getfixturevalue(name)
+        found = request.getfixturevalue(name)
+        rigs += [found] if name.endswith("rig") else []
+    until(lambda: all(rig.is_settled() for rig in rigs), _PATIENCE)
     passed_over = {"mappings"} if common - {"forked"} else set()
     if folder in _GUESTS:
         passed_over |= {"descriptors", "threads"}
@@ -223,7 +230,7 @@ def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     before = Belongings.now()
     yield
     try:
-        until(lambda: not _left_behind(before, passed_over), _PATIENCE)
+        until(lambda: all(rig.is_settled() for rig in rigs) and not _left_behind(before, passed_over), _PATIENCE)
     except AssertionError:
         if left := _left_behind(before, passed_over):
             pytest.fail(f"left behind: {left}")

@@ -11,7 +11,7 @@ import pytest
 from safeloader import DataLoader, Policy, WorkerPool
 from safeloader.observe.report import Fault
 from tests.fixtures_data import Collate, Orders, Stream, UnpickleTrap
-from tests.runtime.harness import COUNT, make, persistent_epochs, play, seed
+from tests.runtime.harness import COUNT, driver_of, make, persistent_epochs, play, seed
 from tests.until import until
 
 
@@ -87,6 +87,14 @@ class Rig:
         for number, batch in enumerate(self.loader, 1):
             yield batch
             at.get(number, int)()
+
+    def is_settled(self) -> bool:
+        """Whether it has heard all there is to hear of its processes; it hears what there is now."""
+        drivers = [driver_of(iterator) for iterator in self._loader._safe.iterators] if self._loader is not None else []
+        for driver in drivers:
+            driver.attend()
+        processes = [process for driver in drivers for process in driver.processes.values()]
+        return all(process.pid and not process.exited() for process in processes)
 
     def close(self) -> None:
         """End it; the next row starts another."""
