@@ -162,7 +162,7 @@ def test_a_message_carries_what_is_meant_and_no_more(indices: Any) -> None:
         assert describe(copy) == describe(indices)
 
 
-ARRAYS = [name for name in values.VALUES if name.startswith("array")]
+KINDS = [name for name in values.VALUES if name.startswith(("array", "registered"))]
 
 
 class Indices(Sampler[Any]):
@@ -189,10 +189,12 @@ class Described(Given):
 @pytest.mark.usefixtures("forked")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("processes", [None, 0])
-def test_an_array_that_is_an_index_reaches_the_dataset_as_from_torch(processes: int | None) -> None:
-    """torch's loader sends indices by the pickler of `multiprocessing`: byte order, strides, and who may write."""
-    options: Any = {"batch_size": None, "sampler": Indices(ARRAYS), "collate_fn": together}
-    expected = [parity.describe(pickle.loads(ForkingPickler.dumps(index))) for index in Indices(ARRAYS)]
+def test_an_object_that_is_an_index_reaches_the_dataset_as_from_torch(processes: int | None) -> None:
+    """torch's loader sends indices by the pickler of `multiprocessing`: byte order, strides, who may write, and what is
+    registered there.
+    """
+    options: Any = {"batch_size": None, "sampler": Indices(KINDS), "collate_fn": together}
+    expected = [parity.describe(pickle.loads(ForkingPickler.dumps(index))) for index in Indices(KINDS)]
     loader = DataLoader(Described(), num_workers=2, policy=Policy(max_processes=processes), **options)
     assert list(loader) == expected
 

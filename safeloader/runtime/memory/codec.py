@@ -7,7 +7,6 @@ usual, its stream is a skeleton that was pickled before (``skeletons``).
 
 from __future__ import annotations
 
-import copyreg
 import functools
 import io
 import pickle
@@ -19,6 +18,7 @@ from torch.multiprocessing.reductions import rebuild_typed_storage
 
 from safeloader import torch_private
 from safeloader.runtime.memory.pieces import Pieces, Writer
+from safeloader.runtime.memory.registered import reducer_of
 from safeloader.runtime.memory.skeletons import ALONE
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["ClassTable", "Decoded", "Encoder", "decode"]
 
 _DTYPES: list[torch.dtype] = sorted({v for v in vars(torch).values() if isinstance(v, torch.dtype)}, key=str)
-_WAYS = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__slots__")
+_WAYS = ("__torch_dispatch__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__slots__")
 _OF_NUMPY = {
     "bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "complex64", "complex128",
 }  # fmt: skip
@@ -125,6 +125,9 @@ class _Pickler(pickle.Pickler):
         self._encoder = encoder
 
     def reducer_override(self, obj: Any) -> Any:
+        registered = reducer_of(type(obj))
+        if registered is not None:
+            return registered(obj)
         if isinstance(obj, torch.Tensor):
             return self._tensor(obj)
         if type(obj) is numpy.ndarray:
@@ -178,7 +181,7 @@ class _Pickler(pickle.Pickler):
         if dtype.byteorder not in "=|":
             dtype = dtype.newbyteorder("=")
         order: Literal["C", "F"] = "F" if array.flags.fnc else "C"
-        name = dtype if dtype.kind == "V" else dtype.str
+        name = dtype if dtype.kind == "V" or dtype.metadata else dtype.str
         if array.nbytes == 0:
             return array.__reduce__()
         return _array, (self._pieces.array(array, dtype, order), name, array.shape, order)
@@ -187,7 +190,7 @@ class _Pickler(pickle.Pickler):
 def _as_by_default(obj: Any) -> Any:
     """What its class makes of it for Python's default protocol, by which torch's workers pickle, where it is asked."""
     cls: Any = type(obj)
-    if cls.__reduce_ex__ is object.__reduce_ex__ or cls in copyreg.dispatch_table:
+    if cls.__reduce_ex__ is object.__reduce_ex__:
         return NotImplemented
     return obj.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
 
@@ -225,13 +228,18 @@ def _has_a_way_of_its_own(cls: type) -> bool:
 
 
 def _reduce_subclass(tensor: torch.Tensor) -> Any:
-    """A subclass without a way of its own travels as a plain tensor, its class and its attributes."""
+    """A subclass without a way of its own travels as a plain tensor, its class and its attributes; a parameter without
+    these, as with torch's workers.
+    """
     cls = type(tensor)
-    if isinstance(tensor, torch.nn.Parameter) or _has_a_way_of_its_own(cls):
-        return NotImplemented
+    is_parameter = cls is torch.nn.Parameter
+    if not is_parameter and (isinstance(tensor, torch.nn.Parameter) or _has_a_way_of_its_own(cls)):
+        return _as_by_default(tensor)
     plain = torch_private.plain_tensor(tensor)
     if not _is_plain(plain) or type(plain) is not torch.Tensor:
-        return NotImplemented
+        return _as_by_default(tensor)
+    if is_parameter:
+        return cls, (plain, tensor.requires_grad)
     return _subclass, (plain, cls, tensor.__dict__, tensor.requires_grad)
 
 

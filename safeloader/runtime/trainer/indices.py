@@ -15,6 +15,8 @@ from typing import Any
 import numpy
 import torch
 
+from safeloader.runtime.memory.registered import reducer_of
+
 __all__ = ["own_copy", "pack", "rebuild_elements", "rebuild_tensor"]
 
 _TENSOR = frozenset({torch.Tensor})
@@ -95,6 +97,9 @@ def rebuild_elements(data: bytes, dtype: torch.dtype, shape: tuple[int, ...]) ->
 
 class _Packer(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
+        registered = reducer_of(type(value))
+        if registered is not None:
+            return registered(value)
         return (rebuild_tensor, _parts(value)) if _is_plain(value) else NotImplemented
 
 

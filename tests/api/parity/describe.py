@@ -78,6 +78,8 @@ def _tensor(tensor: torch.Tensor) -> tuple[Any, ...]:
     if plain.is_nested:
         return *common, "nested", tuple(describe(part) for part in plain.unbind())
     shape = tuple(plain.shape)
+    if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        return *common, shape  # its attributes are what it wraps
     if plain.layout is torch.sparse_coo:
         parts = plain._indices(), plain._values()
         return *common, shape, plain.is_coalesced(), tuple(map(describe, parts))
@@ -101,7 +103,7 @@ def _array(array: Any) -> tuple[Any, ...]:
         content: Any = tuple(describe(item) for item in array.ravel().tolist())
     else:
         content = _content(array.tobytes())
-    return repr(array.dtype), array.shape, array.strides, flags, attributes, content
+    return repr(array.dtype), repr(array.dtype.metadata), array.shape, array.strides, flags, attributes, content
 
 
 def _content(data: bytes) -> Any:

@@ -13,6 +13,7 @@ import tempfile
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,6 +110,25 @@ class Octets:
         return Octets, (data, protocol)
 
 
+class Registered:
+    """Multiprocessing's pickler knows a way for it that pickle does not."""
+
+    def __init__(self, way: str) -> None:
+        self.way = way
+
+
+def _reduce_registered(_: Registered) -> Any:
+    return Registered, ("multiprocessing's",)
+
+
+ForkingPickler.register(Registered, _reduce_registered)
+
+
+class ProtocolTensor(torch.Tensor):
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return str, (f"by protocol {protocol}",)
+
+
 class Boxes(torch.Tensor):
     """A subclass with attributes, like torchvision's."""
 
@@ -193,12 +213,17 @@ _add(
     tensor_negative=lambda: torch.tensor([1 + 2j, 3 - 4j]).conj().imag,
     tensor_complex_real_part=lambda: torch.tensor([1 + 2j, 3 - 4j]).real,
     parameter=lambda: torch.nn.Parameter(_grid(2, 2)),
+    parameter_with_an_attribute=lambda: _noted_container(torch.nn.Parameter(_grid(2, 2))),
     parameter_without_grad=lambda: torch.nn.Parameter(_grid(2, 2).T, requires_grad=False),
     subclass_with_attributes=lambda: _noted(_grid(2, 4), Boxes),
     subclass_transposed=lambda: _noted(_grid(2, 4).T, Boxes),
     subclass_empty=lambda: _noted(torch.zeros(0, 4), Boxes),
     subclass_requiring_grad=lambda: _noted(_grid(2, 4), Boxes).requires_grad_(),
     subclass_with_a_state=lambda: _noted(_grid(3), StatefulTensor),
+    subclass_with_a_way_for_each_protocol=lambda: _grid(3).as_subclass(ProtocolTensor),
+    subclass_that_wraps_others=lambda: _quietly(
+        lambda: torch.masked.masked_tensor(_grid(2), torch.tensor([True, False]))
+    ),
     sparse_coo=lambda: torch.eye(3).to_sparse(),
     sparse_coo_uncoalesced=lambda: _sparse([[0, 0]], torch.tensor([1.0, 2.0]), (3,)),
     sparse_with_dense_values=lambda: _sparse([[0, 2]], torch.ones(2, 3), (4, 3)),
@@ -307,6 +332,7 @@ _add(
     array_big_endian_matrix=lambda: _quietly(lambda: np.matrix([[1, 2]], dtype=">i4")),
     array_permuted=lambda: _array(2, 3, 4, 5).transpose(0, 2, 3, 1),
     array_permuted_row_of_one=lambda: _array(1, 3, 4).transpose(2, 0, 1),
+    array_of_a_dtype_with_metadata=lambda: np.zeros(2, np.dtype("i4", metadata={"unit": "m"})),
     array_padded=_padded,
     array_padded_twice=lambda: [_padded(), {"again": _padded()}],
     array_of_objects=lambda: np.array([1, "two", None, (3,)], dtype=object),
@@ -376,6 +402,7 @@ _add(
     frozen_record=lambda: FrozenRecord(_array(3)),
     slotted=lambda: Slotted(_grid(2), "right"),
     reduced=lambda: Reduced(_grid(2)),
+    registered=lambda: [Registered("its own"), Registered("its own")],
     member_of_an_enum=lambda: Color.RED,
     path=lambda: pathlib.PurePosixPath("images/cat.jpg"),
     moment=lambda: datetime.datetime(2024, 2, 29, 12),
