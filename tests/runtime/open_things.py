@@ -14,6 +14,7 @@ import queue
 import sqlite3
 import tarfile
 import threading
+import warnings
 import weakref
 import zipfile
 from collections.abc import Callable
@@ -185,7 +186,9 @@ def _compressed(module: Any, mode: str = "rb") -> Callable[[Path], Any]:
 
 
 def _codec(folder: Path) -> Any:
-    file = codecs.open(os.fspath(_text(folder)), "r", "utf-8")  # noqa: SIM115
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python 3.14 advises against it
+        file = codecs.open(os.fspath(_text(folder)), "r", "utf-8")  # noqa: SIM115
     file.readline()
     return file
 

@@ -7,6 +7,7 @@ import io
 import itertools
 import sqlite3
 import struct
+import sys
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -67,8 +68,16 @@ def _with_one_that_has_ended(_: Path) -> Any:
     return [next(made) for _ in range(3)] and made
 
 
+def _counter(*numbers: Any) -> Any:
+    made = itertools.count(*numbers)
+    return next(made) is not None and made
+
+
 PLAIN: dict[str, Row] = {
-    "zip_longest": Row(_with_one_that_has_ended, next, (3, None)),
+    "counter": Row(lambda _: _counter(7), next, 8),
+    "counter by halves": Row(lambda _: _counter(-1.0, 0.5), next, -0.5),
+    # Python 3.14 neither copies nor pickles it.
+    **({"zip_longest": Row(_with_one_that_has_ended, next, (3, None))} if sys.version_info < (3, 14) else {}),
     "views of dictionaries": Row(_dict_views, _use_dict_views, (["a", "b"], 2, [1, 2])),
     "struct": Row(lambda _: struct.Struct("<hi"), lambda found: found.pack(1, 2), struct.pack("<hi", 1, 2)),
     "pool of threads, not begun": Row(

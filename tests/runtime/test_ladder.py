@@ -144,6 +144,7 @@ class SlowOnce(torch.utils.data.Dataset[Any]):
         return torch.tensor(index)
 
 
+@pytest.mark.fresh
 @pytest.mark.parametrize(
     ("in_work", "skip"),
     [
@@ -157,7 +158,7 @@ def test_where_every_process_is_killed_the_trainer_loads_all_but_what_was_in_wor
     in_work: int, skip: bool, tmp_path: Path
 ) -> None:
     """The first processes are killed with a slow sample in work, all others while they start."""
-    # Spawned, so that a kill at once meets a start: a fork takes milliseconds, and the kill might meet a set-up.
+    # Interpreters, so that a kill at once meets a start: a fork takes milliseconds, and the kill might meet a set-up.
     policy = Policy(max_restarts=2, restart_period=600, on_bad_sample="skip" if skip else "raise", start_method="spawn")
     loader = make(SlowOnce(str(tmp_path)), shuffle=False, batch_size=2, num_workers=1, policy=policy)
     iterator = iter(loader)

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import gc
 import io
+import itertools
 import mmap
 import operator
 import os
@@ -26,6 +27,7 @@ import cloudpickle
 
 from safeloader.runtime.by_value import rebuild
 from safeloader.runtime.by_value.importable import importable_as
+from safeloader.runtime.counters import reduce_counter
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
@@ -224,6 +226,7 @@ _OWN_REDUCERS: dict[type, Callable[[Any], Reduced]] = {
     io.TextIOWrapper: _reduce_text_file,
     functools.cached_property: _reduce_cached_property,
     functools.partialmethod: _reduce_partial_method,
+    **({itertools.count: reduce_counter} if sys.version_info >= (3, 14) else {}),
     weakref.WeakKeyDictionary: _reduce_weak_dictionary,
     weakref.WeakValueDictionary: _reduce_weak_dictionary,
     weakref.ref: _reduce_weak_reference,

@@ -10,6 +10,7 @@ import collections
 import copyreg
 import functools
 import io
+import itertools
 import operator
 import sys
 import threading
@@ -23,6 +24,7 @@ import torch
 from safeloader import torch_private
 from safeloader.runtime.child.generator_objects import is_generator
 from safeloader.runtime.child.user_globals import is_code, is_installed
+from safeloader.runtime.counters import reduce_counter
 from safeloader.runtime.user_code import module_of, package_of
 
 if TYPE_CHECKING:
@@ -249,6 +251,8 @@ def _reduce(value: Any) -> Any:
         return reducer(value)
     if kind.__module__ != "itertools":
         return value.__reduce_ex__(_PROTOCOL)
+    if kind is itertools.count and sys.version_info >= (3, 14):
+        return reduce_counter(value)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that they cannot be copied one day
         return value.__reduce_ex__(_PROTOCOL)
