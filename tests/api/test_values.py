@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,46 @@ def test_every_value_comes_out_as_through_torch(
 def test_what_torch_delivers_wrongly_comes_out_as_it_went_in(max_processes: int | None) -> None:
     seen = values.deliver("as it is", [*values.WRONG_IN_TORCH], DataLoader, policy=Policy(max_processes=max_processes))
     assert seen == {name: describe(values.VALUES[name]()) for name in values.WRONG_IN_TORCH}
+
+
+class _Indices(torch.utils.data.Sampler[Any]):
+    """Gives values, made anew."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[Any]:
+        for name in self.names:
+            yield values.VALUES[name]()
+
+
+class _Described(torch.utils.data.Dataset[Any]):
+    """A sample is all that can be seen of its index."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return describe(index)
+
+
+@pytest.mark.parametrize("max_processes", [None, 0], ids=["process", "inline"])
+@pytest.mark.needs_reference(Job("values", "as it is"))
+def test_a_tensor_that_is_an_index_is_what_torch_makes_of_one_in_a_batch(
+    max_processes: int | None, reference: Callable[[Job], Any]
+) -> None:
+    """Both go by the pickler of `torch.multiprocessing`; strides, and what is no view, are the dataset's to see."""
+    expected = {k: v for k, v in dict(reference(Job("values", "as it is"))).items() if k.startswith("tensor")}
+    loader = DataLoader(
+        _Described(),
+        None,
+        sampler=_Indices([*expected]),
+        num_workers=1,
+        collate_fn=values.as_it_is,
+        policy=Policy(max_processes=max_processes),
+    )
+    seen = dict(zip(expected, loader, strict=True))
+    assert {name: seen[name] for name in expected if seen[name] != expected[name]} == {}, "differ from torch's"
 
 
 # ---------------------------------------------------------------- what a description does not show

@@ -20,6 +20,8 @@ from safeloader.runtime.memory.registered import reducer_of
 __all__ = ["own_copy", "pack", "rebuild_elements", "rebuild_tensor"]
 
 _TENSOR = frozenset({torch.Tensor})
+_WIDEST = 16 << 20  # bytes; what lies further apart comes out without what is between it
+_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
 _PLAIN = frozenset({int, float, complex, str, bytes, bool, type(None)})
 
 
@@ -34,7 +36,7 @@ def own_copy(indices: Any) -> Any:
         together = _stacked(indices)
         if together is not None:
             return list(together.unbind())
-    return indices.clone() if _is_plain(indices) else _copy_of_object(indices)
+    return indices.clone() if _is_plain(indices) and indices.is_contiguous() else _copy_of_object(indices)
 
 
 def _is_fixed(kind: type) -> bool:
@@ -112,13 +114,37 @@ def _is_plain(value: Any) -> bool:
     )
 
 
-def _parts(tensor: torch.Tensor) -> tuple[bytes, torch.dtype, tuple[int, ...]]:
-    flat = tensor.reshape(-1).contiguous()
-    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"", tensor.dtype, tuple(tensor.shape)
+def _parts(tensor: torch.Tensor) -> tuple[Any, ...]:
+    shape, stride = tuple(tensor.shape), tensor.stride()
+    flat = _once(tensor, shape, stride).reshape(-1).contiguous()
+    data = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+    plain = tensor.is_contiguous() and 1 not in shape  # a dimension of one has any stride
+    if data and (plain or _span(shape, stride) * tensor.itemsize > _WIDEST):
+        return data, tensor.dtype, shape
+    return data, tensor.dtype, shape, stride
 
 
-def rebuild_tensor(data: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
-    """The tensor with these elements."""
+def rebuild_tensor(
+    data: bytes, dtype: torch.dtype, shape: tuple[int, ...], stride: tuple[int, ...] | None = None
+) -> torch.Tensor:
+    """The tensor with these elements, where they lay: no view, as with torch's workers."""
     if not data:
-        return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(bytearray(data), dtype=dtype).reshape(shape)
+        return torch.empty_strided(shape, stride or (), dtype=dtype)
+    if stride is None:
+        return torch.frombuffer(bytearray(data), dtype=dtype).resize_(shape)
+    memory, words = bytearray(_span(shape, stride) * dtype.itemsize), _WORDS[dtype.itemsize]
+    once = _once(torch.frombuffer(memory, dtype=words).as_strided(shape, stride), shape, stride)
+    once.copy_(torch.frombuffer(bytearray(data), dtype=words).reshape(once.shape))
+    return torch.frombuffer(memory, dtype=dtype).as_strided_(shape, stride)
+
+
+def _span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
+    return 1 + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
+
+
+def _once(tensor: torch.Tensor, shape: tuple[int, ...], stride: tuple[int, ...]) -> torch.Tensor:
+    """Without what an expanded tensor repeats."""
+    for dim, step in enumerate(stride):
+        if step == 0 and shape[dim] > 1:
+            tensor = tensor.narrow(dim, 0, 1)
+    return tensor
