@@ -46,8 +46,9 @@ class WorksAhead(torch.utils.data.Dataset[Item]):
         return values(index) if made is None else made, made is not None, writer is None or writer.in_place
 
     def _waiting(self, index: int) -> list[lookahead.WaitingTask]:
-        """At the beginning of an epoch some will come: the trainer sends four tasks before it hears of any."""
-        if index == 0 and lookahead._source is not None:
+        """At the beginning of an epoch some will come: the trainer sends four tasks before it hears of any. Who does
+        again what one did that was killed is sent none before it is done with it."""
+        if index == 0 and lookahead._source is not None and not os.path.exists(os.path.join(self.folder, "killed")):
             return until(lambda: lookahead.waiting(self._recall))
         return lookahead.waiting(self._recall)
 
@@ -60,6 +61,7 @@ class WorksAhead(torch.utils.data.Dataset[Item]):
             if order in ("kill", "raise", "wait"):
                 os.unlink(os.path.join(self.folder, order))
                 if order == "kill":
+                    Path(self.folder, "killed").touch()
                     os.kill(os.getpid(), signal.SIGKILL)
                 if order == "raise":
                     raise KeyError("7 is not liked")
