@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import gc  # noqa: F401 - programs take it from here
 import hashlib
@@ -9,7 +11,7 @@ import os  # noqa: F401 - and this
 import pickle
 import random
 import signal  # noqa: F401 - and this
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ from torch.utils.data import DataLoader as TorchLoader
 
 from safeloader import DataLoader, Policy
 from safeloader.observe.report import Fault
+from safeloader.runtime.start import import_slots
 from tests.fixtures_data import Draws, InitFunction, Orders, Stream, UnpickleTrap, WithFacts  # noqa: F401 - programs take them from here
 from tests.programs import ROOT, end, environment, program, run_script, start_script  # noqa: F401 - of all programs
 from tests.shared import computed_once
@@ -141,6 +144,18 @@ def processes_of(loader: DataLoader[Any]) -> list[psutil.Process]:
 def driver_of(iterator: Any) -> Any:
     """What runs the processes of an iterator; the only look inside that these tests take."""
     return iterator._driver
+
+
+@contextlib.contextmanager
+def nobody_has_a_turn() -> Iterator[None]:
+    """No process of a loader that starts now gets further than to its imports. One that is a fork may else be ready
+    before a test has found it."""
+    file, _ = import_slots.place()
+    fcntl.lockf(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.lockf(file, fcntl.LOCK_UN)
 
 
 def kill_all(loader: DataLoader[Any]) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import logging
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,6 @@ from safeloader import Policy, WorkerPool
 from safeloader.core.policy import Deadlines
 from safeloader.errors import StartError
 from safeloader.runtime.memory.arena import Arena, SlotTooSmall
-from safeloader.runtime.start import import_slots
 from tests.fixtures_data import Draws, as_they_are
 from tests.programs import run
 from tests.runtime.harness import (
@@ -31,6 +27,7 @@ from tests.runtime.harness import (
     environment,
     kill_all,
     make,
+    nobody_has_a_turn,
     persistent_epochs,
     play,
     processes_of,
@@ -596,17 +593,6 @@ def test_a_start_that_stands_is_told_with_its_place_and_replaced(
         assert fault.stalled is not None
         assert 8.0 <= fault.stalled < 120.0
     assert [line for line in caplog.messages if f"process {fault.process} is not ready after" in line]
-
-
-@contextlib.contextmanager
-def nobody_has_a_turn() -> Iterator[None]:
-    """No process of a loader gets further in its start than to its imports."""
-    file, _ = import_slots.place()
-    fcntl.lockf(file, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        fcntl.lockf(file, fcntl.LOCK_UN)
 
 
 def test_a_start_that_somebody_has_stopped_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

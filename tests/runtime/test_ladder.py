@@ -22,6 +22,7 @@ from tests.runtime.harness import (
     COUNT,
     first_index,
     make,
+    nobody_has_a_turn,
     persistent_epochs,
     play,
     processes_of,
@@ -144,7 +145,6 @@ class SlowOnce(torch.utils.data.Dataset[Any]):
         return torch.tensor(index)
 
 
-@pytest.mark.fresh
 @pytest.mark.parametrize(
     ("in_work", "skip"),
     [
@@ -158,13 +158,11 @@ def test_where_every_process_is_killed_the_trainer_loads_all_but_what_was_in_wor
     in_work: int, skip: bool, tmp_path: Path
 ) -> None:
     """The first processes are killed with a slow sample in work, all others while they start."""
-    # Interpreters, so that a kill at once meets a start: a fork takes milliseconds, and the kill might meet a set-up.
     policy = Policy(max_restarts=2, restart_period=600, on_bad_sample="skip" if skip else "raise", start_method="spawn")
     loader = make(SlowOnce(str(tmp_path)), shuffle=False, batch_size=2, num_workers=1, policy=policy)
-    iterator = iter(loader)
-    killer = Killer(loader, tmp_path, in_work)
     got, errors = [], []
-    with killer:
+    with Killer(loader, tmp_path, in_work):
+        iterator = iter(loader)
         while True:
             try:
                 got.append(next(iterator).tolist())
@@ -187,12 +185,14 @@ def test_where_every_process_is_killed_the_trainer_loads_all_but_what_was_in_wor
 
 
 class Killer(threading.Thread):
-    """Kills every process of a loader: the first ones when they are at the slow sample, the others at once."""
+    """Kills every process of a loader: the first ones when they are at the slow sample, the others at once,
+    and those never get further than to their imports: a kill might meet a set-up."""
 
     def __init__(self, loader: Any, folder: Path, in_work: int) -> None:
         super().__init__(daemon=True)
         self._loader, self._folder, self._left = loader, folder, in_work
         self._over = threading.Event()
+        self._held = contextlib.ExitStack()
 
     def run(self) -> None:
         while not self._over.wait(0.01):
@@ -203,6 +203,8 @@ class Killer(threading.Thread):
                         self._kill(pid)
 
     def _kill(self, pid: int) -> None:
+        if self._left == 1:
+            self._held.enter_context(nobody_has_a_turn())
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         if (self._folder / f"at-{pid}").exists():
@@ -210,11 +212,14 @@ class Killer(threading.Thread):
             (self._folder / f"at-{pid}").unlink()
 
     def __enter__(self) -> None:
+        if not self._left:
+            self._held.enter_context(nobody_has_a_turn())
         self.start()
 
     def __exit__(self, *error: object) -> None:
         self._over.set()
         self.join()
+        self._held.close()
 
 
 # ---------------------------------------------------------------- up
