@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from safeloader.training import FiniteGuard, NonFiniteError
-from tests.ffcv.test_attributes import WAYS, at, labels, ops  # noqa: F401 - fixtures
+from tests.ffcv.test_attributes import PLAIN_SLOW, WAYS, at, labels, ops  # noqa: F401 - fixtures
 from tests.runtime.harness import environment
 
 Make = Callable[..., Any]
@@ -30,7 +30,7 @@ def pairs(compiled_code: Path, tmp_path: Path) -> Path:
     return tmp_path / "pairs.beton"
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", PLAIN_SLOW)
 def test_custom_fields(at: Make, pairs: Path, way: str) -> None:  # noqa: F811
     """In a file that has nothing but numbers, and so no page of data."""
     from tests.ffcv.custom import PairField
