@@ -33,7 +33,8 @@ def chain_of(sampler: Any) -> list[Any]:
     chain: list[Any] = []
     while sampler is not None and len(chain) < 8 and not any(sampler is known for known in chain):
         chain.append(sampler)
-        sampler = getattr(sampler, "sampler", None) or getattr(sampler, "batch_sampler", None)
+        inner = getattr(sampler, "sampler", None)  # not asked whether it is true: that would be its length
+        sampler = getattr(sampler, "batch_sampler", None) if inner is None else inner
     return chain
 
 

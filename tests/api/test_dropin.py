@@ -437,3 +437,19 @@ def test_lists_of_indices_larger_than_a_socket_buffer_arrive(caplog: pytest.LogC
     with DataLoader(_Many(), batch_sampler=wanted, num_workers=1, collate_fn=len) as loader:
         assert list(loader) == [200_000, 1, 300_000, 0]
     assert caplog.records == [], "a process was taken for a hung one"
+
+
+class _WithoutLength(torch.utils.data.Sampler[int]):
+    """Its length raises something else than TypeError."""
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(5))
+
+    def __len__(self) -> int:
+        raise ValueError("nobody may ask")
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_the_length_of_a_sampler_is_not_asked(num_workers: int) -> None:
+    loader = DataLoader(range(5), 2, sampler=_WithoutLength(), num_workers=num_workers)  # type: ignore[arg-type]
+    assert [batch.tolist() for batch in loader] == [[0, 1], [2, 3], [4]]
