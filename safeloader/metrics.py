@@ -1,4 +1,4 @@
-"""Numbers of this program's loaders for Prometheus (extra ``metrics``: ``pip install 'safeloader[metrics]'``).
+"""Numbers of this program's loaders for Prometheus (``pip install prometheus-client``).
 
 They are made when somebody scrapes; docs/metrics.md lists them.
 """
@@ -83,7 +83,7 @@ def serve(port: int = 9464, address: str = "127.0.0.1") -> Server:
     except ImportError as error:
         raise SafeLoaderError(
             "metrics need prometheus_client, which is not installed",
-            hint="pip install 'safeloader[metrics]'",
+            hint="pip install prometheus-client",
             code="SL231",
         ) from error
     registry = CollectorRegistry(auto_describe=False)

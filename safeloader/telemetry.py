@@ -1,4 +1,4 @@
-"""Numbers of this program's loaders for OpenTelemetry (extra ``otel``: ``pip install 'safeloader[otel]'``).
+"""Numbers of this program's loaders for OpenTelemetry (``pip install opentelemetry-api``).
 
 They are made when a reader collects; docs/metrics.md lists them.
 """
@@ -36,7 +36,7 @@ def instrument(meter_provider: Any = None) -> None:
     except ImportError as error:
         raise SafeLoaderError(
             "OpenTelemetry needs opentelemetry-api, which is not installed",
-            hint="pip install 'safeloader[otel]'",
+            hint="pip install opentelemetry-api",
             code="SL231",
         ) from error
     from safeloader import __version__

@@ -1,6 +1,6 @@
 """Numbers of this program's loaders as TensorBoard scalars.
 
-The extra is ``tensorboard``: ``pip install 'safeloader[tensorboard]'``. docs/metrics.md lists them.
+It needs ``pip install tensorboard``. docs/metrics.md lists them.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _new_writer(folder: str) -> Any:
     except ImportError as error:
         raise SafeLoaderError(
             "TensorBoard's files need tensorboard, which is not installed",
-            hint="pip install 'safeloader[tensorboard]'",
+            hint="pip install tensorboard",
             code="SL231",
         ) from error
     return SummaryWriter(folder)

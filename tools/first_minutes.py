@@ -164,9 +164,9 @@ class Newcomer:
     def needs(self) -> str:
         """A command whose packages are not there says which, and how to get them."""
         said = self.command("top", "--once", status=1)
-        expect("pip install 'safeloader[cli]'", said)
+        expect("pip install psutil rich", said)
         bare.link(self.folder / "env", FOR_THE_COMMANDS)
-        return "`top` says what it needs: pip install 'safeloader[cli]'"
+        return "`top` says what it needs: pip install psutil rich"
 
     def top(self) -> str:
         """A run that stands still, looked at from outside."""

@@ -18,8 +18,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import requires
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "results" / "matrix"
@@ -83,15 +87,24 @@ def _minor(name: str) -> int:
 
 
 def requirements(python: str) -> list[str]:
-    """What the tests need on a Python (``"3.12"``), from the metadata of the installed package."""
-    there = {"extra": "test", "python_version": python, "python_full_version": f"{python}.0"}
-    found = []
+    """What the tests need on a Python (``"3.12"``), from the metadata of the installed package.
+
+    An extra that names safeloader with others stands for those: an index may have another package of that name.
+    """
+    return [*_of_extra("test", python), "packaging"]
+
+
+def _of_extra(extra: str, python: str) -> Iterator[str]:
+    there = {"extra": extra, "python_version": python, "python_full_version": f"{python}.0"}
     for text in requires("safeloader") or ():
         one = Requirement(text)
         if one.name in NOT_NEEDED | {"torch"} or (one.marker and not one.marker.evaluate(there)):
             continue
-        found.append(f"{one.name}{one.specifier}")
-    return [*found, "packaging"]
+        if one.name == "safeloader":
+            for other in one.extras:
+                yield from _of_extra(other, python)
+        else:
+            yield f"{one.name}{one.specifier}"
 
 
 def prepare(row: Row, folder: Path) -> Path | None:

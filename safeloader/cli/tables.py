@@ -29,7 +29,7 @@ def needs(package: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise click.ClickException(f"this needs {package}: pip install 'safeloader[cli]' ({error})") from None
+        raise click.ClickException(f"this needs {package}: pip install psutil rich ({error})") from None
 
 
 def echo(text: str, err: bool = False) -> None:

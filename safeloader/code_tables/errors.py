@@ -125,7 +125,7 @@ ERRORS = (
     (
         "SL231", "SafeLoaderError", "... needs a package which is not installed",
         "An optional part needs another package.",
-        "Install the extra that the error names.",
+        "Install what the error names.",
     ),
     (
         "SL232", "SafeLoaderError", "metrics cannot be served at ...",

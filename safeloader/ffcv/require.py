@@ -8,7 +8,8 @@ __all__ = ["HOW_TO_INSTALL", "require"]
 
 HOW_TO_INSTALL = (
     "in a checkout of safeloader: make ffcv (or python tools/install_ffcv.py). By hand, as root: "
-    "apt-get install g++ pkg-config libopencv-dev libturbojpeg0-dev; then: pip install 'safeloader[ffcv]'"
+    "apt-get install g++ pkg-config libopencv-dev libturbojpeg0-dev; then: "
+    "pip install ffcv==1.0.2 numba pillow setuptools"
 )
 
 

@@ -105,7 +105,7 @@ def _process(user: Placer, address: str | None) -> _Process:
             if process.address == address and not process.retired:
                 return process
         if importlib.util.find_spec("ray") is None:
-            raise Unplaceable("Ray cannot be imported (No module named 'ray'): pip install 'safeloader[ray]'")
+            raise Unplaceable("Ray cannot be imported (No module named 'ray'): pip install 'ray>=2.40'")
         until, why = _paused.get(address, (0.0, ""))
         if monotonic() < until:
             raise Unplaceable(why)

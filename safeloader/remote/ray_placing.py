@@ -131,7 +131,7 @@ class RayPlacing:
         try:
             import ray
         except ImportError as error:
-            raise Unplaceable(f"Ray cannot be imported ({error}): pip install 'safeloader[ray]'") from error
+            raise Unplaceable(f"Ray cannot be imported ({error}): pip install 'ray>=2.40'") from error
         _within(wanted.patience, lambda: _connect(ray, wanted.address), "the Ray cluster does not answer")
         actor = _within(wanted.patience, lambda: self._make(ray), "the Ray cluster does not answer")
         with self._lock:

@@ -9,7 +9,7 @@ In a page, beside fenced blocks::
     <!-- prints: some text -->     the page's program prints this
 
 All ``python`` blocks of a page are one program, from top to bottom. In all other blocks, and in code within a line,
-``safeloader ...``, ``make ...`` and ``pip install 'safeloader[...]'`` are commands.
+``safeloader ...``, ``make ...`` and ``pip install '.[...]'`` are commands.
 """
 
 from __future__ import annotations

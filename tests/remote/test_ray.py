@@ -194,4 +194,4 @@ def test_no_ray_is_one_line(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.stdout.strip() == "[[0, 1, 2, 3], [4, 5, 6, 7]]"
     assert done.stderr.count("[SL039]") == 1
-    assert "pip install 'safeloader[ray]'" in done.stderr
+    assert "pip install 'ray>=2.40'" in done.stderr
