@@ -1,4 +1,4 @@
-"""Counters of itertools, which nothing copies or pickles from Python 3.14 on: they are made again by what they print.
+"""Counters of itertools are made again by what they print: Python 3.14 neither copies nor pickles them, 3.12 warns.
 
 The other iterators of itertools do not tell where they stand, so that there they can no longer be carried.
 """
@@ -16,10 +16,10 @@ def reduce_counter(counter: itertools.count[Any]) -> Any:
     """What makes such a counter, as pickle wants it.
 
     Raises:
-        TypeError: it counts by something else than plain numbers.
+        TypeError: on Python 3.14 and later, where it counts by something else than plain numbers.
     """
     printed = repr(counter)
     try:
         return itertools.count, ast.literal_eval(printed.removeprefix("count")[:-1] + ",)")
     except (SyntaxError, ValueError):
-        raise TypeError(f"cannot pickle {printed}: it does not count by plain numbers") from None
+        return counter.__reduce_ex__(4)

@@ -226,7 +226,7 @@ _OWN_REDUCERS: dict[type, Callable[[Any], Reduced]] = {
     io.TextIOWrapper: _reduce_text_file,
     functools.cached_property: _reduce_cached_property,
     functools.partialmethod: _reduce_partial_method,
-    **({itertools.count: reduce_counter} if sys.version_info >= (3, 14) else {}),
+    itertools.count: reduce_counter,
     weakref.WeakKeyDictionary: _reduce_weak_dictionary,
     weakref.WeakValueDictionary: _reduce_weak_dictionary,
     weakref.ref: _reduce_weak_reference,

@@ -251,7 +251,7 @@ def _reduce(value: Any) -> Any:
         return reducer(value)
     if kind.__module__ != "itertools":
         return value.__reduce_ex__(_PROTOCOL)
-    if kind is itertools.count and sys.version_info >= (3, 14):
+    if kind is itertools.count:
         return reduce_counter(value)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that they cannot be copied one day
