@@ -11,7 +11,7 @@ import pytest
 from safeloader import DataLoader, Policy, WorkerPool
 from safeloader.observe.report import Fault
 from tests.fixtures_data import Collate, Orders, Stream, UnpickleTrap
-from tests.runtime.harness import COUNT, driver_of, make, persistent_epochs, play, seed
+from tests.runtime.harness import COUNT, is_settled, make, persistent_epochs, play, seed
 from tests.until import until
 
 
@@ -49,8 +49,9 @@ class Rig:
         return self._loader
 
     def get_ready(self) -> None:
-        """Start it, unless it runs."""
+        """Start it, unless it runs: then nothing of an earlier row goes on in it."""
         if self._loader is not None:
+            until(self.is_settled)
             return
         self._folder.mkdir(exist_ok=True)
         self.orders = Orders(self._folder)
@@ -89,12 +90,8 @@ class Rig:
             at.get(number, int)()
 
     def is_settled(self) -> bool:
-        """Whether it has heard all there is to hear of its processes; it hears what there is now."""
-        drivers = [driver_of(iterator) for iterator in self._loader._safe.iterators] if self._loader is not None else []
-        for driver in drivers:
-            driver.attend()
-        processes = [process for driver in drivers for process in driver.processes.values()]
-        return all(process.pid and not process.exited() for process in processes)
+        """Whether nothing goes on in it, and it has heard all there is to hear of its processes."""
+        return self._loader is None or is_settled(self._loader)
 
     def close(self) -> None:
         """End it; the next row starts another."""

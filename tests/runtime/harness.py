@@ -20,6 +20,7 @@ import torch
 from torch.utils.data import DataLoader as TorchLoader
 
 from safeloader import DataLoader, Policy
+from safeloader.core.records import ProcessState
 from safeloader.observe.report import Fault
 from safeloader.runtime.start import import_slots
 from tests.fixtures_data import Draws, InitFunction, Orders, Stream, UnpickleTrap, WithFacts  # noqa: F401 - programs take them from here
@@ -139,6 +140,18 @@ def processes_of(loader: DataLoader[Any]) -> list[psutil.Process]:
     for process in processes:  # a fork server tells the pid a moment after it was asked for the process
         until(lambda process=process: process.pid or process.exited())
     return [psutil.Process(process.pid) for process in processes if psutil.pid_exists(process.pid)]
+
+
+def is_settled(loader: DataLoader[Any]) -> bool:
+    """Whether its processes have nothing left to do, as where a worker goes back to a new one between two epochs, and
+    it has heard all there is to hear of them; it hears what there is now."""
+    drivers = [driver_of(iterator) for iterator in loader._safe.iterators]
+    for driver in drivers:
+        driver.attend()
+    processes = [process for driver in drivers for process in driver.processes.values()]
+    records = [record for driver in drivers for record in driver.supervisor._books.processes.values()]
+    at_rest = all(record.state is ProcessState.READY and not record.work for record in records)
+    return at_rest and all(process.pid and not process.exited() for process in processes)
 
 
 def driver_of(iterator: Any) -> Any:

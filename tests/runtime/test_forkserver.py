@@ -22,6 +22,7 @@ from tests.runtime.harness import (
     end,
     fault_of,
     gone,
+    is_settled,
     make,
     persistent_epochs,
     play,
@@ -32,6 +33,7 @@ from tests.runtime.harness import (
     seed,
     start_script,
 )
+from tests.until import until
 
 FORKED = Policy(start_method="forkserver", batch_timeout=2.0, max_restarts=1000)
 
@@ -119,6 +121,7 @@ def test_every_end_of_a_process_is_seen_and_explained(orders: Orders) -> None:
     }  # fmt: skip
     with make(UnpickleTrap(COUNT, orders), policy=FORKED, persistent_workers=True) as loader:
         for epoch, (deed, (cause, detail)) in enumerate(deeds.items()):
+            until(lambda: is_settled(loader))  # else a worker may meet the order on its way to its new process
             orders.give("sample", 24, deed)
             assert run_epoch(loader, epoch) == persistent_epochs()[epoch]
             fault = loader.report().faults[-1]

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from torch.utils.data import Dataset, IterableDataset
 import safeloader
 from safeloader import DataLoader, Policy, WorkerPool
 from safeloader.runtime.trainer import watchdog
+from tests.instructions import each_instruction
 from tests.runtime import broken_off
 from tests.until import until
 
@@ -29,7 +30,6 @@ pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.timeout(300)]
 
 _OURS = os.path.dirname(safeloader.__file__) + os.sep
 _TORCHS = os.path.dirname(torch.utils.data.__file__) + os.sep
-_TOOL = 4  # of `sys.monitoring`: none of those that have a name
 
 
 class Bell(Exception):
@@ -51,53 +51,35 @@ class Interrupt:
         return self
 
     def __enter__(self) -> None:
-        if self.opcodes and sys.version_info >= (3, 12):
-            self._monitor()
+        if self.opcodes:
+            self._hooked = each_instruction(self.within, self._step)
+            self._hooked.__enter__()
         else:
             sys.settrace(self._trace)
 
     def __exit__(self, *_: object) -> None:
         sys.settrace(None)
-        if sys.version_info >= (3, 12) and sys.monitoring.get_tool(_TOOL):
-            sys.monitoring.set_events(_TOOL, 0)
-            sys.monitoring.free_tool_id(_TOOL)
-
-    if sys.version_info >= (3, 12):
-
-        def _monitor(self) -> None:
-            """From Python 3.12 on a trace function is not told of the instructions of a function's first run."""
-            thread, events = threading.get_ident(), sys.monitoring.events
-
-            def at_instruction(code: CodeType, _: int) -> Any:
-                if not code.co_filename.startswith(self.within):
-                    return sys.monitoring.DISABLE
-                if threading.get_ident() == thread:
-                    self._local(sys._getframe(1), "opcode", None)
-                return None
-
-            sys.monitoring.use_tool_id(_TOOL, "interrupts")
-            sys.monitoring.register_callback(_TOOL, events.INSTRUCTION, at_instruction)
-            sys.monitoring.restart_events()
-            sys.monitoring.set_events(_TOOL, events.INSTRUCTION)
+        if self.opcodes:
+            self._hooked.__exit__(None, None, None)
 
     def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
-        if not frame.f_code.co_filename.startswith(self.within):
-            return None
-        frame.f_trace_opcodes = self.opcodes
-        return self._local
+        return self._local if frame.f_code.co_filename.startswith(self.within) else None
 
     def _local(self, frame: FrameType, event: str, arg: object) -> Any:
+        if event == "line":
+            self._step(frame)
+        return self._local
+
+    def _step(self, frame: FrameType) -> None:
         if frame.f_lineno is None:
-            return self._local  # the compiler's own, around a with block
+            return  # the compiler's own, around a with block
         if self.opcodes and "nothing can come between" in linecache.getline(frame.f_code.co_filename, frame.f_lineno):
-            # CPython looks for signals at calls and jumps, not between a store and the return behind it.
-            return self._local
-        if event == ("opcode" if self.opcodes else "line") and self.left > 0:
+            return  # CPython looks for signals at calls and jumps, not between a store and the return behind it
+        if self.left > 0:
             self.left -= 1
             if self.left == 0:
                 self.places.add((os.path.basename(frame.f_code.co_filename), frame.f_lineno))
                 raise self.kind
-        return self._local
 
 
 class Numbers(Dataset[torch.Tensor]):

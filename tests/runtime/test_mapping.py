@@ -6,13 +6,13 @@ import gc
 import itertools
 import mmap
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from safeloader.runtime import system
 from safeloader.runtime.memory import mapping
+from tests.instructions import each_instruction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,23 +39,17 @@ def interrupted(act: Callable[[], Any], at: int) -> bool:
     """Run it, and raise at the so many-th instruction in it. False if it has fewer."""
     left = at
 
-    def trace(frame: Any, event: str, arg: Any) -> Any:
+    def step(_: Any) -> None:
         nonlocal left
-        frame.f_trace_opcodes = True
-        if event == "opcode" and frame.f_code.co_filename == mapping.__file__:
-            left -= 1
-            if left < 0:
-                raise Interrupt
-        return trace
+        left -= 1
+        if left < 0:
+            raise Interrupt
 
-    before = sys.gettrace()
-    sys.settrace(trace)
     try:
-        act()
+        with each_instruction((mapping.__file__,), step):
+            act()
     except Interrupt:
         return True
-    finally:
-        sys.settrace(before)
     return False
 
 

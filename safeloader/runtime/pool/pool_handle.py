@@ -137,6 +137,9 @@ class PoolHandle:
     def read_stacks(self) -> str:
         return self.member.process.read_stacks()
 
+    def rest_of_stacks(self) -> str:
+        return self.member.process.rest_of_stacks()
+
     def stacks_soon(self) -> str:
         return self.member.process.stacks_soon()
 

@@ -224,14 +224,11 @@ class Inbox:
         self._parts.processes.listen(process.stacks, process, self._stacks)
 
     def _stacks(self, process: ProcessHandle) -> None:
-        """Read until faulthandler pauses: it writes piece by piece, within microseconds."""
+        """Faulthandler has begun to write."""
         self._parts.shield.do(lambda: self._read_stacks(process))
 
     def _read_stacks(self, process: ProcessHandle) -> None:
-        text, before = process.read_stacks(), ""
-        while text != before:
-            time.sleep(0.002)
-            text, before = process.read_stacks(), text
+        text = process.rest_of_stacks()
         self._parts.processes.forget(process.stacks)
         self._parts.journal.inbox.append(m.StacksCaptured(process.number, text))
 

@@ -29,6 +29,7 @@ __all__ = ["Process"]
 
 _STACK_LIMIT = 1 << 20
 _MOMENT = 100  # milliseconds
+_NO_PROCESSOR = 0.5  # seconds; so long a process may wait for one while it writes down its stacks
 _LITTLE_MEMORY = 0.05  # share of all memory; a SIGKILL below it is taken for the kernel's own
 
 
@@ -161,11 +162,15 @@ class Process:
         self.ask_for_stacks()
         poller = select.poll()
         poller.register(self.stacks, select.POLLIN)
-        before, text = "", self.read_stacks() if poller.poll(_MOMENT) else ""
-        while text != before:  # they are written piece by piece, within microseconds
+        text = self.rest_of_stacks() if poller.poll(_MOMENT) else ""
+        self._stack_text = b""  # what is asked for later is another matter
+        return text
+
+    def rest_of_stacks(self) -> str:
+        begun, before, text = time.monotonic(), "", self.read_stacks()
+        while text != before or not (_is_whole(self._stack_text) or time.monotonic() - begun > _NO_PROCESSOR):
             time.sleep(0.002)
             before, text = text, self.read_stacks()
-        self._stack_text = b""  # what is asked for later is another matter
         return text
 
     def state(self) -> str:
@@ -195,3 +200,8 @@ class Process:
         if self.stacks >= 0:
             os.close(self.stacks)
             self.stacks = -1
+
+
+def _is_whole(stacks: bytes) -> bool:
+    """True if the last thread that faulthandler names has a line of its own below it."""
+    return stacks.endswith(b"\n") and b"\n  " in stacks.rpartition(b"hread 0x")[2]

@@ -112,6 +112,9 @@ class ProcessHandle(Protocol):
     def read_stacks(self) -> str:
         """What faulthandler has written so far, on request or in a crash."""
 
+    def rest_of_stacks(self) -> str:
+        """The same, once it has been begun, to its end: it is written piece by piece, within microseconds."""
+
     def stacks_soon(self) -> str:
         """The Python stacks, if they come within a moment."""
 
