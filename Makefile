@@ -29,10 +29,10 @@ demo: $(if $(wildcard $(STAMP)),$(STAMP),$(DEMO)) ## train through killed, stopp
 	@$(PY) -m benchmarks.demo $(ARGS)
 
 test: $(STAMP) try-ffcv try-programs ## the tests (without those marked slow or stress); brings FFCV, Chromium and Prometheus where it can
-	@$(PY) -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(PY) -m pytest -q -n 3 --dist loadfile $(ARGS)
 
 test-quick: $(STAMP) ## the tests that a change of one thing needs most: the core, the settings, faults, both start methods
-	@$(PY) -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder $(QUICK) $(ARGS)
+	@$(PY) -m pytest -q -n 3 --dist loadfile $(QUICK) $(ARGS)
 
 test-all: $(STAMP) try-ffcv try-programs ## every test, also slow and stress
 	@$(PY) -m pytest -q -m "not clients and not ray" $(ARGS)

@@ -1,5 +1,5 @@
-"""Begins with the files that take longest, and lists where the suite's time goes: a row a file, with what it took of the
-processor and the Python processes that it started."""
+"""Lists where the suite's time goes: a row a file, with what it took of the processor and the Python processes that it
+started."""
 
 from __future__ import annotations
 
@@ -18,15 +18,6 @@ import pytest
 _SHOWN = 60
 _LEAST = 60.0
 """Seconds of a run whose list is worth a page."""
-LONGEST = (
-    "ffcv/test_attributes", "runtime/test_birth", "runtime/test_shadows", "runtime/test_interrupts", "api/test_state",
-    "ffcv/test_among_the_rest", "cli/test_bisect", "docs/test_browser", "runtime/test_own_generators",
-    "api/test_parity", "core/test_walks", "package/test_first_minutes", "ffcv/test_loader", "runtime/test_forks",
-    "ffcv/test_patches", "integration/test_real_datasets", "runtime/test_faults_in_a_sample", "runtime/test_ends",
-    "api/test_fork_is_refused", "runtime/test_forkserver", "ffcv/test_matrix", "runtime/test_suspended",
-    "package/test_demo", "api/test_rewind", "runtime/test_forkserver_modules", "distributed/test_differing_ranks",
-)  # fmt: skip
-"""Files of tests, from the list below: one that comes last is what a single process does while the others are done."""
 _STARTS, _BUSY = "python processes", "processor seconds"
 
 
@@ -57,11 +48,6 @@ class Timing:
 
         subprocess.Popen._execute_child = counted_execute  # type: ignore[attr-defined]
         multiprocessing.util.spawnv_passfds = counted_spawn
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        places = {f"tests/{name}.py": place for place, name in enumerate(LONGEST)}
-        items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:

@@ -13,11 +13,11 @@ from safeloader import DataLoader, SafeLoaderError
 from tests.fixtures_data import Draws
 
 
-def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from safeloader import metrics
 
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    with pytest.raises(SafeLoaderError, match=r"safeloader\[metrics\]"):
+    with pytest.raises(SafeLoaderError, match=r"pip install prometheus-client"):
         metrics.serve(0)
 
 
